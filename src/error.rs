@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong, twice: `Status` is what a caller sees, `Fault` is why a peer is suspected.
+//!
+//! A status is grouped by what is lost: nothing yet (ask again), this call, the group, a bug of
+//! ours. Numbers are frozen; a retired one stays as a comment.
+
+use crate::base::{Nanos, Rank};
+use std::fmt;
+
+/// The answer of a call. `Ok` is 0, everything else is negative, as in C.
+#[repr(i32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Status {
+    Ok = 0,
+    // Nothing is lost: ask again.
+    /// No free slot, or there is work: poll, then try again.
+    Again = -1,
+    /// A wait ended before anything happened.
+    TimedOut = -2,
+    // This call is lost.
+    /// An argument is out of its range or contradicts another.
+    Invalid = -10,
+    /// The message is longer than the subgroup's largest.
+    TooLong = -11,
+    /// This member only receives in that subgroup (or does not belong to it).
+    NotSender = -12,
+    /// A struct's `size` is unknown to this version of the library.
+    WrongSize = -13,
+    /// No such handle: never opened.
+    NoHandle = -14,
+    /// The handle was closed.
+    Closed = -15,
+    /// Called from inside a callback, or while another thread is in the same call.
+    Reentrant = -16,
+    /// The group polls itself in a thread of its own.
+    OwnThread = -17,
+    /// No message is reserved in that lane, or one is already.
+    NotReserved = -18,
+    // The group cannot be opened.
+    /// This machine has no memory left for the group.
+    NoMemory = -30,
+    /// A limit of this process or machine is in the way; the text names it.
+    Limit = -31,
+    /// The name, or the place of this rank, is taken by a live process.
+    InUse = -32,
+    /// Another user's process holds the name.
+    ForeignOwner = -33,
+    /// Members of one name were opened with different configurations.
+    Mismatch = -34,
+    /// Members of one name speak different wire versions.
+    WireVersion = -35,
+    /// Not all members arrived in time.
+    NotComplete = -36,
+    /// The system refused something; the text says what.
+    System = -37,
+    // The group is lost: only close is left.
+    /// A member's process ended without closing the group.
+    PeerLost = -50,
+    /// A member wrote what no correct member writes; it was cut off.
+    PeerFault = -51,
+    /// A member has closed the group: nothing sent from now on can become stable.
+    PeerLeft = -52,
+    /// The group has stopped.
+    Failed = -53,
+    // A bug of ours.
+    /// A panic inside the library was caught; the group is poisoned.
+    Panic = -90,
+}
+
+impl Status {
+    pub const ALL: [Status; 25] = [
+        Status::Ok,
+        Status::Again,
+        Status::TimedOut,
+        Status::Invalid,
+        Status::TooLong,
+        Status::NotSender,
+        Status::WrongSize,
+        Status::NoHandle,
+        Status::Closed,
+        Status::Reentrant,
+        Status::OwnThread,
+        Status::NotReserved,
+        Status::NoMemory,
+        Status::Limit,
+        Status::InUse,
+        Status::ForeignOwner,
+        Status::Mismatch,
+        Status::WireVersion,
+        Status::NotComplete,
+        Status::System,
+        Status::PeerLost,
+        Status::PeerFault,
+        Status::PeerLeft,
+        Status::Failed,
+        Status::Panic,
+    ];
+
+    /// One sentence without a full stop; never empty.
+    pub fn text(self) -> &'static str {
+        match self {
+            Status::Ok => "done",
+            Status::Again => "not now: poll, then try again",
+            Status::TimedOut => "nothing happened within the time given",
+            Status::Invalid => "an argument is out of its range",
+            Status::TooLong => "the message is longer than the subgroup's largest",
+            Status::NotSender => "this member is not a sender in that subgroup",
+            Status::WrongSize => "a struct's size field is not one this library knows",
+            Status::NoHandle => "no such group handle",
+            Status::Closed => "the group handle was closed",
+            Status::Reentrant => "called from inside a callback or beside the same call",
+            Status::OwnThread => "the group polls itself in its own thread",
+            Status::NotReserved => "reserve and publish do not match in this lane",
+            Status::NoMemory => "not enough memory for the group",
+            Status::Limit => "a limit of this process or machine is in the way",
+            Status::InUse => "that rank of that group is already open",
+            Status::ForeignOwner => "another user's process holds that group name",
+            Status::Mismatch => "members were opened with different configurations",
+            Status::WireVersion => "members speak different versions of the wire",
+            Status::NotComplete => "not all members arrived in time",
+            Status::System => "the system refused",
+            Status::PeerLost => "a member's process ended without closing the group",
+            Status::PeerFault => "a member wrote nonsense and was cut off",
+            Status::PeerLeft => "a member has closed the group",
+            Status::Failed => "the group has stopped",
+            Status::Panic => "a bug in squall was caught; the group is poisoned",
+        }
+    }
+
+    pub fn from_code(code: i32) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| *status as i32 == code)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// A status with the cause, the value and the remedy, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Error {
+    pub status: Status,
+    pub detail: String,
+}
+
+impl Error {
+    pub fn new(status: Status, detail: impl Into<String>) -> Self {
+        Error { status, detail: detail.into() }
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Error { status, detail: String::new() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.detail.is_empty() {
+            return f.write_str(self.status.text());
+        }
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Why a peer became suspect. It goes to the log and to the view callback, never up the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Its process ended, or its connection broke.
+    Lost,
+    /// Its heartbeat stood still for so long.
+    Silent { for_ns: Nanos },
+    /// A word of its went back.
+    Regressed { cell: CellName, from: u64, to: u64 },
+    /// A word of its is one that no correct member writes.
+    BadWord { cell: CellName, value: u64 },
+    /// A slot of its ring is not a message: the header's first two words.
+    BadSlot { subgroup: u16, sender: u16, words: [u64; 2] },
+}
+
+/// Which word a fault speaks of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CellName {
+    pub column: &'static str,
+    pub subgroup: u16,
+    pub index: u16,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Lost => write!(f, "its process ended or its connection broke"),
+            Fault::Silent { for_ns } => write!(f, "silent for {} ms", for_ns.0 / 1_000_000),
+            Fault::Regressed { cell, from, to } => {
+                let CellName { column, subgroup, index } = cell;
+                write!(f, "`{column}[{index}]` of subgroup {subgroup} went back: {from} to {to}")
+            }
+            Fault::BadWord { cell: CellName { column, subgroup, index }, value } => {
+                write!(f, "`{column}[{index}]` of subgroup {subgroup} is {value}, which cannot be")
+            }
+            Fault::BadSlot { subgroup, sender, words } => write!(
+                f,
+                "a slot of sender {sender} in subgroup {subgroup} is not a message \
+                 ({:#018x} {:#018x})",
+                words[0], words[1]
+            ),
+        }
+    }
+}
+
+/// A member that was cut off, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Suspicion {
+    pub rank: Rank,
+    pub fault: Fault,
+}

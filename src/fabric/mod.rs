@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One-sided writes to peers: the one verb to the world.
+//!
+//! F1  A word (8 bytes, aligned) lands whole.
+//! F2  Posts to one peer land in the order posted.
+//! F3  `Words` land with the values posted; a `Span` with any value its source had after posting.
+//! F4  After `revoke(peer)` nothing more of that peer's is observed here.
+//! F5  A lost peer is reported once. Silence is not reported: that is the engine's business.
+//! F6  An own cell may also be seen by peers as soon as it is advanced, before any post (shared
+//!     memory does this).
+
+pub mod shm;
+
+use crate::base::{Events, Members, Peer, Post, Posting};
+use std::os::fd::RawFd;
+
+pub trait Fabric: Send {
+    /// What the engine must post for this fabric.
+    fn posting(&self) -> Posting;
+    /// Carries the posts out, in order. Only to peers that the last `poll` did not call full.
+    fn post(&mut self, posts: &[Post]);
+    /// Adds what has happened. Never blocks. `look`: also at what costs a system call.
+    fn poll(&mut self, look: bool, events: &mut Events);
+    fn revoke(&mut self, peer: Peer);
+    /// Readable when a peer rings, a connection ends or someone asks for something.
+    fn fd(&self) -> RawFd;
+    /// Says "asleep" to the peers (with `room`: also waiting for room). Then look again, then sleep.
+    fn arm(&mut self, room: bool);
+    /// Says "awake" and silences the bell. Cheap if not armed.
+    fn disarm(&mut self);
+    /// Tells the peers that this member leaves in good order.
+    fn farewell(&mut self);
+    /// Peers that are gone.
+    fn gone(&self) -> Members;
+}

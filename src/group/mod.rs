@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The engine: a pure function from (its state, the table, the events, the time) to work.
+//!
+//! It calls nobody, sleeps never, and knows neither clock, fabric nor callbacks. The driver does what
+//! `Work` asks for, in the order of its fields, and says so with `done`.
+//!
+//! E1  `poll` and `done` alternate (asserted).
+//! E2  A poll is bounded: O(members + senders) loads per subgroup, `TAKE_MAX` slots per lane,
+//!     `POSTS_MAX` posts.
+//! E3  A peer's bytes are checked before use; nonsense makes that peer suspect, never a panic.
+//!
+//! Views do not change yet: a suspicion ends the group. `Work::revoke` is where the rest of part B
+//! (records, install) will stand beside it.
+
+pub mod multicast;
+pub mod outbox;
+pub mod view;
+
+#[cfg(test)]
+mod transcript;
+
+use crate::base::{Epoch, Events, Members, Nanos, Number, Post, Posting, Rank};
+use crate::error::{Fault, Status, Suspicion};
+use crate::limits::POSTS_MAX;
+use crate::sst::Table;
+use crate::sst::inbox::{BadSlot, Inbox};
+use crate::sst::ring::Taker;
+use multicast::Multicast;
+use view::View;
+
+/// Messages to deliver: those of a subgroup up to a number of its order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Position among my subgroups: of its inbox, and for `Engine::multicast`.
+    pub at: usize,
+    pub upto: Number,
+}
+
+/// What one poll asks of the world, to be done in the order of the fields.
+pub struct Work {
+    /// 1  Callbacks, within the poll's budget.
+    pub deliver: Vec<Delivery>,
+    // ---- then Engine::done ----
+    /// 2  Peers that may write no more: nothing of theirs is looked at from now on.
+    pub revoke: Members,
+    /// 3  In this order.
+    pub posts: Vec<Post>,
+    /// Whether the poll found anything new or said anything new.
+    pub busy: bool,
+}
+
+impl Work {
+    pub fn new() -> Work {
+        let deliver = Vec::with_capacity(crate::limits::SUBGROUPS_MAX);
+        Work { deliver, revoke: Members::NONE, posts: Vec::with_capacity(POSTS_MAX), busy: false }
+    }
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Work::new()
+    }
+}
+
+/// Whether the group still runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Running,
+    /// A member has closed in good order. What is stable is still delivered; then it is `Stopped`.
+    Leaving(Rank),
+    /// A member is lost. What is stable is still delivered; then it is `Stopped`.
+    Ending(Suspicion),
+    Stopped(Status, Option<Suspicion>),
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Poll,
+    Done,
+}
+
+pub struct Engine {
+    epoch: Epoch,
+    view: View,
+    multicasts: Vec<Multicast>,
+    departed: Members,
+    state: State,
+    phase: Phase,
+    /// Where the next poll starts, so that no subgroup starves another.
+    turn: usize,
+}
+
+impl Engine {
+    /// `takers`: for each subgroup of mine, in the view's order, one per lane of mine.
+    pub fn new(view: View, table: &Table, mut takers: Vec<Vec<Taker>>, posting: Posting) -> Engine {
+        let columns = &table.layout.subgroups;
+        takers.reverse();
+        let mut multicasts = Vec::new();
+        for (subgroup, spec) in view.subgroups.iter().enumerate() {
+            if spec.has(view.me) {
+                let mine = takers.pop().expect("takers for each subgroup of mine");
+                multicasts.push(Multicast::new(&view, subgroup, columns[subgroup].clone(), mine));
+            }
+        }
+        for multicast in &mut multicasts {
+            multicast.outbox().posting = posting;
+        }
+        Engine {
+            epoch: view.epoch,
+            view,
+            multicasts,
+            departed: Members::NONE,
+            state: State::Running,
+            phase: Phase::Poll,
+            turn: 0,
+        }
+    }
+
+    /// One bounded turn's decisions (E2). Calls nobody.
+    pub fn poll(&mut self, now: Nanos, table: &mut Table, events: &Events, work: &mut Work) {
+        assert!(self.phase == Phase::Poll, "poll after poll");
+        self.phase = Phase::Done;
+        work.deliver.clear();
+        work.posts.clear();
+        work.revoke = Members::NONE;
+        work.busy = false;
+        if let State::Stopped(..) = self.state {
+            return;
+        }
+        for rank in events.lost.without(self.departed).iter() {
+            self.lose(rank, table);
+        }
+        for at in 0..self.multicasts.len() {
+            if let Err(suspicion) = self.multicasts[at].poll(now.0, table) {
+                self.suspect(suspicion, work);
+                return;
+            }
+        }
+        for step in 0..self.multicasts.len() {
+            let at = (self.turn + step) % self.multicasts.len();
+            if let Some(upto) = self.multicasts[at].deliverable() {
+                work.deliver.push(Delivery { at, upto });
+            }
+        }
+        self.turn = if self.turn + 1 < self.multicasts.len() { self.turn + 1 } else { 0 };
+        if work.deliver.is_empty() {
+            self.end_if_over();
+        }
+    }
+
+    /// The world did what `work` said, as far as the inboxes say. Appends the posts.
+    pub fn done(&mut self, inboxes: &[Inbox], table: &mut Table, events: &Events, work: &mut Work) {
+        assert!(self.phase == Phase::Done, "done without poll");
+        self.phase = Phase::Poll;
+        for delivery in &work.deliver {
+            self.multicasts[delivery.at].done(&inboxes[delivery.at], table);
+        }
+        if let State::Stopped(..) = self.state {
+            return;
+        }
+        for multicast in &mut self.multicasts {
+            multicast.posts(table, events.full.union(self.departed), &mut work.posts);
+        }
+        work.busy |= !work.posts.is_empty();
+    }
+
+    /// An inbox met a slot that is no message: its sender is cut off (E3).
+    pub fn bad_slot(&mut self, at: usize, bad: BadSlot, work: &mut Work) {
+        let subgroup = self.multicasts[at].subgroup;
+        let sender = self.view.subgroups[subgroup].senders[bad.sender];
+        assert!(sender.rank != self.view.me, "a slot of my own is no message");
+        let (subgroup, sender_at) = (subgroup as u16, bad.sender as u16);
+        let fault = Fault::BadSlot { subgroup, sender: sender_at, words: bad.words };
+        self.suspect(Suspicion { rank: sender.rank, fault }, work);
+    }
+
+    fn suspect(&mut self, suspicion: Suspicion, work: &mut Work) {
+        work.revoke.insert(suspicion.rank);
+        self.stop(Status::PeerFault, Some(suspicion));
+    }
+
+    /// A connection ended: after a farewell in the control block, or without.
+    fn lose(&mut self, rank: Rank, table: &Table) {
+        self.departed.insert(rank);
+        let closed: u64 = table.observe(rank, table.layout.closed, 0);
+        match self.state {
+            State::Running if closed == 1 => self.state = State::Leaving(rank),
+            State::Running | State::Leaving(_) if closed != 1 => {
+                self.state = State::Ending(Suspicion { rank, fault: Fault::Lost });
+            }
+            _ => {}
+        }
+    }
+
+    /// Once a member is gone and nothing is left to deliver, nothing ever will be (in the
+    /// subgroups that it belonged to; a group goes on while it has others).
+    fn end_if_over(&mut self) {
+        let departed = self.departed;
+        match self.state {
+            State::Ending(suspicion) => self.stop(Status::PeerLost, Some(suspicion)),
+            State::Leaving(_) => {
+                let over = |multicast: &&Multicast| multicast.has_member(departed);
+                for multicast in self.multicasts.iter().filter(over) {
+                    multicast.lanes.iter().for_each(|lane| lane.taker.stop(Status::PeerLeft));
+                }
+                if self.multicasts.iter().all(|multicast| over(&multicast)) {
+                    self.state = State::Stopped(Status::PeerLeft, None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self, status: Status, suspicion: Option<Suspicion>) {
+        self.state = State::Stopped(status, suspicion);
+        for multicast in &self.multicasts {
+            multicast.lanes.iter().for_each(|lane| lane.taker.stop(status));
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// My subgroups, in the view's order.
+    pub fn multicasts(&self) -> &[Multicast] {
+        &self.multicasts
+    }
+
+    #[inline]
+    pub fn multicast(&self, at: usize) -> &Multicast {
+        &self.multicasts[at]
+    }
+
+    /// Whether a poll would find something: for the look between saying "asleep" and sleeping.
+    pub fn has_work(&self, table: &Table) -> bool {
+        !matches!(self.state, State::Running | State::Stopped(..))
+            || self.multicasts.iter().any(|multicast| multicast.has_work(table))
+    }
+
+    /// Whether `released` of others is news to me: a lane of mine waits for room.
+    pub fn waits_for_room(&self) -> bool {
+        self.multicasts.iter().any(Multicast::waits_for_room)
+    }
+}

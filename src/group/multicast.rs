@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One subgroup in one view: send, receive, stable, nulls (`protocol.md` §b, c).
+//!
+//! M1  A message gets its index when the turn thread takes it up; the same index is never given
+//!     twice, and an index that was passed over is a null for ever.
+//! M2  `slots` is published before `head`, and observed after it: every index below an observed
+//!     head is a known slot or a null.
+//! M3  `prefix` covers only what is here; `stable` is the least prefix of all members, each read
+//!     once; nothing above it is delivered.
+//! M4  A null is given only to an index that somebody's delivery waits for: an idle group is still.
+//!
+//! Cost of a quiet poll: two loads per foreign sender and member, from one line per member.
+
+use super::outbox::Outbox;
+use super::view::View;
+use crate::base::{Count, Epoch, Members, Number, Rank};
+use crate::error::{CellName, Fault, Suspicion};
+use crate::limits::{COUNT_MAX, TAKE_MAX};
+use crate::sst::Table;
+use crate::sst::frontier;
+use crate::sst::inbox::Inbox;
+use crate::sst::layout::{Mode, SubgroupColumns};
+use crate::sst::ring::Taker;
+
+/// A lane of mine: sender number `s`, what it has taken up, the next index it will give.
+pub struct Lane {
+    pub s: usize,
+    pub taker: Taker,
+    next: Count,
+}
+
+/// A sender that is another member.
+struct Foreign {
+    s: usize,
+    rank: Rank,
+    lane: usize,
+}
+
+/// What the statistics tell of a subgroup; all since the view was installed.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tally {
+    /// Messages of mine taken up, and indices passed over as nulls.
+    pub sent: u64,
+    pub nulls: u64,
+    /// Batches of mine announced.
+    pub announced: u64,
+}
+
+pub struct Multicast {
+    pub subgroup: usize,
+    pub mode: Mode,
+    pub tally: Tally,
+    columns: SubgroupColumns,
+    epoch: Epoch,
+    window: u64,
+    foreign: Vec<Foreign>,
+    others: Vec<Rank>,
+    pub lanes: Vec<Lane>,
+    /// By sender: messages received (nulls included), slots known.
+    received: Vec<Count>,
+    slots: Vec<Count>,
+    /// By sender: slots that the callbacks have returned from.
+    consumed: Vec<Count>,
+    /// By other member: the newest prefix seen.
+    prefixes: Vec<Number>,
+    prefix: Number,
+    stable: Number,
+    delivered: Number,
+    outbox: Outbox,
+}
+
+impl Multicast {
+    /// `takers`: one per lane of mine if this member is a sender, else none.
+    pub fn new(view: &View, subgroup: usize, columns: SubgroupColumns, takers: Vec<Taker>) -> Self {
+        let spec = &view.subgroups[subgroup];
+        let senders = spec.senders.len();
+        let mine = spec.senders.iter().position(|sender| sender.rank == view.me);
+        assert!(spec.has(view.me) && (mine.is_some() || takers.is_empty()));
+        let first = mine.unwrap_or(0);
+        let lanes = takers.into_iter().enumerate();
+        let lane = |(lane, taker)| Lane { s: first + lane, taker, next: Count(0) };
+        let others: Vec<Rank> =
+            spec.members.iter().copied().filter(|rank| *rank != view.me).collect();
+        let foreign = spec.senders.iter().enumerate().filter(|(_, sender)| sender.rank != view.me);
+        Multicast {
+            subgroup,
+            mode: spec.mode(),
+            tally: Tally::default(),
+            epoch: view.epoch,
+            window: u64::from(spec.shape.window),
+            foreign: foreign
+                .map(|(s, sender)| Foreign { s, rank: sender.rank, lane: sender.lane.into() })
+                .collect(),
+            lanes: lanes.map(lane).collect(),
+            received: vec![Count(0); senders],
+            slots: vec![Count(0); senders],
+            consumed: vec![Count(0); senders],
+            prefixes: vec![Number(0); others.len()],
+            prefix: Number(0),
+            stable: Number(0),
+            delivered: Number(0),
+            outbox: Outbox::new(subgroup, &others, columns.clone(), spec.mode()),
+            others,
+            columns,
+        }
+    }
+
+    /// Takes up what the application has sent, receives, decides what is stable.
+    pub fn poll(&mut self, now: u64, table: &mut Table) -> Result<(), Suspicion> {
+        if self.take_up(now) {
+            // Announced before the others are looked at: their lines may be a miss away.
+            self.advance_order();
+            self.publish(table);
+        }
+        self.receive(table)?;
+        self.advance_order();
+        self.observe_prefixes(table)?;
+        self.publish(table);
+        Ok(())
+    }
+
+    /// Gives their indices to the messages that the lanes hold (M1).
+    fn take_up(&mut self, now: u64) -> bool {
+        let mut any = false;
+        for lane in &mut self.lanes {
+            let count = lane.taker.waiting().min(TAKE_MAX);
+            if count == 0 {
+                continue;
+            }
+            lane.taker.take(count, lane.next, now, self.epoch);
+            lane.next.0 += count;
+            self.received[lane.s] = lane.next;
+            self.slots[lane.s] = Count(lane.taker.slots);
+            self.tally.sent += count;
+            self.tally.announced += 1;
+            any = true;
+        }
+        any
+    }
+
+    /// Observes every foreign sender's head, then its slots (M2).
+    fn receive(&mut self, table: &Table) -> Result<(), Suspicion> {
+        for sender in &self.foreign {
+            let known = self.received[sender.s];
+            let early = crate::mutant!("slots-observed-before-head")
+                .then(|| table.observe(sender.rank, self.columns.slots, sender.lane));
+            let head: Count = table.observe(sender.rank, self.columns.head, sender.lane);
+            if head == known {
+                continue;
+            }
+            let fault = |fault| Suspicion { rank: sender.rank, fault };
+            let name = |column| CellName {
+                column,
+                subgroup: self.subgroup as u16,
+                index: sender.lane as u16,
+            };
+            if head < known {
+                let (from, to) = (known.0, head.0);
+                return Err(fault(Fault::Regressed { cell: name("head"), from, to }));
+            }
+            let slots: Count = early
+                .unwrap_or_else(|| table.observe(sender.rank, self.columns.slots, sender.lane));
+            if slots < self.slots[sender.s] {
+                let (from, to) = (self.slots[sender.s].0, slots.0);
+                return Err(fault(Fault::Regressed { cell: name("slots"), from, to }));
+            }
+            if head.0 > COUNT_MAX {
+                return Err(fault(Fault::BadWord { cell: name("head"), value: head.0 }));
+            }
+            if slots.0 - self.consumed[sender.s].0 > self.window {
+                return Err(fault(Fault::BadWord { cell: name("slots"), value: slots.0 }));
+            }
+            self.received[sender.s] = head;
+            self.slots[sender.s] = slots;
+        }
+        Ok(())
+    }
+
+    /// Gives the nulls that others wait for (M4) and measures my prefix (M3).
+    fn advance_order(&mut self) {
+        if self.mode == Mode::Received {
+            return;
+        }
+        for lane in &mut self.lanes {
+            let mut owed = frontier::owed(&self.received, lane.s);
+            if crate::mutant!("null-rule-one-short") && owed > lane.next {
+                owed.0 -= 1;
+            }
+            if crate::mutant!("null-rule-one-over") && owed > lane.next {
+                owed.0 += 1;
+            }
+            if owed > lane.next {
+                self.tally.nulls += owed.0 - lane.next.0;
+                lane.next = owed;
+                self.received[lane.s] = owed;
+            }
+        }
+        let prefix = frontier::prefix(&self.received);
+        assert!(prefix >= self.prefix, "my prefix would go back");
+        self.prefix = prefix;
+    }
+
+    /// Observes how far every other member is and what is stable (M3).
+    fn observe_prefixes(&mut self, table: &Table) -> Result<(), Suspicion> {
+        if self.mode == Mode::Received {
+            return Ok(());
+        }
+        let senders = self.received.len() as u64;
+        // Nobody can have more of my messages than I have sent.
+        let mine = self.lanes.iter().map(|lane| lane.next.0 * senders + lane.s as u64);
+        let most = mine.min().unwrap_or(COUNT_MAX * senders);
+        let mut stable = self.prefix;
+        for (at, &rank) in self.others.iter().enumerate() {
+            let prefix: Number = table.observe(rank, self.columns.prefix, 0);
+            let cell = CellName { column: "prefix", subgroup: self.subgroup as u16, index: 0 };
+            if prefix < self.prefixes[at] {
+                let (from, to) = (self.prefixes[at].0, prefix.0);
+                return Err(Suspicion { rank, fault: Fault::Regressed { cell, from, to } });
+            }
+            if prefix.0 > most {
+                let value = prefix.0;
+                return Err(Suspicion { rank, fault: Fault::BadWord { cell, value } });
+            }
+            self.prefixes[at] = prefix;
+            if crate::mutant!("stable-skips-a-member") && at + 1 == self.others.len() {
+                continue;
+            }
+            stable = stable.min(prefix);
+        }
+        if crate::mutant!("deliver-when-received") {
+            stable = self.prefix;
+        }
+        assert!(stable >= self.stable, "stability would go back");
+        self.stable = stable;
+        Ok(())
+    }
+
+    /// Stores my cells that have moved, in the order that M2 asks for.
+    fn publish(&mut self, table: &mut Table) {
+        let columns = &self.columns;
+        let swapped = crate::mutant!("head-published-before-slots");
+        for (at, lane) in self.lanes.iter().enumerate() {
+            if swapped {
+                table.advance(columns.head, at, lane.next);
+            }
+            if table.own(columns.slots, at) != Count(lane.taker.slots) {
+                table.advance(columns.slots, at, Count(lane.taker.slots));
+                self.outbox.slots_moved();
+            }
+        }
+        for (at, lane) in self.lanes.iter().enumerate() {
+            if table.own(columns.head, at) != lane.next || swapped {
+                table.advance(columns.head, at, lane.next);
+                self.outbox.moved();
+            }
+        }
+        if table.own(columns.prefix, 0) != self.prefix {
+            table.advance(columns.prefix, 0, self.prefix);
+            self.outbox.moved();
+        }
+        if crate::mutant!("released-before-callback") && self.mode == Mode::Stable {
+            table.advance(columns.released, 0, self.stable);
+        }
+    }
+
+    /// Whether anything is to be delivered, and up to where in the order.
+    #[inline]
+    pub fn deliverable(&self) -> Option<Number> {
+        let any = match self.mode {
+            Mode::Stable => self.stable > self.delivered,
+            Mode::Received => self.slots != self.consumed,
+        };
+        any.then_some(self.stable)
+    }
+
+    /// By sender: the slots that delivery may use.
+    #[inline]
+    pub fn slots(&self) -> &[Count] {
+        &self.slots
+    }
+
+    /// The callbacks have returned for all that `inbox` has handed out: the slots are released.
+    pub fn done(&mut self, inbox: &Inbox, table: &mut Table) {
+        match self.mode {
+            Mode::Stable => {
+                let number = inbox.number();
+                if number == self.delivered {
+                    return;
+                }
+                assert!(number > self.delivered && number <= self.stable);
+                self.delivered = number;
+                if !crate::mutant!("released-before-callback") {
+                    table.advance(self.columns.released, 0, number);
+                }
+                table.advance(self.columns.delivered, 0, number);
+                for s in 0..self.consumed.len() {
+                    self.consumed[s] = inbox.consumed(s);
+                }
+                self.outbox.moved_quietly();
+            }
+            Mode::Received => {
+                for s in 0..self.consumed.len() {
+                    let consumed = inbox.consumed(s);
+                    if consumed != self.consumed[s] {
+                        self.consumed[s] = consumed;
+                        table.advance(self.columns.released_by, s, consumed);
+                        table.advance(self.columns.delivered_by, s, consumed);
+                        self.outbox.moved_quietly();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The posts that bring every peer that takes some up to date.
+    pub fn posts(&mut self, table: &Table, full: Members, posts: &mut Vec<crate::base::Post>) {
+        self.outbox.post(&self.lanes, table, full, posts);
+    }
+
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// Whether a poll would find something: for the look that comes after saying "asleep".
+    pub fn has_work(&self, table: &Table) -> bool {
+        let waiting = self.lanes.iter().any(|lane| lane.taker.waiting() > 0);
+        let head = |sender: &Foreign| {
+            let head: Count = table.observe(sender.rank, self.columns.head, sender.lane);
+            head != self.received[sender.s]
+        };
+        let prefix = |(at, &rank): (usize, &Rank)| {
+            let prefix: Number = table.observe(rank, self.columns.prefix, 0);
+            prefix != self.prefixes[at]
+        };
+        waiting
+            || self.deliverable().is_some()
+            || self.foreign.iter().any(head)
+            || (self.mode == Mode::Stable && self.others.iter().enumerate().any(prefix))
+            || self.room_again(table)
+    }
+
+    /// Whether a lane that found no room would find some now.
+    fn room_again(&self, table: &Table) -> bool {
+        self.lanes.iter().any(|lane| {
+            let Some(before) = lane.taker.waits_beyond() else { return false };
+            self.released_by_all(table, lane.s) > before
+        })
+    }
+
+    /// How many messages of sender `s` every member has released.
+    pub fn released_by_all(&self, table: &Table, s: usize) -> Count {
+        let ranks = self.others.iter().copied().chain([table.me()]);
+        match self.mode {
+            Mode::Stable => {
+                let of = |rank| table.observe::<Number>(rank, self.columns.released, 0);
+                frontier::share(ranks.map(of).min().unwrap_or(Number(0)), s, self.received.len())
+            }
+            Mode::Received => {
+                let of = |rank| table.observe::<Count>(rank, self.columns.released_by, s);
+                ranks.map(of).min().unwrap_or(Count(0))
+            }
+        }
+    }
+
+    /// Whether a lane of mine waits for room: then `released` is news to me.
+    pub fn waits_for_room(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.taker.waits_beyond().is_some())
+    }
+
+    pub fn has_member(&self, set: Members) -> bool {
+        self.others.iter().any(|rank| set.contains(*rank))
+    }
+
+    /// By other member: how far each is in the order (for the statistics).
+    pub fn progress(&self) -> impl Iterator<Item = (Rank, Number)> {
+        self.others.iter().copied().zip(self.prefixes.iter().copied())
+    }
+
+    /// Prefix, stable and delivered of mine (for the statistics).
+    pub fn own_progress(&self) -> [Number; 3] {
+        [self.prefix, self.stable, self.delivered]
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The only place with raw shared memory: pages, and the two ways to touch a word of them.
+
+pub mod message;
+pub mod order;
+pub mod region;
+
+pub use message::Message;
+pub use order::Cell;
+pub use region::Region;

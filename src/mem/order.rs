@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The memory-ordering argument, all of it. Nowhere else does a memory ordering appear (statistics
+//! counters aside, which order nothing).
+//!
+//! Not for: exclusion (there are no locks on the data path), counting (that is arithmetic on values
+//! one has read), or making several words change at once (nothing needs that).
+//!
+//! Parties: the *application thread* of a lane, the *turn thread* of the group (they may be one),
+//! a peer's turn thread in another process or its NIC, later the log thread.
+//!
+//! | edge | release side | acquire side | after it, what is visible |
+//! |---|---|---|---|
+//! | W | application thread: slot counted in `filled` | turn thread, before it takes the slot up | the slot's bytes |
+//! | T | turn thread: `taken`, after it wrote the slots' indices | application thread, before it reads an index back | the index in the header |
+//! | N | a member's store (or NIC, F2): payload, `slots`, then `head` | turn thread, `observe` | the payload in the mirror |
+//! | S | every member's `released` (N again) | application thread, `reserve` | all have finished with the slot: it may be overwritten |
+//! | P | waker: its stores, fence, reads `asleep`; sleeper: stores `asleep`, fence, looks again, sleeps | each other | no wake-up is lost (Dekker) |
+//! | L D K X | log, disk, epochs, reuse after a removal | parts B and E | |
+//!
+//! *Order of reads.* Cells of one row are observed in the reverse of the order in which they are
+//! published: `head` before `slots`. A new head with old slots would turn a message into a null.
+//! Each foreign cell is observed once per poll (T2 in `sst`): two looks may differ.
+//!
+//! *x86-64.* A release store and an acquire load are plain moves; only `fence` costs (about 20
+//! cycles) and it is executed only in groups where some member may sleep. *aarch64.* `stlr`/`ldar`.
+//! N over verbs needs the device's barriers instead; they belong to that fabric.
+
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU64, Ordering, fence as atomic_fence};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering, fence as atomic_fence};
+
+/// One 64-bit word that another thread, process or NIC may read or write at any time.
+///
+/// Always accessed whole and with this type, never as bytes: mixed sizes would be undefined.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    pub fn new(value: u64) -> Self {
+        Cell(AtomicU64::new(value))
+    }
+
+    /// Everything written before is visible to whoever observes this value (W, T, N, S).
+    #[inline(always)]
+    pub fn publish(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+
+    /// Reads a word that someone else publishes (W, T, N, S).
+    #[inline(always)]
+    pub fn observe(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Reads back a word that only this thread writes, or one that an earlier `observe` covers.
+    #[inline(always)]
+    pub fn own(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Writes a word that a later `publish` will announce.
+    #[inline(always)]
+    pub fn prepare(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Takes a flag that several threads of this process may want: true for the one that got it.
+    /// Entry to a turn only, never per message.
+    pub fn take(&self) -> bool {
+        self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// Edge P: my earlier stores are visible to every thread whose own `fence` comes later, and I see
+/// the earlier stores of every thread whose `fence` came before mine.
+#[inline(always)]
+pub fn fence() {
+    atomic_fence(Ordering::SeqCst);
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Edge P with the words that the driver uses: whoever publishes work either sees the sleeper
+    /// and rings, or the sleeper sees the work and stays up.
+    #[test]
+    fn edge_p_loses_no_wakeup() {
+        loom::model(|| {
+            let cells = Arc::new((Cell::new(0), Cell::new(0), Cell::new(0)));
+            let theirs = cells.clone();
+            let waker = thread::spawn(move || {
+                let (work, asleep, bell) = &*theirs;
+                work.publish(1);
+                fence();
+                if asleep.observe() != 0 {
+                    bell.publish(1);
+                }
+            });
+            let (work, asleep, bell) = &*cells;
+            asleep.publish(1);
+            fence();
+            let stays_up = work.observe() == 1;
+            waker.join().unwrap();
+            assert!(stays_up || bell.observe() == 1, "asleep, and nobody rang");
+        });
+    }
+}

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pages that other processes read: made by their owner, mapped read-only by peers.
+//!
+//! Deliberately not: a buffer. Nobody gets `&[u8]` over words that change; control words are
+//! `Cell`s, payload bytes are lent for the time in which the ring's protocol gives them to one side.
+//!
+//! R1  A region never moves, and its first byte is aligned to a line (`LINE_BYTES`).
+//! R2  A shared region has all its pages (`fallocate`) before it is mapped, so a full machine is
+//!     an error at open and not a SIGBUS later.
+//! R3  After `seal`, nobody but the owner, through the map it already has, can write.
+//!
+//! Cost: one bounds check per call; `cells` is one check for a whole slot header.
+
+use super::order::Cell;
+use crate::error::{Error, Status};
+
+/// What the caller wants of the pages beyond their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Want {
+    #[default]
+    No,
+    /// Go on without it, and say so.
+    Try,
+    /// Refuse to open without it.
+    Require,
+}
+
+#[cfg(not(loom))]
+pub use real::Region;
+
+#[cfg(loom)]
+pub use modelled::Region;
+
+#[cfg(not(loom))]
+mod real {
+    use super::*;
+    use crate::limits::LINE_BYTES;
+    use memmap2::{MmapOptions, MmapRaw};
+    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::ptr::NonNull;
+
+    const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+    pub struct Region {
+        base: NonNull<u8>,
+        len: usize,
+        writable: bool,
+        /// Keeps the bytes alive; `base` points into it.
+        _keep: Keep,
+    }
+
+    enum Keep {
+        Heap(Layout, NonNull<u8>),
+        Map(#[allow(dead_code, reason = "held for its drop")] MmapRaw),
+    }
+
+    impl Drop for Keep {
+        fn drop(&mut self) {
+            if let Keep::Heap(layout, base) = self {
+                // SAFETY: `base` came from `alloc_zeroed` with this layout and is freed once.
+                unsafe { dealloc(base.as_ptr(), *layout) }
+            }
+        }
+    }
+
+    // SAFETY: every access goes through `Cell` (atomic) or through bytes that the ring's protocol
+    // gives to one thread at a time (edges W, N and S of `order.rs`).
+    unsafe impl Send for Region {}
+    // SAFETY: as above.
+    unsafe impl Sync for Region {}
+
+    impl Region {
+        /// Private zeroed memory: the simulator's and the tests' mirrors.
+        pub fn heap(len: usize) -> Region {
+            let len = len.next_multiple_of(LINE_BYTES).max(LINE_BYTES);
+            let layout = Layout::from_size_align(len, LINE_BYTES).expect("a line is a power of 2");
+            // SAFETY: the layout's size is at least one line, so not zero.
+            let base = unsafe { alloc_zeroed(layout) };
+            let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
+            Region { base, len, writable: true, _keep: Keep::Heap(layout, base) }
+        }
+
+        /// New zeroed pages of mine, shareable by the descriptor. Not sealed yet.
+        ///
+        /// `notes` receives one sentence for each thing wanted with `Want::Try` and not had.
+        pub fn share(
+            name: &str,
+            len: usize,
+            lock: Want,
+            huge: Want,
+            notes: &mut Vec<String>,
+        ) -> Result<(Region, OwnedFd), Error> {
+            let (map, fd) = match huge {
+                Want::No => Self::share_pages(name, len, false)?,
+                _ => match Self::share_pages(name, len, true) {
+                    Ok(got) => got,
+                    Err(refused) if huge == Want::Require => return Err(refused),
+                    Err(refused) => {
+                        notes.push(format!("{refused}; ordinary pages are used"));
+                        Self::share_pages(name, len, false)?
+                    }
+                },
+            };
+            if lock != Want::No
+                && let Err(cause) = map.lock()
+            {
+                let refused = lock_error(map.len(), &cause);
+                if lock == Want::Require {
+                    return Err(refused);
+                }
+                notes.push(format!("{refused}; the pages can be swapped out"));
+            }
+            Ok((Self::of_map(map, true), fd))
+        }
+
+        fn share_pages(name: &str, len: usize, huge: bool) -> Result<(MmapRaw, OwnedFd), Error> {
+            let page = if huge { HUGE_PAGE_BYTES } else { 4096 };
+            let len = len.next_multiple_of(page);
+            let kind = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+            let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | kind;
+            let name = std::ffi::CString::new(name).unwrap_or_default();
+            // SAFETY: `name` is a C string that outlives the call.
+            let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+            if fd < 0 {
+                return Err(memory_error(len, huge, &io::Error::last_os_error()));
+            }
+            // SAFETY: a fresh descriptor that nobody else owns.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let file = File::from(fd);
+            file.set_len(len as u64).map_err(|cause| memory_error(len, huge, &cause))?;
+            // R2: the pages exist before anyone maps them.
+            // SAFETY: plain system call on a descriptor that we own.
+            let got = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len as i64) };
+            if got != 0 {
+                return Err(memory_error(len, huge, &io::Error::last_os_error()));
+            }
+            let map = MmapOptions::new().len(len).populate().map_raw(&file);
+            let map = map.map_err(|cause| memory_error(len, huge, &cause))?;
+            Ok((map, file.into()))
+        }
+
+        /// R3: from here on no new writable map of these pages can be made by anybody.
+        pub fn seal(fd: &OwnedFd) -> Result<(), Error> {
+            let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+            // SAFETY: plain system call on a descriptor that the caller owns.
+            let sealed = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+            if sealed != 0 {
+                let cause = io::Error::last_os_error();
+                let detail = format!("cannot seal shared memory: {cause}; Linux 5.1 or newer does");
+                return Err(Error::new(Status::System, detail));
+            }
+            Ok(())
+        }
+
+        /// A peer's pages, read-only. Refuses a descriptor that is unsealed (its owner could
+        /// shrink it under us: SIGBUS) or shorter than `len`.
+        pub fn map_peer(fd: &OwnedFd, len: usize) -> Result<Region, Error> {
+            // SAFETY: plain system call on a descriptor that the caller owns.
+            let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+            let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+            if seals < 0 || seals & needed != needed {
+                return Err(Error::new(Status::PeerFault, "a peer's memory is not sealed"));
+            }
+            let refused = |cause: &io::Error| {
+                Error::new(Status::NoMemory, format!("cannot map a peer's memory: {cause}"))
+            };
+            let file = File::from(fd.try_clone().map_err(|cause| refused(&cause))?);
+            let have = file.metadata().map_err(|cause| refused(&cause))?.len();
+            if have < len as u64 {
+                let detail = format!("a peer's memory has {have} bytes instead of {len}");
+                return Err(Error::new(Status::PeerFault, detail));
+            }
+            let map = MmapOptions::new().len(len).populate().map_raw_read_only(&file);
+            Ok(Self::of_map(map.map_err(|cause| refused(&cause))?, false))
+        }
+
+        fn of_map(map: MmapRaw, writable: bool) -> Region {
+            let base = NonNull::new(map.as_mut_ptr()).expect("a map is never at address 0");
+            Region { base, len: map.len(), writable, _keep: Keep::Map(map) }
+        }
+
+        /// Bytes of it.
+        pub fn size(&self) -> usize {
+            self.len
+        }
+
+        /// `N` adjoining words from byte `at` (a multiple of 8).
+        #[inline(always)]
+        pub fn cells<const N: usize>(&self, at: usize) -> &[Cell; N] {
+            assert!(at % 8 == 0 && at + N * 8 <= self.len, "cells outside their region");
+            // SAFETY: in bounds by the line above, aligned since `base` is (R1), alive as long as
+            // `self`; `Cell` is a transparent atomic, for which shared references may alias.
+            unsafe { &*self.base.as_ptr().add(at).cast::<[Cell; N]>() }
+        }
+
+        #[inline(always)]
+        pub fn cell(&self, at: usize) -> &Cell {
+            &self.cells::<1>(at)[0]
+        }
+
+        /// Copies `bytes` to byte `at`. The ring's protocol has given these bytes to the caller
+        /// alone: edge S says that every reader has left the slot, W is not published yet.
+        #[inline(always)]
+        pub fn write(&self, at: usize, bytes: &[u8]) {
+            assert!(self.writable && at + bytes.len() <= self.len, "write outside its region");
+            // SAFETY: in bounds and writable by the line above; `bytes` cannot overlap, because no
+            // reference to a region's bytes lives while its slot is being filled (S).
+            unsafe {
+                let to = self.base.as_ptr().add(at);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            }
+        }
+
+        /// Payload bytes for their one writer, between `reserve` and `publish`.
+        #[inline(always)]
+        #[allow(clippy::mut_from_ref, reason = "the ring hands out each slot once, see SAFETY")]
+        pub fn lend_mut(&self, at: usize, len: usize) -> &mut [u8] {
+            assert!(self.writable && at + len <= self.len, "slot outside its region");
+            // SAFETY: in bounds, writable. Only `ring::Producer` calls this, for the one slot that
+            // it has reserved and not published; S says that no reader is left in it, and its
+            // `&mut self` that it is lent once.
+            unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at), len) }
+        }
+
+        /// Payload bytes of a received message, which stay still until they are released (S).
+        #[inline(always)]
+        pub fn lend(&self, at: usize, len: usize) -> &[u8] {
+            assert!(at + len <= self.len, "payload outside its region");
+            // SAFETY: in bounds, alive as long as `self`. The owner does not touch the slot again
+            // before this member has released it (S). An owner that breaks this shows us changing
+            // bytes in memory that no Rust code of this process writes; readers must not index by
+            // them unchecked, and ours do not.
+            unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), len) }
+        }
+
+        /// Asks the processor to bring the line of byte `at` near. Out of range is ignored.
+        #[inline(always)]
+        pub fn prefetch(&self, at: usize) {
+            #[cfg(target_arch = "x86_64")]
+            if at < self.len {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                // SAFETY: in bounds; a prefetch has no effect that a program can see.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(at).cast()) }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = at;
+        }
+    }
+
+    fn memory_error(len: usize, huge: bool, cause: &io::Error) -> Error {
+        let mib = len as f64 / 1048576.0;
+        if huge {
+            let pages = len.div_ceil(HUGE_PAGE_BYTES);
+            let detail = format!(
+                "no huge pages for {mib:.1} MiB ({cause}): reserve them with \
+                 `sysctl vm.nr_hugepages={pages}` or more"
+            );
+            return Error::new(Status::Limit, detail);
+        }
+        let detail = format!(
+            "cannot get {mib:.1} MiB of shared memory: {cause}; use a smaller window or largest \
+             message, or free memory"
+        );
+        Error::new(Status::NoMemory, detail)
+    }
+
+    fn lock_error(len: usize, cause: &io::Error) -> Error {
+        let mib = len as f64 / 1048576.0;
+        let limit = crate::mem::region::memlock_limit();
+        let limit = limit
+            .map_or("unlimited".into(), |bytes| format!("{:.1} MiB", bytes as f64 / 1048576.0));
+        let detail = format!(
+            "cannot lock {mib:.1} MiB ({cause}): RLIMIT_MEMLOCK is {limit}; raise it with \
+             `ulimit -l` or in limits.conf"
+        );
+        Error::new(Status::Limit, detail)
+    }
+}
+
+/// RLIMIT_MEMLOCK in bytes; `None` is unlimited.
+#[cfg(not(loom))]
+pub fn memlock_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// The same region for the model checker: every word tracked, payload races found.
+#[cfg(loom)]
+mod modelled {
+    use super::*;
+    use loom::cell::UnsafeCell;
+
+    pub struct Region {
+        cells: Vec<Cell>,
+        words: Vec<UnsafeCell<[u8; 8]>>,
+    }
+
+    // SAFETY: loom checks every access.
+    unsafe impl Send for Region {}
+    // SAFETY: loom checks every access.
+    unsafe impl Sync for Region {}
+
+    impl Region {
+        pub fn heap(len: usize) -> Region {
+            let words = len.div_ceil(8);
+            Region {
+                cells: (0..words).map(|_| Cell::new(0)).collect(),
+                words: (0..words).map(|_| UnsafeCell::new([0; 8])).collect(),
+            }
+        }
+
+        pub fn size(&self) -> usize {
+            self.cells.len() * 8
+        }
+
+        pub fn cells<const N: usize>(&self, at: usize) -> &[Cell; N] {
+            (&self.cells[at / 8..at / 8 + N]).try_into().unwrap()
+        }
+
+        pub fn cell(&self, at: usize) -> &Cell {
+            &self.cells[at / 8]
+        }
+
+        pub fn write(&self, at: usize, bytes: &[u8]) {
+            for (i, chunk) in bytes.chunks(8).enumerate() {
+                // SAFETY: loom reports a race if there is one.
+                self.words[at / 8 + i]
+                    .with_mut(|to| unsafe { (&mut *to)[..chunk.len()].copy_from_slice(chunk) });
+            }
+        }
+
+        pub fn lend_mut(&self, at: usize, len: usize) -> &mut [u8] {
+            for i in 0..len.div_ceil(8) {
+                self.words[at / 8 + i].with_mut(|_| ());
+            }
+            Box::leak(vec![0; len].into_boxed_slice())
+        }
+
+        pub fn lend(&self, at: usize, len: usize) -> &[u8] {
+            let mut bytes = Vec::new();
+            for i in 0..len.div_ceil(8) {
+                // SAFETY: loom reports a race if there is one.
+                self.words[at / 8 + i].with(|from| bytes.extend(unsafe { *from }));
+            }
+            bytes.truncate(len);
+            bytes.leak()
+        }
+
+        pub fn prefetch(&self, _at: usize) {}
+    }
+
+    #[allow(dead_code)]
+    fn unused(_: Want, _: Error, _: Status) {}
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Slots in rings, from the receiver's side: the messages of a subgroup in delivery order.
+//!
+//! A header is read once, at delivery, never at receipt. Index `i` of a sender is a null if its next
+//! slot has a greater index or does not exist, given that all slots before its `head` are known: the
+//! caller passes slot counts observed after the heads that bound the delivery (N).
+//!
+//! I1  Everything read from a peer's slot is copied to a local, checked, then used.
+//! I2  An inbox never goes back and never skips a slot.
+//!
+//! Cost: one header read per message; a run of nulls of any length is one step per sender.
+
+use super::layout::{Mode, Shape};
+use super::ring::{KIND_FILLER, KIND_MESSAGE, Ring, check, slot_bytes};
+use crate::base::{Count, Epoch, Number};
+use crate::limits::{COUNT_MAX, HEADER_BYTES};
+use crate::mem::Message;
+
+/// A slot that is no message: the sender's position, the header's first two words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadSlot {
+    pub sender: usize,
+    pub words: [u64; 2],
+}
+
+/// What one sender's ring holds for me.
+struct Reader {
+    ring: Ring,
+    rank: u16,
+    lane: u16,
+    /// Offset of the next slot, slots consumed before it.
+    at: u64,
+    consumed: u64,
+    /// Its index and length, once read; no index while there is no slot.
+    next: u64,
+    len: u32,
+}
+
+const NO_SLOT: u64 = u64::MAX;
+
+pub struct Inbox {
+    readers: Vec<Reader>,
+    mode: Mode,
+    epoch: Epoch,
+    message_bytes_max: u32,
+    /// The next number to look at (stable mode) or the reader whose turn it is (received mode).
+    number: u64,
+    turn: usize,
+}
+
+impl Inbox {
+    /// `rings`: by sender, with its rank and lane.
+    pub fn new(rings: Vec<(Ring, u16, u16)>, shape: &Shape, epoch: Epoch) -> Inbox {
+        let reader = |(ring, rank, lane)| Reader {
+            ring,
+            rank,
+            lane,
+            at: 0,
+            consumed: 0,
+            next: NO_SLOT,
+            len: 0,
+        };
+        Inbox {
+            readers: rings.into_iter().map(reader).collect(),
+            mode: shape.mode,
+            epoch,
+            message_bytes_max: shape.message_bytes_max,
+            number: 0,
+            turn: 0,
+        }
+    }
+
+    /// How far it has been emptied, in the total order.
+    pub fn number(&self) -> Number {
+        Number(self.number)
+    }
+
+    /// Slots of a sender that have been handed out.
+    pub fn consumed(&self, sender: usize) -> Count {
+        Count(self.readers[sender].consumed)
+    }
+
+    /// Appends messages to `batch`, in order, until it is as long as `most` or the order's prefix
+    /// `upto` (in *received* mode: what `slots` counts) is exhausted.
+    #[inline]
+    pub fn collect(
+        &mut self,
+        upto: Number,
+        slots: &[Count],
+        batch: &mut Vec<Message>,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        assert!(slots.len() == self.readers.len() && most <= batch.capacity());
+        match self.mode {
+            Mode::Stable => self.collect_stable(upto.0, slots, batch, most),
+            Mode::Received => self.collect_received(slots, batch, most),
+        }
+    }
+
+    fn collect_stable(
+        &mut self,
+        upto: u64,
+        slots: &[Count],
+        batch: &mut Vec<Message>,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        let senders = self.readers.len();
+        for s in 0..senders {
+            if self.readers[s].next == NO_SLOT {
+                self.look(s, slots[s].0)?;
+            }
+        }
+        let mut number = self.number;
+        let mut s = (number % senders as u64) as usize;
+        let mut index = number / senders as u64;
+        let outcome = loop {
+            if number >= upto || batch.len() >= most {
+                break Ok(());
+            }
+            if self.readers[s].next == index {
+                if let Err(bad) = self.emit(s, number, slots[s].0, batch) {
+                    break Err(bad);
+                }
+                number += 1;
+                s += 1;
+                if s == senders {
+                    (s, index) = (0, index + 1);
+                }
+                continue;
+            }
+            // A null: on to the first number that is a message, or to the end.
+            number = self.first_message().min(upto);
+            (s, index) = ((number % senders as u64) as usize, number / senders as u64);
+        };
+        assert!(number >= self.number);
+        self.number = number;
+        outcome
+    }
+
+    /// The least number of a known slot.
+    fn first_message(&self) -> u64 {
+        let senders = self.readers.len() as u64;
+        let of = |(s, reader): (u64, &Reader)| {
+            reader.next.checked_mul(senders).map_or(NO_SLOT, |n| n + s)
+        };
+        (0..).zip(&self.readers).map(of).min().unwrap_or(NO_SLOT)
+    }
+
+    fn collect_received(
+        &mut self,
+        slots: &[Count],
+        batch: &mut Vec<Message>,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        for _ in 0..self.readers.len() {
+            let s = self.turn;
+            if self.readers[s].next == NO_SLOT {
+                self.look(s, slots[s].0)?;
+            }
+            while self.readers[s].next != NO_SLOT && batch.len() < most {
+                let index = self.readers[s].next;
+                self.emit(s, index, slots[s].0, batch)?;
+            }
+            if self.readers[s].next != NO_SLOT {
+                return Ok(());
+            }
+            self.turn = (s + 1) % self.readers.len();
+        }
+        Ok(())
+    }
+
+    /// Hands out the slot that `look` has read, and reads the next one.
+    #[inline(always)]
+    fn emit(
+        &mut self,
+        s: usize,
+        number: u64,
+        slots: u64,
+        batch: &mut Vec<Message>,
+    ) -> Result<(), BadSlot> {
+        let reader = &mut self.readers[s];
+        let header = reader.ring.header(reader.at);
+        let payload = reader.ring.payload(reader.at, reader.len);
+        let time = header[2].own();
+        batch.push(Message::new(payload, reader.rank, reader.lane, number, reader.next, time));
+        reader.at += slot_bytes(reader.len);
+        reader.consumed += 1;
+        self.look(s, slots)
+    }
+
+    /// Reads the header of the sender's next slot, if there is one (I1).
+    #[inline(always)]
+    fn look(&mut self, s: usize, slots: u64) -> Result<(), BadSlot> {
+        let senders = self.readers.len() as u64;
+        let reader = &mut self.readers[s];
+        let previous = reader.next;
+        if reader.consumed >= slots {
+            reader.next = NO_SLOT;
+            return Ok(());
+        }
+        let at = reader.ring.settle(reader.at);
+        let header = reader.ring.header(at);
+        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
+        let len = first as u32;
+        let fits = at + slot_bytes(len) <= reader.ring.bytes && len <= self.message_bytes_max;
+        let least = if previous == NO_SLOT { 0 } else { previous + 1 };
+        let sound = first >> 48 == KIND_MESSAGE && sum == check(first, index, self.epoch);
+        if !(fits && sound && index >= least && index < COUNT_MAX) {
+            return Err(BadSlot { sender: s, words: [first, index] });
+        }
+        let due = match self.mode {
+            Mode::Stable => index * senders + s as u64 >= self.number,
+            Mode::Received => index == reader.consumed,
+        };
+        if !due {
+            return Err(BadSlot { sender: s, words: [first, index] });
+        }
+        (reader.at, reader.next, reader.len) = (at, index, len);
+        let next = at + slot_bytes(len);
+        reader.ring.prefetch(next);
+        reader.ring.prefetch(next + 64);
+        Ok(())
+    }
+}
+
+const _: () = assert!(KIND_FILLER != KIND_MESSAGE && HEADER_BYTES == 4 * 8);

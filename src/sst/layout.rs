@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where each column, ring and slot lies. This is the wire: members with different layouts refuse
+//! each other by `digest`.
+//!
+//! A control block, in lines of 128 bytes (all words 64 bits, little-endian, aligned):
+//!
+//! ```text
+//! line 0       magic, wire version, epoch, digest, incarnation           written once
+//! line 1       beat                                                      at most every heartbeat
+//! line 2       asleep, closed                                            parking, leaving
+//! line 3       cold, installed, suspects, wedged, ballot, changes, proposed, agreed   view changes
+//! line 4 ..    change[CHANGES_MAX * 2]                                   view changes
+//! per subgroup:
+//!   hot line   slots[lanes] head[lanes] prefix delivered released        the steady state
+//!   lines      delivered_by[senders], released_by[senders]               only in *received* mode
+//!   lines      received[senders], cut[senders], cut_ready                view changes
+//! ```
+//!
+//! A ring is `ring_bytes` bytes per lane; lanes follow each other in the region of their subgroup.
+//! A slot begins at a multiple of 16 with a header of four words:
+//!
+//! ```text
+//! word 0   length (bits 0..32), flags (32..48), kind (48..64: 1 message, 2 filler)
+//! word 1   index of the message among its sender's, nulls included
+//! word 2   time: the sender's clock, nanoseconds
+//! word 3   check: word 0 mixed with word 1 and the epoch (see `ring::check`)
+//! ```
+//!
+//! A filler says that the next slot begins at the ring's first byte; so does a place within 32
+//! bytes of its end. Only the header of a filler is written.
+
+use crate::base::{Count, Epoch, Members, Nanos, Number, Word};
+use crate::limits::*;
+use std::marker::PhantomData;
+
+/// The first word of every control block: "squall" and a format byte.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"squall\0\x01");
+/// Membership changes that one batch may hold (part B).
+pub const CHANGES_MAX: usize = 64;
+
+/// A column: `len` adjoining words in every row.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Column<T> {
+    pub name: &'static str,
+    at: u32,
+    pub len: u16,
+    _of: PhantomData<T>,
+}
+
+impl<T> Clone for Column<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Column<T> {}
+
+impl<T> Column<T> {
+    /// Byte of cell `index` in the control block.
+    #[inline(always)]
+    pub fn byte(&self, index: usize) -> usize {
+        assert!(index < usize::from(self.len), "cell outside its column");
+        self.at as usize + index * 8
+    }
+}
+
+/// What the words of `Members` mean in a cell: one word of the set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MembersWord(pub u64);
+impl Word for MembersWord {
+    fn to_word(self) -> u64 {
+        self.0
+    }
+    fn from_word(word: u64) -> Self {
+        MembersWord(word)
+    }
+}
+
+impl Word for u64 {
+    #[inline(always)]
+    fn to_word(self) -> u64 {
+        self
+    }
+    #[inline(always)]
+    fn from_word(word: u64) -> Self {
+        word
+    }
+}
+
+/// How a subgroup delivers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum Mode {
+    /// In the total order, once every member has the message.
+    #[default]
+    Stable,
+    /// On receipt, in the order of each sender.
+    Received,
+}
+
+/// The figures of a subgroup that decide its layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Shape {
+    pub senders: u16,
+    pub lanes: u16,
+    pub mode: Mode,
+    /// Messages that a lane may have unreleased.
+    pub window: u32,
+    pub message_bytes_max: u32,
+    /// Bytes of one lane's ring.
+    pub ring_bytes: u64,
+}
+
+/// The columns of a subgroup.
+#[derive(Clone, Debug)]
+pub struct SubgroupColumns {
+    /// Slots of mine in the ring, by lane. Lands before `head`.
+    pub slots: Column<Count>,
+    /// Indices given out, nulls included, by lane.
+    pub head: Column<Count>,
+    /// I have the order's prefix of that length.
+    pub prefix: Column<Number>,
+    /// The callbacks have returned.
+    pub delivered: Column<Number>,
+    /// No reader here is left in a slot.
+    pub released: Column<Number>,
+    /// In *received* mode: `delivered` and `released` by sender (else of length 0).
+    pub delivered_by: Column<Count>,
+    pub released_by: Column<Count>,
+    /// Final receipt and ragged trim, published when wedged (part B).
+    pub received: Column<Count>,
+    pub cut: Column<Count>,
+    pub cut_ready: Column<Epoch>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub magic: Column<u64>,
+    pub wire: Column<u64>,
+    pub epoch: Column<Epoch>,
+    pub digest_cell: Column<u64>,
+    pub incarnation: Column<u64>,
+    pub beat: Column<Nanos>,
+    /// 0 awake, 1 asleep, 2 asleep and waiting for room in a ring (edge P).
+    pub asleep: Column<u64>,
+    /// 1 once this member has closed the group in good order; nothing of its row moves after.
+    pub closed: Column<u64>,
+    pub cold: Column<u64>,
+    pub installed: Column<Epoch>,
+    pub suspects: Column<MembersWord>,
+    pub wedged: Column<Epoch>,
+    pub ballot: Column<u64>,
+    pub changes: Column<Count>,
+    pub proposed: Column<Count>,
+    pub agreed: Column<Count>,
+    pub change: Column<u64>,
+    pub subgroups: Vec<SubgroupColumns>,
+    pub shapes: Vec<Shape>,
+    pub control_bytes: usize,
+}
+
+/// Hands out columns from the first byte on.
+struct Ruler {
+    at: usize,
+}
+
+impl Ruler {
+    fn line(&mut self) {
+        self.at = self.at.next_multiple_of(LINE_BYTES);
+    }
+
+    fn column<T>(&mut self, name: &'static str, len: usize) -> Column<T> {
+        let column = Column { name, at: self.at as u32, len: len as u16, _of: PhantomData };
+        self.at += len * 8;
+        column
+    }
+}
+
+impl Layout {
+    pub fn new(shapes: &[Shape]) -> Layout {
+        assert!(shapes.len() <= SUBGROUPS_MAX);
+        let mut ruler = Ruler { at: 0 };
+        let r = &mut ruler;
+        let (magic, wire, epoch) =
+            (r.column("magic", 1), r.column("wire", 1), r.column("epoch", 1));
+        let (digest_cell, incarnation) = (r.column("digest", 1), r.column("incarnation", 1));
+        r.line();
+        let beat = r.column("beat", 1);
+        r.line();
+        let (asleep, closed) = (r.column("asleep", 1), r.column("closed", 1));
+        r.line();
+        let (cold, installed) = (r.column("cold", 1), r.column("installed", 1));
+        let (suspects, wedged) = (r.column("suspects", MEMBERS_WORDS), r.column("wedged", 1));
+        let (ballot, changes) = (r.column("ballot", 1), r.column("changes", 1));
+        let (proposed, agreed) = (r.column("proposed", 1), r.column("agreed", 1));
+        r.line();
+        let change = r.column("change", CHANGES_MAX * 2);
+        let subgroups = shapes.iter().map(|shape| SubgroupColumns::new(r, shape)).collect();
+        r.line();
+        let control_bytes = r.at;
+        let shapes = shapes.to_vec();
+        Layout {
+            magic,
+            wire,
+            epoch,
+            digest_cell,
+            incarnation,
+            beat,
+            asleep,
+            closed,
+            cold,
+            installed,
+            suspects,
+            wedged,
+            ballot,
+            changes,
+            proposed,
+            agreed,
+            change,
+            subgroups,
+            shapes,
+            control_bytes,
+        }
+    }
+
+    /// Bytes of the region that holds all lanes of one member in a subgroup.
+    pub fn rings_bytes(&self, subgroup: usize) -> usize {
+        let shape = &self.shapes[subgroup];
+        shape.ring_bytes as usize * usize::from(shape.lanes)
+    }
+}
+
+impl SubgroupColumns {
+    fn new(r: &mut Ruler, shape: &Shape) -> SubgroupColumns {
+        let (lanes, senders) = (usize::from(shape.lanes), usize::from(shape.senders));
+        let by_sender = if shape.mode == Mode::Received { senders } else { 0 };
+        r.line();
+        let (slots, head) = (r.column("slots", lanes), r.column("head", lanes));
+        let (prefix, delivered) = (r.column("prefix", 1), r.column("delivered", 1));
+        let released = r.column("released", 1);
+        r.line();
+        let delivered_by = r.column("delivered_by", by_sender);
+        let released_by = r.column("released_by", by_sender);
+        r.line();
+        let (received, cut) = (r.column("received", senders), r.column("cut", senders));
+        let cut_ready = r.column("cut_ready", 1);
+        SubgroupColumns {
+            slots,
+            head,
+            prefix,
+            delivered,
+            released,
+            delivered_by,
+            released_by,
+            received,
+            cut,
+            cut_ready,
+        }
+    }
+}
+
+/// A set of members as the words of a column.
+pub fn members_words(set: Members) -> [MembersWord; MEMBERS_WORDS] {
+    let mut words = [MembersWord(0); MEMBERS_WORDS];
+    for rank in set.iter() {
+        words[rank.index() / 64].0 |= 1 << (rank.index() % 64);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(lanes: u16, senders: u16, mode: Mode) -> Shape {
+        Shape { senders, lanes, mode, window: 8, message_bytes_max: 64, ring_bytes: 4096 }
+    }
+
+    #[test]
+    fn the_steady_state_of_one_lane_is_one_half_line() {
+        let layout = Layout::new(&[shape(1, 3, Mode::Stable), shape(8, 24, Mode::Received)]);
+        let hot = &layout.subgroups[0];
+        assert_eq!(hot.slots.byte(0) % LINE_BYTES, 0);
+        assert_eq!(hot.released.byte(0) - hot.slots.byte(0), 4 * 8);
+        assert_eq!(hot.released_by.len, 0);
+        let wide = &layout.subgroups[1];
+        assert!(wide.released_by.byte(23) < wide.received.byte(0));
+        assert_eq!(wide.received.byte(0) % LINE_BYTES, 0);
+        assert_eq!(layout.control_bytes % LINE_BYTES, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its column")]
+    fn a_cell_beyond_its_column_is_refused() {
+        Layout::new(&[shape(1, 3, Mode::Stable)]).subgroups[0].head.byte(1);
+    }
+}

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Slots in a ring of bytes, from the sender's side: reserve, publish, take up.
+//!
+//! A ring belongs to one lane. The *producer* (application thread) fills slots and counts them; the
+//! *taker* (turn thread) gives each its index, which makes it a message. So a slot that is reserved
+//! and never published delays nobody, and abort forgets.
+//!
+//! G1  A slot is as long as its message; it never crosses the ring's end (filler, see `layout`).
+//! G2  `tail .. head` is what may still be read by someone; at most `window` slots and the ring's
+//!     bytes. A slot is reused only when every member of the view has released it (S).
+//! G3  While the first `hot_bytes` have room the producer stays there: a small working set is worth
+//!     more than a deep window.
+//!
+//! Cost: a send is one copy, three own stores and one release store; the members' `released` cells
+//! are looked at only when the ring seems full.
+
+use super::Hook;
+use super::frontier;
+use super::layout::{Mode, Shape};
+use crate::base::{Count, Epoch, Number, Rank};
+use crate::error::Status;
+use crate::limits::{COUNT_MAX, HEADER_BYTES, SLOT_ALIGN};
+use crate::mem::{Cell, Region};
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+
+/// Kinds of a slot: bits 48..64 of its first word.
+pub const KIND_MESSAGE: u64 = 1;
+pub const KIND_FILLER: u64 = 2;
+
+/// Bytes of a slot with a payload of `len` bytes.
+#[inline(always)]
+pub fn slot_bytes(len: u32) -> u64 {
+    (HEADER_BYTES + u64::from(len)).next_multiple_of(SLOT_ALIGN)
+}
+
+/// Smallest ring for messages of that size: G1 needs room for a message and for the same once more
+/// before the end.
+pub const fn ring_bytes_min(message_bytes_max: u64) -> u64 {
+    let slot = (HEADER_BYTES + message_bytes_max).next_multiple_of(SLOT_ALIGN);
+    let least = if 2 * slot > crate::limits::RING_BYTES_MIN {
+        2 * slot
+    } else {
+        crate::limits::RING_BYTES_MIN
+    };
+    least.next_multiple_of(4096)
+}
+
+/// The last word of a header. It tells a message from what an earlier lap or another epoch left.
+#[inline(always)]
+pub fn check(first: u64, index: u64, epoch: Epoch) -> u64 {
+    (first ^ index.rotate_left(32) ^ epoch.0.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// One lane's ring: where it lies. `bytes` is a multiple of the slot alignment.
+#[derive(Clone)]
+pub struct Ring {
+    pub region: Arc<Region>,
+    base: usize,
+    pub bytes: u64,
+}
+
+impl Ring {
+    /// The ring of `lane` in a member's region of a subgroup.
+    pub fn new(region: Arc<Region>, lane: usize, shape: &Shape) -> Ring {
+        let bytes = shape.ring_bytes;
+        let base = lane * bytes as usize;
+        assert!(bytes % SLOT_ALIGN == 0 && base + bytes as usize <= region.size());
+        Ring { region, base, bytes }
+    }
+
+    #[inline(always)]
+    pub fn header(&self, at: u64) -> &[Cell; 4] {
+        self.region.cells(self.base + at as usize)
+    }
+
+    #[inline(always)]
+    pub fn payload(&self, at: u64, len: u32) -> &[u8] {
+        self.region.lend(self.base + (at + HEADER_BYTES) as usize, len as usize)
+    }
+
+    #[inline(always)]
+    pub fn prefetch(&self, at: u64) {
+        self.region.prefetch(self.base + at as usize);
+    }
+
+    /// Where the slot that follows offset `at` really begins: here, or at the first byte because of
+    /// a filler or too little room for a header. Only for slots that have been published.
+    #[inline(always)]
+    pub fn settle(&self, at: u64) -> u64 {
+        let room = self.bytes - at;
+        if room < HEADER_BYTES || self.header(at)[0].own() >> 48 == KIND_FILLER { 0 } else { at }
+    }
+}
+
+/// Where producer and taker of a lane meet: private memory of this process.
+#[derive(Debug)]
+pub struct LaneCells {
+    /// Slots published by the producer. `// W`
+    pub filled: CachePadded<Cell>,
+    /// Slots that have their index. `// T`
+    pub taken: CachePadded<Cell>,
+    /// How often a reserve found no room; and, while the last one did, one more than the count of
+    /// messages that everyone had released then (0: nobody waits).
+    pub pressed: CachePadded<[Cell; 2]>,
+    /// Why nothing can be sent any more: a `Status`, negated; 0 while all is well.
+    pub stopped: CachePadded<Cell>,
+}
+
+impl LaneCells {
+    pub fn new() -> Arc<LaneCells> {
+        Arc::new(LaneCells {
+            filled: CachePadded::new(Cell::new(0)),
+            taken: CachePadded::new(Cell::new(0)),
+            pressed: CachePadded::new([Cell::new(0), Cell::new(0)]),
+            stopped: CachePadded::new(Cell::new(0)),
+        })
+    }
+}
+
+/// The rows whose `released` decides whether a slot of mine is free: all members of the subgroup,
+/// suspects too. `// S`
+pub struct Gate {
+    /// (row, control block, byte of its released cell for this sender).
+    pub rows: Vec<(Rank, Arc<Region>, usize)>,
+    pub mode: Mode,
+    pub sender: usize,
+    pub senders: usize,
+    pub hook: Option<Hook>,
+}
+
+impl Gate {
+    /// How many of this sender's messages everyone has released.
+    fn released(&self) -> Count {
+        let mut least = u64::MAX;
+        for (row, block, at) in &self.rows {
+            if crate::mutant!("reserve-skips-a-member") && *row == self.rows[self.rows.len() - 1].0
+            {
+                continue;
+            }
+            if let Some(hook) = self.hook {
+                hook(*row);
+            }
+            least = least.min(block.cell(*at).observe()); // S
+        }
+        match self.mode {
+            Mode::Stable => frontier::share(Number(least), self.sender, self.senders),
+            Mode::Received => Count(least),
+        }
+    }
+}
+
+/// The application thread's end of a lane.
+pub struct Producer {
+    ring: Ring,
+    cells: Arc<LaneCells>,
+    gate: Gate,
+    window: u64,
+    message_bytes_max: u32,
+    hot_bytes: u64,
+    /// Offset of the next slot, offset of the oldest unreleased one, bytes between (fillers too).
+    head: u64,
+    tail: u64,
+    used: u64,
+    /// Slots published, slots known to be released.
+    filled: u64,
+    freed: u64,
+    reserved: Option<Reservation>,
+}
+
+#[derive(Clone, Copy)]
+struct Reservation {
+    at: u64,
+    len: u32,
+    /// Bytes that a filler before it takes.
+    skipped: u64,
+}
+
+impl Producer {
+    pub fn new(
+        ring: Ring,
+        cells: Arc<LaneCells>,
+        gate: Gate,
+        shape: &Shape,
+        hot_bytes: u64,
+    ) -> Self {
+        Producer {
+            hot_bytes: hot_bytes.clamp(1, ring.bytes),
+            ring,
+            cells,
+            gate,
+            window: u64::from(shape.window),
+            message_bytes_max: shape.message_bytes_max,
+            head: 0,
+            tail: 0,
+            used: 0,
+            filled: 0,
+            freed: 0,
+            reserved: None,
+        }
+    }
+
+    /// Copies `bytes` into the next slot and publishes it. The answer is the message's ordinal in
+    /// this lane. `Again`: no room. `TooLong`, `NotReserved` (one is reserved): nothing is lost.
+    #[inline]
+    pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
+        self.send_parts(&[bytes])
+    }
+
+    /// The same for a message that lies in several pieces.
+    #[inline]
+    pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {
+        let total = parts.iter().map(|part| part.len()).sum::<usize>();
+        let len = u32::try_from(total).map_err(|_| Status::TooLong)?;
+        let slot = self.claim(len)?;
+        let mut at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
+        if crate::mutant!("count-before-bytes") {
+            return Ok(self.fill(slot, len, parts));
+        }
+        for part in parts {
+            self.ring.region.write(at, part);
+            at += part.len();
+        }
+        Ok(self.count(slot, len))
+    }
+
+    /// The planted fault of edge W: the count first, then the bytes.
+    #[cold]
+    fn fill(&mut self, slot: Reservation, len: u32, parts: &[&[u8]]) -> u64 {
+        let ordinal = self.count(slot, len);
+        if let Some(hook) = self.gate.hook {
+            hook(self.gate.rows[0].0);
+        }
+        let mut at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
+        for part in parts {
+            self.ring.region.write(at, part);
+            at += part.len();
+        }
+        ordinal
+    }
+
+    /// Lends `len` bytes of the next slot, to be filled in place. One at a time per lane.
+    #[inline]
+    pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
+        let slot = self.claim(len)?;
+        self.reserved = Some(slot);
+        let at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
+        Ok(self.ring.region.lend_mut(at, len as usize))
+    }
+
+    /// Sends the first `len` bytes of what was reserved; the answer is the message's ordinal.
+    #[inline]
+    pub fn publish(&mut self, len: u32) -> Result<u64, Status> {
+        let slot = self.reserved.ok_or(Status::NotReserved)?;
+        if len > slot.len {
+            return Err(Status::TooLong);
+        }
+        self.reserved = None;
+        Ok(self.count(slot, len))
+    }
+
+    /// Forgets what was reserved. No other member ever hears of it.
+    pub fn abort(&mut self) -> Result<(), Status> {
+        self.reserved.take().map(|_| ()).ok_or(Status::NotReserved)
+    }
+
+    /// Messages sent so far: the next ordinal.
+    pub fn ordinal(&self) -> u64 {
+        self.filled
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, len: u32) -> Result<Reservation, Status> {
+        if len > self.message_bytes_max {
+            return Err(Status::TooLong);
+        }
+        if self.reserved.is_some() {
+            return Err(Status::NotReserved);
+        }
+        let stopped = self.cells.stopped.own();
+        if stopped != 0 {
+            return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
+        }
+        let need = slot_bytes(len);
+        match self.place(len, need) {
+            Some(slot) => Ok(slot),
+            None => self.claim_when_full(len, need),
+        }
+    }
+
+    #[cold]
+    fn claim_when_full(&mut self, len: u32, need: u64) -> Result<Reservation, Status> {
+        let released = self.free();
+        let pressed = &self.cells.pressed;
+        if let Some(slot) = self.place(len, need) {
+            pressed[1].prepare(0);
+            return Ok(slot);
+        }
+        pressed[0].prepare(pressed[0].own() + 1);
+        pressed[1].publish(released.0 + 1);
+        Err(Status::Again)
+    }
+
+    /// Finds room for `need` bytes at the head (G1, G2, G3).
+    #[inline(always)]
+    fn place(&self, len: u32, need: u64) -> Option<Reservation> {
+        let full = self.filled - self.freed >= self.window;
+        if full && !crate::mutant!("reserve-ignores-window") {
+            return None;
+        }
+        let room = self.ring.bytes - self.head;
+        let ahead = self.head >= self.tail;
+        // The rest of the ring is skipped if the slot does not fit there, or if the hot part is
+        // free again. Skipping counts as use, so `used` says by itself whether the front is free.
+        let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
+        let skipped = if skip { room } else { 0 };
+        if self.used + skipped + need > self.ring.bytes && !crate::mutant!("reserve-ignores-bytes")
+        {
+            return None;
+        }
+        let at = if skip { 0 } else { self.head };
+        Some(Reservation { at, len, skipped })
+    }
+
+    /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
+    #[inline(always)]
+    fn count(&mut self, slot: Reservation, len: u32) -> u64 {
+        if slot.skipped >= HEADER_BYTES && !crate::mutant!("no-filler") {
+            self.ring.header(self.head)[0].prepare(KIND_FILLER << 48);
+        }
+        self.ring.header(slot.at)[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
+        let need = slot_bytes(len);
+        self.head = slot.at + need;
+        self.used += slot.skipped + need;
+        let ordinal = self.filled;
+        self.filled += 1;
+        self.cells.filled.publish(self.filled); // W
+        ordinal
+    }
+
+    /// Gives back the slots that every member has released. `// S, T`
+    fn free(&mut self) -> Count {
+        let taken = self.cells.taken.observe(); // T
+        let released = self.gate.released();
+        while self.freed < taken {
+            let at = self.ring.settle(self.tail);
+            let header = self.ring.header(at);
+            if header[1].own() >= released.0 {
+                break;
+            }
+            let end = at + slot_bytes(header[0].own() as u32);
+            let skipped = if at == self.tail { 0 } else { self.ring.bytes - self.tail };
+            self.used -= skipped + (end - at);
+            self.tail = end;
+            self.freed += 1;
+        }
+        released
+    }
+}
+
+/// The turn thread's end of a lane: what has been taken up.
+pub struct Taker {
+    pub ring: Ring,
+    cells: Arc<LaneCells>,
+    /// Offset of the next slot to take; slots taken.
+    pub at: u64,
+    pub slots: u64,
+    /// End of what was used before the last wrap, the filler's header included.
+    pub wrapped_at: u64,
+}
+
+impl Taker {
+    pub fn new(ring: Ring, cells: Arc<LaneCells>) -> Taker {
+        Taker { ring, cells, at: 0, slots: 0, wrapped_at: 0 }
+    }
+
+    /// Slots published and not taken up yet.
+    #[inline(always)]
+    pub fn waiting(&self) -> u64 {
+        self.cells.filled.observe() - self.slots // W
+    }
+
+    /// Gives the next `count` slots the indices from `next` on.
+    #[inline]
+    pub fn take(&mut self, count: u64, next: Count, time: u64, epoch: Epoch) {
+        assert!(next.0 + count <= COUNT_MAX);
+        for index in next.0..next.0 + count {
+            let at = self.ring.settle(self.at);
+            if at < self.at {
+                let filler = self.ring.bytes - self.at >= HEADER_BYTES;
+                self.wrapped_at = self.at + if filler { HEADER_BYTES } else { 0 };
+            }
+            let header = self.ring.header(at);
+            let first = header[0].own();
+            if !crate::mutant!("index-not-written") {
+                header[1].prepare(index);
+            }
+            header[2].prepare(time);
+            header[3].prepare(check(first, header[1].own(), epoch));
+            self.at = at + slot_bytes(first as u32);
+        }
+        self.slots += count;
+        self.cells.taken.publish(self.slots); // T
+    }
+
+    /// How often the producer found no room.
+    pub fn pressed(&self) -> u64 {
+        self.cells.pressed[0].own()
+    }
+
+    /// While the producer waits for room: how many messages everyone had released when it looked.
+    pub fn waits_beyond(&self) -> Option<Count> {
+        self.cells.pressed[1].observe().checked_sub(1).map(Count)
+    }
+
+    /// From now on every send answers `status`.
+    pub fn stop(&self, status: Status) {
+        self.cells.stopped.publish((status as i32).unsigned_abs().into());
+    }
+}
