@@ -13,5 +13,11 @@ pub mod mem;
 
 pub mod sst;
 
+#[cfg(not(loom))]
 pub mod fabric;
 pub mod group;
+#[doc(hidden)]
+pub mod log_sink;
+
+#[cfg(not(loom))]
+pub mod driver;

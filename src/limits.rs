@@ -44,6 +44,8 @@ pub const WINDOW_MAX: u64 = 1 << 20;
 pub const TAKE_MAX: u64 = 1024;
 /// Messages in one call of the application.
 pub const BATCH_MAX: usize = 256;
+/// Bytes after which a call of the application ends, so that large messages are released soon.
+pub const BATCH_BYTES: i64 = 64 << 10;
 /// Posts of one poll and its done: per subgroup and lane two spans and a `slots` word post, per
 /// subgroup one hot-line post (or, in *received* mode, one per eight senders).
 pub const POSTS_MAX: usize = 512;

@@ -11,7 +11,7 @@
 
 pub mod shm;
 
-use crate::base::{Events, Members, Peer, Post, Posting};
+use crate::base::{Events, Peer, Post, Posting};
 use std::os::fd::RawFd;
 
 pub trait Fabric: Send {
@@ -26,10 +26,12 @@ pub trait Fabric: Send {
     fn fd(&self) -> RawFd;
     /// Says "asleep" to the peers (with `room`: also waiting for room). Then look again, then sleep.
     fn arm(&mut self, room: bool);
-    /// Says "awake" and silences the bell. Cheap if not armed.
+    /// Sleeps on what `fd` watches, up to `timeout_ns` (`None`: for ever), then looks.
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events);
+    /// Says "awake". Cheap if not armed.
     fn disarm(&mut self);
     /// Tells the peers that this member leaves in good order.
     fn farewell(&mut self);
-    /// Peers that are gone.
-    fn gone(&self) -> Members;
+    /// Whether this member ever sleeps: else `arm` is refused by the driver.
+    fn parks(&self) -> bool;
 }

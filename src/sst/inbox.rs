@@ -13,7 +13,7 @@
 use super::layout::{Mode, Shape};
 use super::ring::{KIND_FILLER, KIND_MESSAGE, Ring, check, slot_bytes};
 use crate::base::{Count, Epoch, Number};
-use crate::limits::{COUNT_MAX, HEADER_BYTES};
+use crate::limits::{BATCH_BYTES, COUNT_MAX, HEADER_BYTES};
 use crate::mem::Message;
 
 /// A slot that is no message: the sender's position, the header's first two words.
@@ -80,8 +80,8 @@ impl Inbox {
         Count(self.readers[sender].consumed)
     }
 
-    /// Appends messages to `batch`, in order, until it is as long as `most` or the order's prefix
-    /// `upto` (in *received* mode: what `slots` counts) is exhausted.
+    /// Appends messages to `batch`, in order, until it is as long as `most`, holds `BATCH_BYTES` or
+    /// more, or the order's prefix `upto` (in *received* mode: what `slots` counts) is exhausted.
     #[inline]
     pub fn collect(
         &mut self,
@@ -110,14 +110,16 @@ impl Inbox {
                 self.look(s, slots[s].0)?;
             }
         }
+        let mut room = BATCH_BYTES;
         let mut number = self.number;
         let mut s = (number % senders as u64) as usize;
         let mut index = number / senders as u64;
         let outcome = loop {
-            if number >= upto || batch.len() >= most {
+            if number >= upto || batch.len() >= most || room <= 0 {
                 break Ok(());
             }
             if self.readers[s].next == index {
+                room -= i64::from(self.readers[s].len);
                 if let Err(bad) = self.emit(s, number, slots[s].0, batch) {
                     break Err(bad);
                 }
@@ -152,13 +154,15 @@ impl Inbox {
         batch: &mut Vec<Message>,
         most: usize,
     ) -> Result<(), BadSlot> {
+        let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
             let s = self.turn;
             if self.readers[s].next == NO_SLOT {
                 self.look(s, slots[s].0)?;
             }
-            while self.readers[s].next != NO_SLOT && batch.len() < most {
+            while self.readers[s].next != NO_SLOT && batch.len() < most && room > 0 {
                 let index = self.readers[s].next;
+                room -= i64::from(self.readers[s].len);
                 self.emit(s, index, slots[s].0, batch)?;
             }
             if self.readers[s].next != NO_SLOT {

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where engine, fabric and callbacks meet: the turn.
+//!
+//! V1  Callbacks run here and nowhere else, never inside the engine.
+//! V2  The order of a turn is the order of `Work`: callbacks, `done`, revoke, posts.
+//! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
+//!     for peers that sleep. The clock is read every `TICK_TURNS` turns.
+
+pub mod config;
+pub mod group;
+pub mod idle;
+pub mod rendezvous;
+pub mod stats;
+
+use crate::base::{Events, Nanos, Peer};
+use crate::error::{Status, Suspicion};
+use crate::fabric::Fabric;
+use crate::group::{Engine, State, Work};
+use crate::limits::BATCH_MAX;
+use crate::mem::Message;
+use crate::sst::Table;
+use crate::sst::inbox::Inbox;
+use stats::{Counters, Delivered, Page};
+
+/// Turns between two looks at the clock while busy: a look costs about a quarter of a quiet turn.
+const TICK_TURNS: u32 = 32;
+
+/// What the application does with its messages. Called on the thread that polls.
+pub trait Application: Send {
+    /// A batch of a subgroup, in order; never empty. The bytes may be read until this returns.
+    /// It may send, in every lane; it must not poll or close.
+    fn deliver(&mut self, subgroup: u16, batch: &[Message]);
+    /// The group has stopped; nothing is delivered any more. Called once.
+    fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
+        let _ = (status, suspicion);
+    }
+}
+
+impl<F: FnMut(u16, &[Message]) + Send> Application for F {
+    fn deliver(&mut self, subgroup: u16, batch: &[Message]) {
+        self(subgroup, batch);
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turn {
+    pub delivered: u32,
+    /// It found or said something: take the next one at once.
+    pub busy: bool,
+}
+
+pub struct Driver {
+    engine: Engine,
+    table: Table,
+    /// By subgroup of mine, as the engine counts them.
+    inboxes: Vec<Inbox>,
+    fabric: Box<dyn Fabric>,
+    application: Box<dyn Application>,
+    work: Work,
+    events: Events,
+    batch: Vec<Message>,
+    now: Nanos,
+    looked: Nanos,
+    liveness_every_ns: u64,
+    until_tick: u32,
+    armed: bool,
+    told: bool,
+    counters: Counters,
+    delivered: Vec<Delivered>,
+    page: Page,
+}
+
+impl Driver {
+    pub fn new(
+        engine: Engine,
+        table: Table,
+        inboxes: Vec<Inbox>,
+        fabric: Box<dyn Fabric>,
+        application: Box<dyn Application>,
+        page: Page,
+        liveness_every_ns: u64,
+    ) -> Driver {
+        let delivered = vec![Delivered::default(); inboxes.len()];
+        let now = clock();
+        Driver {
+            engine,
+            table,
+            inboxes,
+            fabric,
+            application,
+            work: Work::new(),
+            events: Events::default(),
+            batch: Vec::with_capacity(BATCH_MAX),
+            now,
+            looked: now,
+            liveness_every_ns,
+            until_tick: 0,
+            armed: false,
+            told: false,
+            counters: Counters::default(),
+            delivered,
+            page,
+        }
+    }
+
+    /// One round; delivers at most `limit` messages.
+    #[inline]
+    pub fn turn(&mut self, limit: u32) -> Turn {
+        if self.until_tick == 0 || self.armed {
+            self.tick();
+        }
+        self.until_tick -= 1;
+        self.counters.turns += 1;
+        self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
+        let delivered = self.deliver(limit);
+        self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
+        for rank in self.work.revoke.iter() {
+            self.fabric.revoke(Peer(rank.0));
+        }
+        self.fabric.post(&self.work.posts);
+        self.events.lost = crate::base::Members::NONE;
+        let busy = self.work.busy || delivered > 0;
+        self.counters.busy_turns += u64::from(busy);
+        if let State::Stopped(status, suspicion) = self.engine.state() {
+            self.stopped(status, suspicion);
+        }
+        Turn { delivered, busy }
+    }
+
+    /// Calls the application for what the work says, within the limit.
+    #[inline]
+    fn deliver(&mut self, limit: u32) -> u32 {
+        let mut delivered = 0;
+        for at in 0..self.work.deliver.len() {
+            let most = (limit - delivered).min(BATCH_MAX as u32) as usize;
+            if most == 0 {
+                break;
+            }
+            let delivery = self.work.deliver[at];
+            let multicast = self.engine.multicast(delivery.at);
+            let inbox = &mut self.inboxes[delivery.at];
+            let slots = multicast.slots();
+            let outcome = inbox.collect(delivery.upto, slots, &mut self.batch, most);
+            if !self.batch.is_empty() {
+                self.application.deliver(multicast.subgroup as u16, &self.batch);
+                delivered += self.batch.len() as u32;
+                let counted = &mut self.delivered[delivery.at];
+                counted.messages += self.batch.len() as u64;
+                counted.bytes += self.batch.iter().map(|m| u64::from(m.len)).sum::<u64>();
+                counted.batches += 1;
+                self.batch.clear();
+            }
+            if let Err(bad) = outcome {
+                self.engine.bad_slot(delivery.at, bad, &mut self.work);
+                break;
+            }
+        }
+        delivered
+    }
+
+    /// Reads the clock, and what is due by it.
+    #[cold]
+    fn tick(&mut self) {
+        let now = clock();
+        if self.armed {
+            self.armed = false;
+            self.fabric.disarm();
+            self.looked = Nanos(0);
+        } else {
+            let gap = now.0.saturating_sub(self.now.0);
+            self.counters.loop_gap_max_ns = self.counters.loop_gap_max_ns.max(gap);
+        }
+        self.now = now;
+        self.until_tick = TICK_TURNS;
+        let look = now.0 - self.looked.0 >= self.liveness_every_ns;
+        if look {
+            self.looked = now;
+            self.fabric.poll(true, &mut self.events);
+        }
+        self.page.write(now, &self.engine, &self.counters, &self.delivered);
+    }
+
+    #[cold]
+    fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
+        if self.told {
+            return;
+        }
+        self.told = true;
+        if let Some(suspicion) = suspicion {
+            let text = format!("rank {} is cut off: {}", suspicion.rank.0, suspicion.fault);
+            crate::log_sink::say(crate::log_sink::Level::Error, &text);
+        }
+        self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
+        self.application.stopped(status, suspicion);
+    }
+
+    /// Says "asleep", then looks again. True: nothing is to be done, sleeping is safe. The next
+    /// turn says "awake".
+    pub fn arm(&mut self) -> bool {
+        self.fabric.arm(self.engine.waits_for_room());
+        self.armed = true;
+        if self.engine.has_work(&self.table) || self.stopped_state().is_some() {
+            self.armed = false;
+            self.fabric.disarm();
+            return false;
+        }
+        true
+    }
+
+    /// Sleeps until a peer rings, something happens to a connection, or the time is over. Only
+    /// after `arm` said that it is safe.
+    pub fn sleep(&mut self, timeout_ns: Option<u64>) {
+        assert!(self.armed, "sleep without arm");
+        self.counters.sleeps += 1;
+        self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
+        self.fabric.sleep(timeout_ns, &mut self.events);
+    }
+
+    /// Why the group has stopped, if it has.
+    #[inline]
+    pub fn stopped_state(&self) -> Option<Status> {
+        match self.engine.state() {
+            State::Stopped(status, _) => Some(status),
+            _ => None,
+        }
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn fabric(&self) -> &dyn Fabric {
+        &*self.fabric
+    }
+
+    /// The member leaves in good order.
+    pub fn farewell(&mut self) {
+        self.fabric.farewell();
+    }
+
+    /// Brings the statistics page up to date.
+    pub fn refresh(&mut self) {
+        self.page.write(clock(), &self.engine, &self.counters, &self.delivered);
+    }
+}
+
+/// The host's monotonic clock: the same for all processes of this host.
+#[inline]
+pub fn clock() -> Nanos {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How the members of a group on one host find each other, in any order of arrival.
+//!
+//! Every member listens under the group's name and its rank and calls those with lower ranks. Both
+//! sides say a hello with the descriptors of their memory and bell; then each has what it needs, and
+//! the connection stays as the sign of life. A caller whose peer is not there yet tries again: there
+//! is no event for the birth of a name.
+
+use super::config::Config;
+use crate::base::Rank;
+use crate::error::{Error, Status};
+use crate::fabric::shm::Neighbour;
+use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse, socket_name};
+use crate::fabric::shm::socket::{Bell, Socket};
+use crate::group::view::View;
+use crate::mem::Region;
+use crate::sst::layout::Layout;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a call that found nobody waits before the next one.
+const CALL_AGAIN: Duration = Duration::from_millis(2);
+/// How long a stranger that answers nothing is waited for when the name is taken.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// My memory, as the others will map it.
+pub struct Mine {
+    pub control: OwnedFd,
+    /// By subgroup; `None` where I am no sender.
+    pub rings: Vec<Option<OwnedFd>>,
+    pub bell: Bell,
+}
+
+/// What the others have shown.
+pub struct Met {
+    pub door: Door,
+    pub hello: Hello,
+    pub neighbours: Vec<Neighbour>,
+    /// By rank; `None` at my own.
+    pub blocks: Vec<Option<Arc<Region>>>,
+    /// By rank, then subgroup.
+    pub rings: Vec<Vec<Option<Arc<Region>>>>,
+}
+
+struct Meeting<'a> {
+    config: &'a Config,
+    view: &'a View,
+    layout: &'a Layout,
+    mine: &'a Mine,
+    met: Met,
+    /// Calls that wait for their answer.
+    calls: Vec<(u16, Socket)>,
+}
+
+/// Meets all others, or says who is missing when `open_timeout` ends.
+pub fn meet(
+    config: &Config,
+    view: &View,
+    layout: &Layout,
+    mine: &Mine,
+    parks: bool,
+) -> Result<Met, Error> {
+    let hello = Hello::new(Kind::Join, config.rank, parks, &config.agreed_text(view));
+    let name = socket_name(&config.group, config.rank);
+    let Some(listener) = Socket::listen(&name)? else {
+        return Err(name_taken(config, &name, &hello));
+    };
+    let members = view.members;
+    let met = Met {
+        door: Door::new(listener),
+        hello,
+        neighbours: Vec::new(),
+        blocks: vec![None; members],
+        rings: vec![vec![None; view.subgroups.len()]; members],
+    };
+    let mut meeting = Meeting { config, view, layout, mine, met, calls: Vec::new() };
+    let start = Instant::now();
+    let mut told = Duration::ZERO;
+    loop {
+        let moved = meeting.step()?;
+        let missing = meeting.missing();
+        if missing.is_empty() {
+            return Ok(meeting.met);
+        }
+        let waited = start.elapsed();
+        if waited >= config.open_timeout {
+            let detail = format!(
+                "group {}: rank {missing:?} did not arrive within {:.1} s; start it with the same \
+                 name and configuration, or wait longer",
+                config.group,
+                config.open_timeout.as_secs_f64()
+            );
+            return Err(Error::new(Status::NotComplete, detail));
+        }
+        if waited >= told + Duration::from_secs(2) {
+            told = waited;
+            crate::notice!("group {}: waiting for rank {missing:?}", config.group);
+        }
+        if !moved {
+            std::thread::sleep(CALL_AGAIN); // only before the group exists
+        }
+    }
+}
+
+/// Why the name cannot be had: who holds it, and whether it is the same group.
+fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
+    let (group, rank) = (&config.group, config.rank);
+    let in_use = |who: String| {
+        let detail = format!("rank {rank} of group {group} is already open{who}");
+        Error::new(Status::InUse, detail)
+    };
+    let Ok(Some(socket)) = Socket::connect(name) else { return in_use(String::new()) };
+    let Some(owner) = socket.credentials() else { return in_use(String::new()) };
+    let me = rustix::process::geteuid().as_raw();
+    if owner.uid != me {
+        let detail = format!(
+            "group {group} is held by process {} of user {}, this process is user {me}: choose \
+             another name",
+            owner.pid, owner.uid
+        );
+        return Error::new(Status::ForeignOwner, detail);
+    }
+    let probe = Hello { kind: Kind::Probe, ..hello.clone() };
+    socket.send(&probe.encode(), &[]);
+    let until = Instant::now() + PROBE;
+    while Instant::now() < until {
+        if let Some(answer) = socket.receive() {
+            let theirs = answer.and_then(|(bytes, _)| Hello::decode(&bytes));
+            let who = format!("rank {rank} in process {}", owner.pid);
+            if let Some(Err(differs)) = theirs.map(|theirs| compare(hello, &theirs, &who)) {
+                return differs;
+            }
+            break;
+        }
+        std::thread::sleep(CALL_AGAIN);
+    }
+    in_use(format!(" in process {}", owner.pid))
+}
+
+impl Meeting<'_> {
+    fn missing(&self) -> Vec<u16> {
+        let here =
+            |rank: &u16| *rank == self.config.rank || self.met.blocks[usize::from(*rank)].is_some();
+        (0..self.view.members as u16).filter(|rank| !here(rank)).collect()
+    }
+
+    /// One round: answers who knocks, calls who is missing below, reads their answers.
+    fn step(&mut self) -> Result<bool, Error> {
+        let mut moved = false;
+        for visitor in self.met.door.visitors(|_| ()) {
+            moved = true;
+            self.receive(visitor)?;
+        }
+        for rank in self.missing() {
+            let called = self.calls.iter().any(|(callee, _)| *callee == rank);
+            if rank < self.config.rank && !called {
+                moved |= self.call(rank)?;
+            }
+        }
+        for at in (0..self.calls.len()).rev() {
+            let Some(answer) = self.calls[at].1.receive() else { continue };
+            let (rank, socket) = self.calls.swap_remove(at);
+            moved = true;
+            // A hang-up without an answer: it gave up, or was not ready; call again.
+            let Some((bytes, descriptors)) = answer else { continue };
+            self.answered(rank, socket, &bytes, descriptors)?;
+        }
+        Ok(moved)
+    }
+
+    fn call(&mut self, rank: u16) -> Result<bool, Error> {
+        let group = &self.config.group;
+        let Some(socket) = Socket::connect(&socket_name(group, rank))? else { return Ok(false) };
+        let me = rustix::process::geteuid().as_raw();
+        if let Some(owner) = socket.credentials()
+            && owner.uid != me
+        {
+            let detail = format!(
+                "rank {rank} of group {group} is held by process {} of user {}, this process is \
+                 user {me}: choose another group name",
+                owner.pid, owner.uid
+            );
+            return Err(Error::new(Status::ForeignOwner, detail));
+        }
+        if !socket.send(&self.met.hello.encode(), &self.descriptors_for(rank)) {
+            return Ok(false);
+        }
+        self.calls.push((rank, socket));
+        Ok(true)
+    }
+
+    /// Control block, bell, and the ring of each subgroup that both belong to and I send in.
+    fn descriptors_for(&self, rank: u16) -> Vec<BorrowedFd<'_>> {
+        let mut descriptors = vec![self.mine.control.as_fd(), self.mine.bell.as_fd()];
+        for (subgroup, ring) in self.view.subgroups.iter().zip(&self.mine.rings) {
+            if let (Some(ring), true) = (ring, subgroup.has(Rank(rank))) {
+                descriptors.push(ring.as_fd());
+            }
+        }
+        descriptors
+    }
+
+    fn answered(
+        &mut self,
+        rank: u16,
+        socket: Socket,
+        bytes: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let hello = Hello::decode(bytes);
+        let hello = hello.ok_or_else(|| {
+            Error::new(Status::PeerFault, format!("rank {rank} answered with nonsense"))
+        })?;
+        compare(&self.met.hello, &hello_of(&hello, &self.met.hello), &format!("rank {rank}"))?;
+        if let Some((status, sentence)) = hello.refusal {
+            let status = Status::from_code(status).unwrap_or(Status::System);
+            return Err(Error::new(status, format!("rank {rank}: {sentence}")));
+        }
+        self.keep(rank, socket, hello, descriptors)
+    }
+
+    /// Someone has said hello at my door.
+    fn receive(&mut self, visitor: Visitor) -> Result<(), Error> {
+        let theirs = &visitor.hello;
+        let config = self.met.hello.config.clone();
+        let who = format!("process {}", theirs.pid);
+        if theirs.wire != self.met.hello.wire || theirs.kind != Kind::Join {
+            let sentence = "the group is still waiting for its members";
+            let (status, sentence) = match compare(&self.met.hello, theirs, &who) {
+                Err(differs) if differs.status == Status::WireVersion => {
+                    (differs.status, differs.detail)
+                }
+                _ => (Status::NotComplete, sentence.into()),
+            };
+            refuse(&visitor.socket, status, &sentence, &config);
+            return Ok(());
+        }
+        // The newcomer hears in its own words what differs; this member goes on waiting.
+        if let Err(differs) = compare(&self.met.hello, theirs, &format!("process {}", theirs.pid)) {
+            crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
+            refuse(&visitor.socket, Status::Mismatch, "another configuration", &config);
+            return Ok(());
+        }
+        let rank = theirs.rank;
+        let known = !self.missing().contains(&rank);
+        if usize::from(rank) >= self.view.members || rank == self.config.rank || known {
+            let sentence = format!("rank {rank} is already there");
+            refuse(&visitor.socket, Status::InUse, &sentence, &config);
+            return Ok(());
+        }
+        let answer = Hello { kind: Kind::Welcome, ..self.met.hello.clone() };
+        if !door::welcome(&visitor, &answer, &self.descriptors_for(rank)) {
+            return Ok(()); // it is gone; it may come again
+        }
+        self.keep(rank, visitor.socket, visitor.hello, visitor.descriptors)
+    }
+
+    /// Maps what a member has shown.
+    fn keep(
+        &mut self,
+        rank: u16,
+        socket: Socket,
+        hello: Hello,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || {
+            let absent = || Error::new(Status::PeerFault, format!("rank {rank} shows too little"));
+            descriptors.next().ok_or_else(absent)
+        };
+        let block = Region::map_peer(&next()?, self.layout.control_bytes)?;
+        let bell = Bell::from_descriptor(next()?);
+        for (at, subgroup) in self.view.subgroups.iter().enumerate() {
+            let sends = subgroup.senders.iter().any(|sender| sender.rank == Rank(rank));
+            if sends && subgroup.has(self.view.me) {
+                let region = Region::map_peer(&next()?, self.layout.rings_bytes(at))?;
+                self.met.rings[usize::from(rank)][at] = Some(Arc::new(region));
+            }
+        }
+        self.met.blocks[usize::from(rank)] = Some(Arc::new(block));
+        let (pid, parks) = (hello.pid, hello.parks);
+        self.met.neighbours.push(Neighbour { rank: Rank(rank), pid, parks, socket, bell });
+        Ok(())
+    }
+}
+
+/// A refusal may come without a configuration; then there is nothing to compare.
+fn hello_of(theirs: &Hello, mine: &Hello) -> Hello {
+    let config = if theirs.config.is_empty() { mine.config.clone() } else { theirs.config.clone() };
+    Hello { config, ..theirs.clone() }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The statistics page: what a member tells about itself to any process of its user.
+//!
+//! A region of 64-bit words, written by the turn thread when it reads the clock (every
+//! `TICK_TURNS` busy turns), mapped read-only by whoever asks at the door. Words are independent;
+//! a reader may see some of one tick and some of the next.
+
+use crate::base::Nanos;
+use crate::group::Engine;
+use crate::mem::Region;
+use crate::sst::layout::Mode;
+use std::sync::Arc;
+
+/// The first word of the page: "sqstat" and a format byte.
+pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x01");
+
+const HEAD_WORDS: usize = 32;
+const SUBGROUP_WORDS: usize = 32;
+
+/// Bytes of the page of a group.
+pub fn page_bytes(subgroups: usize, members: usize) -> usize {
+    (HEAD_WORDS + subgroups * (SUBGROUP_WORDS + members)) * 8
+}
+
+/// What the driver counts.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Turns, and those that found or said something.
+    pub turns: u64,
+    pub busy_turns: u64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// The longest time between two looks at the clock, in nanoseconds; sleeps excluded.
+    pub loop_gap_max_ns: u64,
+}
+
+/// What is counted per subgroup by the driver.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub messages: u64,
+    pub bytes: u64,
+    pub batches: u64,
+}
+
+/// One member's page, decoded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub pid: u64,
+    pub rank: u64,
+    pub members: u64,
+    pub epoch: u64,
+    /// 0 while it runs, else the negated status that stopped it.
+    pub stopped: u64,
+    /// The member's clock at the last tick.
+    pub at: Nanos,
+    pub counters: Counters,
+    pub subgroups: Vec<SubgroupSnapshot>,
+}
+
+/// One subgroup of a page. Only subgroups that the member belongs to are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubgroupSnapshot {
+    pub subgroup: u64,
+    pub received_mode: bool,
+    pub senders: u64,
+    /// How far this member is in the order: received, stable, delivered.
+    pub prefix: u64,
+    pub stable: u64,
+    pub delivered_number: u64,
+    /// Messages sent by it, indices that became nulls, batches announced, refusals for want of room.
+    pub sent: u64,
+    pub nulls: u64,
+    pub announced: u64,
+    pub pressed: u64,
+    pub delivered: Delivered,
+    /// By rank: how far each member is, as this one sees it (`u64::MAX`: no member of it).
+    pub progress: Vec<u64>,
+}
+
+/// Where the turn thread writes.
+pub struct Page {
+    region: Arc<Region>,
+    members: usize,
+}
+
+impl Page {
+    pub fn new(region: Arc<Region>, rank: u16, members: usize, subgroups: usize) -> Page {
+        let page = Page { region, members };
+        page.put(1, u64::from(std::process::id()));
+        page.put(2, u64::from(rank));
+        page.put(3, members as u64);
+        page.put(4, subgroups as u64);
+        page.region.cell(0).publish(STATS_MAGIC);
+        page
+    }
+
+    fn put(&self, word: usize, value: u64) {
+        self.region.cell(word * 8).prepare(value);
+    }
+
+    /// Writes everything; about ten stores and as many per subgroup, to lines nobody else writes.
+    pub fn write(&self, now: Nanos, engine: &Engine, counters: &Counters, delivered: &[Delivered]) {
+        let stopped = match engine.state() {
+            crate::group::State::Stopped(status, _) => u64::from((status as i32).unsigned_abs()),
+            _ => 0,
+        };
+        let head = [engine.epoch().0, stopped, now.0];
+        let counted =
+            [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
+        head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
+        for (at, multicast) in engine.multicasts().iter().enumerate() {
+            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.members);
+            let [prefix, stable, done] = multicast.own_progress();
+            let tally = multicast.tally;
+            let pressed: u64 = multicast.lanes.iter().map(|lane| lane.taker.pressed()).sum();
+            let words = [
+                multicast.subgroup as u64,
+                u64::from(multicast.mode == Mode::Received),
+                multicast.slots().len() as u64,
+                prefix.0,
+                stable.0,
+                done.0,
+                tally.sent,
+                tally.nulls,
+                tally.announced,
+                pressed,
+                delivered[at].messages,
+                delivered[at].bytes,
+                delivered[at].batches,
+            ];
+            words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
+            let ranks = base + SUBGROUP_WORDS;
+            (0..self.members).for_each(|rank| self.put(ranks + rank, u64::MAX));
+            self.put(ranks + usize::from(engine.view().me.0), prefix.0);
+            for (rank, number) in multicast.progress() {
+                self.put(ranks + rank.index(), number.0);
+            }
+        }
+    }
+}
+
+/// Decodes a page. `None`: it is none, or not yet.
+pub fn read(region: &Region) -> Option<Snapshot> {
+    let word = |at: usize| (at * 8 + 8 <= region.size()).then(|| region.cell(at * 8).observe());
+    if word(0)? != STATS_MAGIC {
+        return None;
+    }
+    let members = word(3)? as usize;
+    let subgroups = word(4)? as usize;
+    if page_bytes(subgroups.min(1 << 10), members.min(1 << 10)) > region.size() {
+        return None;
+    }
+    let mut snapshot = Snapshot {
+        pid: word(1)?,
+        rank: word(2)?,
+        members: members as u64,
+        epoch: word(5)?,
+        stopped: word(6)?,
+        at: Nanos(word(7)?),
+        counters: Counters {
+            turns: word(8)?,
+            busy_turns: word(9)?,
+            sleeps: word(10)?,
+            loop_gap_max_ns: word(11)?,
+        },
+        subgroups: Vec::new(),
+    };
+    for at in 0..subgroups {
+        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + members);
+        let get = |i: usize| word(base + i).unwrap_or(0);
+        let delivered = Delivered { messages: get(10), bytes: get(11), batches: get(12) };
+        snapshot.subgroups.push(SubgroupSnapshot {
+            subgroup: get(0),
+            received_mode: get(1) == 1,
+            senders: get(2),
+            prefix: get(3),
+            stable: get(4),
+            delivered_number: get(5),
+            sent: get(6),
+            nulls: get(7),
+            announced: get(8),
+            pressed: get(9),
+            delivered,
+            progress: (0..members).map(|rank| get(SUBGROUP_WORDS + rank)).collect(),
+        });
+    }
+    Some(snapshot)
+}

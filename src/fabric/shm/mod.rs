@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Shared memory: a mirror *is* the owner's memory, mapped read-only. A post is a bell at most.
+//!
+//! H1  The peers' maps are read-only and sealed, so no member can damage another's memory.
+//! H2  A connection per peer stays open; its hang-up is the peer's death (F5).
+//! H3  A bell is rung only if its owner has said "asleep" since it was last rung, and after a fence
+//!     that follows the stores it is about (P).
+//!
+//! Cost of `post`: nothing if no member ever sleeps; else one fence and one load per peer, and a
+//! system call per sleeping peer.
+
+pub mod door;
+pub mod socket;
+
+use super::Fabric;
+use crate::base::{Events, Members, Peer, Post, Posting, Rank};
+use crate::mem::{Region, order};
+use crate::sst::layout::Layout;
+use door::{Door, Hello, Kind};
+use socket::{Bell, Socket, Watch};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// The `asleep` word: a generation, so that one sleep is rung once, and a state.
+const AWAKE: u64 = 0;
+const ASLEEP: u64 = 1;
+const ASLEEP_FOR_ROOM: u64 = 2;
+const STATE_BITS: u64 = 2;
+
+const TOKEN_BELL: u64 = u64::MAX;
+const TOKEN_DOOR: u64 = u64::MAX - 1;
+const TOKEN_VISITOR: u64 = u64::MAX - 2;
+
+/// What is known of another member on this host.
+#[derive(Debug)]
+pub struct Neighbour {
+    pub rank: Rank,
+    pub pid: u32,
+    pub parks: bool,
+    pub socket: Socket,
+    pub bell: Bell,
+}
+
+struct Link {
+    neighbour: Neighbour,
+    block: Arc<Region>,
+    /// The last `asleep` word that was rung for.
+    rung: u64,
+}
+
+/// The shared-memory fabric of one member.
+pub struct Shm {
+    links: Vec<Link>,
+    /// By rank: position in `links`.
+    position: Vec<Option<usize>>,
+    block: Arc<Region>,
+    bell: Arc<Bell>,
+    watch: Watch,
+    door: Door,
+    hello: Hello,
+    stats: OwnedFd,
+    asleep_at: usize,
+    closed_at: usize,
+    parks: bool,
+    /// Generation and state of my own `asleep` word.
+    asleep: u64,
+    gone: Members,
+}
+
+/// Rings one's own bell from another thread: for an application thread whose group sleeps.
+#[derive(Clone)]
+pub struct OwnBell {
+    bell: Arc<Bell>,
+    block: Arc<Region>,
+    asleep_at: usize,
+    rung: u64,
+}
+
+impl OwnBell {
+    /// To be called after the stores that the turn thread should see (P).
+    #[inline]
+    pub fn ring_if_asleep(&mut self) {
+        order::fence(); // P
+        let asleep = self.block.cell(self.asleep_at).observe();
+        if asleep % (1 << STATE_BITS) != AWAKE && asleep != self.rung {
+            self.rung = asleep;
+            self.bell.ring();
+        }
+    }
+}
+
+impl OwnBell {
+    /// Wakes the turn thread whatever it does.
+    pub fn ring_always(&self) {
+        self.bell.ring();
+    }
+}
+
+/// What `Shm::new` is made of.
+pub struct Parts {
+    pub me: Rank,
+    pub members: usize,
+    /// Control blocks by rank.
+    pub blocks: Vec<Arc<Region>>,
+    pub neighbours: Vec<Neighbour>,
+    pub bell: Bell,
+    pub door: Door,
+    pub hello: Hello,
+    /// The statistics page, for whoever asks.
+    pub stats: OwnedFd,
+}
+
+impl Shm {
+    pub fn new(parts: Parts, layout: &Layout) -> Result<Shm, crate::error::Error> {
+        let watch = Watch::new()?;
+        watch.add(&parts.bell, TOKEN_BELL)?;
+        watch.add(&parts.door.listener, TOKEN_DOOR)?;
+        let mut position = vec![None; parts.members];
+        let mut links = Vec::new();
+        for neighbour in parts.neighbours {
+            watch.add(&neighbour.socket, u64::from(neighbour.rank.0))?;
+            position[neighbour.rank.index()] = Some(links.len());
+            let block = parts.blocks[neighbour.rank.index()].clone();
+            links.push(Link { neighbour, block, rung: 0 });
+        }
+        let parks = parts.hello.parks;
+        Ok(Shm {
+            links,
+            position,
+            block: parts.blocks[parts.me.index()].clone(),
+            bell: Arc::new(parts.bell),
+            watch,
+            door: parts.door,
+            hello: parts.hello,
+            stats: parts.stats,
+            asleep_at: layout.asleep.byte(0),
+            closed_at: layout.closed.byte(0),
+            parks,
+            asleep: 0,
+            gone: Members::NONE,
+        })
+    }
+
+    /// For threads that send while the turn thread sleeps. `None` if it never does.
+    pub fn own_bell(&self) -> Option<OwnBell> {
+        self.parks.then(|| OwnBell {
+            bell: self.bell.clone(),
+            block: self.block.clone(),
+            asleep_at: self.asleep_at,
+            rung: 0,
+        })
+    }
+
+    pub fn pid(&self, rank: Rank) -> Option<u32> {
+        Some(self.links[self.position[rank.index()]?].neighbour.pid)
+    }
+
+    fn look(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        let mut lost = Members::NONE;
+        let (mut bell, mut door) = (false, false);
+        let me = usize::from(self.hello.rank);
+        self.watch.wait(timeout_ns, |token| match token {
+            TOKEN_BELL => bell = true,
+            TOKEN_DOOR | TOKEN_VISITOR => door = true,
+            rank => lost.insert(Rank(rank as u16)),
+        });
+        if bell {
+            self.bell.silence();
+        }
+        if door {
+            self.serve();
+        }
+        for rank in lost.iter().filter(|rank| rank.index() != me) {
+            self.hang_up(rank, events);
+        }
+    }
+
+    /// A peer's socket is readable: after the rendezvous nobody says anything, so it has ended.
+    fn hang_up(&mut self, rank: Rank, events: &mut Events) {
+        let Some(at) = self.position[rank.index()] else { return };
+        let socket = &self.links[at].neighbour.socket;
+        match socket.receive() {
+            Some(Some(_)) => {} // chatter; ignored
+            None => {}
+            Some(None) => {
+                self.watch.remove(socket);
+                if !self.gone.contains(rank) {
+                    self.gone.insert(rank);
+                    events.lost.insert(rank);
+                }
+            }
+        }
+    }
+
+    /// Answers whoever knocks at a group that is complete.
+    fn serve(&mut self) {
+        let watch = &self.watch;
+        let visitors = self.door.visitors(|socket| drop(watch.add(socket, TOKEN_VISITOR)));
+        for visitor in visitors {
+            match visitor.hello.kind {
+                Kind::Stat => {
+                    door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
+                }
+                Kind::Probe => {
+                    door::welcome(&visitor, &self.hello, &[]);
+                }
+                Kind::Join | Kind::Welcome | Kind::Refuse => {
+                    let sentence = format!(
+                        "the group is complete; rank {} is open in process {}",
+                        self.hello.rank, self.hello.pid
+                    );
+                    let status = crate::error::Status::InUse;
+                    door::refuse(&visitor.socket, status, &sentence, &self.hello.config);
+                }
+            }
+        }
+    }
+}
+
+impl Fabric for Shm {
+    fn posting(&self) -> Posting {
+        let anybody = self.links.iter().any(|link| link.neighbour.parks);
+        if anybody { Posting::Bells } else { Posting::Nothing }
+    }
+
+    fn post(&mut self, posts: &[Post]) {
+        if posts.is_empty() {
+            return;
+        }
+        order::fence(); // P: my cells before their `asleep`
+        for post in posts {
+            let Post::Bell { to, news } = *post else { continue };
+            for rank in to.iter() {
+                let Some(at) = self.position[rank.index()] else { continue };
+                let link = &mut self.links[at];
+                if !link.neighbour.parks {
+                    continue;
+                }
+                let asleep = link.block.cell(self.asleep_at).observe();
+                let state = asleep % (1 << STATE_BITS);
+                let waits = state == ASLEEP_FOR_ROOM || (state == ASLEEP && news);
+                if waits && asleep != link.rung && !self.gone.contains(rank) {
+                    link.rung = asleep; // H3
+                    link.neighbour.bell.ring();
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        if look {
+            self.look(Some(0), events);
+        }
+    }
+
+    fn revoke(&mut self, peer: Peer) {
+        // Its words are no longer observed, because the engine stops with it (part A); the maps
+        // stay until close, since messages of its may be in a callback.
+        if let Some(at) = self.position[usize::from(peer.0)] {
+            self.watch.remove(&self.links[at].neighbour.socket);
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        self.watch.as_fd().as_raw_fd()
+    }
+
+    fn arm(&mut self, room: bool) {
+        if !self.parks {
+            return;
+        }
+        let state = if room { ASLEEP_FOR_ROOM } else { ASLEEP };
+        let generation = (self.asleep >> STATE_BITS) + 1;
+        self.asleep = generation << STATE_BITS | state;
+        self.block.cell(self.asleep_at).publish(self.asleep);
+        order::fence(); // P: `asleep` before the last look
+    }
+
+    fn disarm(&mut self) {
+        let state = self.asleep % (1 << STATE_BITS);
+        if state != AWAKE {
+            self.asleep -= state;
+            self.block.cell(self.asleep_at).publish(self.asleep);
+        }
+    }
+
+    fn farewell(&mut self) {
+        self.block.cell(self.closed_at).publish(1);
+    }
+
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.look(timeout_ns, events);
+    }
+
+    fn parks(&self) -> bool {
+        self.parks
+    }
+}

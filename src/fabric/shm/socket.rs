@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Unix sockets that carry descriptors, one message at a time, under a name that leaves no trace.
+//!
+//! The names are abstract: nothing of them is in the file system, and they vanish with their owner
+//! however it ends. A hang-up of a connection means that the process at its other end is gone (or
+//! has closed it); no process number can be reused in between.
+
+use crate::error::{Error, Status};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
+    connect, listen, recvmsg, sendmsg, socket_with, sockopt,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Descriptors that one message carries at the most: table, bell and a ring per subgroup.
+pub const DESCRIPTORS_MAX: usize = crate::limits::SUBGROUPS_MAX + 8;
+/// Bytes of one message at the most.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// One end of a connection, or a listener.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    pub pid: u32,
+    pub uid: u32,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn new_socket() -> Result<OwnedFd, Error> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(|cause| system("cannot make a Unix socket", cause))
+}
+
+fn address(name: &str) -> Result<SocketAddrUnix, Error> {
+    SocketAddrUnix::new_abstract_name(name.as_bytes())
+        .map_err(|cause| system("the group's name makes no socket name", cause))
+}
+
+/// A refusal by the system, with what was tried.
+pub fn system(what: &str, cause: Errno) -> Error {
+    let cause = std::io::Error::from(cause);
+    if cause.raw_os_error() == Some(libc::EMFILE) || cause.raw_os_error() == Some(libc::ENFILE) {
+        let detail = format!("{what}: {cause}; raise the limit with `ulimit -n`");
+        return Error::new(Status::Limit, detail);
+    }
+    Error::new(Status::System, format!("{what}: {cause}"))
+}
+
+impl Socket {
+    /// Listens under `name`; `Ok(None)` if somebody else does.
+    pub fn listen(name: &str) -> Result<Option<Socket>, Error> {
+        let socket = new_socket()?;
+        match bind(&socket, &address(name)?) {
+            Ok(()) => {}
+            Err(Errno::ADDRINUSE) => return Ok(None),
+            Err(cause) => return Err(system("cannot take the group's name", cause)),
+        }
+        listen(&socket, 64).map_err(|cause| system("cannot listen", cause))?;
+        Ok(Some(Socket(socket)))
+    }
+
+    /// Connects to who listens under `name`; `Ok(None)` if nobody does (or its queue is full).
+    pub fn connect(name: &str) -> Result<Option<Socket>, Error> {
+        let socket = new_socket()?;
+        match connect(&socket, &address(name)?) {
+            Ok(()) => Ok(Some(Socket(socket))),
+            Err(Errno::CONNREFUSED | Errno::AGAIN | Errno::NOENT) => Ok(None),
+            Err(cause) => Err(system("cannot connect to a member", cause)),
+        }
+    }
+
+    /// The next one who knocks, if any.
+    pub fn accept(&self) -> Option<Socket> {
+        accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok().map(Socket)
+    }
+
+    pub fn credentials(&self) -> Option<Credentials> {
+        let got = sockopt::socket_peercred(&self.0).ok()?;
+        Some(Credentials { pid: got.pid.as_raw_pid() as u32, uid: got.uid.as_raw() })
+    }
+
+    /// Sends one message whole, with descriptors. `false`: the other end is gone or does not read.
+    pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
+        assert!(bytes.len() <= MESSAGE_BYTES_MAX && descriptors.len() <= DESCRIPTORS_MAX);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let parts = [IoSlice::new(bytes)];
+        sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL) == Ok(bytes.len())
+    }
+
+    /// The next message: `None` if there is none yet, `Some(None)` at a hang-up.
+    pub fn receive(&self) -> Option<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let got = match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(got) => got.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Err(_) => return Some(None),
+        };
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        if got == 0 {
+            return Some(None);
+        }
+        bytes.truncate(got);
+        Some(Some((bytes, descriptors)))
+    }
+}
+
+/// A doorbell: whoever holds it can make its owner's `epoll` wake up.
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    pub fn new() -> Result<Bell, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        eventfd(0, flags).map(Bell).map_err(|cause| system("cannot make a doorbell", cause))
+    }
+
+    /// A peer's, as received. Anything that can be written to passes; it is only ever rung.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Bell {
+        Bell(descriptor)
+    }
+
+    /// One system call. A full counter has rung already.
+    pub fn ring(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    pub fn silence(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+
+    pub fn try_clone(&self) -> Result<Bell, Error> {
+        let copy = self.0.try_clone();
+        copy.map(Bell).map_err(|cause| Error::new(Status::System, cause.to_string()))
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Readiness of several descriptors behind one.
+#[derive(Debug)]
+pub struct Watch(OwnedFd);
+
+impl Watch {
+    pub fn new() -> Result<Watch, Error> {
+        let made = epoll::create(epoll::CreateFlags::CLOEXEC);
+        made.map(Watch).map_err(|cause| system("cannot make an epoll descriptor", cause))
+    }
+
+    /// Reports `token` while the descriptor is readable or hung up.
+    pub fn add(&self, descriptor: impl AsFd, token: u64) -> Result<(), Error> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        epoll::add(&self.0, descriptor, epoll::EventData::new_u64(token), flags)
+            .map_err(|cause| system("cannot watch a descriptor", cause))
+    }
+
+    pub fn remove(&self, descriptor: impl AsFd) {
+        let _ = epoll::delete(&self.0, descriptor);
+    }
+
+    /// Waits up to `timeout_ns` (`None`: for ever, 0: not at all) and calls `each` per token.
+    pub fn wait(&self, timeout_ns: Option<u64>, mut each: impl FnMut(u64)) {
+        let timeout = timeout_ns.map(|ns| rustix::event::Timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as _,
+        });
+        let mut space = [MaybeUninit::<epoll::Event>::uninit(); 16];
+        if let Ok((ready, _)) = epoll::wait(&self.0, &mut space, timeout.as_ref()) {
+            ready.iter().for_each(|event| each(event.data.u64()));
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
