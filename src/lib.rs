@@ -21,3 +21,6 @@ pub mod log_sink;
 
 #[cfg(not(loom))]
 pub mod driver;
+
+#[cfg(not(loom))]
+pub mod capi;

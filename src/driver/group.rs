@@ -218,6 +218,7 @@ impl Group {
         let (report, pinned) = std::sync::mpsc::channel();
         let mut group = self;
         let run = move || {
+            crate::mem::thread::block_signals();
             let outcome = core.map_or(Ok(()), pin);
             let failed = outcome.is_err();
             let _ = report.send(outcome);

@@ -4,6 +4,8 @@
 pub mod message;
 pub mod order;
 pub mod region;
+#[cfg(not(loom))]
+pub mod thread;
 
 pub use message::Message;
 pub use order::Cell;
