@@ -69,27 +69,27 @@
 /**
  * The group polls itself in a thread of its own, which blocks all signals.
  */
-#define SQUALL_OWN_THREAD 1
+#define SQUALL_FLAG_OWN_THREAD 1
 
 /**
- * With `SQUALL_OWN_THREAD`: that thread runs on `core`.
+ * With `SQUALL_FLAG_OWN_THREAD`: that thread runs on `core`.
  */
-#define SQUALL_PIN 2
+#define SQUALL_FLAG_PIN 2
 
 /**
- * Lock the shared pages in memory; without `SQUALL_REQUIRE`, as far as RLIMIT_MEMLOCK allows.
+ * Lock the shared pages in memory; without `SQUALL_FLAG_REQUIRE`, as far as RLIMIT_MEMLOCK allows.
  */
-#define SQUALL_LOCK 4
+#define SQUALL_FLAG_LOCK 4
 
 /**
- * Use huge pages; without `SQUALL_REQUIRE`, if there are any.
+ * Use huge pages; without `SQUALL_FLAG_REQUIRE`, if there are any.
  */
-#define SQUALL_HUGE 8
+#define SQUALL_FLAG_HUGE 8
 
 /**
- * What `SQUALL_LOCK` and `SQUALL_HUGE` ask for is had, or the group is not opened.
+ * What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened.
  */
-#define SQUALL_REQUIRE 16
+#define SQUALL_FLAG_REQUIRE 16
 
 /**
  * The answers of calls: 0, or negative and grouped by what is lost. The numbers are frozen.
@@ -283,11 +283,11 @@ typedef struct squall_group_attr_t {
    */
   uint32_t subgroup_count;
   /**
-   * `SQUALL_OWN_THREAD`, `SQUALL_PIN`, …
+   * `SQUALL_FLAG_OWN_THREAD`, `SQUALL_FLAG_PIN`, …
    */
   uint32_t flags;
   /**
-   * With `SQUALL_PIN`: the core of the group's own thread.
+   * With `SQUALL_FLAG_PIN`: the core of the group's own thread.
    */
   uint32_t core;
   /**
@@ -568,7 +568,7 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
  *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
  *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
  *
- * Threads:   any. With SQUALL_OWN_THREAD callbacks may run before this returns.
+ * Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
  * Ownership: the handle is the caller's, to be closed by it.
  * Cost:      allocates and maps everything that the group will ever use.
  * Since:     0.1

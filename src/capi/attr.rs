@@ -23,15 +23,15 @@ pub const SQUALL_IDLE_YIELD: u32 = 1;
 pub const SQUALL_IDLE_SPIN: u32 = 2;
 
 /// The group polls itself in a thread of its own, which blocks all signals.
-pub const SQUALL_OWN_THREAD: u32 = 1;
-/// With `SQUALL_OWN_THREAD`: that thread runs on `core`.
-pub const SQUALL_PIN: u32 = 2;
-/// Lock the shared pages in memory; without `SQUALL_REQUIRE`, as far as RLIMIT_MEMLOCK allows.
-pub const SQUALL_LOCK: u32 = 4;
-/// Use huge pages; without `SQUALL_REQUIRE`, if there are any.
-pub const SQUALL_HUGE: u32 = 8;
-/// What `SQUALL_LOCK` and `SQUALL_HUGE` ask for is had, or the group is not opened.
-pub const SQUALL_REQUIRE: u32 = 16;
+pub const SQUALL_FLAG_OWN_THREAD: u32 = 1;
+/// With `SQUALL_FLAG_OWN_THREAD`: that thread runs on `core`.
+pub const SQUALL_FLAG_PIN: u32 = 2;
+/// Lock the shared pages in memory; without `SQUALL_FLAG_REQUIRE`, as far as RLIMIT_MEMLOCK allows.
+pub const SQUALL_FLAG_LOCK: u32 = 4;
+/// Use huge pages; without `SQUALL_FLAG_REQUIRE`, if there are any.
+pub const SQUALL_FLAG_HUGE: u32 = 8;
+/// What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened.
+pub const SQUALL_FLAG_REQUIRE: u32 = 16;
 const KNOWN_FLAGS: u32 = 31;
 
 /// One subgroup. The list must be the same at all members.
@@ -79,9 +79,9 @@ pub struct squall_group_attr_t {
     pub subgroups: *const squall_subgroup_attr_t,
     /// How many.
     pub subgroup_count: u32,
-    /// `SQUALL_OWN_THREAD`, `SQUALL_PIN`, …
+    /// `SQUALL_FLAG_OWN_THREAD`, `SQUALL_FLAG_PIN`, …
     pub flags: u32,
-    /// With `SQUALL_PIN`: the core of the group's own thread.
+    /// With `SQUALL_FLAG_PIN`: the core of the group's own thread.
     pub core: u32,
     /// How long opening waits for the others, in milliseconds; 0: a minute.
     pub open_timeout_ms: u32,
@@ -218,12 +218,12 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
         SQUALL_IDLE_SPIN => Idle::Spin,
         other => return invalid(format!("attr.idle {other} is no SQUALL_IDLE_…")),
     };
-    let want = |bit: u32| match (attr.flags & bit != 0, attr.flags & SQUALL_REQUIRE != 0) {
+    let want = |bit: u32| match (attr.flags & bit != 0, attr.flags & SQUALL_FLAG_REQUIRE != 0) {
         (false, _) => Want::No,
         (true, false) => Want::Try,
         (true, true) => Want::Require,
     };
-    (config.lock, config.huge) = (want(SQUALL_LOCK), want(SQUALL_HUGE));
+    (config.lock, config.huge) = (want(SQUALL_FLAG_LOCK), want(SQUALL_FLAG_HUGE));
     if attr.open_timeout_ms > 0 {
         config.open_timeout = Duration::from_millis(attr.open_timeout_ms.into());
     }

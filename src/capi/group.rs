@@ -4,7 +4,9 @@
 //! Sending touches only its lane; polling is guarded by one flag per turn. So a sender in another
 //! thread than the poller needs no lock, and a call that would nest answers `SQUALL_REENTRANT`.
 
-use super::attr::{SQUALL_OWN_THREAD, SQUALL_PIN, callbacks_of, config_of, squall_group_attr_t};
+use super::attr::{
+    SQUALL_FLAG_OWN_THREAD, SQUALL_FLAG_PIN, callbacks_of, config_of, squall_group_attr_t,
+};
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
 use super::{guard, guard_count, refuse};
@@ -117,7 +119,7 @@ impl Application for Trampoline {
 ///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
 ///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
 ///
-/// Threads:   any. With SQUALL_OWN_THREAD callbacks may run before this returns.
+/// Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
 /// Ownership: the handle is the caller's, to be closed by it.
 /// Cost:      allocates and maps everything that the group will ever use.
 /// Since:     0.1
@@ -165,9 +167,9 @@ fn open(
         }
     }
     let (rank, members, stats) = (group.rank(), group.members(), group.stats_page());
-    let own_thread = flags & SQUALL_OWN_THREAD != 0;
+    let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
     let turning = if own_thread {
-        Turning::Own(group.spawn((flags & SQUALL_PIN != 0).then_some(core as usize))?)
+        Turning::Own(group.spawn((flags & SQUALL_FLAG_PIN != 0).then_some(core as usize))?)
     } else {
         Turning::Caller(Box::new(group))
     };
