@@ -25,20 +25,10 @@ struct Entry {
 // contract.
 unsafe impl Sync for Entry {}
 
-struct Entries(std::sync::OnceLock<Vec<Entry>>);
-
-static ENTRIES: Entries = Entries(std::sync::OnceLock::new());
+static ENTRIES: [Entry; GROUPS_MAX] =
+    [const { Entry { generation: Cell::new(0), open: UnsafeCell::new(None) } }; GROUPS_MAX];
 /// Places that are open or being opened.
 static TAKEN: Mutex<[bool; GROUPS_MAX]> = Mutex::new([false; GROUPS_MAX]);
-
-impl Entries {
-    fn all(&self) -> &[Entry] {
-        self.0.get_or_init(|| {
-            let entry = |_| Entry { generation: Cell::new(0), open: UnsafeCell::new(None) };
-            (0..GROUPS_MAX).map(entry).collect()
-        })
-    }
-}
 
 fn entry(handle: squall_group_t) -> Result<(&'static Entry, u64), Status> {
     let index = (handle & ((1 << INDEX_BITS) - 1)) as usize;
@@ -46,7 +36,7 @@ fn entry(handle: squall_group_t) -> Result<(&'static Entry, u64), Status> {
     if generation % 2 != 1 {
         return Err(Status::NoHandle);
     }
-    let entry = ENTRIES.0.get().and_then(|all| all.get(index)).ok_or(Status::NoHandle)?;
+    let entry = ENTRIES.get(index).ok_or(Status::NoHandle)?;
     Ok((entry, generation))
 }
 
@@ -69,7 +59,6 @@ pub fn lookup(handle: squall_group_t) -> Result<&'static Open, Status> {
 pub fn insert(
     make: impl FnOnce(squall_group_t) -> Result<Box<Open>, Error>,
 ) -> Result<squall_group_t, Error> {
-    let all = ENTRIES.all();
     let index = {
         let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let free = taken.iter().position(|taken| !taken);
@@ -80,7 +69,7 @@ pub fn insert(
         taken[index] = true;
         index
     };
-    let entry = &all[index];
+    let entry = &ENTRIES[index];
     let generation = entry.generation.own() + 1;
     let handle = generation << INDEX_BITS | index as u64;
     // A panic in `make` comes out as one too, after the place is free again.

@@ -39,6 +39,12 @@ use loom::sync::atomic::{AtomicU64, Ordering, fence as atomic_fence};
 pub struct Cell(AtomicU64);
 
 impl Cell {
+    #[cfg(not(loom))]
+    pub const fn new(value: u64) -> Self {
+        Cell(AtomicU64::new(value))
+    }
+
+    #[cfg(loom)]
     pub fn new(value: u64) -> Self {
         Cell(AtomicU64::new(value))
     }

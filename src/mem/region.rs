@@ -208,10 +208,7 @@ mod real {
             assert!(self.writable && at + bytes.len() <= self.len, "write outside its region");
             // SAFETY: in bounds and writable by the line above; `bytes` cannot overlap, because no
             // reference to a region's bytes lives while its slot is being filled (S).
-            unsafe {
-                let to = self.base.as_ptr().add(at);
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
-            }
+            unsafe { copy(bytes.as_ptr(), self.base.as_ptr().add(at), bytes.len()) }
         }
 
         /// Payload bytes for their one writer, between `reserve` and `publish`.
@@ -247,6 +244,32 @@ mod real {
             }
             #[cfg(not(target_arch = "x86_64"))]
             let _ = at;
+        }
+    }
+
+    /// Copies like `memcpy`, in line for what small messages are: half a call's cost at 100 bytes.
+    ///
+    /// # Safety
+    /// `len` bytes at `from` and at `to`, which do not overlap.
+    #[inline(always)]
+    unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+        type Chunk = [u64; 4];
+        const CHUNK: usize = size_of::<Chunk>();
+        if !(CHUNK..=8 * CHUNK).contains(&len) {
+            // SAFETY: the caller's promise.
+            return unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+        }
+        // SAFETY: every chunk lies within the `len` bytes: those before `last` by the loop's
+        // condition, and the last one, which may overlap its neighbour with the same values.
+        unsafe {
+            let (mut at, last) = (0, len - CHUNK);
+            while at < last {
+                let chunk = from.add(at).cast::<Chunk>().read_unaligned();
+                to.add(at).cast::<Chunk>().write_unaligned(chunk);
+                at += CHUNK;
+            }
+            let chunk = from.add(last).cast::<Chunk>().read_unaligned();
+            to.add(last).cast::<Chunk>().write_unaligned(chunk);
         }
     }
 

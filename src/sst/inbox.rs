@@ -10,6 +10,7 @@
 //!
 //! Cost: one header read per message; a run of nulls of any length is one step per sender.
 
+use super::frontier;
 use super::layout::{Mode, Shape};
 use super::ring::{KIND_FILLER, KIND_MESSAGE, Ring, check, slot_bytes};
 use crate::base::{Count, Epoch, Number};
@@ -105,35 +106,37 @@ impl Inbox {
         most: usize,
     ) -> Result<(), BadSlot> {
         let senders = self.readers.len();
-        for s in 0..senders {
+        for (s, known) in slots.iter().enumerate() {
             if self.readers[s].next == NO_SLOT {
-                self.look(s, slots[s].0)?;
+                let least = frontier::share(Number(self.number), s, senders).0;
+                self.look(s, known.0, least)?;
             }
         }
         let mut room = BATCH_BYTES;
         let mut number = self.number;
         let mut s = (number % senders as u64) as usize;
         let mut index = number / senders as u64;
-        let outcome = loop {
-            if number >= upto || batch.len() >= most || room <= 0 {
-                break Ok(());
-            }
-            if self.readers[s].next == index {
-                room -= i64::from(self.readers[s].len);
-                if let Err(bad) = self.emit(s, number, slots[s].0, batch) {
-                    break Err(bad);
-                }
+        let mut outcome = Ok(());
+        while number < upto && batch.len() < most && room > 0 {
+            let reader = &mut self.readers[s];
+            if reader.next == index {
+                room -= i64::from(reader.len);
+                reader.emit(number, batch);
                 number += 1;
+                outcome = self.look(s, slots[s].0, index + 1);
                 s += 1;
                 if s == senders {
                     (s, index) = (0, index + 1);
                 }
-                continue;
+                if outcome.is_err() {
+                    break;
+                }
+            } else {
+                // A null: on to the first number that is a message, or to the end.
+                number = self.first_message().min(upto);
+                (s, index) = ((number % senders as u64) as usize, number / senders as u64);
             }
-            // A null: on to the first number that is a message, or to the end.
-            number = self.first_message().min(upto);
-            (s, index) = ((number % senders as u64) as usize, number / senders as u64);
-        };
+        }
         assert!(number >= self.number);
         self.number = number;
         outcome
@@ -143,7 +146,7 @@ impl Inbox {
     fn first_message(&self) -> u64 {
         let senders = self.readers.len() as u64;
         let of = |(s, reader): (u64, &Reader)| {
-            reader.next.checked_mul(senders).map_or(NO_SLOT, |n| n + s)
+            reader.next.checked_mul(senders).map_or(NO_SLOT, |number| number + s)
         };
         (0..).zip(&self.readers).map(of).min().unwrap_or(NO_SLOT)
     }
@@ -156,14 +159,20 @@ impl Inbox {
     ) -> Result<(), BadSlot> {
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
-            let s = self.turn;
+            let (s, known) = (self.turn, slots[self.turn].0);
             if self.readers[s].next == NO_SLOT {
-                self.look(s, slots[s].0)?;
+                self.look(s, known, self.readers[s].consumed)?;
             }
             while self.readers[s].next != NO_SLOT && batch.len() < most && room > 0 {
-                let index = self.readers[s].next;
-                room -= i64::from(self.readers[s].len);
-                self.emit(s, index, slots[s].0, batch)?;
+                let reader = &mut self.readers[s];
+                if reader.next != reader.consumed {
+                    let words = [reader.len.into(), reader.next];
+                    return Err(BadSlot { sender: s, words }); // without nulls there are no gaps
+                }
+                room -= i64::from(reader.len);
+                reader.emit(reader.next, batch);
+                let least = reader.consumed;
+                self.look(s, known, least)?;
             }
             if self.readers[s].next != NO_SLOT {
                 return Ok(());
@@ -173,57 +182,52 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hands out the slot that `look` has read, and reads the next one.
+    /// Reads the header of the sender's next slot, if there is one (I1). Its index is at least
+    /// `least`, or the slot is no message.
     #[inline(always)]
-    fn emit(
-        &mut self,
-        s: usize,
-        number: u64,
-        slots: u64,
-        batch: &mut Vec<Message>,
-    ) -> Result<(), BadSlot> {
+    fn look(&mut self, s: usize, slots: u64, least: u64) -> Result<(), BadSlot> {
         let reader = &mut self.readers[s];
-        let header = reader.ring.header(reader.at);
-        let payload = reader.ring.payload(reader.at, reader.len);
-        let time = header[2].own();
-        batch.push(Message::new(payload, reader.rank, reader.lane, number, reader.next, time));
-        reader.at += slot_bytes(reader.len);
-        reader.consumed += 1;
-        self.look(s, slots)
-    }
-
-    /// Reads the header of the sender's next slot, if there is one (I1).
-    #[inline(always)]
-    fn look(&mut self, s: usize, slots: u64) -> Result<(), BadSlot> {
-        let senders = self.readers.len() as u64;
-        let reader = &mut self.readers[s];
-        let previous = reader.next;
         if reader.consumed >= slots {
             reader.next = NO_SLOT;
             return Ok(());
         }
-        let at = reader.ring.settle(reader.at);
-        let header = reader.ring.header(at);
+        let ring = &reader.ring;
+        let at = ring.settle(reader.at);
+        let header = ring.header(at);
         let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
-        let len = first as u32;
-        let fits = at + slot_bytes(len) <= reader.ring.bytes && len <= self.message_bytes_max;
-        let least = if previous == NO_SLOT { 0 } else { previous + 1 };
-        let sound = first >> 48 == KIND_MESSAGE && sum == check(first, index, self.epoch);
-        if !(fits && sound && index >= least && index < COUNT_MAX) {
-            return Err(BadSlot { sender: s, words: [first, index] });
-        }
-        let due = match self.mode {
-            Mode::Stable => index * senders + s as u64 >= self.number,
-            Mode::Received => index == reader.consumed,
-        };
-        if !due {
+        let (len, slot) = (first as u32, slot_bytes(first as u32));
+        // One branch for all that can be wrong: it never is, unless the sender is broken.
+        let wrong = (first >> 48 != KIND_MESSAGE)
+            | (sum != check(first, index, self.epoch))
+            | (index < least)
+            | (index >= COUNT_MAX)
+            | (len > self.message_bytes_max)
+            | (at + slot > ring.bytes);
+        if wrong {
             return Err(BadSlot { sender: s, words: [first, index] });
         }
         (reader.at, reader.next, reader.len) = (at, index, len);
-        let next = at + slot_bytes(len);
-        reader.ring.prefetch(next);
-        reader.ring.prefetch(next + 64);
+        if slots - reader.consumed > PREFETCH_SLOTS {
+            let ahead = at + PREFETCH_SLOTS * slot;
+            reader.ring.prefetch(ahead);
+            reader.ring.prefetch(ahead + 64);
+        }
         Ok(())
+    }
+}
+
+/// How many slots ahead headers and first lines are asked for, if so many are known to be there.
+const PREFETCH_SLOTS: u64 = 8;
+
+impl Reader {
+    /// Hands out the slot that `look` has read.
+    #[inline(always)]
+    fn emit(&mut self, number: u64, batch: &mut Vec<Message>) {
+        let time = self.ring.header(self.at)[2].own();
+        let payload = self.ring.payload(self.at, self.len);
+        batch.push(Message::new(payload, self.rank, self.lane, number, self.next, time));
+        self.at += slot_bytes(self.len);
+        self.consumed += 1;
     }
 }
 

@@ -80,6 +80,11 @@ impl Ring {
     }
 
     #[inline(always)]
+    fn write(&self, at: u64, bytes: &[u8]) {
+        self.region.write(self.base + at as usize, bytes);
+    }
+
+    #[inline(always)]
     pub fn prefetch(&self, at: u64) {
         self.region.prefetch(self.base + at as usize);
     }
@@ -202,9 +207,15 @@ impl Producer {
 
     /// Copies `bytes` into the next slot and publishes it. The answer is the message's ordinal in
     /// this lane. `Again`: no room. `TooLong`, `NotReserved` (one is reserved): nothing is lost.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
-        self.send_parts(&[bytes])
+        let len = u32::try_from(bytes.len()).map_err(|_| Status::TooLong)?;
+        let slot = self.claim(len)?;
+        if crate::mutant!("count-before-bytes") {
+            return Ok(self.fill(slot, len, &[bytes]));
+        }
+        self.ring.write(slot.at + HEADER_BYTES, bytes);
+        Ok(self.count(slot, len))
     }
 
     /// The same for a message that lies in several pieces.
@@ -213,13 +224,10 @@ impl Producer {
         let total = parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(total).map_err(|_| Status::TooLong)?;
         let slot = self.claim(len)?;
-        let mut at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
-        if crate::mutant!("count-before-bytes") {
-            return Ok(self.fill(slot, len, parts));
-        }
+        let mut at = slot.at + HEADER_BYTES;
         for part in parts {
-            self.ring.region.write(at, part);
-            at += part.len();
+            self.ring.write(at, part);
+            at += part.len() as u64;
         }
         Ok(self.count(slot, len))
     }
@@ -231,11 +239,7 @@ impl Producer {
         if let Some(hook) = self.gate.hook {
             hook(self.gate.rows[0].0);
         }
-        let mut at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
-        for part in parts {
-            self.ring.region.write(at, part);
-            at += part.len();
-        }
+        self.ring.write(slot.at + HEADER_BYTES, parts[0]);
         ordinal
     }
 
@@ -342,18 +346,19 @@ impl Producer {
     fn free(&mut self) -> Count {
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released();
-        while self.freed < taken {
-            let at = self.ring.settle(self.tail);
-            let header = self.ring.header(at);
+        let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
+        while freed < taken {
+            let at = ring.settle(tail);
+            let header = ring.header(at);
             if header[1].own() >= released.0 {
                 break;
             }
             let end = at + slot_bytes(header[0].own() as u32);
-            let skipped = if at == self.tail { 0 } else { self.ring.bytes - self.tail };
-            self.used -= skipped + (end - at);
-            self.tail = end;
-            self.freed += 1;
+            let skipped = if at == tail { 0 } else { ring.bytes - tail };
+            used -= skipped + (end - at);
+            (tail, freed) = (end, freed + 1);
         }
+        (self.tail, self.used, self.freed) = (tail, used, freed);
         released
     }
 }
