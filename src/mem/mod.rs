@@ -9,4 +9,4 @@ pub mod thread;
 
 pub use message::Message;
 pub use order::Cell;
-pub use region::Region;
+pub use region::{Extent, Region};

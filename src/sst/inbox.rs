@@ -29,15 +29,21 @@ struct Reader {
     ring: Ring,
     rank: u16,
     lane: u16,
-    /// Offset of the next slot, slots consumed before it.
+    /// Offset after the last slot that was handed out; slots handed out.
     at: u64,
     consumed: u64,
-    /// Its index and length, once read; no index while there is no slot.
+    /// The index of the next slot, if it has been looked at because a null came first; else
+    /// anything below it.
     next: u64,
-    len: u32,
 }
 
-const NO_SLOT: u64 = u64::MAX;
+/// A slot as read: where it begins, its header's words.
+struct Slot {
+    at: u64,
+    len: u32,
+    index: u64,
+    time: u64,
+}
 
 pub struct Inbox {
     readers: Vec<Reader>,
@@ -52,15 +58,7 @@ pub struct Inbox {
 impl Inbox {
     /// `rings`: by sender, with its rank and lane.
     pub fn new(rings: Vec<(Ring, u16, u16)>, shape: &Shape, epoch: Epoch) -> Inbox {
-        let reader = |(ring, rank, lane)| Reader {
-            ring,
-            rank,
-            lane,
-            at: 0,
-            consumed: 0,
-            next: NO_SLOT,
-            len: 0,
-        };
+        let reader = |(ring, rank, lane)| Reader { ring, rank, lane, at: 0, consumed: 0, next: 0 };
         Inbox {
             readers: rings.into_iter().map(reader).collect(),
             mode: shape.mode,
@@ -106,49 +104,73 @@ impl Inbox {
         most: usize,
     ) -> Result<(), BadSlot> {
         let senders = self.readers.len();
-        for (s, known) in slots.iter().enumerate() {
-            if self.readers[s].next == NO_SLOT {
-                let least = frontier::share(Number(self.number), s, senders).0;
-                self.look(s, known.0, least)?;
-            }
-        }
+        let check = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
+        let mut left = most - batch.len();
         let mut number = self.number;
-        let mut s = (number % senders as u64) as usize;
-        let mut index = number / senders as u64;
-        let mut outcome = Ok(());
-        while number < upto && batch.len() < most && room > 0 {
-            let reader = &mut self.readers[s];
-            if reader.next == index {
-                room -= i64::from(reader.len);
-                reader.emit(number, batch);
-                number += 1;
-                outcome = self.look(s, slots[s].0, index + 1);
-                s += 1;
-                if s == senders {
-                    (s, index) = (0, index + 1);
+        let outcome = 'all: loop {
+            let (s, mut index) = (number % senders as u64, number / senders as u64);
+            let mut s = s as usize;
+            // Rounds without nulls: the steady state of a busy group.
+            'rounds: loop {
+                for (reader, known) in self.readers[s..].iter_mut().zip(&slots[s..]) {
+                    if number >= upto || left == 0 || room <= 0 {
+                        break 'all Ok(());
+                    }
+                    if reader.consumed >= known.0 || reader.next > index {
+                        break 'rounds;
+                    }
+                    let slot = match reader.read(&check, index) {
+                        Ok(slot) if slot.index == index => slot,
+                        Ok(slot) => {
+                            reader.next = slot.index;
+                            break 'rounds;
+                        }
+                        Err(words) => {
+                            let sender = (number % senders as u64) as usize;
+                            break 'all Err(BadSlot { sender, words });
+                        }
+                    };
+                    reader.emit(&slot, number, known.0, batch);
+                    room -= i64::from(slot.len);
+                    number += 1;
+                    left -= 1;
                 }
-                if outcome.is_err() {
-                    break;
-                }
-            } else {
-                // A null: on to the first number that is a message, or to the end.
-                number = self.first_message().min(upto);
-                (s, index) = ((number % senders as u64) as usize, number / senders as u64);
+                (s, index) = (0, index + 1);
             }
-        }
+            // A null: on to the first number that is a message, or to the end.
+            match self.first_message(number, slots, &check) {
+                Ok(first) => number = first.min(upto),
+                Err(bad) => break Err(bad),
+            }
+        };
         assert!(number >= self.number);
         self.number = number;
         outcome
     }
 
-    /// The least number of a known slot.
-    fn first_message(&self) -> u64 {
-        let senders = self.readers.len() as u64;
-        let of = |(s, reader): (u64, &Reader)| {
-            reader.next.checked_mul(senders).map_or(NO_SLOT, |number| number + s)
-        };
-        (0..).zip(&self.readers).map(of).min().unwrap_or(NO_SLOT)
+    /// The least number of a known slot; that of the next message if there is none of `number`.
+    fn first_message(
+        &mut self,
+        number: u64,
+        slots: &[Count],
+        check: &Check,
+    ) -> Result<u64, BadSlot> {
+        let senders = self.readers.len();
+        let mut first = NO_NUMBER;
+        for (s, known) in slots.iter().enumerate() {
+            let reader = &mut self.readers[s];
+            if reader.consumed >= known.0 {
+                continue;
+            }
+            let least = frontier::share(Number(number), s, senders).0;
+            if reader.next < least {
+                let slot = reader.read(check, least);
+                reader.next = slot.map_err(|words| BadSlot { sender: s, words })?.index;
+            }
+            first = first.min(reader.next * senders as u64 + s as u64);
+        }
+        Ok(first)
     }
 
     fn collect_received(
@@ -157,76 +179,75 @@ impl Inbox {
         batch: &mut Vec<Message>,
         most: usize,
     ) -> Result<(), BadSlot> {
+        let check = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
             let (s, known) = (self.turn, slots[self.turn].0);
-            if self.readers[s].next == NO_SLOT {
-                self.look(s, known, self.readers[s].consumed)?;
-            }
-            while self.readers[s].next != NO_SLOT && batch.len() < most && room > 0 {
-                let reader = &mut self.readers[s];
-                if reader.next != reader.consumed {
-                    let words = [reader.len.into(), reader.next];
-                    return Err(BadSlot { sender: s, words }); // without nulls there are no gaps
+            let reader = &mut self.readers[s];
+            while reader.consumed < known {
+                if batch.len() >= most || room <= 0 {
+                    return Ok(());
                 }
-                room -= i64::from(reader.len);
-                reader.emit(reader.next, batch);
-                let least = reader.consumed;
-                self.look(s, known, least)?;
-            }
-            if self.readers[s].next != NO_SLOT {
-                return Ok(());
+                let slot = match reader.read(&check, reader.consumed) {
+                    Ok(slot) if slot.index == reader.consumed => slot,
+                    // Without nulls there are no gaps.
+                    Ok(slot) => {
+                        return Err(BadSlot { sender: s, words: [slot.len.into(), slot.index] });
+                    }
+                    Err(words) => return Err(BadSlot { sender: s, words }),
+                };
+                room -= i64::from(slot.len);
+                reader.emit(&slot, slot.index, known, batch);
             }
             self.turn = (s + 1) % self.readers.len();
         }
         Ok(())
     }
-
-    /// Reads the header of the sender's next slot, if there is one (I1). Its index is at least
-    /// `least`, or the slot is no message.
-    #[inline(always)]
-    fn look(&mut self, s: usize, slots: u64, least: u64) -> Result<(), BadSlot> {
-        let reader = &mut self.readers[s];
-        if reader.consumed >= slots {
-            reader.next = NO_SLOT;
-            return Ok(());
-        }
-        let ring = &reader.ring;
-        let at = ring.settle(reader.at);
-        let header = ring.header(at);
-        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
-        let (len, slot) = (first as u32, slot_bytes(first as u32));
-        // One branch for all that can be wrong: it never is, unless the sender is broken.
-        let wrong = (first >> 48 != KIND_MESSAGE)
-            | (sum != check(first, index, self.epoch))
-            | (index < least)
-            | (index >= COUNT_MAX)
-            | (len > self.message_bytes_max)
-            | (at + slot > ring.bytes);
-        if wrong {
-            return Err(BadSlot { sender: s, words: [first, index] });
-        }
-        (reader.at, reader.next, reader.len) = (at, index, len);
-        if slots - reader.consumed > PREFETCH_SLOTS {
-            let ahead = at + PREFETCH_SLOTS * slot;
-            reader.ring.prefetch(ahead);
-            reader.ring.prefetch(ahead + 64);
-        }
-        Ok(())
-    }
 }
+
+const NO_NUMBER: u64 = u64::MAX;
 
 /// How many slots ahead headers and first lines are asked for, if so many are known to be there.
 const PREFETCH_SLOTS: u64 = 8;
 
+/// What a sound header is measured by.
+struct Check {
+    epoch: Epoch,
+    message_bytes_max: u32,
+}
+
 impl Reader {
-    /// Hands out the slot that `look` has read.
+    /// Reads the header of the next slot (I1). Its index is at least `least`, or it is no message.
     #[inline(always)]
-    fn emit(&mut self, number: u64, batch: &mut Vec<Message>) {
-        let time = self.ring.header(self.at)[2].own();
-        let payload = self.ring.payload(self.at, self.len);
-        batch.push(Message::new(payload, self.rank, self.lane, number, self.next, time));
-        self.at += slot_bytes(self.len);
+    fn read(&self, by: &Check, least: u64) -> Result<Slot, [u64; 2]> {
+        let (at, header) = self.ring.settle(self.at);
+        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
+        let len = first as u32;
+        // One branch for all that can be wrong: it never is, unless the sender is broken.
+        let wrong = (first >> 48 != KIND_MESSAGE)
+            | (sum != check(first, index, by.epoch))
+            | (index < least)
+            | (index >= COUNT_MAX)
+            | (len > by.message_bytes_max)
+            | (at + slot_bytes(len) > self.ring.size());
+        if wrong {
+            return Err([first, index]);
+        }
+        Ok(Slot { at, len, index, time: header[2].own() })
+    }
+
+    /// Hands out a slot that `read` has read; `known` slots are there.
+    #[inline(always)]
+    fn emit(&mut self, slot: &Slot, number: u64, known: u64, batch: &mut Vec<Message>) {
+        let payload = self.ring.payload(slot.at, slot.len);
+        batch.push(Message::new(payload, self.rank, self.lane, number, slot.index, slot.time));
+        let bytes = slot_bytes(slot.len);
+        self.at = slot.at + bytes;
+        if known - self.consumed > PREFETCH_SLOTS {
+            let ahead = slot.at + PREFETCH_SLOTS * bytes;
+            self.ring.prefetch(ahead);
+            self.ring.prefetch(ahead + 64);
+        }
         self.consumed += 1;
     }
 }

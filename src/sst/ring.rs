@@ -20,7 +20,7 @@ use super::layout::{Mode, Shape};
 use crate::base::{Count, Epoch, Number, Rank};
 use crate::error::Status;
 use crate::limits::{COUNT_MAX, HEADER_BYTES, SLOT_ALIGN};
-use crate::mem::{Cell, Region};
+use crate::mem::{Cell, Extent, Region};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
@@ -52,49 +52,49 @@ pub fn check(first: u64, index: u64, epoch: Epoch) -> u64 {
     (first ^ index.rotate_left(32) ^ epoch.0.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// One lane's ring: where it lies. `bytes` is a multiple of the slot alignment.
+/// One lane's ring.
 #[derive(Clone)]
 pub struct Ring {
-    pub region: Arc<Region>,
-    base: usize,
-    pub bytes: u64,
+    bytes: Extent,
 }
 
 impl Ring {
     /// The ring of `lane` in a member's region of a subgroup.
     pub fn new(region: Arc<Region>, lane: usize, shape: &Shape) -> Ring {
-        let bytes = shape.ring_bytes;
-        let base = lane * bytes as usize;
-        assert!(bytes % SLOT_ALIGN == 0 && base + bytes as usize <= region.size());
-        Ring { region, base, bytes }
+        let bytes = shape.ring_bytes as usize;
+        assert!(shape.ring_bytes % SLOT_ALIGN == 0);
+        Ring { bytes: Extent::new(region, lane * bytes, bytes) }
     }
 
     #[inline(always)]
-    pub fn header(&self, at: u64) -> &[Cell; 4] {
-        self.region.cells(self.base + at as usize)
+    pub fn size(&self) -> u64 {
+        self.bytes.size()
+    }
+
+    /// The header at an offset; `None` where there is no room for one before the ring's end.
+    #[inline(always)]
+    pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
+        self.bytes.cells(at)
     }
 
     #[inline(always)]
     pub fn payload(&self, at: u64, len: u32) -> &[u8] {
-        self.region.lend(self.base + (at + HEADER_BYTES) as usize, len as usize)
-    }
-
-    #[inline(always)]
-    fn write(&self, at: u64, bytes: &[u8]) {
-        self.region.write(self.base + at as usize, bytes);
+        self.bytes.lend(at + HEADER_BYTES, len as usize)
     }
 
     #[inline(always)]
     pub fn prefetch(&self, at: u64) {
-        self.region.prefetch(self.base + at as usize);
+        self.bytes.prefetch(at);
     }
 
-    /// Where the slot that follows offset `at` really begins: here, or at the first byte because of
-    /// a filler or too little room for a header. Only for slots that have been published.
+    /// The slot that follows offset `at`: there, or at the first byte because of a filler or too
+    /// little room for a header. Only for slots that have been published.
     #[inline(always)]
-    pub fn settle(&self, at: u64) -> u64 {
-        let room = self.bytes - at;
-        if room < HEADER_BYTES || self.header(at)[0].own() >> 48 == KIND_FILLER { 0 } else { at }
+    pub fn settle(&self, at: u64) -> (u64, &[Cell; 4]) {
+        match self.header(at) {
+            Some(header) if header[0].own() >> 48 != KIND_FILLER => (at, header),
+            _ => (0, self.header(0).expect("a ring holds a header")),
+        }
     }
 }
 
@@ -190,7 +190,7 @@ impl Producer {
         hot_bytes: u64,
     ) -> Self {
         Producer {
-            hot_bytes: hot_bytes.clamp(1, ring.bytes),
+            hot_bytes: hot_bytes.clamp(1, ring.size()),
             ring,
             cells,
             gate,
@@ -214,7 +214,7 @@ impl Producer {
         if crate::mutant!("count-before-bytes") {
             return Ok(self.fill(slot, len, &[bytes]));
         }
-        self.ring.write(slot.at + HEADER_BYTES, bytes);
+        self.ring.bytes.write(slot.at + HEADER_BYTES, bytes);
         Ok(self.count(slot, len))
     }
 
@@ -226,7 +226,7 @@ impl Producer {
         let slot = self.claim(len)?;
         let mut at = slot.at + HEADER_BYTES;
         for part in parts {
-            self.ring.write(at, part);
+            self.ring.bytes.write(at, part);
             at += part.len() as u64;
         }
         Ok(self.count(slot, len))
@@ -239,7 +239,7 @@ impl Producer {
         if let Some(hook) = self.gate.hook {
             hook(self.gate.rows[0].0);
         }
-        self.ring.write(slot.at + HEADER_BYTES, parts[0]);
+        self.ring.bytes.write(slot.at + HEADER_BYTES, parts[0]);
         ordinal
     }
 
@@ -248,8 +248,7 @@ impl Producer {
     pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
         let slot = self.claim(len)?;
         self.reserved = Some(slot);
-        let at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
-        Ok(self.ring.region.lend_mut(at, len as usize))
+        Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
     }
 
     /// Sends the first `len` bytes of what was reserved; the answer is the message's ordinal.
@@ -312,13 +311,13 @@ impl Producer {
         if full && !crate::mutant!("reserve-ignores-window") {
             return None;
         }
-        let room = self.ring.bytes - self.head;
+        let room = self.ring.size() - self.head;
         let ahead = self.head >= self.tail;
         // The rest of the ring is skipped if the slot does not fit there, or if the hot part is
         // free again. Skipping counts as use, so `used` says by itself whether the front is free.
         let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
         let skipped = if skip { room } else { 0 };
-        if self.used + skipped + need > self.ring.bytes && !crate::mutant!("reserve-ignores-bytes")
+        if self.used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes")
         {
             return None;
         }
@@ -329,10 +328,14 @@ impl Producer {
     /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
-        if slot.skipped >= HEADER_BYTES && !crate::mutant!("no-filler") {
-            self.ring.header(self.head)[0].prepare(KIND_FILLER << 48);
+        if slot.skipped > 0
+            && let Some(filler) = self.ring.header(self.head)
+            && !crate::mutant!("no-filler")
+        {
+            filler[0].prepare(KIND_FILLER << 48);
         }
-        self.ring.header(slot.at)[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
+        let header = self.ring.header(slot.at).expect("a slot lies in its ring");
+        header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
         let need = slot_bytes(len);
         self.head = slot.at + need;
         self.used += slot.skipped + need;
@@ -348,13 +351,12 @@ impl Producer {
         let released = self.gate.released();
         let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
         while freed < taken {
-            let at = ring.settle(tail);
-            let header = ring.header(at);
+            let (at, header) = ring.settle(tail);
             if header[1].own() >= released.0 {
                 break;
             }
             let end = at + slot_bytes(header[0].own() as u32);
-            let skipped = if at == tail { 0 } else { ring.bytes - tail };
+            let skipped = if at == tail { 0 } else { ring.size() - tail };
             used -= skipped + (end - at);
             (tail, freed) = (end, freed + 1);
         }
@@ -390,12 +392,11 @@ impl Taker {
     pub fn take(&mut self, count: u64, next: Count, time: u64, epoch: Epoch) {
         assert!(next.0 + count <= COUNT_MAX);
         for index in next.0..next.0 + count {
-            let at = self.ring.settle(self.at);
+            let (at, header) = self.ring.settle(self.at);
             if at < self.at {
-                let filler = self.ring.bytes - self.at >= HEADER_BYTES;
+                let filler = self.ring.header(self.at).is_some();
                 self.wrapped_at = self.at + if filler { HEADER_BYTES } else { 0 };
             }
-            let header = self.ring.header(at);
             let first = header[0].own();
             if !crate::mutant!("index-not-written") {
                 header[1].prepare(index);
