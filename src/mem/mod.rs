@@ -7,6 +7,6 @@ pub mod region;
 #[cfg(not(loom))]
 pub mod thread;
 
-pub use message::Message;
+pub use message::{Batch, Message};
 pub use order::Cell;
 pub use region::{Extent, Region};

@@ -208,6 +208,8 @@ mod real {
     pub struct Extent {
         base: NonNull<u8>,
         len: u64,
+        /// Where the last header may begin.
+        header_last: u64,
         writable: bool,
         /// Keeps the bytes alive.
         _region: Arc<Region>,
@@ -221,26 +223,28 @@ mod real {
     impl Extent {
         /// Bytes `from..from + len` of a region; `from` is a multiple of 8.
         pub fn new(region: Arc<Region>, from: usize, len: usize) -> Extent {
-            assert!(from % 8 == 0 && from + len <= region.len, "extent outside its region");
+            let inside = from % 8 == 0 && len >= 32 && from + len <= region.len;
+            assert!(inside, "extent outside its region");
             // SAFETY: in bounds by the line above.
             let base = unsafe { region.base.add(from) };
-            Extent { base, len: len as u64, writable: region.writable, _region: region }
+            let (len, writable) = (len as u64, region.writable);
+            Extent { base, len, header_last: len - 32, writable, _region: region }
         }
 
         pub fn size(&self) -> u64 {
             self.len
         }
 
-        /// `N` adjoining words from byte `at` (rounded down to a word), if they are inside.
+        /// The four words of a slot's header from byte `at` (rounded down to a word), if inside.
         #[inline(always)]
-        pub fn cells<const N: usize>(&self, at: u64) -> Option<&[Cell; N]> {
-            let at = at & !7;
-            if at > self.len || self.len - at < N as u64 * 8 {
+        pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
+            if at > self.header_last {
                 return None;
             }
-            // SAFETY: in bounds by the lines above, aligned because `base` and `at` are; `Cell` is
-            // a transparent atomic, for which shared references may alias.
-            Some(unsafe { &*self.base.as_ptr().add(at as usize).cast::<[Cell; N]>() })
+            // SAFETY: in bounds by the line above (`header_last` is 32 bytes before the end),
+            // aligned because `base` and the rounded `at` are; `Cell` is a transparent atomic, for
+            // which shared references may alias.
+            Some(unsafe { &*self.base.as_ptr().add((at & !7) as usize).cast::<[Cell; 4]>() })
         }
 
         /// Copies `bytes` to byte `at`, which the ring's protocol has given to the caller alone:
@@ -266,52 +270,63 @@ mod real {
 
         /// Payload bytes of a received message, which stay still until they are released (S).
         #[inline(always)]
-        pub fn lend(&self, at: u64, len: usize) -> &[u8] {
-            assert!(at + len as u64 <= self.len, "payload outside its ring");
+        pub fn lend(&self, at: u64, len: u32) -> Option<&[u8]> {
+            if at + u64::from(len) > self.len {
+                return None;
+            }
             // SAFETY: in bounds, alive as long as `self`. The owner does not touch the slot again
             // before this member has released it (S). An owner that breaks this shows us changing
             // bytes in memory that no Rust code of this process writes; readers must not index by
             // them unchecked, and ours do not.
-            unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at as usize), len) }
+            Some(unsafe {
+                std::slice::from_raw_parts(self.base.as_ptr().add(at as usize), len as usize)
+            })
         }
 
-        /// Asks the processor to bring the line of byte `at` near. Out of range is ignored.
+        /// Asks the processor to bring the line of byte `at` near; anywhere else it is ignored.
         #[inline(always)]
         pub fn prefetch(&self, at: u64) {
             #[cfg(target_arch = "x86_64")]
-            if at < self.len {
+            {
                 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                // SAFETY: in bounds; a prefetch has no effect that a program can see.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(at as usize).cast()) }
+                let line = self.base.as_ptr().wrapping_add(at as usize);
+                // SAFETY: a prefetch reads nothing that a program can see, wherever it points.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
             }
             #[cfg(not(target_arch = "x86_64"))]
             let _ = at;
         }
     }
 
-    /// Copies like `memcpy`, in line for what small messages are: half a call's cost at 100 bytes.
+    /// Copies like `memcpy`, in line and without a loop for what small messages are.
     ///
     /// # Safety
     /// `len` bytes at `from` and at `to`, which do not overlap.
     #[inline(always)]
     unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-        type Chunk = [u64; 4];
-        const CHUNK: usize = size_of::<Chunk>();
-        if !(CHUNK..=8 * CHUNK).contains(&len) {
-            // SAFETY: the caller's promise.
-            return unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
-        }
-        // SAFETY: every chunk lies within the `len` bytes: those before `last` by the loop's
-        // condition, and the last one, which may overlap its neighbour with the same values.
-        unsafe {
-            let (mut at, last) = (0, len - CHUNK);
-            while at < last {
-                let chunk = from.add(at).cast::<Chunk>().read_unaligned();
-                to.add(at).cast::<Chunk>().write_unaligned(chunk);
-                at += CHUNK;
+        /// The first and the last `N` bytes; together all, if `N <= len <= 2 * N`.
+        ///
+        /// # Safety
+        /// As for `copy`, and `len` is at least `N`.
+        #[inline(always)]
+        unsafe fn ends<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
+            // SAFETY: both pieces lie within the `len` bytes; where they overlap at the target they
+            // carry the same values.
+            unsafe {
+                let first = from.cast::<[u8; N]>().read_unaligned();
+                let last = from.add(len - N).cast::<[u8; N]>().read_unaligned();
+                to.cast::<[u8; N]>().write_unaligned(first);
+                to.add(len - N).cast::<[u8; N]>().write_unaligned(last);
             }
-            let chunk = from.add(last).cast::<Chunk>().read_unaligned();
-            to.add(last).cast::<Chunk>().write_unaligned(chunk);
+        }
+        // SAFETY: the caller's promise, and each arm's range is that of its `N`.
+        unsafe {
+            match len {
+                64..=128 => ends::<64>(from, to, len),
+                32..=63 => ends::<32>(from, to, len),
+                16..=31 => ends::<16>(from, to, len),
+                _ => std::ptr::copy_nonoverlapping(from, to, len),
+            }
         }
     }
 
@@ -409,9 +424,8 @@ mod modelled {
             self.len
         }
 
-        pub fn cells<const N: usize>(&self, at: u64) -> Option<&[Cell; N]> {
-            let inside = at + N as u64 * 8 <= self.len;
-            inside.then(|| self.region.cells(self.from + at as usize))
+        pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
+            (at + 32 <= self.len).then(|| self.region.cells(self.from + at as usize))
         }
 
         fn word(&self, at: u64, i: usize) -> &UnsafeCell<[u8; 8]> {
@@ -435,14 +449,14 @@ mod modelled {
             Box::leak(vec![0; len].into_boxed_slice())
         }
 
-        pub fn lend(&self, at: u64, len: usize) -> &[u8] {
+        pub fn lend(&self, at: u64, len: u32) -> Option<&[u8]> {
             let mut bytes = Vec::new();
-            for i in 0..len.div_ceil(8) {
+            for i in 0..(len as usize).div_ceil(8) {
                 // SAFETY: loom reports a race if there is one.
                 self.word(at, i).with(|from| bytes.extend(unsafe { *from }));
             }
-            bytes.truncate(len);
-            bytes.leak()
+            bytes.truncate(len as usize);
+            Some(bytes.leak())
         }
 
         pub fn prefetch(&self, _at: u64) {}

@@ -14,8 +14,8 @@ use super::frontier;
 use super::layout::{Mode, Shape};
 use super::ring::{KIND_FILLER, KIND_MESSAGE, Ring, check, slot_bytes};
 use crate::base::{Count, Epoch, Number};
-use crate::limits::{BATCH_BYTES, COUNT_MAX, HEADER_BYTES};
-use crate::mem::Message;
+use crate::limits::{BATCH_BYTES, BATCH_MAX, COUNT_MAX, HEADER_BYTES};
+use crate::mem::{Batch, Message};
 
 /// A slot that is no message: the sender's position, the header's first two words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,17 +32,6 @@ struct Reader {
     /// Offset after the last slot that was handed out; slots handed out.
     at: u64,
     consumed: u64,
-    /// The index of the next slot, if it has been looked at because a null came first; else
-    /// anything below it.
-    next: u64,
-}
-
-/// A slot as read: where it begins, its header's words.
-struct Slot {
-    at: u64,
-    len: u32,
-    index: u64,
-    time: u64,
 }
 
 pub struct Inbox {
@@ -58,7 +47,7 @@ pub struct Inbox {
 impl Inbox {
     /// `rings`: by sender, with its rank and lane.
     pub fn new(rings: Vec<(Ring, u16, u16)>, shape: &Shape, epoch: Epoch) -> Inbox {
-        let reader = |(ring, rank, lane)| Reader { ring, rank, lane, at: 0, consumed: 0, next: 0 };
+        let reader = |(ring, rank, lane)| Reader { ring, rank, lane, at: 0, consumed: 0 };
         Inbox {
             readers: rings.into_iter().map(reader).collect(),
             mode: shape.mode,
@@ -86,10 +75,10 @@ impl Inbox {
         &mut self,
         upto: Number,
         slots: &[Count],
-        batch: &mut Vec<Message>,
+        batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
-        assert!(slots.len() == self.readers.len() && most <= batch.capacity());
+        assert!(slots.len() == self.readers.len());
         match self.mode {
             Mode::Stable => self.collect_stable(upto.0, slots, batch, most),
             Mode::Received => self.collect_received(slots, batch, most),
@@ -100,62 +89,65 @@ impl Inbox {
         &mut self,
         upto: u64,
         slots: &[Count],
-        batch: &mut Vec<Message>,
+        batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
         let senders = self.readers.len();
-        let check = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
+        let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
+        let mut places = batch.free(most);
+        let most = places.len();
         let mut room = BATCH_BYTES;
-        let mut left = most - batch.len();
         let mut number = self.number;
+        let mut looked = NO_NUMBER;
         let outcome = 'all: loop {
-            let (s, mut index) = (number % senders as u64, number / senders as u64);
-            let mut s = s as usize;
+            let (mut s, mut index) = (number % senders as u64, number / senders as u64);
             // Rounds without nulls: the steady state of a busy group.
             'rounds: loop {
-                for (reader, known) in self.readers[s..].iter_mut().zip(&slots[s..]) {
-                    if number >= upto || left == 0 || room <= 0 {
+                let from = s as usize;
+                for (reader, known) in self.readers[from..].iter_mut().zip(&slots[from..]) {
+                    if number >= upto || places.len() == 0 || room <= 0 {
                         break 'all Ok(());
                     }
-                    if reader.consumed >= known.0 || reader.next > index {
+                    let left = known.0.wrapping_sub(reader.consumed);
+                    let Some(message) = reader.next(&by, index, number, left) else {
                         break 'rounds;
-                    }
-                    let slot = match reader.read(&check, index) {
-                        Ok(slot) if slot.index == index => slot,
-                        Ok(slot) => {
-                            reader.next = slot.index;
-                            break 'rounds;
-                        }
-                        Err(words) => {
-                            let sender = (number % senders as u64) as usize;
-                            break 'all Err(BadSlot { sender, words });
-                        }
                     };
-                    reader.emit(&slot, number, known.0, batch);
-                    room -= i64::from(slot.len);
+                    if message.len >= LARGE_BYTES {
+                        room -= i64::from(message.len);
+                    }
+                    if let Some(place) = places.next() {
+                        *place = message;
+                    }
                     number += 1;
-                    left -= 1;
                 }
                 (s, index) = (0, index + 1);
             }
-            // A null: on to the first number that is a message, or to the end.
-            match self.first_message(number, slots, &check) {
-                Ok(first) => number = first.min(upto),
+            // A null, or a slot that needs a closer look: on to the first number that is a message.
+            match self.first_message(number, slots, &by) {
+                // Twice at one place: the slot is sound when looked at closely and not otherwise, so
+                // its owner writes into it.
+                Ok(first) if first == number && looked == number => {
+                    let sender = (number % senders as u64) as usize;
+                    break Err(BadSlot { sender, words: [0, number / senders as u64] });
+                }
+                Ok(first) => {
+                    number = first.min(upto);
+                    looked = number;
+                }
                 Err(bad) => break Err(bad),
             }
         };
+        let filled = most - places.len();
+        batch.filled(filled);
         assert!(number >= self.number);
         self.number = number;
         outcome
     }
 
-    /// The least number of a known slot; that of the next message if there is none of `number`.
-    fn first_message(
-        &mut self,
-        number: u64,
-        slots: &[Count],
-        check: &Check,
-    ) -> Result<u64, BadSlot> {
+    /// The least number, from `number` on, that is a message; `NO_NUMBER` if none is known. Leaves
+    /// every reader at a sound slot, or with none.
+    #[inline(never)]
+    fn first_message(&mut self, number: u64, slots: &[Count], by: &Check) -> Result<u64, BadSlot> {
         let senders = self.readers.len();
         let mut first = NO_NUMBER;
         for (s, known) in slots.iter().enumerate() {
@@ -164,11 +156,9 @@ impl Inbox {
                 continue;
             }
             let least = frontier::share(Number(number), s, senders).0;
-            if reader.next < least {
-                let slot = reader.read(check, least);
-                reader.next = slot.map_err(|words| BadSlot { sender: s, words })?.index;
-            }
-            first = first.min(reader.next * senders as u64 + s as u64);
+            let read = reader.read(by, least);
+            let index = read.map_err(|words| BadSlot { sender: s, words })?;
+            first = first.min(index * senders as u64 + s as u64);
         }
         Ok(first)
     }
@@ -176,28 +166,38 @@ impl Inbox {
     fn collect_received(
         &mut self,
         slots: &[Count],
-        batch: &mut Vec<Message>,
+        batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
-        let check = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
+        let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
             let (s, known) = (self.turn, slots[self.turn].0);
             let reader = &mut self.readers[s];
             while reader.consumed < known {
-                if batch.len() >= most || room <= 0 {
+                let mut places = batch.free(most - batch.messages().len());
+                let Some(place) = places.next() else { return Ok(()) };
+                if room <= 0 {
                     return Ok(());
                 }
-                let slot = match reader.read(&check, reader.consumed) {
-                    Ok(slot) if slot.index == reader.consumed => slot,
-                    // Without nulls there are no gaps.
-                    Ok(slot) => {
-                        return Err(BadSlot { sender: s, words: [slot.len.into(), slot.index] });
+                let (index, left) = (reader.consumed, known - reader.consumed);
+                let mut message = reader.next(&by, index, index, left);
+                if message.is_none() {
+                    // Behind a filler, or nothing sound.
+                    match reader.read(&by, index) {
+                        Ok(found) if found == index => {}
+                        // Without nulls there are no gaps.
+                        Ok(found) => return Err(BadSlot { sender: s, words: [0, found] }),
+                        Err(words) => return Err(BadSlot { sender: s, words }),
                     }
-                    Err(words) => return Err(BadSlot { sender: s, words }),
+                    message = reader.next(&by, index, index, left);
+                }
+                let Some(message) = message else {
+                    return Err(BadSlot { sender: s, words: [0, index] });
                 };
-                room -= i64::from(slot.len);
-                reader.emit(&slot, slot.index, known, batch);
+                room -= i64::from(message.len);
+                *place = message;
+                batch.filled(1);
             }
             self.turn = (s + 1) % self.readers.len();
         }
@@ -206,6 +206,10 @@ impl Inbox {
 }
 
 const NO_NUMBER: u64 = u64::MAX;
+
+/// Smaller messages do not count for `BATCH_BYTES`: a whole batch of them is little more.
+const LARGE_BYTES: u32 = 512;
+const _: () = assert!(LARGE_BYTES as usize * BATCH_MAX <= 2 * BATCH_BYTES as usize);
 
 /// How many slots ahead headers and first lines are asked for, if so many are known to be there.
 const PREFETCH_SLOTS: u64 = 8;
@@ -217,38 +221,51 @@ struct Check {
 }
 
 impl Reader {
-    /// Reads the header of the next slot (I1). Its index is at least `least`, or it is no message.
+    /// The message of that index, if it is the next slot and lies where the last one ended; `left`
+    /// slots are known. `None`: it is a null, or `read` must say what is there.
     #[inline(always)]
-    fn read(&self, by: &Check, least: u64) -> Result<Slot, [u64; 2]> {
-        let (at, header) = self.ring.settle(self.at);
-        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
-        let len = first as u32;
-        // One branch for all that can be wrong: it never is, unless the sender is broken.
-        let wrong = (first >> 48 != KIND_MESSAGE)
-            | (sum != check(first, index, by.epoch))
-            | (index < least)
-            | (index >= COUNT_MAX)
-            | (len > by.message_bytes_max)
-            | (at + slot_bytes(len) > self.ring.size());
-        if wrong {
-            return Err([first, index]);
+    fn next(&mut self, by: &Check, index: u64, number: u64, left: u64) -> Option<Message> {
+        let header = self.ring.header(self.at)?;
+        if left.wrapping_sub(1) > COUNT_MAX {
+            return None; // no slot is left
         }
-        Ok(Slot { at, len, index, time: header[2].own() })
+        let (first, its, sum) = (header[0].own(), header[1].own(), header[3].own());
+        // Kind, flags (none yet) and length in one comparison.
+        let len = first.wrapping_sub(KIND_MESSAGE << 48);
+        let sound = len <= u64::from(by.message_bytes_max)
+            && its == index
+            && sum == check(first, index, by.epoch);
+        if !sound {
+            return None;
+        }
+        let len = len as u32;
+        let payload = self.ring.payload(self.at, len)?;
+        let bytes = slot_bytes(len);
+        if left > PREFETCH_SLOTS {
+            self.ring.prefetch(self.at + PREFETCH_SLOTS * bytes);
+            self.ring.prefetch(self.at + PREFETCH_SLOTS * bytes + 64);
+        }
+        self.at += bytes;
+        self.consumed += 1;
+        Some(Message::new(payload, self.rank, self.lane, number, index, header[2].own()))
     }
 
-    /// Hands out a slot that `read` has read; `known` slots are there.
-    #[inline(always)]
-    fn emit(&mut self, slot: &Slot, number: u64, known: u64, batch: &mut Vec<Message>) {
-        let payload = self.ring.payload(slot.at, slot.len);
-        batch.push(Message::new(payload, self.rank, self.lane, number, slot.index, slot.time));
-        let bytes = slot_bytes(slot.len);
-        self.at = slot.at + bytes;
-        if known - self.consumed > PREFETCH_SLOTS {
-            let ahead = slot.at + PREFETCH_SLOTS * bytes;
-            self.ring.prefetch(ahead);
-            self.ring.prefetch(ahead + 64);
+    /// Looks closely at the next slot, which is known to be there: settles at it and answers its
+    /// index, at least `least`; else the words that are no message's (I1).
+    #[cold]
+    fn read(&mut self, by: &Check, least: u64) -> Result<u64, [u64; 2]> {
+        let (at, header) = self.ring.settle(self.at);
+        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
+        let len = first.wrapping_sub(KIND_MESSAGE << 48);
+        let sound = len <= u64::from(by.message_bytes_max)
+            && sum == check(first, index, by.epoch)
+            && (least..COUNT_MAX).contains(&index)
+            && self.ring.payload(at, len as u32).is_some();
+        if !sound {
+            return Err([first, index]);
         }
-        self.consumed += 1;
+        self.at = at;
+        Ok(index)
     }
 }
 

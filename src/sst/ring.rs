@@ -31,7 +31,7 @@ pub const KIND_FILLER: u64 = 2;
 /// Bytes of a slot with a payload of `len` bytes.
 #[inline(always)]
 pub fn slot_bytes(len: u32) -> u64 {
-    (HEADER_BYTES + u64::from(len)).next_multiple_of(SLOT_ALIGN)
+    (HEADER_BYTES + SLOT_ALIGN - 1 + u64::from(len)) & !(SLOT_ALIGN - 1)
 }
 
 /// Smallest ring for messages of that size: G1 needs room for a message and for the same once more
@@ -74,12 +74,13 @@ impl Ring {
     /// The header at an offset; `None` where there is no room for one before the ring's end.
     #[inline(always)]
     pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
-        self.bytes.cells(at)
+        self.bytes.header(at)
     }
 
+    /// The payload of the slot at an offset; `None` where it would cross the ring's end.
     #[inline(always)]
-    pub fn payload(&self, at: u64, len: u32) -> &[u8] {
-        self.bytes.lend(at + HEADER_BYTES, len as usize)
+    pub fn payload(&self, at: u64, len: u32) -> Option<&[u8]> {
+        self.bytes.lend(at + HEADER_BYTES, len)
     }
 
     #[inline(always)]
@@ -170,6 +171,9 @@ pub struct Producer {
     /// Slots published, slots known to be released.
     filled: u64,
     freed: u64,
+    /// Bytes and slots that follow the head and may be had without another look (`place`).
+    easy_bytes: u64,
+    easy_slots: u64,
     reserved: Option<Reservation>,
 }
 
@@ -201,6 +205,8 @@ impl Producer {
             used: 0,
             filled: 0,
             freed: 0,
+            easy_bytes: 0,
+            easy_slots: 0,
             reserved: None,
         }
     }
@@ -248,6 +254,7 @@ impl Producer {
     pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
         let slot = self.claim(len)?;
         self.reserved = Some(slot);
+        self.easy_slots = 0; // until published or aborted, nothing else has room
         Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
     }
 
@@ -277,6 +284,16 @@ impl Producer {
         if len > self.message_bytes_max {
             return Err(Status::TooLong);
         }
+        let need = slot_bytes(len);
+        let easy = need <= self.easy_bytes && self.easy_slots > 0;
+        if easy && self.cells.stopped.own() == 0 {
+            return Ok(Reservation { at: self.head, len, skipped: 0 });
+        }
+        self.claim_slowly(len, need)
+    }
+
+    #[inline(never)]
+    fn claim_slowly(&mut self, len: u32, need: u64) -> Result<Reservation, Status> {
         if self.reserved.is_some() {
             return Err(Status::NotReserved);
         }
@@ -284,18 +301,13 @@ impl Producer {
         if stopped != 0 {
             return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
         }
-        let need = slot_bytes(len);
-        match self.place(len, need) {
-            Some(slot) => Ok(slot),
-            None => self.claim_when_full(len, need),
-        }
-    }
-
-    #[cold]
-    fn claim_when_full(&mut self, len: u32, need: u64) -> Result<Reservation, Status> {
-        let released = self.free();
-        let pressed = &self.cells.pressed;
         if let Some(slot) = self.place(len, need) {
+            return Ok(slot);
+        }
+        let released = self.free();
+        let placed = self.place(len, need);
+        let pressed = &self.cells.pressed;
+        if let Some(slot) = placed {
             pressed[1].prepare(0);
             return Ok(slot);
         }
@@ -304,9 +316,8 @@ impl Producer {
         Err(Status::Again)
     }
 
-    /// Finds room for `need` bytes at the head (G1, G2, G3).
-    #[inline(always)]
-    fn place(&self, len: u32, need: u64) -> Option<Reservation> {
+    /// Finds room for `need` bytes at the head (G1, G2, G3), and how much more follows it.
+    fn place(&mut self, len: u32, need: u64) -> Option<Reservation> {
         let full = self.filled - self.freed >= self.window;
         if full && !crate::mutant!("reserve-ignores-window") {
             return None;
@@ -322,6 +333,12 @@ impl Producer {
             return None;
         }
         let at = if skip { 0 } else { self.head };
+        // What follows in one piece: up to the ring's end, or the hot part's while the head is in
+        // it, and not beyond what is free.
+        let end = if at < self.hot_bytes { self.hot_bytes } else { self.ring.size() };
+        let free = self.ring.size() - self.used - skipped;
+        self.easy_bytes = free.min(end.max(at + need) - at);
+        self.easy_slots = self.window.saturating_sub(self.filled - self.freed);
         Some(Reservation { at, len, skipped })
     }
 
@@ -339,6 +356,8 @@ impl Producer {
         let need = slot_bytes(len);
         self.head = slot.at + need;
         self.used += slot.skipped + need;
+        self.easy_bytes -= need;
+        self.easy_slots = self.easy_slots.saturating_sub(1);
         let ordinal = self.filled;
         self.filled += 1;
         self.cells.filled.publish(self.filled); // W
@@ -355,10 +374,11 @@ impl Producer {
             if header[1].own() >= released.0 {
                 break;
             }
-            let end = at + slot_bytes(header[0].own() as u32);
-            let skipped = if at == tail { 0 } else { ring.size() - tail };
-            used -= skipped + (end - at);
-            (tail, freed) = (end, freed + 1);
+            if at != tail {
+                used -= ring.size() - tail; // what was skipped
+            }
+            let bytes = slot_bytes(header[0].own() as u32);
+            (used, tail, freed) = (used - bytes, at + bytes, freed + 1);
         }
         (self.tail, self.used, self.freed) = (tail, used, freed);
         released
