@@ -131,8 +131,12 @@ pub unsafe extern "C" fn deliver(
 /// Reads every line of the payload: a byte of each 64, and the last one.
 #[inline]
 fn touch(bytes: &[u8]) -> u64 {
-    let lines = bytes.iter().step_by(64).fold(0u64, |sum, byte| sum + u64::from(*byte));
-    lines + u64::from(bytes[bytes.len() - 1])
+    let (mut at, mut sum) = (0, u64::from(bytes[bytes.len() - 1]));
+    while at < bytes.len() {
+        sum += u64::from(bytes[at]);
+        at += 64;
+    }
+    sum
 }
 
 fn violation(what: &str) -> ! {

@@ -32,6 +32,9 @@ struct Reader {
     /// Offset after the last slot that was handed out; slots handed out.
     at: u64,
     consumed: u64,
+    /// The index that a closer look found in the next slot, if `looked_at` is `consumed + 1`.
+    found: u64,
+    looked_at: u64,
 }
 
 pub struct Inbox {
@@ -47,7 +50,15 @@ pub struct Inbox {
 impl Inbox {
     /// `rings`: by sender, with its rank and lane.
     pub fn new(rings: Vec<(Ring, u16, u16)>, shape: &Shape, epoch: Epoch) -> Inbox {
-        let reader = |(ring, rank, lane)| Reader { ring, rank, lane, at: 0, consumed: 0 };
+        let reader = |(ring, rank, lane)| Reader {
+            ring,
+            rank,
+            lane,
+            at: 0,
+            consumed: 0,
+            found: 0,
+            looked_at: 0,
+        };
         Inbox {
             readers: rings.into_iter().map(reader).collect(),
             mode: shape.mode,
@@ -122,19 +133,35 @@ impl Inbox {
                 }
                 (s, index) = (0, index + 1);
             }
-            // A null, or a slot that needs a closer look: on to the first number that is a message.
-            match self.first_message(number, slots, &by) {
-                // Twice at one place: the slot is sound when looked at closely and not otherwise, so
-                // its owner writes into it.
-                Ok(first) if first == number && looked == number => {
-                    let sender = (number % senders as u64) as usize;
-                    break Err(BadSlot { sender, words: [0, number / senders as u64] });
-                }
-                Ok(first) => {
-                    number = first.min(upto);
-                    looked = number;
-                }
+            // A null, or a slot that needs a closer look: on to the first number that is a message,
+            // and with its sender alone as far as no other sender has one.
+            let run = match self.find_run(number, slots, &by) {
+                Ok(run) => run,
                 Err(bad) => break Err(bad),
+            };
+            if run.first == number && looked == number {
+                // Twice at one place: sound when looked at closely and not otherwise, so its owner
+                // writes into it.
+                let words = [0, number / senders as u64];
+                break Err(BadSlot { sender: run.sender, words });
+            }
+            number = run.first.min(upto);
+            looked = number;
+            let end = run.end.min(upto);
+            let reader = &mut self.readers[run.sender];
+            let mut index = run.first / senders as u64;
+            while number < end && places.len() > 0 && room > 0 {
+                let left = slots[run.sender].0.wrapping_sub(reader.consumed);
+                let Some(message) = reader.next(&by, index, number, left) else { break };
+                if message.len >= LARGE_BYTES {
+                    room -= i64::from(message.len);
+                }
+                if let Some(place) = places.next() {
+                    *place = message;
+                }
+                index += 1;
+                // What lies between is null: no other sender has a message before `end`.
+                number = (index * senders as u64 + run.sender as u64).min(end);
             }
         };
         let filled = most - places.len();
@@ -144,23 +171,31 @@ impl Inbox {
         outcome
     }
 
-    /// The least number, from `number` on, that is a message; `NO_NUMBER` if none is known. Leaves
-    /// every reader at a sound slot, or with none.
+    /// The first message from `number` on, and up to where its sender is alone. Leaves every reader
+    /// at a sound slot, or with none.
     #[inline(never)]
-    fn first_message(&mut self, number: u64, slots: &[Count], by: &Check) -> Result<u64, BadSlot> {
+    fn find_run(&mut self, number: u64, slots: &[Count], by: &Check) -> Result<Run, BadSlot> {
         let senders = self.readers.len();
-        let mut first = NO_NUMBER;
+        let mut run = Run { sender: 0, first: NO_NUMBER, end: NO_NUMBER };
         for (s, known) in slots.iter().enumerate() {
             let reader = &mut self.readers[s];
             if reader.consumed >= known.0 {
                 continue;
             }
-            let least = frontier::share(Number(number), s, senders).0;
-            let read = reader.read(by, least);
-            let index = read.map_err(|words| BadSlot { sender: s, words })?;
-            first = first.min(index * senders as u64 + s as u64);
+            if reader.looked_at != reader.consumed + 1 {
+                let least = frontier::share(Number(number), s, senders).0;
+                let read = reader.read(by, least);
+                reader.found = read.map_err(|words| BadSlot { sender: s, words })?;
+                reader.looked_at = reader.consumed + 1;
+            }
+            let its = reader.found * senders as u64 + s as u64;
+            if its < run.first {
+                (run.sender, run.end, run.first) = (s, run.first, its);
+            } else {
+                run.end = run.end.min(its);
+            }
         }
-        Ok(first)
+        Ok(run)
     }
 
     fn collect_received(
@@ -206,6 +241,15 @@ impl Inbox {
 }
 
 const NO_NUMBER: u64 = u64::MAX;
+
+/// A sender whose messages come next, with nothing but nulls of the others between them.
+struct Run {
+    sender: usize,
+    /// Number of its next message.
+    first: u64,
+    /// The first number at which another sender has a message.
+    end: u64,
+}
 
 /// Smaller messages do not count for `BATCH_BYTES`: a whole batch of them is little more.
 const LARGE_BYTES: u32 = 512;
