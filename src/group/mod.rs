@@ -16,7 +16,7 @@ pub mod multicast;
 pub mod outbox;
 pub mod view;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod transcript;
 
 use crate::base::{Epoch, Events, Members, Nanos, Number, Post, Posting, Rank};
