@@ -241,9 +241,9 @@ impl Engine {
     }
 
     /// Whether a poll would find something: for the look between saying "asleep" and sleeping.
-    pub fn has_work(&self, table: &Table) -> bool {
+    pub fn has_work(&mut self, table: &Table) -> bool {
         !matches!(self.state, State::Running | State::Stopped(..))
-            || self.multicasts.iter().any(|multicast| multicast.has_work(table))
+            || self.multicasts.iter_mut().any(|multicast| multicast.has_work(table))
     }
 
     /// Whether `released` of others is news to me: a lane of mine waits for room.

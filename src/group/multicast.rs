@@ -27,6 +27,17 @@ pub struct Lane {
     pub s: usize,
     pub taker: Taker,
     next: Count,
+    /// The refusal, by its count, after which the lane's producer was told of room.
+    told: u64,
+}
+
+impl Lane {
+    /// While the producer waits for room and has not been told of any: its newest refusal, and how
+    /// many messages everyone had released then.
+    fn waits(&self) -> Option<(u64, Count)> {
+        let refusal = self.taker.pressed();
+        self.taker.waits_beyond().filter(|_| refusal != self.told).map(|count| (refusal, count))
+    }
 }
 
 /// A sender that is another member.
@@ -78,7 +89,7 @@ impl Multicast {
         assert!(spec.has(view.me) && (mine.is_some() || takers.is_empty()));
         let first = mine.unwrap_or(0);
         let lanes = takers.into_iter().enumerate();
-        let lane = |(lane, taker)| Lane { s: first + lane, taker, next: Count(0) };
+        let lane = |(lane, taker)| Lane { s: first + lane, taker, next: Count(0), told: 0 };
         let others: Vec<Rank> =
             spec.members.iter().copied().filter(|rank| *rank != view.me).collect();
         let foreign = spec.senders.iter().enumerate().filter(|(_, sender)| sender.rank != view.me);
@@ -321,8 +332,9 @@ impl Multicast {
         &mut self.outbox
     }
 
-    /// Whether a poll would find something: for the look that comes after saying "asleep".
-    pub fn has_work(&self, table: &Table) -> bool {
+    /// Whether a poll would find something: for the look that comes after saying "asleep". Room for
+    /// a lane that found none counts once per refusal: a producer that gave up keeps nobody awake.
+    pub fn has_work(&mut self, table: &Table) -> bool {
         let waiting = self.lanes.iter().any(|lane| lane.taker.waiting() > 0);
         let head = |sender: &Foreign| {
             let head: Count = table.observe(sender.rank, self.columns.head, sender.lane);
@@ -340,11 +352,16 @@ impl Multicast {
     }
 
     /// Whether a lane that found no room would find some now.
-    fn room_again(&self, table: &Table) -> bool {
-        self.lanes.iter().any(|lane| {
-            let Some(before) = lane.taker.waits_beyond() else { return false };
-            self.released_by_all(table, lane.s) > before
-        })
+    fn room_again(&mut self, table: &Table) -> bool {
+        let mut any = false;
+        for at in 0..self.lanes.len() {
+            let Some((refusal, before)) = self.lanes[at].waits() else { continue };
+            if self.released_by_all(table, self.lanes[at].s) > before {
+                self.lanes[at].told = refusal;
+                any = true;
+            }
+        }
+        any
     }
 
     /// How many messages of sender `s` every member has released.
@@ -364,7 +381,7 @@ impl Multicast {
 
     /// Whether a lane of mine waits for room: then `released` is news to me.
     pub fn waits_for_room(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.taker.waits_beyond().is_some())
+        self.lanes.iter().any(|lane| lane.waits().is_some())
     }
 
     pub fn has_member(&self, set: Members) -> bool {
@@ -379,5 +396,56 @@ impl Multicast {
     /// Prefix, stable and delivered of mine (for the statistics).
     pub fn own_progress(&self) -> [Number; 3] {
         [self.prefix, self.stable, self.delivered]
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::transcript::Stage;
+    use super::*;
+    use crate::error::Status;
+    use crate::sst::layout::Shape;
+
+    fn stage() -> Stage {
+        let shape = Shape {
+            senders: 0,
+            lanes: 0,
+            mode: Mode::Stable,
+            window: 2,
+            message_bytes_max: 16,
+            ring_bytes: 4096,
+        };
+        Stage::new(2, &[Rank(0), Rank(1)], shape)
+    }
+
+    /// Found by `squall sim`, seed 3 of its day: a lane that was refused once and never tried again
+    /// kept its member from sleeping for ever.
+    #[test]
+    fn room_is_reported_once_per_refusal() {
+        let mut stage = stage();
+        let send = |stage: &mut Stage| stage.players[0].producer.as_mut().unwrap().send(b"x");
+        let has_work = |stage: &mut Stage| {
+            let player = &mut stage.players[0];
+            player.engine.has_work(&player.table)
+        };
+        let rest = |stage: &mut Stage| {
+            for _ in 0..8 {
+                stage.turn(0, 8);
+                stage.turn(1, 8);
+                stage.land_all();
+            }
+        };
+        assert_eq!((send(&mut stage), send(&mut stage)), (Ok(0), Ok(1)));
+        assert_eq!(send(&mut stage), Err(Status::Again));
+        assert!(stage.players[0].engine.waits_for_room());
+        rest(&mut stage);
+        assert!(has_work(&mut stage), "there is room: tell");
+        assert!(!has_work(&mut stage) && !stage.players[0].engine.waits_for_room());
+        // The next refusal asks anew.
+        assert_eq!((send(&mut stage), send(&mut stage)), (Ok(2), Ok(3)));
+        assert_eq!(send(&mut stage), Err(Status::Again));
+        assert!(stage.players[0].engine.waits_for_room());
+        rest(&mut stage);
+        assert!(has_work(&mut stage) && !has_work(&mut stage));
     }
 }

@@ -409,9 +409,9 @@ impl Taker {
         self.cells.taken.publish(self.slots); // T
     }
 
-    /// How often the producer found no room.
+    /// How often the producer found no room. Looked at before `waits_beyond`.
     pub fn pressed(&self) -> u64 {
-        self.cells.pressed[0].own()
+        self.cells.pressed[0].observe()
     }
 
     /// While the producer waits for room: how many messages everyone had released when it looked.
