@@ -75,6 +75,11 @@ impl Outbox {
         }
     }
 
+    /// Whether some peer but `full` has not been told everything.
+    pub fn owes(&self, full: Members) -> bool {
+        self.peers.iter().any(|peer| peer.stale && !full.contains(peer.rank))
+    }
+
     /// Appends the posts for all peers but `full`, as far as there is room for posts.
     pub fn post(&mut self, lanes: &[Lane], table: &Table, full: Members, posts: &mut Vec<Post>) {
         if self.posting == Posting::Nothing {
