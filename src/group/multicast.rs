@@ -77,6 +77,8 @@ pub struct Multicast {
     prefix: Number,
     stable: Number,
     delivered: Number,
+    /// No correct member's head is above this (see `explicable`).
+    heads_most: u64,
     outbox: Outbox,
 }
 
@@ -93,12 +95,13 @@ impl Multicast {
         let others: Vec<Rank> =
             spec.members.iter().copied().filter(|rank| *rank != view.me).collect();
         let foreign = spec.senders.iter().enumerate().filter(|(_, sender)| sender.rank != view.me);
+        let window = u64::from(spec.shape.window);
         Multicast {
             subgroup,
             mode: spec.mode(),
             tally: Tally::default(),
             epoch: view.epoch,
-            window: u64::from(spec.shape.window),
+            window,
             foreign: foreign
                 .map(|(s, sender)| Foreign { s, rank: sender.rank, lane: sender.lane.into() })
                 .collect(),
@@ -110,6 +113,7 @@ impl Multicast {
             prefix: Number(0),
             stable: Number(0),
             delivered: Number(0),
+            heads_most: explicable(spec.mode(), Number(0), senders as u64, window),
             outbox: Outbox::new(subgroup, &others, columns.clone(), spec.mode()),
             others,
             columns,
@@ -175,7 +179,7 @@ impl Multicast {
                 let (from, to) = (self.slots[sender.s].0, slots.0);
                 return Err(fault(Fault::Regressed { cell: name("slots"), from, to }));
             }
-            if head.0 > COUNT_MAX {
+            if head.0 > self.heads_most.min(COUNT_MAX) {
                 return Err(fault(Fault::BadWord { cell: name("head"), value: head.0 }));
             }
             if slots.0 - self.consumed[sender.s].0 > self.window {
@@ -300,6 +304,8 @@ impl Multicast {
                 }
                 assert!(number > self.delivered && number <= self.stable);
                 self.delivered = number;
+                let senders = self.consumed.len() as u64;
+                self.heads_most = explicable(self.mode, number, senders, self.window);
                 if !crate::mutant!("released-before-callback") {
                     table.advance(self.columns.released, 0, number);
                 }
@@ -400,8 +406,21 @@ impl Multicast {
     }
 }
 
+/// The greatest head that correct members can have while I have released only `delivered`.
+///
+/// Above my share of the order each sender has at most a window of messages, since I have released
+/// none of them; a null only follows a message of somebody's. So the greatest head of all rises by
+/// one per message at the most. Without this bound one word could use up everybody's indices.
+fn explicable(mode: Mode, delivered: Number, senders: u64, window: u64) -> u64 {
+    match mode {
+        Mode::Stable => delivered.0.div_ceil(senders) + senders * window,
+        Mode::Received => COUNT_MAX,
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::super::State;
     use super::super::transcript::Stage;
     use super::*;
     use crate::base::Events;
@@ -418,6 +437,23 @@ mod tests {
             ring_bytes: 4096,
         };
         Stage::new(2, &[Rank(0), Rank(1)], shape)
+    }
+
+    /// Found by `squall sim`, seed 3405 of its day: a head just below `COUNT_MAX` made everybody
+    /// give nulls up to it, and the next message of a correct member met an assertion.
+    #[test]
+    fn a_head_that_no_messages_explain_cuts_its_owner_off() {
+        for (head, sound) in [(4, true), (5, false), (COUNT_MAX - 1, false), (u64::MAX, false)] {
+            let mut stage = stage();
+            let cell = stage.layout.subgroups[0].head.byte(0);
+            stage.mirrors[1][0].cell(cell).publish(head);
+            stage.turn(0, 1);
+            let state = stage.players[0].engine.state();
+            assert_eq!(state == State::Running, sound, "{head}: {state:?}");
+            let outcome = stage.players[0].producer.as_mut().unwrap().send(b"next");
+            assert_eq!(outcome, if sound { Ok(0) } else { Err(Status::PeerFault) });
+            stage.turn(0, 1);
+        }
     }
 
     /// Found by `squall sim`, seed 38204 of its day: a member went to sleep on posts that it had kept
