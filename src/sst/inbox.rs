@@ -182,12 +182,14 @@ impl Inbox {
         let check = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
+            if batch.len() >= most || room <= 0 {
+                return Ok(());
+            }
+            // A full batch ends a sender's turn too: one that always has more starves nobody.
             let (s, known) = (self.turn, slots[self.turn].0);
+            self.turn = (s + 1) % self.readers.len();
             let reader = &mut self.readers[s];
-            while reader.consumed < known {
-                if batch.len() >= most || room <= 0 {
-                    return Ok(());
-                }
+            while reader.consumed < known && batch.len() < most && room > 0 {
                 let slot = match reader.read(&check, reader.consumed) {
                     Ok(slot) if slot.index == reader.consumed => slot,
                     // Without nulls there are no gaps.
@@ -199,7 +201,6 @@ impl Inbox {
                 room -= i64::from(slot.len);
                 reader.emit(&slot, slot.index, known, batch);
             }
-            self.turn = (s + 1) % self.readers.len();
         }
         Ok(())
     }
@@ -220,7 +221,12 @@ impl Reader {
     /// Reads the header of the next slot (I1). Its index is at least `least`, or it is no message.
     #[inline(always)]
     fn read(&self, by: &Check, least: u64) -> Result<Slot, [u64; 2]> {
-        let (at, header) = self.ring.settle(self.at);
+        let (mut at, mut header) = self.ring.settle(self.at);
+        if crate::mutant!("reader-misses-a-wrap")
+            && let Some(filler) = self.ring.header(self.at)
+        {
+            (at, header) = (self.at, filler);
+        }
         let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
         let len = first as u32;
         // One branch for all that can be wrong: it never is, unless the sender is broken.
