@@ -210,7 +210,12 @@ impl Multicast {
                 self.received[lane.s] = owed;
             }
         }
-        let prefix = frontier::prefix(&self.received);
+        let mut prefix = frontier::prefix(&self.received);
+        if crate::mutant!("prefix-counts-own-heads-only") && !self.lanes.is_empty() {
+            let senders = self.received.len() as u64;
+            let holes = self.lanes.iter().map(|lane| lane.next.0 * senders + lane.s as u64);
+            prefix = Number(holes.min().unwrap_or(0));
+        }
         assert!(prefix >= self.prefix, "my prefix would go back");
         self.prefix = prefix;
     }
@@ -240,6 +245,10 @@ impl Multicast {
             if crate::mutant!("stable-skips-a-member") && at + 1 == self.others.len() {
                 continue;
             }
+            if crate::mutant!("prefix-observed-twice") && prefix < stable {
+                stable = table.observe(rank, self.columns.prefix, 0);
+                continue;
+            }
             stable = stable.min(prefix);
         }
         if crate::mutant!("deliver-when-received") {
@@ -255,8 +264,9 @@ impl Multicast {
         let columns = &self.columns;
         let swapped = crate::mutant!("head-published-before-slots");
         for (at, lane) in self.lanes.iter().enumerate() {
-            if swapped {
+            if swapped && table.own(columns.head, at) != lane.next {
                 table.advance(columns.head, at, lane.next);
+                self.outbox.moved();
             }
             if table.own(columns.slots, at) != Count(lane.taker.slots) {
                 table.advance(columns.slots, at, Count(lane.taker.slots));
@@ -264,7 +274,7 @@ impl Multicast {
             }
         }
         for (at, lane) in self.lanes.iter().enumerate() {
-            if table.own(columns.head, at) != lane.next || swapped {
+            if table.own(columns.head, at) != lane.next {
                 table.advance(columns.head, at, lane.next);
                 self.outbox.moved();
             }
@@ -306,7 +316,9 @@ impl Multicast {
                 self.delivered = number;
                 let senders = self.consumed.len() as u64;
                 self.heads_most = explicable(self.mode, number, senders, self.window);
-                if !crate::mutant!("released-before-callback") {
+                if crate::mutant!("released-before-delivered") {
+                    table.advance(self.columns.released, 0, self.stable);
+                } else if !crate::mutant!("released-before-callback") {
                     table.advance(self.columns.released, 0, number);
                 }
                 table.advance(self.columns.delivered, 0, number);
@@ -320,7 +332,11 @@ impl Multicast {
                     let consumed = inbox.consumed(s);
                     if consumed != self.consumed[s] {
                         self.consumed[s] = consumed;
-                        table.advance(self.columns.released_by, s, consumed);
+                        let mut of = s;
+                        if crate::mutant!("released-under-the-wrong-sender") {
+                            of = (s + 1) % self.consumed.len();
+                        }
+                        table.advance(self.columns.released_by, of, consumed);
                         table.advance(self.columns.delivered_by, s, consumed);
                         self.outbox.moved_quietly();
                     }

@@ -16,6 +16,8 @@ pub mod inbox;
 pub mod layout;
 pub mod ring;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
