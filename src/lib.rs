@@ -24,3 +24,6 @@ pub mod driver;
 
 #[cfg(not(loom))]
 pub mod capi;
+
+#[cfg(not(loom))]
+pub mod sim;

@@ -201,7 +201,7 @@ impl Driver {
     pub fn arm(&mut self) -> bool {
         self.fabric.arm(self.engine.waits_for_room());
         self.armed = true;
-        if self.engine.has_work(&self.table) || self.stopped_state().is_some() {
+        if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
             self.armed = false;
             self.fabric.disarm();
             return false;

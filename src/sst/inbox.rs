@@ -207,14 +207,16 @@ impl Inbox {
         let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
+            if batch.messages().len() >= most || room <= 0 {
+                return Ok(());
+            }
+            // A full batch ends a sender's turn too: one that always has more starves nobody.
             let (s, known) = (self.turn, slots[self.turn].0);
+            self.turn = (s + 1) % self.readers.len();
             let reader = &mut self.readers[s];
-            while reader.consumed < known {
+            while reader.consumed < known && room > 0 {
                 let mut places = batch.free(most - batch.messages().len());
                 let Some(place) = places.next() else { return Ok(()) };
-                if room <= 0 {
-                    return Ok(());
-                }
                 let (index, left) = (reader.consumed, known - reader.consumed);
                 let mut message = reader.next(&by, index, index, left);
                 if message.is_none() {
@@ -234,7 +236,6 @@ impl Inbox {
                 *place = message;
                 batch.filled(1);
             }
-            self.turn = (s + 1) % self.readers.len();
         }
         Ok(())
     }
@@ -298,7 +299,12 @@ impl Reader {
     /// index, at least `least`; else the words that are no message's (I1).
     #[cold]
     fn read(&mut self, by: &Check, least: u64) -> Result<u64, [u64; 2]> {
-        let (at, header) = self.ring.settle(self.at);
+        let (mut at, mut header) = self.ring.settle(self.at);
+        if crate::mutant!("reader-misses-a-wrap")
+            && let Some(filler) = self.ring.header(self.at)
+        {
+            (at, header) = (self.at, filler);
+        }
         let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
         let len = first.wrapping_sub(KIND_MESSAGE << 48);
         let sound = len <= u64::from(by.message_bytes_max)

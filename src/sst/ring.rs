@@ -147,6 +147,10 @@ impl Gate {
             if let Some(hook) = self.hook {
                 hook(*row);
             }
+            if crate::mutant!("loom-s-relaxed") {
+                least = least.min(block.cell(*at).own());
+                continue;
+            }
             least = least.min(block.cell(*at).observe()); // S
         }
         match self.mode {
@@ -271,12 +275,21 @@ impl Producer {
 
     /// Forgets what was reserved. No other member ever hears of it.
     pub fn abort(&mut self) -> Result<(), Status> {
-        self.reserved.take().map(|_| ()).ok_or(Status::NotReserved)
+        let slot = self.reserved.take().ok_or(Status::NotReserved)?;
+        if crate::mutant!("abort-leaks") {
+            self.used += slot_bytes(slot.len);
+        }
+        Ok(())
     }
 
     /// Messages sent so far: the next ordinal.
     pub fn ordinal(&self) -> u64 {
         self.filled
+    }
+
+    /// Messages sent that are not known to be released by everyone.
+    pub fn unreleased(&self) -> u64 {
+        self.filled - self.freed
     }
 
     #[inline(always)]
@@ -360,6 +373,10 @@ impl Producer {
         self.easy_slots = self.easy_slots.saturating_sub(1);
         let ordinal = self.filled;
         self.filled += 1;
+        if crate::mutant!("loom-w-relaxed") {
+            self.cells.filled.prepare(self.filled);
+            return ordinal;
+        }
         self.cells.filled.publish(self.filled); // W
         ordinal
     }
@@ -369,7 +386,8 @@ impl Producer {
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released();
         let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
-        while freed < taken {
+        let known = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
+        while freed < known {
             let (at, header) = ring.settle(tail);
             if header[1].own() >= released.0 {
                 break;
@@ -411,9 +429,12 @@ impl Taker {
     #[inline]
     pub fn take(&mut self, count: u64, next: Count, time: u64, epoch: Epoch) {
         assert!(next.0 + count <= COUNT_MAX);
+        if crate::mutant!("loom-t-early") {
+            self.cells.taken.publish(self.slots + count);
+        }
         for index in next.0..next.0 + count {
             let (at, header) = self.ring.settle(self.at);
-            if at < self.at {
+            if at < self.at && !crate::mutant!("stale-wrapped-at") {
                 let filler = self.ring.header(self.at).is_some();
                 self.wrapped_at = self.at + if filler { HEADER_BYTES } else { 0 };
             }
@@ -429,9 +450,9 @@ impl Taker {
         self.cells.taken.publish(self.slots); // T
     }
 
-    /// How often the producer found no room.
+    /// How often the producer found no room. Looked at before `waits_beyond`.
     pub fn pressed(&self) -> u64 {
-        self.cells.pressed[0].own()
+        self.cells.pressed[0].observe()
     }
 
     /// While the producer waits for room: how many messages everyone had released when it looked.
