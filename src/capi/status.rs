@@ -136,8 +136,7 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
 /// Threads: any; each has its own. Since: 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn squall_last_error(bytes: *mut c_char, len: usize) -> usize {
-    LAST_ERROR.with(|last| {
-        let text = last.borrow();
+    let copy = |text: &str| {
         if !bytes.is_null() && len > 0 {
             let copied = text.len().min(len - 1);
             // SAFETY: the caller says that `len` bytes can be written; `copied` is less, and the
@@ -148,7 +147,8 @@ pub unsafe extern "C" fn squall_last_error(bytes: *mut c_char, len: usize) -> us
             }
         }
         text.len() + 1
-    })
+    };
+    LAST_ERROR.try_with(|last| copy(&last.borrow())).unwrap_or_else(|_| copy(""))
 }
 
 /// Levels of log sentences.
