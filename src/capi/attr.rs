@@ -91,6 +91,8 @@ pub struct squall_group_attr_t {
 const SUBGROUP_ATTR_V1: usize = 56;
 const GROUP_ATTR_V1: usize = 48;
 const CALLBACKS_V1: usize = 40;
+/// Bytes of any struct of any version to come, at the most.
+const STRUCT_BYTES_MAX: usize = 4096;
 const _: () = {
     assert!(size_of::<squall_subgroup_attr_t>() == SUBGROUP_ATTR_V1);
     assert!(size_of::<squall_group_attr_t>() == GROUP_ATTR_V1);
@@ -163,9 +165,11 @@ unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Er
     // SAFETY: as promised, a `u32` comes first.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
     let ours = size_of::<T>();
+    // A struct that nobody initialised says any size: what is out of the question is not read.
+    let plausible = size >= least && size <= STRUCT_BYTES_MAX;
     // SAFETY: as promised, `size` bytes are there.
-    let tail = (ours..size.min(1 << 16)).any(|i| unsafe { at.cast::<u8>().add(i).read() } != 0);
-    if size < least || size > 1 << 16 || tail {
+    let unknown = |i: usize| unsafe { at.cast::<u8>().add(i).read() } != 0;
+    if !plausible || (ours..size).any(unknown) {
         let detail =
             format!("{what}: size {size} is unknown here (it has {ours} bytes); call its _init");
         return Err(Error::new(Status::WrongSize, detail));
