@@ -352,6 +352,10 @@ pub unsafe extern "C" fn squall_sendv(
         for (at, part) in parts.iter_mut().enumerate().take(count) {
             // SAFETY: the caller says that `count` pieces are there, and their bytes.
             let bytes = unsafe { pieces.add(at).read() };
+            // No slice may be that long, and the sum of 64 shorter ones does not overflow.
+            if !bytes.bytes.is_null() && bytes.len > u32::MAX as usize {
+                return i64::from(Status::TooLong as i32);
+            }
             // SAFETY: as above.
             match unsafe { slice(bytes.bytes, bytes.len) } {
                 Some(bytes) => *part = bytes,
