@@ -250,6 +250,20 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
 }
 
 /// # Safety
+/// `at` points to `count` ranks, or is NULL.
+unsafe fn ranks(at: *const u16, count: u32, what: &str) -> Result<Vec<u16>, Error> {
+    match (at.is_null(), count as usize) {
+        (true, 0) => Ok(Vec::new()),
+        (true, _) => invalid(format!("{what}s is NULL, but {what}_count is {count}")),
+        (_, many) if many > crate::limits::MEMBERS_MAX => {
+            invalid(format!("{what}_count {many}: a group has 1 to 64 members"))
+        }
+        // SAFETY: as promised.
+        (_, count) => Ok(unsafe { std::slice::from_raw_parts(at, count) }.to_vec()),
+    }
+}
+
+/// # Safety
 /// `at` points to `count` structs, each as long as its `size` says, all alike.
 unsafe fn subgroups_of(
     at: *const squall_subgroup_attr_t,
@@ -268,20 +282,16 @@ unsafe fn subgroups_of(
                 format!("subgroups[{i}].size {} differs from the first's {stride}", attr.size);
             return Err(Error::new(Status::WrongSize, detail));
         }
-        let list = |ranks: *const u16, count: u32| {
-            if ranks.is_null() || count as usize > crate::limits::MEMBERS_MAX {
-                return (count == 0).then(Vec::new);
-            }
-            // SAFETY: the caller says that `count` ranks are there.
-            Some(unsafe { std::slice::from_raw_parts(ranks, count as usize) }.to_vec())
+        // SAFETY: the caller says that so many ranks are there.
+        let (members, senders) = unsafe {
+            (
+                ranks(attr.members, attr.member_count, &format!("subgroups[{i}].member"))?,
+                ranks(attr.senders, attr.sender_count, &format!("subgroups[{i}].sender"))?,
+            )
         };
-        let (Some(members), Some(senders)) =
-            (list(attr.members, attr.member_count), list(attr.senders, attr.sender_count))
-        else {
-            return invalid(format!(
-                "subgroups[{i}]: a list of ranks and its count contradict each other"
-            ));
-        };
+        if !attr.members.is_null() && members.is_empty() {
+            return invalid(format!("subgroups[{i}].members has no member: member_count is 0"));
+        }
         let defaults = SubgroupConfig::default();
         let or = |value: u32, default: u32| if value == 0 { default } else { value };
         subgroups.push(SubgroupConfig {
