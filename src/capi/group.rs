@@ -35,6 +35,7 @@ enum Turning {
 pub struct Open {
     /// Only for the one that has taken `busy`.
     turning: UnsafeCell<Turning>,
+    /// 0: nobody is in; else `TURNING` or `COUNTING`.
     busy: Cell,
     /// Which thread is inside a callback: the address of a thread-local of its, or 0.
     inside: Arc<Cell>,
@@ -45,6 +46,31 @@ pub struct Open {
     rank: u16,
     members: u16,
     own_thread: bool,
+}
+
+/// In `busy`: a call that turns, waits or closes. Who comes beside it is told so.
+const TURNING: u64 = 1;
+/// In `busy`: statistics are brought up to date, which may be done beside everything: who comes
+/// meanwhile waits the microsecond that it takes.
+const COUNTING: u64 = 2;
+
+impl Open {
+    /// Takes `busy` for a call that must be alone; false: there is one already.
+    #[inline(always)]
+    fn enter(&self) -> bool {
+        self.busy.replace(0, TURNING) || self.enter_late()
+    }
+
+    #[cold]
+    fn enter_late(&self) -> bool {
+        while self.busy.observe() != TURNING {
+            if self.busy.replace(0, TURNING) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
 }
 
 // SAFETY: `turning` is reached through `busy` only, a sender by one thread at a time (the header's
@@ -203,7 +229,7 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
             Ok(open) => open,
             Err(status) => return status as c_int,
         };
-        if open.inside.own() == this_thread() || !open.busy.take() {
+        if open.inside.own() == this_thread() || !open.enter() {
             return Status::Reentrant as c_int;
         }
         match handle::remove(group) {
@@ -445,7 +471,7 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
     if open.own_thread {
         return Status::OwnThread as c_int;
     }
-    if !open.busy.take() {
+    if !open.enter() {
         return Status::Reentrant as c_int;
     }
     if open.poisoned.own() != 0 {
@@ -533,7 +559,7 @@ pub extern "C" fn squall_arm(group: squall_group_t) -> c_int {
 /// What the member counts, for one subgroup.
 pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
     let open = handle::lookup(group)?;
-    if !open.own_thread && open.busy.take() {
+    if !open.own_thread && open.busy.replace(0, COUNTING) {
         // SAFETY: `busy` is taken: nobody else is here.
         if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
             group.stats();
