@@ -29,6 +29,8 @@ const LANE_SHIFT: u32 = 16;
 enum Turning {
     Caller(Box<Group>),
     Own(Polling),
+    /// Between the two: its thread is being started.
+    Starting,
 }
 
 /// What a handle stands for.
@@ -163,7 +165,13 @@ pub unsafe extern "C" fn squall_group_open(
         let opened = unsafe { config_of(attr) }.and_then(|(config, flags, core)| {
             // SAFETY: as above.
             let callbacks = unsafe { callbacks_of(callbacks)? };
-            handle::insert(|handle| open(&config, callbacks, flags, core, handle))
+            let handle =
+                handle::insert(|handle| open(&config, callbacks, flags, handle).map(Box::new))?;
+            if flags & SQUALL_FLAG_OWN_THREAD != 0 {
+                let core = (flags & SQUALL_FLAG_PIN != 0).then_some(core as usize);
+                start(handle, core).inspect_err(|_| drop(handle::remove(handle)))?;
+            }
+            Ok(handle)
         });
         match opened {
             Ok(handle) => {
@@ -180,9 +188,8 @@ fn open(
     config: &crate::driver::config::Config,
     callbacks: squall_callbacks_t,
     flags: u32,
-    core: u32,
     handle: squall_group_t,
-) -> Result<Box<Open>, Error> {
+) -> Result<Open, Error> {
     let inside = Arc::new(Cell::new(0));
     let trampoline = Trampoline { callbacks, group: handle, inside: inside.clone() };
     let mut group = Group::open(config, Box::new(trampoline))?;
@@ -194,14 +201,9 @@ fn open(
     }
     let (rank, members, stats) = (group.rank(), group.members(), group.stats_page());
     let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
-    let turning = if own_thread {
-        Turning::Own(group.spawn((flags & SQUALL_FLAG_PIN != 0).then_some(core as usize))?)
-    } else {
-        Turning::Caller(Box::new(group))
-    };
-    Ok(Box::new(Open {
-        turning: UnsafeCell::new(turning),
-        busy: Cell::new(0),
+    Ok(Open {
+        turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
+        busy: Cell::new(if own_thread { TURNING } else { 0 }), // until `start` has ended
         inside,
         senders,
         stats,
@@ -209,7 +211,20 @@ fn open(
         rank,
         members,
         own_thread,
-    }))
+    })
+}
+
+/// Starts the thread of a group that polls itself. The handle is good already: the first callback
+/// may come, and send with it, before the thread's creator has gone on.
+fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
+    let open = handle::lookup(handle).map_err(|status| Error::new(status, "just opened"))?;
+    // SAFETY: `busy` has been taken since the group was opened: nobody else is here.
+    let turning = unsafe { &mut *open.turning.get() };
+    if let Turning::Caller(group) = std::mem::replace(turning, Turning::Starting) {
+        *turning = Turning::Own(group.spawn(core)?);
+    }
+    open.busy.publish(0);
+    Ok(())
 }
 
 /// Closes a group: this member leaves in good order. What is stable is still delivered at the
@@ -241,6 +256,7 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
 
 fn close(open: Box<Open>) -> Status {
     match open.turning.into_inner() {
+        Turning::Starting => {}
         Turning::Caller(group) => group.close(),
         Turning::Own(polling) => {
             let Some((group, _)) = polling.join() else { return Status::Panic };
@@ -481,7 +497,7 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
     // SAFETY: `busy` is taken: nobody else is here.
     let outcome = match unsafe { &mut *open.turning.get() } {
         Turning::Caller(group) => catch_unwind(AssertUnwindSafe(|| body(group))),
-        Turning::Own(_) => Ok(Status::OwnThread as c_int),
+        _ => Ok(Status::OwnThread as c_int),
     };
     let code = outcome.unwrap_or_else(|_| {
         open.poisoned.prepare(1);
