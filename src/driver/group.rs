@@ -232,7 +232,10 @@ impl Group {
         let thread = spawned.map_err(|cause| {
             Error::new(Status::System, format!("cannot start a polling thread: {cause}"))
         })?;
-        pinned.recv().unwrap_or(Ok(()))?;
+        if let Err(error) = pinned.recv().unwrap_or(Ok(())) {
+            drop(thread.join()); // and with it the group: its name is free when this returns
+            return Err(error);
+        }
         Ok(Polling { stop, bell, thread: Some(thread), rank, members, stats })
     }
 
