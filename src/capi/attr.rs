@@ -274,14 +274,15 @@ unsafe fn subgroups_of(
     let mut subgroups = Vec::new();
     for i in 0..count {
         // SAFETY: as promised, the structs follow each other at that distance.
-        let attr = unsafe {
-            adopt(at.byte_add(i * stride), SUBGROUP_ATTR_V1, &format!("subgroups[{i}]"))?
-        };
-        if attr.size as usize != stride {
-            let detail =
-                format!("subgroups[{i}].size {} differs from the first's {stride}", attr.size);
+        let at = unsafe { at.byte_add(i * stride) };
+        // SAFETY: as promised, a `u32` comes first.
+        let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
+        if size != stride {
+            let detail = format!("subgroups[{i}].size {size} differs from the first's {stride}");
             return Err(Error::new(Status::WrongSize, detail));
         }
+        // SAFETY: as promised, it is as long as the first, which says so.
+        let attr = unsafe { adopt(at, SUBGROUP_ATTR_V1, &format!("subgroups[{i}]"))? };
         // SAFETY: the caller says that so many ranks are there.
         let (members, senders) = unsafe {
             (
