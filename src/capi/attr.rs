@@ -91,6 +91,8 @@ pub struct squall_group_attr_t {
 const SUBGROUP_ATTR_V1: usize = 56;
 const GROUP_ATTR_V1: usize = 48;
 const CALLBACKS_V1: usize = 40;
+/// Bytes of any struct of any version to come, at the most.
+const STRUCT_BYTES_MAX: usize = 4096;
 const _: () = {
     assert!(size_of::<squall_subgroup_attr_t>() == SUBGROUP_ATTR_V1);
     assert!(size_of::<squall_group_attr_t>() == GROUP_ATTR_V1);
@@ -163,9 +165,11 @@ unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Er
     // SAFETY: as promised, a `u32` comes first.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
     let ours = size_of::<T>();
+    // A struct that nobody initialised says any size: what is out of the question is not read.
+    let plausible = size >= least && size <= STRUCT_BYTES_MAX;
     // SAFETY: as promised, `size` bytes are there.
-    let tail = (ours..size.min(1 << 16)).any(|i| unsafe { at.cast::<u8>().add(i).read() } != 0);
-    if size < least || size > 1 << 16 || tail {
+    let unknown = |i: usize| unsafe { at.cast::<u8>().add(i).read() } != 0;
+    if !plausible || (ours..size).any(unknown) {
         let detail =
             format!("{what}: size {size} is unknown here (it has {ours} bytes); call its _init");
         return Err(Error::new(Status::WrongSize, detail));
@@ -246,6 +250,20 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
 }
 
 /// # Safety
+/// `at` points to `count` ranks, or is NULL.
+unsafe fn ranks(at: *const u16, count: u32, what: &str) -> Result<Vec<u16>, Error> {
+    match (at.is_null(), count as usize) {
+        (true, 0) => Ok(Vec::new()),
+        (true, _) => invalid(format!("{what}s is NULL, but {what}_count is {count}")),
+        (_, many) if many > crate::limits::MEMBERS_MAX => {
+            invalid(format!("{what}_count {many}: a group has 1 to 64 members"))
+        }
+        // SAFETY: as promised.
+        (_, count) => Ok(unsafe { std::slice::from_raw_parts(at, count) }.to_vec()),
+    }
+}
+
+/// # Safety
 /// `at` points to `count` structs, each as long as its `size` says, all alike.
 unsafe fn subgroups_of(
     at: *const squall_subgroup_attr_t,
@@ -256,28 +274,25 @@ unsafe fn subgroups_of(
     let mut subgroups = Vec::new();
     for i in 0..count {
         // SAFETY: as promised, the structs follow each other at that distance.
-        let attr = unsafe {
-            adopt(at.byte_add(i * stride), SUBGROUP_ATTR_V1, &format!("subgroups[{i}]"))?
-        };
-        if attr.size as usize != stride {
-            let detail =
-                format!("subgroups[{i}].size {} differs from the first's {stride}", attr.size);
+        let at = unsafe { at.byte_add(i * stride) };
+        // SAFETY: as promised, a `u32` comes first.
+        let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
+        if size != stride {
+            let detail = format!("subgroups[{i}].size {size} differs from the first's {stride}");
             return Err(Error::new(Status::WrongSize, detail));
         }
-        let list = |ranks: *const u16, count: u32| {
-            if ranks.is_null() || count as usize > crate::limits::MEMBERS_MAX {
-                return (count == 0).then(Vec::new);
-            }
-            // SAFETY: the caller says that `count` ranks are there.
-            Some(unsafe { std::slice::from_raw_parts(ranks, count as usize) }.to_vec())
+        // SAFETY: as promised, it is as long as the first, which says so.
+        let attr = unsafe { adopt(at, SUBGROUP_ATTR_V1, &format!("subgroups[{i}]"))? };
+        // SAFETY: the caller says that so many ranks are there.
+        let (members, senders) = unsafe {
+            (
+                ranks(attr.members, attr.member_count, &format!("subgroups[{i}].member"))?,
+                ranks(attr.senders, attr.sender_count, &format!("subgroups[{i}].sender"))?,
+            )
         };
-        let (Some(members), Some(senders)) =
-            (list(attr.members, attr.member_count), list(attr.senders, attr.sender_count))
-        else {
-            return invalid(format!(
-                "subgroups[{i}]: a list of ranks and its count contradict each other"
-            ));
-        };
+        if !attr.members.is_null() && members.is_empty() {
+            return invalid(format!("subgroups[{i}].members has no member: member_count is 0"));
+        }
         let defaults = SubgroupConfig::default();
         let or = |value: u32, default: u32| if value == 0 { default } else { value };
         subgroups.push(SubgroupConfig {

@@ -29,12 +29,15 @@ const LANE_SHIFT: u32 = 16;
 enum Turning {
     Caller(Box<Group>),
     Own(Polling),
+    /// Between the two: its thread is being started.
+    Starting,
 }
 
 /// What a handle stands for.
 pub struct Open {
     /// Only for the one that has taken `busy`.
     turning: UnsafeCell<Turning>,
+    /// 0: nobody is in; else `TURNING` or `COUNTING`.
     busy: Cell,
     /// Which thread is inside a callback: the address of a thread-local of its, or 0.
     inside: Arc<Cell>,
@@ -45,6 +48,31 @@ pub struct Open {
     rank: u16,
     members: u16,
     own_thread: bool,
+}
+
+/// In `busy`: a call that turns, waits or closes. Who comes beside it is told so.
+const TURNING: u64 = 1;
+/// In `busy`: statistics are brought up to date, which may be done beside everything: who comes
+/// meanwhile waits the microsecond that it takes.
+const COUNTING: u64 = 2;
+
+impl Open {
+    /// Takes `busy` for a call that must be alone; false: there is one already.
+    #[inline(always)]
+    fn enter(&self) -> bool {
+        self.busy.replace(0, TURNING) || self.enter_late()
+    }
+
+    #[cold]
+    fn enter_late(&self) -> bool {
+        while self.busy.observe() != TURNING {
+            if self.busy.replace(0, TURNING) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
 }
 
 // SAFETY: `turning` is reached through `busy` only, a sender by one thread at a time (the header's
@@ -137,7 +165,13 @@ pub unsafe extern "C" fn squall_group_open(
         let opened = unsafe { config_of(attr) }.and_then(|(config, flags, core)| {
             // SAFETY: as above.
             let callbacks = unsafe { callbacks_of(callbacks)? };
-            handle::insert(|handle| open(&config, callbacks, flags, core, handle))
+            let handle =
+                handle::insert(|handle| open(&config, callbacks, flags, handle).map(Box::new))?;
+            if flags & SQUALL_FLAG_OWN_THREAD != 0 {
+                let core = (flags & SQUALL_FLAG_PIN != 0).then_some(core as usize);
+                start(handle, core).inspect_err(|_| drop(handle::remove(handle)))?;
+            }
+            Ok(handle)
         });
         match opened {
             Ok(handle) => {
@@ -154,9 +188,8 @@ fn open(
     config: &crate::driver::config::Config,
     callbacks: squall_callbacks_t,
     flags: u32,
-    core: u32,
     handle: squall_group_t,
-) -> Result<Box<Open>, Error> {
+) -> Result<Open, Error> {
     let inside = Arc::new(Cell::new(0));
     let trampoline = Trampoline { callbacks, group: handle, inside: inside.clone() };
     let mut group = Group::open(config, Box::new(trampoline))?;
@@ -168,14 +201,9 @@ fn open(
     }
     let (rank, members, stats) = (group.rank(), group.members(), group.stats_page());
     let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
-    let turning = if own_thread {
-        Turning::Own(group.spawn((flags & SQUALL_FLAG_PIN != 0).then_some(core as usize))?)
-    } else {
-        Turning::Caller(Box::new(group))
-    };
-    Ok(Box::new(Open {
-        turning: UnsafeCell::new(turning),
-        busy: Cell::new(0),
+    Ok(Open {
+        turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
+        busy: Cell::new(if own_thread { TURNING } else { 0 }), // until `start` has ended
         inside,
         senders,
         stats,
@@ -183,7 +211,20 @@ fn open(
         rank,
         members,
         own_thread,
-    }))
+    })
+}
+
+/// Starts the thread of a group that polls itself. The handle is good already: the first callback
+/// may come, and send with it, before the thread's creator has gone on.
+fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
+    let open = handle::lookup(handle).map_err(|status| Error::new(status, "just opened"))?;
+    // SAFETY: `busy` has been taken since the group was opened: nobody else is here.
+    let turning = unsafe { &mut *open.turning.get() };
+    if let Turning::Caller(group) = std::mem::replace(turning, Turning::Starting) {
+        *turning = Turning::Own(group.spawn(core)?);
+    }
+    open.busy.publish(0);
+    Ok(())
 }
 
 /// Closes a group: this member leaves in good order. What is stable is still delivered at the
@@ -203,7 +244,7 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
             Ok(open) => open,
             Err(status) => return status as c_int,
         };
-        if open.inside.own() == this_thread() || !open.busy.take() {
+        if open.inside.own() == this_thread() || !open.enter() {
             return Status::Reentrant as c_int;
         }
         match handle::remove(group) {
@@ -215,6 +256,7 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
 
 fn close(open: Box<Open>) -> Status {
     match open.turning.into_inner() {
+        Turning::Starting => {}
         Turning::Caller(group) => group.close(),
         Turning::Own(polling) => {
             let Some((group, _)) = polling.join() else { return Status::Panic };
@@ -352,6 +394,10 @@ pub unsafe extern "C" fn squall_sendv(
         for (at, part) in parts.iter_mut().enumerate().take(count) {
             // SAFETY: the caller says that `count` pieces are there, and their bytes.
             let bytes = unsafe { pieces.add(at).read() };
+            // No slice may be that long, and the sum of 64 shorter ones does not overflow.
+            if !bytes.bytes.is_null() && bytes.len > u32::MAX as usize {
+                return i64::from(Status::TooLong as i32);
+            }
             // SAFETY: as above.
             match unsafe { slice(bytes.bytes, bytes.len) } {
                 Some(bytes) => *part = bytes,
@@ -441,7 +487,7 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
     if open.own_thread {
         return Status::OwnThread as c_int;
     }
-    if !open.busy.take() {
+    if !open.enter() {
         return Status::Reentrant as c_int;
     }
     if open.poisoned.own() != 0 {
@@ -451,7 +497,7 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
     // SAFETY: `busy` is taken: nobody else is here.
     let outcome = match unsafe { &mut *open.turning.get() } {
         Turning::Caller(group) => catch_unwind(AssertUnwindSafe(|| body(group))),
-        Turning::Own(_) => Ok(Status::OwnThread as c_int),
+        _ => Ok(Status::OwnThread as c_int),
     };
     let code = outcome.unwrap_or_else(|_| {
         open.poisoned.prepare(1);
@@ -529,7 +575,7 @@ pub extern "C" fn squall_arm(group: squall_group_t) -> c_int {
 /// What the member counts, for one subgroup.
 pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
     let open = handle::lookup(group)?;
-    if !open.own_thread && open.busy.take() {
+    if !open.own_thread && open.busy.replace(0, COUNTING) {
         // SAFETY: `busy` is taken: nobody else is here.
         if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
             group.stats();

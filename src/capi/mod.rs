@@ -33,10 +33,11 @@ thread_local! {
     static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Keeps an error's sentence for `squall_last_error` and answers its number.
+/// Keeps an error's sentence for `squall_last_error` and answers its number. A thread that ends may
+/// still call, from a destructor of its own after ours has run: then there is no place for it.
 fn refuse(error: Error) -> i32 {
     let status = error.status as i32;
-    LAST_ERROR.with(|last| *last.borrow_mut() = error.to_string());
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = error.to_string());
     status
 }
 

@@ -127,7 +127,8 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
         PeerLost PeerFault PeerLeft Failed Panic)
 }
 
-/// Copies the sentence about this thread's last error that had one: cause, value and remedy.
+/// Copies the sentence about this thread's last error that had one: cause, value and remedy, in
+/// UTF-8. What does not fit is left out, by whole letters.
 ///
 /// @param bytes  Where to; may be NULL if `len` is 0. Always ended with a NUL if `len` is not 0.
 /// @param len    Bytes there.
@@ -136,10 +137,10 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
 /// Threads: any; each has its own. Since: 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn squall_last_error(bytes: *mut c_char, len: usize) -> usize {
-    LAST_ERROR.with(|last| {
-        let text = last.borrow();
+    let copy = |text: &str| {
         if !bytes.is_null() && len > 0 {
-            let copied = text.len().min(len - 1);
+            let fits = |&at: &usize| text.is_char_boundary(at);
+            let copied = (0..=text.len().min(len - 1)).rev().find(fits).unwrap_or(0);
             // SAFETY: the caller says that `len` bytes can be written; `copied` is less, and the
             // text is a different allocation.
             unsafe {
@@ -148,7 +149,8 @@ pub unsafe extern "C" fn squall_last_error(bytes: *mut c_char, len: usize) -> us
             }
         }
         text.len() + 1
-    })
+    };
+    LAST_ERROR.try_with(|last| copy(&last.borrow())).unwrap_or_else(|_| copy(""))
 }
 
 /// Levels of log sentences.
