@@ -39,42 +39,52 @@ impl Sender {
     /// Cost: one copy; no system call, except one bell if the polling thread sleeps.
     #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
-        let ordinal = self.producer.send(bytes)?;
-        self.ring();
-        Ok(ordinal)
+        let outcome = self.producer.send(bytes);
+        self.tell(outcome)
     }
 
     /// The same for a message in pieces.
     #[inline]
     pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {
-        let ordinal = self.producer.send_parts(parts)?;
-        self.ring();
-        Ok(ordinal)
+        let outcome = self.producer.send_parts(parts);
+        self.tell(outcome)
     }
 
     /// Lends the next slot's bytes; then `publish` or `abort`.
     #[inline]
     pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
-        self.producer.reserve(len)
+        match self.producer.reserve(len) {
+            Ok(bytes) => Ok(bytes),
+            Err(status) => {
+                if status == Status::Again
+                    && let Some(bell) = &mut self.bell
+                {
+                    bell.ring_if_asleep();
+                }
+                Err(status)
+            }
+        }
     }
 
     /// Sends the first `len` bytes of what was reserved.
     #[inline]
     pub fn publish(&mut self, len: u32) -> Result<u64, Status> {
-        let ordinal = self.producer.publish(len)?;
-        self.ring();
-        Ok(ordinal)
+        let outcome = self.producer.publish(len);
+        self.tell(outcome)
     }
 
     pub fn abort(&mut self) -> Result<(), Status> {
         self.producer.abort()
     }
 
+    /// Wakes a polling thread that sleeps: for a message, and for want of room. It may have gone to
+    /// sleep before this lane was refused; then nobody knows that it should be told of room.
     #[inline(always)]
-    fn ring(&mut self) {
-        if let Some(bell) = &mut self.bell {
+    fn tell(&mut self, outcome: Result<u64, Status>) -> Result<u64, Status> {
+        if let (Some(bell), Ok(_) | Err(Status::Again)) = (&mut self.bell, outcome) {
             bell.ring_if_asleep();
         }
+        outcome
     }
 }
 
@@ -188,6 +198,12 @@ impl Group {
             self.driver.sleep(timeout.map(|timeout| timeout.as_nanos() as u64));
         }
         Ok(())
+    }
+
+    /// For another thread of mine: `ring_always` ends this thread's `wait`, or its next one at
+    /// once. `None`: this group never sleeps.
+    pub fn waker(&self) -> Option<OwnBell> {
+        self.bell.clone()
     }
 
     /// Polls in this thread until `until` says so, idling as the strategy says.
@@ -418,4 +434,42 @@ fn prologue(control: &Region, layout: &Layout, view: &View) {
     control.cell(layout.installed.byte(0)).prepare(view.epoch.0);
     control.cell(layout.incarnation.byte(0)).prepare(u64::from(std::process::id()));
     control.cell(layout.magic.byte(0)).publish(MAGIC);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::config::Config;
+
+    /// The polling thread sleeps and wants to hear of messages only; then a thread that sends finds
+    /// no room. Unless that wakes it, room that comes later is news to nobody.
+    #[test]
+    fn a_refused_send_wakes_its_poller() {
+        let name = format!("refused-{}", std::process::id());
+        let open = |rank: u16| {
+            let mut config = Config::new(&name, rank, 2);
+            config.subgroups[0].window = 1;
+            config.subgroups[0].message_bytes_max = 64;
+            Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {})).unwrap()
+        };
+        let (mut one, mut two) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| open(1));
+            (open(0), other.join().unwrap())
+        });
+        let mut sender = one.sender(0, 0).unwrap();
+        sender.send(b"fills the window").unwrap();
+        one.turn(0).unwrap();
+        two.turn(0).unwrap(); // received there, and not released
+        assert_eq!(one.poll(1), Ok(1));
+        while !one.arm().unwrap() {
+            one.turn(0).unwrap();
+        }
+        assert_eq!(sender.send(b"no room"), Err(Status::Again));
+        let start = Instant::now();
+        one.driver.sleep(Some(20_000_000_000));
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody rang");
+        assert_eq!(two.poll(1), Ok(1));
+        one.turn(0).unwrap();
+        assert!(sender.send(b"room again").is_ok());
+    }
 }
