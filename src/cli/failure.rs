@@ -8,8 +8,6 @@ use std::fmt;
 pub enum Failure {
     /// One sentence: the cause, the value, the remedy.
     Because(String),
-    /// It failed, and standard error has it already.
-    Said,
     /// Nobody is left to read the results: no error.
     Quiet,
 }
@@ -36,7 +34,6 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Because(why) => f.write_str(why),
-            Failure::Said => f.write_str("see above"),
             Failure::Quiet => Ok(()),
         }
     }

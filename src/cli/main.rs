@@ -9,6 +9,8 @@
 
 mod cat;
 mod failure;
+mod machine;
+mod perf;
 mod text;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +37,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Perf(perf::Options),
     Cat(cat::Options),
 }
 
@@ -48,11 +51,11 @@ fn main() -> ExitCode {
         text::remark(&format!("{kind}{text}"));
     })));
     let outcome = match Arguments::parse().verb {
+        Verb::Perf(options) => perf::run(&options),
         Verb::Cat(options) => cat::run(&options),
     };
     match outcome {
         Ok(()) | Err(Failure::Quiet) => ExitCode::SUCCESS,
-        Err(Failure::Said) => ExitCode::FAILURE,
         Err(Failure::Because(why)) => {
             text::remark(&format!("error: {why}"));
             ExitCode::FAILURE
