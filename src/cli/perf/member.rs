@@ -159,6 +159,12 @@ fn warm_up_ns(plan: &Plan) -> u64 {
     (plan.warm_up_seconds() * 1e9) as u64
 }
 
+/// The processor time of this thread.
+fn ran_ns() -> u64 {
+    let ran = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    ran.tv_sec as u64 * 1_000_000_000 + ran.tv_nsec as u64
+}
+
 /// Runs one member to its end.
 pub fn run(plan: &Plan, rank: u16) -> Result<Report, Failure> {
     pin(plan.core(rank))?;
@@ -190,8 +196,10 @@ pub fn run(plan: &Plan, rank: u16) -> Result<Report, Failure> {
         due: 0,
         late: new_histogram(),
     };
+    let (wall, ran) = (clock().0, ran_ns());
     member.converse(&mut group)?;
-    let report = member.report(&mut group);
+    let share = (ran_ns() - ran) as f64 / (clock().0 - wall).max(1) as f64;
+    let report = member.report(&mut group, share);
     group.close();
     Ok(report)
 }
@@ -365,7 +373,7 @@ impl Member<'_> {
             .then(|| Duration::from_nanos(self.due.saturating_sub(clock().0)))
     }
 
-    fn report(&mut self, group: &mut Group) -> Report {
+    fn report(&mut self, group: &mut Group, ran: f64) -> Report {
         let stats = group.stats();
         let subgroup = stats.subgroups.first().cloned().unwrap_or_default();
         let record = lock(&self.shared);
@@ -393,6 +401,7 @@ impl Member<'_> {
             batches: subgroup.delivered.batches,
             sleeps: stats.counters.sleeps,
             loop_gap_max_ns: stats.counters.loop_gap_max_ns,
+            ran,
             stages,
         }
     }

@@ -8,6 +8,8 @@ use hdrhistogram::Histogram;
 use plotters::prelude::*;
 use std::path::Path;
 
+/// Less than a few nanoseconds is not drawn: a clock's look takes longer.
+const LEAST_NS: u64 = 10;
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 560;
 const COLORS: [RGBColor; 6] = [
@@ -29,7 +31,7 @@ fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     let most = nines(1.0 - 1.0 / histogram.len().max(2) as f64);
     let steps = (most * 100.0).ceil() as usize;
     let at = |step: usize| (step as f64 / 100.0).min(most);
-    let value = |x: f64| histogram.value_at_quantile(1.0 - 10f64.powf(-x)).max(1) as f64;
+    let value = |x: f64| histogram.value_at_quantile(1.0 - 10f64.powf(-x)).max(LEAST_NS) as f64;
     (0..=steps).map(at).map(|x| (x, value(x))).collect()
 }
 
@@ -81,7 +83,7 @@ fn draw(picture: &mut String, outcome: &Outcome) -> Drawn {
         .y_desc("latency from the intended send")
         .x_labels(right.floor() as usize + 1)
         .x_label_formatter(&|x| tick_name(*x))
-        .y_label_formatter(&|y| time_text(*y as u64))
+        .y_label_formatter(&|y| time_text(*y as u64).replace(".00", "").replace(".0 ", " "))
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 15))
         .light_line_style(WHITE)
@@ -95,7 +97,7 @@ fn draw(picture: &mut String, outcome: &Outcome) -> Drawn {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 14))

@@ -165,7 +165,14 @@ impl Outcome {
                  then\n(no coordinated omission).",
             )?;
         }
+        disturbed(std::slice::from_ref(self))?;
         say(&verified(std::slice::from_ref(self)))
+    }
+
+    /// Which part of their cores the members had, where each had one and never slept.
+    fn had(&self) -> f64 {
+        let ran = self.reports.iter().map(|report| report.ran);
+        if self.plan.idle == IdleOption::Spin { ran.fold(1.0, f64::min) } else { 1.0 }
     }
 }
 
@@ -190,6 +197,19 @@ fn conditions(plan: &Plan) -> String {
         plan.window,
         cores.join(",")
     )
+}
+
+/// Says so if other programs took much of the cores: then the figures say little.
+pub fn disturbed(outcomes: &[Outcome]) -> Result<(), Failure> {
+    let had = outcomes.iter().map(Outcome::had).fold(1.0, f64::min);
+    if had < 0.97 {
+        say(&format!(
+            "NOT QUIET: other programs took up to {:.0} % of a spinning member's core; figures, \
+             and latencies above all, are worse than the engine's.",
+            (1.0 - had) * 100.0
+        ))?;
+    }
+    Ok(())
 }
 
 /// What was checked, and that nothing was wrong: otherwise there is no outcome.
@@ -264,6 +284,7 @@ fn member_json(report: &Report) -> Value {
         "batches": report.batches,
         "sleeps": report.sleeps,
         "loop_gap_max_ns": report.loop_gap_max_ns,
+        "ran": report.ran,
     })
 }
 

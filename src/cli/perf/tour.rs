@@ -77,6 +77,7 @@ fn print(outcomes: &[Outcome]) -> Result<(), Failure> {
         "lat: from the intended send of one paced sender until stable, delivered there in order.\n\
          rate, bw: delivered at each member: median (least - most). ratio: result / floor.",
     )?;
+    report::disturbed(outcomes)?;
     say(&report::verified(outcomes))
 }
 
