@@ -42,6 +42,9 @@ mod header {
 
     pub fn generate() {
         println!("cargo:rerun-if-changed=src/capi");
+        // Where to, if not into the tree: for the test that compares the two.
+        println!("cargo:rerun-if-env-changed=SQUALL_HEADER_OUT");
+        let out = std::env::var_os("SQUALL_HEADER_OUT").map(PathBuf::from);
         let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
         let part =
             |name: &str| std::env::var(format!("CARGO_PKG_VERSION_{name}")).expect("cargo sets it");
@@ -82,7 +85,7 @@ mod header {
             .generate();
         match built {
             Ok(bindings) => {
-                bindings.write_to_file(root.join("include/squall.h"));
+                bindings.write_to_file(out.unwrap_or_else(|| root.join("include/squall.h")));
             }
             Err(error) => panic!("the header cannot be generated: {error}"),
         }

@@ -434,7 +434,8 @@ static void part_closed(void)
 
 static void part_arguments(void)
 {
-  static const char long_name[] = "0123456789012345678901234567890123456789012345678901234567890123X";
+  static const char long_name[] = "0123456789012345678901234567890123456789"
+                                  "0123456789012345678901234"; /* 65 */
   static const uint16_t twice[] = {0, 0}, stranger[] = {7}, none[] = {0};
   ear_t ear = {0};
   squall_group_t group = 77;
@@ -546,7 +547,8 @@ static void part_sizes(void)
       squall_group_attr_t with = attr;
       group = 77;
       if (which == 2) with.subgroups = copy, with.subgroup_count = 1;
-      int status = squall_group_open(which == 0 ? copy : &with, which == 1 ? copy : &callbacks, &group);
+      int status = squall_group_open(which == 0 ? copy : &with, which == 1 ? copy : &callbacks,
+                                     &group);
       IS(status, cases[i].expected);
       if (status == SQUALL_OK) IS(squall_group_close(group), SQUALL_OK);
       else CHECK(group == 77), SAYS(status, SQUALL_WRONG_SIZE, "size", "_init");

@@ -489,7 +489,8 @@ const char *squall_version_text(void);
 const char *squall_status_text(int status);
 
 /**
- * Copies the sentence about this thread's last error that had one: cause, value and remedy.
+ * Copies the sentence about this thread's last error that had one: cause, value and remedy, in
+ * UTF-8. What does not fit is left out, by whole letters.
  *
  * @param bytes  Where to; may be NULL if `len` is 0. Always ended with a NUL if `len` is not 0.
  * @param len    Bytes there.

@@ -32,9 +32,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-#if __cplusplus >= 202002L
-#include <span>
-#endif
 
 namespace squall {
 
@@ -85,7 +82,8 @@ class [[nodiscard]] outcome {
 };
 
 // Bytes that belong to somebody else: made from a pointer and a length, or from whatever has
-// `data()` and `size()` and trivially copyable elements (strings, vectors, arrays, std::span).
+// `data()` and `size()` and trivially copyable elements (strings, vectors, arrays, std::span). It
+// is a range of bytes itself, so that a std::span<const std::byte> can be made of it.
 class bytes_view {
  public:
   constexpr bytes_view() noexcept = default;
@@ -105,9 +103,6 @@ class bytes_view {
   const std::byte* begin() const noexcept { return static_cast<const std::byte*>(data_); }
   const std::byte* end() const noexcept { return begin() + size_; }
   std::string_view text() const noexcept { return {static_cast<const char*>(data_), size_}; }
-#if __cplusplus >= 202002L
-  operator std::span<const std::byte>() const noexcept { return {begin(), size_}; }
-#endif
 
  private:
   const void* data_ = nullptr;
@@ -388,8 +383,12 @@ class group : public group_view {
       to.mode = from.mode;
       to.members = from.members.empty() ? nullptr : from.members.data();
       to.member_count = static_cast<std::uint32_t>(from.members.size());
-      to.senders = from.receive_only ? &nobody : from.senders.empty() ? nullptr : from.senders.data();
-      to.sender_count = static_cast<std::uint32_t>(from.receive_only ? 0 : from.senders.size());
+      to.senders = from.senders.empty() ? nullptr : from.senders.data();
+      to.sender_count = static_cast<std::uint32_t>(from.senders.size());
+      if (from.receive_only) {
+        to.senders = &nobody;
+        to.sender_count = 0;
+      }
       to.lanes = from.lanes;
       to.window = from.window;
       to.message_bytes_max = from.message_bytes_max;

@@ -429,7 +429,8 @@ impl Multicast {
 /// one per message at the most. Without this bound one word could use up everybody's indices.
 fn explicable(mode: Mode, delivered: Number, senders: u64, window: u64) -> u64 {
     match mode {
-        Mode::Stable => delivered.0.div_ceil(senders) + senders * window,
+        // Where nobody sends there is no head to explain.
+        Mode::Stable => delivered.0.div_ceil(senders.max(1)) + senders * window,
         Mode::Received => COUNT_MAX,
     }
 }
