@@ -11,6 +11,7 @@ mod cat;
 mod failure;
 mod machine;
 mod perf;
+mod stat;
 mod text;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +40,7 @@ struct Arguments {
 enum Verb {
     Perf(perf::Options),
     Cat(cat::Options),
+    Stat(stat::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Perf(options) => perf::run(&options),
         Verb::Cat(options) => cat::run(&options),
+        Verb::Stat(options) => stat::run(&options),
     };
     match outcome {
         Ok(()) | Err(Failure::Quiet) => ExitCode::SUCCESS,

@@ -89,6 +89,26 @@ pub fn digits(value: f64) -> String {
     }
 }
 
+/// `312 ns`, `1.25 us`.
+pub fn time_text(ns: u64) -> String {
+    let value = ns as f64;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{} us", digits(value / 1e3)),
+        1_000_000..1_000_000_000 => format!("{} ms", digits(value / 1e6)),
+        _ => format!("{} s", digits(value / 1e9)),
+    }
+}
+
+/// `53.1 M/s`.
+pub fn rate_text(per_second: f64) -> String {
+    match per_second {
+        rate if rate >= 1e6 => format!("{} M/s", digits(rate / 1e6)),
+        rate if rate >= 1e3 => format!("{} k/s", digits(rate / 1e3)),
+        rate => format!("{}/s", digits(rate)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

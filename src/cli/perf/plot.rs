@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Latencies as a percentile plot: each nine of the quantile takes the same width.
 
-use super::report::{Outcome, time_text};
+use super::report::Outcome;
 use crate::failure::{Failure, fail};
-use crate::text::bytes_text;
+use crate::text::{bytes_text, time_text};
 use hdrhistogram::Histogram;
 use plotters::prelude::*;
 use std::path::Path;

@@ -5,7 +5,7 @@ use super::floor;
 use super::plan::{Plan, Report, Stage, Test};
 use crate::failure::Failure;
 use crate::machine;
-use crate::text::{IdleOption, bytes_text, digits, say};
+use crate::text::{IdleOption, bytes_text, digits, rate_text, say, time_text};
 use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -312,24 +312,6 @@ pub fn print_member(plan: &Plan, report: &Report, as_json: bool) -> Result<(), F
         "Order verified on {} messages, checksums on {}; hash {:016x} (compare it with the others').",
         report.checked.messages, report.checked.texts, report.hash
     ))
-}
-
-pub fn time_text(ns: u64) -> String {
-    let value = ns as f64;
-    match ns {
-        0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => format!("{} us", digits(value / 1e3)),
-        1_000_000..1_000_000_000 => format!("{} ms", digits(value / 1e6)),
-        _ => format!("{} s", digits(value / 1e9)),
-    }
-}
-
-pub fn rate_text(per_second: f64) -> String {
-    match per_second {
-        rate if rate >= 1e6 => format!("{} M/s", digits(rate / 1e6)),
-        rate if rate >= 1e3 => format!("{} k/s", digits(rate / 1e3)),
-        rate => format!("{}/s", digits(rate)),
-    }
 }
 
 fn bandwidth_text(bytes_per_second: f64) -> String {
