@@ -12,7 +12,9 @@
 
 use super::frontier;
 use super::layout::{Mode, Shape};
-use super::ring::{KIND_FILLER, KIND_MESSAGE, Ring, check, slot_bytes};
+use super::ring::{
+    KIND_FILLER, KIND_MESSAGE, PREFETCH_SLOT_MAX, Ring, index_of, slot_bytes, tagged,
+};
 use crate::base::{Count, Epoch, Number};
 use crate::limits::{BATCH_BYTES, BATCH_MAX, COUNT_MAX, HEADER_BYTES};
 use crate::mem::{Batch, Message};
@@ -256,8 +258,9 @@ struct Run {
 const LARGE_BYTES: u32 = 512;
 const _: () = assert!(LARGE_BYTES as usize * BATCH_MAX <= 2 * BATCH_BYTES as usize);
 
-/// How many slots ahead headers and first lines are asked for, if so many are known to be there.
-const PREFETCH_SLOTS: u64 = 8;
+/// So many more slots must be known before any is asked for ahead of its turn; about
+/// `PREFETCH_BYTES` of small ones.
+const PREFETCH_SLOTS: u64 = 24;
 
 /// What a sound header is measured by.
 struct Check {
@@ -274,21 +277,18 @@ impl Reader {
         if left.wrapping_sub(1) > COUNT_MAX {
             return None; // no slot is left
         }
-        let (first, its, sum) = (header[0].own(), header[1].own(), header[3].own());
-        // Kind, flags (none yet) and length in one comparison.
+        let (first, its) = (header[0].own(), header[1].own());
+        // Kind, flags (none yet) and length in one comparison, index and epoch in another.
         let len = first.wrapping_sub(KIND_MESSAGE << 48);
-        let sound = len <= u64::from(by.message_bytes_max)
-            && its == index
-            && sum == check(first, index, by.epoch);
-        if !sound {
+        if len > u64::from(by.message_bytes_max) || its != tagged(index, by.epoch) {
             return None;
         }
         let len = len as u32;
         let payload = self.ring.payload(self.at, len)?;
         let bytes = slot_bytes(len);
-        if left > PREFETCH_SLOTS {
-            self.ring.prefetch(self.at + PREFETCH_SLOTS * bytes);
-            self.ring.prefetch(self.at + PREFETCH_SLOTS * bytes + 64);
+        // Never beyond what is known to be there: the sender may be about to write it.
+        if left > PREFETCH_SLOTS && bytes <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch(self.at, bytes);
         }
         self.at += bytes;
         self.consumed += 1;
@@ -305,17 +305,17 @@ impl Reader {
         {
             (at, header) = (self.at, filler);
         }
-        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
+        let (first, word) = (header[0].own(), header[1].own());
         let len = first.wrapping_sub(KIND_MESSAGE << 48);
-        let sound = len <= u64::from(by.message_bytes_max)
-            && sum == check(first, index, by.epoch)
-            && (least..COUNT_MAX).contains(&index)
-            && self.ring.payload(at, len as u32).is_some();
-        if !sound {
-            return Err([first, index]);
+        let fits =
+            len <= u64::from(by.message_bytes_max) && self.ring.payload(at, len as u32).is_some();
+        match index_of(word, by.epoch) {
+            Some(index) if fits && index >= least => {
+                self.at = at;
+                Ok(index)
+            }
+            _ => Err([first, word]),
         }
-        self.at = at;
-        Ok(index)
     }
 }
 

@@ -46,11 +46,28 @@ pub const fn ring_bytes_min(message_bytes_max: u64) -> u64 {
     least.next_multiple_of(4096)
 }
 
-/// The last word of a header. It tells a message from what an earlier lap or another epoch left.
+/// Bits of a header's second word that hold the index; the epoch's low bits are above.
+const INDEX_BITS: u32 = 48;
+const _: () = assert!(COUNT_MAX == 1 << INDEX_BITS);
+
+/// The second word of a header: the index, tagged with the epoch, so that one comparison tells the
+/// message that is due from what an earlier lap or another epoch left.
 #[inline(always)]
-pub fn check(first: u64, index: u64, epoch: Epoch) -> u64 {
-    (first ^ index.rotate_left(32) ^ epoch.0.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+pub fn tagged(index: u64, epoch: Epoch) -> u64 {
+    (epoch.0 << INDEX_BITS) + index
 }
+
+/// The index of a second word, if it is of that epoch.
+#[inline(always)]
+pub fn index_of(word: u64, epoch: Epoch) -> Option<u64> {
+    let index = word.wrapping_sub(epoch.0 << INDEX_BITS);
+    (index < COUNT_MAX).then_some(index)
+}
+
+/// How far ahead of its use a line is asked for, in bytes: about the time that a line takes from
+/// another core at the speed of small messages. Slots above `PREFETCH_SLOT_MAX` need none.
+pub const PREFETCH_BYTES: u64 = 2048;
+pub const PREFETCH_SLOT_MAX: u64 = 4096;
 
 /// One lane's ring.
 #[derive(Clone)]
@@ -83,9 +100,24 @@ impl Ring {
         self.bytes.lend(at + HEADER_BYTES, len)
     }
 
+    /// Asks for the lines of a slot of `slot` bytes, some slots ahead of the one at `at`.
     #[inline(always)]
-    pub fn prefetch(&self, at: u64) {
-        self.bytes.prefetch(at);
+    pub fn prefetch(&self, at: u64, slot: u64) {
+        self.bytes.prefetch(at + PREFETCH_BYTES);
+        self.bytes.prefetch(at + PREFETCH_BYTES + 64);
+        if slot > 128 {
+            self.bytes.prefetch(at + PREFETCH_BYTES + 128);
+        }
+    }
+
+    /// The same for the slots that are about to be written.
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64, slot: u64) {
+        self.bytes.prefetch_write(at + PREFETCH_BYTES);
+        self.bytes.prefetch_write(at + PREFETCH_BYTES + 64);
+        if slot > 128 {
+            self.bytes.prefetch_write(at + PREFETCH_BYTES + 128);
+        }
     }
 
     /// The slot that follows offset `at`: there, or at the first byte because of a filler or too
@@ -372,6 +404,9 @@ impl Producer {
         let header = self.ring.header(slot.at).expect("a slot lies in its ring");
         header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
         let need = slot_bytes(len);
+        if self.easy_bytes > PREFETCH_BYTES + PREFETCH_SLOT_MAX && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(slot.at, need);
+        }
         self.head = slot.at + need;
         self.used += slot.skipped + need;
         self.easy_bytes -= need;
@@ -394,7 +429,7 @@ impl Producer {
         let known = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
         while freed < known {
             let (at, header) = ring.settle(tail);
-            if header[1].own() >= released.0 {
+            if header[1].own() & (COUNT_MAX - 1) >= released.0 {
                 break;
             }
             if at != tail {
@@ -437,20 +472,20 @@ impl Taker {
         if crate::mutant!("loom-t-early") {
             self.cells.taken.publish(self.slots + count);
         }
+        let (ring, mut offset) = (&self.ring, self.at);
         for index in next.0..next.0 + count {
-            let (at, header) = self.ring.settle(self.at);
-            if at < self.at && !crate::mutant!("stale-wrapped-at") {
-                let filler = self.ring.header(self.at).is_some();
-                self.wrapped_at = self.at + if filler { HEADER_BYTES } else { 0 };
+            let (at, header) = ring.settle(offset);
+            if at < offset {
+                let filler = ring.header(offset).is_some();
+                self.wrapped_at = offset + if filler { HEADER_BYTES } else { 0 };
             }
-            let first = header[0].own();
             if !crate::mutant!("index-not-written") {
-                header[1].prepare(index);
+                header[1].prepare(tagged(index, epoch));
             }
             header[2].prepare(time);
-            header[3].prepare(check(first, header[1].own(), epoch));
-            self.at = at + slot_bytes(first as u32);
+            offset = at + slot_bytes(header[0].own() as u32);
         }
+        self.at = offset;
         self.slots += count;
         self.cells.taken.publish(self.slots); // T
     }
