@@ -50,9 +50,9 @@ impl Batch {
 
     /// Places for up to `most` more, to be filled from the first on; then `filled`.
     #[inline]
-    pub(crate) fn free(&mut self, most: usize) -> std::slice::IterMut<'_, Message> {
+    pub(crate) fn free(&mut self, most: usize) -> &mut [Message] {
         let upto = (self.len + most).min(self.room.len());
-        self.room[self.len..upto].iter_mut()
+        &mut self.room[self.len..upto]
     }
 
     /// So many places have been filled.
