@@ -81,6 +81,10 @@ impl Lane {
     /// One action of the thread. Whether it sent.
     fn act(&mut self, world: &World) -> bool {
         if let Some(held) = self.held {
+            if world.dice.chance(64) {
+                let outcome = self.producer.send(&[]);
+                assert_eq!(outcome, Err(Status::NotReserved), "one at a time per lane");
+            }
             return held.until <= world.now.get() && self.release(held, world);
         }
         let habit = self.plan.habit;

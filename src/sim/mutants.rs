@@ -16,6 +16,8 @@ const MUTANTS: &[(&str, &str)] = &[
     ("reserve-skips-a-member", "S: all members must have released a slot"),
     ("reserve-ignores-window", "G2: at most a window of slots"),
     ("reserve-ignores-bytes", "G2: at most the ring's bytes"),
+    ("easy-path-ignores-bytes", "G2: what follows the head in one piece ends at the tail"),
+    ("reserve-leaves-the-easy-path-open", "a lane that holds a reservation cannot send"),
     ("freed-before-taken", "T: no index is read before it is written"),
     ("abort-leaks", "abort gives the room back"),
     ("slots-observed-before-head", "M2: guards first"),

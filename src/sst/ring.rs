@@ -258,7 +258,9 @@ impl Producer {
     pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
         let slot = self.claim(len)?;
         self.reserved = Some(slot);
-        self.easy_slots = 0; // until published or aborted, nothing else has room
+        if !crate::mutant!("reserve-leaves-the-easy-path-open") {
+            self.easy_slots = 0; // until published or aborted, nothing else has room
+        }
         Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
     }
 
@@ -349,7 +351,10 @@ impl Producer {
         // What follows in one piece: up to the ring's end, or the hot part's while the head is in
         // it, and not beyond what is free.
         let end = if at < self.hot_bytes { self.hot_bytes } else { self.ring.size() };
-        let free = self.ring.size() - self.used - skipped;
+        let mut free = self.ring.size() - self.used - skipped;
+        if crate::mutant!("easy-path-ignores-bytes") {
+            free = self.ring.size();
+        }
         self.easy_bytes = free.min(end.max(at + need) - at);
         self.easy_slots = self.window.saturating_sub(self.filled - self.freed);
         Some(Reservation { at, len, skipped })

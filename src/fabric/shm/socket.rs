@@ -190,10 +190,19 @@ impl Watch {
 
     /// Waits up to `timeout_ns` (`None`: for ever, 0: not at all) and calls `each` per token.
     pub fn wait(&self, timeout_ns: Option<u64>, mut each: impl FnMut(u64)) {
-        let timeout = timeout_ns.map(|ns| rustix::event::Timespec {
+        let mut timeout = timeout_ns.map(|ns| rustix::event::Timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as _,
         });
+        if let Some(time) = &mut timeout
+            && time.tv_nsec % 1_000_000 != 0
+        {
+            // epoll_wait counts milliseconds and rounds up, and epoll_pwait2 is Linux 5.11; ppoll
+            // counts nanoseconds everywhere, and an epoll descriptor can be polled.
+            let mut own = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
+            let _ = rustix::event::poll(&mut own, Some(time));
+            (time.tv_sec, time.tv_nsec) = (0, 0);
+        }
         let mut space = [MaybeUninit::<epoll::Event>::uninit(); 16];
         if let Ok((ready, _)) = epoll::wait(&self.0, &mut space, timeout.as_ref()) {
             ready.iter().for_each(|event| each(event.data.u64()));
