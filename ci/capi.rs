@@ -271,11 +271,12 @@ fn the_header_stands_alone() {
 
 #[test]
 fn the_header_is_generated_from_the_sources() {
-    let fresh = fresh("generated").join("squall.h");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("header");
+    fs::create_dir_all(&target).unwrap();
+    let fresh = target.join("squall.h");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["check", "--lib", "--no-default-features", "--features", "header"]);
-    cargo.arg("--target-dir").arg(target).env("SQUALL_HEADER_OUT", &fresh).current_dir(ROOT);
+    cargo.arg("--target-dir").arg(&target).env("SQUALL_HEADER_OUT", &fresh).current_dir(ROOT);
     run(&mut cargo);
     let output = command("diff").arg("-u").arg(root("include/squall.h")).arg(&fresh).output();
     let output = output.unwrap();
