@@ -97,7 +97,7 @@ impl Status {
     ];
 
     /// One sentence without a full stop; never empty.
-    pub fn text(self) -> &'static str {
+    pub const fn text(self) -> &'static str {
         match self {
             Status::Ok => "done",
             Status::Again => "not now: poll, then try again",

@@ -21,7 +21,7 @@ use crate::sst::inbox::Inbox;
 use crate::sst::layout::{Layout, MAGIC, Mode};
 use crate::sst::ring::{Gate, LaneCells, Producer, Ring, Taker};
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -231,12 +231,17 @@ impl Group {
         let stop = Arc::new(Cell::new(0));
         let (theirs, bell) = (stop.clone(), self.bell.clone());
         let (rank, members, stats) = (self.rank, self.members, self.stats.clone());
-        let (report, pinned) = std::sync::mpsc::channel();
+        // No channel: receiving from one would leave a handle of the calling thread, which is the
+        // application's, to be found by its leak checker.
+        let report = Arc::new((Mutex::new(None), Condvar::new()));
+        let pinned = report.clone();
         let mut group = self;
         let run = move || {
+            crate::mem::thread::block_signals();
             let outcome = core.map_or(Ok(()), pin);
             let failed = outcome.is_err();
-            let _ = report.send(outcome);
+            *report.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            report.1.notify_one();
             if failed {
                 return (group, Status::Invalid);
             }
@@ -247,7 +252,16 @@ impl Group {
         let thread = spawned.map_err(|cause| {
             Error::new(Status::System, format!("cannot start a polling thread: {cause}"))
         })?;
-        pinned.recv().unwrap_or(Ok(()))?;
+        let mut outcome = pinned.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while outcome.is_none() && !thread.is_finished() {
+            let woken = pinned.1.wait_timeout(outcome, Duration::from_millis(100));
+            outcome = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if let Some(Err(error)) = outcome.take() {
+            drop(outcome);
+            drop(thread.join()); // and with it the group: its name is free when this returns
+            return Err(error);
+        }
         Ok(Polling { stop, bell, thread: Some(thread), rank, members, stats })
     }
 

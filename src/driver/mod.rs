@@ -17,7 +17,7 @@ use crate::error::{Status, Suspicion};
 use crate::fabric::Fabric;
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
-use crate::mem::Message;
+use crate::mem::{Batch, Message};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
 use stats::{Counters, Delivered, Page};
@@ -59,7 +59,7 @@ pub struct Driver {
     application: Box<dyn Application>,
     work: Work,
     events: Events,
-    batch: Vec<Message>,
+    batch: Batch,
     now: Nanos,
     looked: Nanos,
     liveness_every_ns: u64,
@@ -91,7 +91,7 @@ impl Driver {
             application,
             work: Work::new(),
             events: Events::default(),
-            batch: Vec::with_capacity(BATCH_MAX),
+            batch: Batch::new(BATCH_MAX),
             now,
             looked: now,
             liveness_every_ns,
@@ -142,12 +142,13 @@ impl Driver {
             let inbox = &mut self.inboxes[delivery.at];
             let slots = multicast.slots();
             let outcome = inbox.collect(delivery.upto, slots, &mut self.batch, most);
-            if !self.batch.is_empty() {
-                self.application.deliver(multicast.subgroup as u16, &self.batch);
-                delivered += self.batch.len() as u32;
+            let batch = self.batch.messages();
+            if !batch.is_empty() {
+                self.application.deliver(multicast.subgroup as u16, batch);
+                delivered += batch.len() as u32;
                 let counted = &mut self.delivered[delivery.at];
-                counted.messages += self.batch.len() as u64;
-                counted.bytes += self.batch.iter().map(|m| u64::from(m.len)).sum::<u64>();
+                counted.messages += batch.len() as u64;
+                counted.bytes += batch.iter().map(|m| u64::from(m.len)).sum::<u64>();
                 counted.batches += 1;
                 self.batch.clear();
             }
@@ -200,7 +201,7 @@ impl Driver {
     pub fn arm(&mut self) -> bool {
         self.fabric.arm(self.engine.waits_for_room());
         self.armed = true;
-        if self.engine.has_work(&self.table) || self.stopped_state().is_some() {
+        if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
             self.armed = false;
             self.fabric.disarm();
             return false;

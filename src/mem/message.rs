@@ -29,6 +29,44 @@ unsafe impl Send for Message {}
 // SAFETY: as above.
 unsafe impl Sync for Message {}
 
+/// Room for one call's messages, made once.
+#[derive(Debug)]
+pub struct Batch {
+    room: Box<[Message]>,
+    len: usize,
+}
+
+impl Batch {
+    pub fn new(most: usize) -> Batch {
+        let empty = |_| Message::new(&[], 0, 0, 0, 0, 0);
+        Batch { room: (0..most).map(empty).collect(), len: 0 }
+    }
+
+    /// The messages in it.
+    #[inline]
+    pub fn messages(&self) -> &[Message] {
+        &self.room[..self.len]
+    }
+
+    /// Places for up to `most` more, to be filled from the first on; then `filled`.
+    #[inline]
+    pub(crate) fn free(&mut self, most: usize) -> std::slice::IterMut<'_, Message> {
+        let upto = (self.len + most).min(self.room.len());
+        self.room[self.len..upto].iter_mut()
+    }
+
+    /// So many places have been filled.
+    #[inline]
+    pub(crate) fn filled(&mut self, count: usize) {
+        assert!(self.len + count <= self.room.len());
+        self.len += count;
+    }
+
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
 impl Message {
     /// `bytes` must stay until the batch has been delivered; rings live as long as their group.
     #[inline(always)]

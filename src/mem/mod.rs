@@ -4,7 +4,9 @@
 pub mod message;
 pub mod order;
 pub mod region;
+#[cfg(not(loom))]
+pub mod thread;
 
-pub use message::Message;
+pub use message::{Batch, Message};
 pub use order::Cell;
-pub use region::Region;
+pub use region::{Extent, Region};

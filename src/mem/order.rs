@@ -39,6 +39,12 @@ use loom::sync::atomic::{AtomicU64, Ordering, fence as atomic_fence};
 pub struct Cell(AtomicU64);
 
 impl Cell {
+    #[cfg(not(loom))]
+    pub const fn new(value: u64) -> Self {
+        Cell(AtomicU64::new(value))
+    }
+
+    #[cfg(loom)]
     pub fn new(value: u64) -> Self {
         Cell(AtomicU64::new(value))
     }
@@ -67,10 +73,15 @@ impl Cell {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// Moves a word that several threads of this process may move: true for the one that did.
+    pub fn replace(&self, from: u64, to: u64) -> bool {
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Takes a flag that several threads of this process may want: true for the one that got it.
     /// Entry to a turn only, never per message.
     pub fn take(&self) -> bool {
-        self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.replace(0, 1)
     }
 }
 

@@ -10,11 +10,14 @@
 //!
 //! Cost: one header read per message; a run of nulls of any length is one step per sender.
 
+use super::frontier;
 use super::layout::{Mode, Shape};
-use super::ring::{KIND_FILLER, KIND_MESSAGE, Ring, check, slot_bytes};
+use super::ring::{
+    KIND_FILLER, KIND_MESSAGE, PREFETCH_SLOT_MAX, Ring, index_of, slot_bytes, tagged,
+};
 use crate::base::{Count, Epoch, Number};
-use crate::limits::{BATCH_BYTES, COUNT_MAX, HEADER_BYTES};
-use crate::mem::Message;
+use crate::limits::{BATCH_BYTES, BATCH_MAX, COUNT_MAX, HEADER_BYTES};
+use crate::mem::{Batch, Message};
 
 /// A slot that is no message: the sender's position, the header's first two words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,15 +31,13 @@ struct Reader {
     ring: Ring,
     rank: u16,
     lane: u16,
-    /// Offset of the next slot, slots consumed before it.
+    /// Offset after the last slot that was handed out; slots handed out.
     at: u64,
     consumed: u64,
-    /// Its index and length, once read; no index while there is no slot.
-    next: u64,
-    len: u32,
+    /// The index that a closer look found in the next slot, if `looked_at` is `consumed + 1`.
+    found: u64,
+    looked_at: u64,
 }
-
-const NO_SLOT: u64 = u64::MAX;
 
 pub struct Inbox {
     readers: Vec<Reader>,
@@ -57,8 +58,8 @@ impl Inbox {
             lane,
             at: 0,
             consumed: 0,
-            next: NO_SLOT,
-            len: 0,
+            found: 0,
+            looked_at: 0,
         };
         Inbox {
             readers: rings.into_iter().map(reader).collect(),
@@ -87,10 +88,10 @@ impl Inbox {
         &mut self,
         upto: Number,
         slots: &[Count],
-        batch: &mut Vec<Message>,
+        batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
-        assert!(slots.len() == self.readers.len() && most <= batch.capacity());
+        assert!(slots.len() == self.readers.len());
         match self.mode {
             Mode::Stable => self.collect_stable(upto.0, slots, batch, most),
             Mode::Received => self.collect_received(slots, batch, most),
@@ -101,129 +102,220 @@ impl Inbox {
         &mut self,
         upto: u64,
         slots: &[Count],
-        batch: &mut Vec<Message>,
+        batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
         let senders = self.readers.len();
-        for s in 0..senders {
-            if self.readers[s].next == NO_SLOT {
-                self.look(s, slots[s].0)?;
-            }
-        }
+        let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
+        let mut places = batch.free(most);
+        let most = places.len();
         let mut room = BATCH_BYTES;
         let mut number = self.number;
-        let mut s = (number % senders as u64) as usize;
-        let mut index = number / senders as u64;
-        let outcome = loop {
-            if number >= upto || batch.len() >= most || room <= 0 {
-                break Ok(());
-            }
-            if self.readers[s].next == index {
-                room -= i64::from(self.readers[s].len);
-                if let Err(bad) = self.emit(s, number, slots[s].0, batch) {
-                    break Err(bad);
+        let mut looked = NO_NUMBER;
+        let outcome = 'all: loop {
+            let (mut s, mut index) = (number % senders as u64, number / senders as u64);
+            // Rounds without nulls: the steady state of a busy group.
+            'rounds: loop {
+                let from = s as usize;
+                for (reader, known) in self.readers[from..].iter_mut().zip(&slots[from..]) {
+                    if number >= upto || places.len() == 0 || room <= 0 {
+                        break 'all Ok(());
+                    }
+                    let left = known.0.wrapping_sub(reader.consumed);
+                    let Some(message) = reader.next(&by, index, number, left) else {
+                        break 'rounds;
+                    };
+                    if message.len >= LARGE_BYTES {
+                        room -= i64::from(message.len);
+                    }
+                    if let Some(place) = places.next() {
+                        *place = message;
+                    }
+                    number += 1;
                 }
-                number += 1;
-                s += 1;
-                if s == senders {
-                    (s, index) = (0, index + 1);
-                }
-                continue;
+                (s, index) = (0, index + 1);
             }
-            // A null: on to the first number that is a message, or to the end.
-            number = self.first_message().min(upto);
-            (s, index) = ((number % senders as u64) as usize, number / senders as u64);
+            // A null, or a slot that needs a closer look: on to the first number that is a message,
+            // and with its sender alone as far as no other sender has one.
+            let run = match self.find_run(number, slots, &by) {
+                Ok(run) => run,
+                Err(bad) => break Err(bad),
+            };
+            if run.first == number && looked == number {
+                // Twice at one place: sound when looked at closely and not otherwise, so its owner
+                // writes into it.
+                let words = [0, number / senders as u64];
+                break Err(BadSlot { sender: run.sender, words });
+            }
+            number = run.first.min(upto);
+            looked = number;
+            let end = run.end.min(upto);
+            let reader = &mut self.readers[run.sender];
+            let mut index = run.first / senders as u64;
+            while number < end && places.len() > 0 && room > 0 {
+                let left = slots[run.sender].0.wrapping_sub(reader.consumed);
+                let Some(message) = reader.next(&by, index, number, left) else { break };
+                if message.len >= LARGE_BYTES {
+                    room -= i64::from(message.len);
+                }
+                if let Some(place) = places.next() {
+                    *place = message;
+                }
+                index += 1;
+                // What lies between is null: no other sender has a message before `end`.
+                number = (index * senders as u64 + run.sender as u64).min(end);
+            }
         };
+        let filled = most - places.len();
+        batch.filled(filled);
         assert!(number >= self.number);
         self.number = number;
         outcome
     }
 
-    /// The least number of a known slot.
-    fn first_message(&self) -> u64 {
-        let senders = self.readers.len() as u64;
-        let of = |(s, reader): (u64, &Reader)| {
-            reader.next.checked_mul(senders).map_or(NO_SLOT, |n| n + s)
-        };
-        (0..).zip(&self.readers).map(of).min().unwrap_or(NO_SLOT)
+    /// The first message from `number` on, and up to where its sender is alone. Leaves every reader
+    /// at a sound slot, or with none.
+    #[inline(never)]
+    fn find_run(&mut self, number: u64, slots: &[Count], by: &Check) -> Result<Run, BadSlot> {
+        let senders = self.readers.len();
+        let mut run = Run { sender: 0, first: NO_NUMBER, end: NO_NUMBER };
+        for (s, known) in slots.iter().enumerate() {
+            let reader = &mut self.readers[s];
+            if reader.consumed >= known.0 {
+                continue;
+            }
+            if reader.looked_at != reader.consumed + 1 {
+                let least = frontier::share(Number(number), s, senders).0;
+                let read = reader.read(by, least);
+                reader.found = read.map_err(|words| BadSlot { sender: s, words })?;
+                reader.looked_at = reader.consumed + 1;
+            }
+            let its = reader.found * senders as u64 + s as u64;
+            if its < run.first {
+                (run.sender, run.end, run.first) = (s, run.first, its);
+            } else {
+                run.end = run.end.min(its);
+            }
+        }
+        Ok(run)
     }
 
     fn collect_received(
         &mut self,
         slots: &[Count],
-        batch: &mut Vec<Message>,
+        batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
+        let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
-            let s = self.turn;
-            if self.readers[s].next == NO_SLOT {
-                self.look(s, slots[s].0)?;
-            }
-            while self.readers[s].next != NO_SLOT && batch.len() < most && room > 0 {
-                let index = self.readers[s].next;
-                room -= i64::from(self.readers[s].len);
-                self.emit(s, index, slots[s].0, batch)?;
-            }
-            if self.readers[s].next != NO_SLOT {
+            if batch.messages().len() >= most || room <= 0 {
                 return Ok(());
             }
+            // A full batch ends a sender's turn too: one that always has more starves nobody.
+            let (s, known) = (self.turn, slots[self.turn].0);
             self.turn = (s + 1) % self.readers.len();
+            let reader = &mut self.readers[s];
+            while reader.consumed < known && room > 0 {
+                let mut places = batch.free(most - batch.messages().len());
+                let Some(place) = places.next() else { return Ok(()) };
+                let (index, left) = (reader.consumed, known - reader.consumed);
+                let mut message = reader.next(&by, index, index, left);
+                if message.is_none() {
+                    // Behind a filler, or nothing sound.
+                    match reader.read(&by, index) {
+                        Ok(found) if found == index => {}
+                        // Without nulls there are no gaps.
+                        Ok(found) => return Err(BadSlot { sender: s, words: [0, found] }),
+                        Err(words) => return Err(BadSlot { sender: s, words }),
+                    }
+                    message = reader.next(&by, index, index, left);
+                }
+                let Some(message) = message else {
+                    return Err(BadSlot { sender: s, words: [0, index] });
+                };
+                room -= i64::from(message.len);
+                *place = message;
+                batch.filled(1);
+            }
         }
         Ok(())
     }
+}
 
-    /// Hands out the slot that `look` has read, and reads the next one.
+const NO_NUMBER: u64 = u64::MAX;
+
+/// A sender whose messages come next, with nothing but nulls of the others between them.
+struct Run {
+    sender: usize,
+    /// Number of its next message.
+    first: u64,
+    /// The first number at which another sender has a message.
+    end: u64,
+}
+
+/// Smaller messages do not count for `BATCH_BYTES`: a whole batch of them is little more.
+const LARGE_BYTES: u32 = 512;
+const _: () = assert!(LARGE_BYTES as usize * BATCH_MAX <= 2 * BATCH_BYTES as usize);
+
+/// So many more slots must be known before any is asked for ahead of its turn; about
+/// `PREFETCH_BYTES` of small ones.
+const PREFETCH_SLOTS: u64 = 24;
+
+/// What a sound header is measured by.
+struct Check {
+    epoch: Epoch,
+    message_bytes_max: u32,
+}
+
+impl Reader {
+    /// The message of that index, if it is the next slot and lies where the last one ended; `left`
+    /// slots are known. `None`: it is a null, or `read` must say what is there.
     #[inline(always)]
-    fn emit(
-        &mut self,
-        s: usize,
-        number: u64,
-        slots: u64,
-        batch: &mut Vec<Message>,
-    ) -> Result<(), BadSlot> {
-        let reader = &mut self.readers[s];
-        let header = reader.ring.header(reader.at);
-        let payload = reader.ring.payload(reader.at, reader.len);
-        let time = header[2].own();
-        batch.push(Message::new(payload, reader.rank, reader.lane, number, reader.next, time));
-        reader.at += slot_bytes(reader.len);
-        reader.consumed += 1;
-        self.look(s, slots)
+    fn next(&mut self, by: &Check, index: u64, number: u64, left: u64) -> Option<Message> {
+        let header = self.ring.header(self.at)?;
+        if left.wrapping_sub(1) > COUNT_MAX {
+            return None; // no slot is left
+        }
+        let (first, its) = (header[0].own(), header[1].own());
+        // Kind, flags (none yet) and length in one comparison, index and epoch in another.
+        let len = first.wrapping_sub(KIND_MESSAGE << 48);
+        if len > u64::from(by.message_bytes_max) || its != tagged(index, by.epoch) {
+            return None;
+        }
+        let len = len as u32;
+        let payload = self.ring.payload(self.at, len)?;
+        let bytes = slot_bytes(len);
+        // Never beyond what is known to be there: the sender may be about to write it.
+        if left > PREFETCH_SLOTS && bytes <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch(self.at, bytes);
+        }
+        self.at += bytes;
+        self.consumed += 1;
+        Some(Message::new(payload, self.rank, self.lane, number, index, header[2].own()))
     }
 
-    /// Reads the header of the sender's next slot, if there is one (I1).
-    #[inline(always)]
-    fn look(&mut self, s: usize, slots: u64) -> Result<(), BadSlot> {
-        let senders = self.readers.len() as u64;
-        let reader = &mut self.readers[s];
-        let previous = reader.next;
-        if reader.consumed >= slots {
-            reader.next = NO_SLOT;
-            return Ok(());
+    /// Looks closely at the next slot, which is known to be there: settles at it and answers its
+    /// index, at least `least`; else the words that are no message's (I1).
+    #[cold]
+    fn read(&mut self, by: &Check, least: u64) -> Result<u64, [u64; 2]> {
+        let (mut at, mut header) = self.ring.settle(self.at);
+        if crate::mutant!("reader-misses-a-wrap")
+            && let Some(filler) = self.ring.header(self.at)
+        {
+            (at, header) = (self.at, filler);
         }
-        let at = reader.ring.settle(reader.at);
-        let header = reader.ring.header(at);
-        let (first, index, sum) = (header[0].own(), header[1].own(), header[3].own());
-        let len = first as u32;
-        let fits = at + slot_bytes(len) <= reader.ring.bytes && len <= self.message_bytes_max;
-        let least = if previous == NO_SLOT { 0 } else { previous + 1 };
-        let sound = first >> 48 == KIND_MESSAGE && sum == check(first, index, self.epoch);
-        if !(fits && sound && index >= least && index < COUNT_MAX) {
-            return Err(BadSlot { sender: s, words: [first, index] });
+        let (first, word) = (header[0].own(), header[1].own());
+        let len = first.wrapping_sub(KIND_MESSAGE << 48);
+        let fits =
+            len <= u64::from(by.message_bytes_max) && self.ring.payload(at, len as u32).is_some();
+        match index_of(word, by.epoch) {
+            Some(index) if fits && index >= least => {
+                self.at = at;
+                Ok(index)
+            }
+            _ => Err([first, word]),
         }
-        let due = match self.mode {
-            Mode::Stable => index * senders + s as u64 >= self.number,
-            Mode::Received => index == reader.consumed,
-        };
-        if !due {
-            return Err(BadSlot { sender: s, words: [first, index] });
-        }
-        (reader.at, reader.next, reader.len) = (at, index, len);
-        let next = at + slot_bytes(len);
-        reader.ring.prefetch(next);
-        reader.ring.prefetch(next + 64);
-        Ok(())
     }
 }
 

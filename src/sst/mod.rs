@@ -16,6 +16,11 @@ pub mod inbox;
 pub mod layout;
 pub mod ring;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use crate::base::{Rank, Word};
 use crate::mem::Region;
 use layout::{Column, Layout};

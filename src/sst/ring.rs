@@ -20,7 +20,7 @@ use super::layout::{Mode, Shape};
 use crate::base::{Count, Epoch, Number, Rank};
 use crate::error::Status;
 use crate::limits::{COUNT_MAX, HEADER_BYTES, SLOT_ALIGN};
-use crate::mem::{Cell, Region};
+use crate::mem::{Cell, Extent, Region};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub const KIND_FILLER: u64 = 2;
 /// Bytes of a slot with a payload of `len` bytes.
 #[inline(always)]
 pub fn slot_bytes(len: u32) -> u64 {
-    (HEADER_BYTES + u64::from(len)).next_multiple_of(SLOT_ALIGN)
+    (HEADER_BYTES + SLOT_ALIGN - 1 + u64::from(len)) & !(SLOT_ALIGN - 1)
 }
 
 /// Smallest ring for messages of that size: G1 needs room for a message and for the same once more
@@ -46,50 +46,88 @@ pub const fn ring_bytes_min(message_bytes_max: u64) -> u64 {
     least.next_multiple_of(4096)
 }
 
-/// The last word of a header. It tells a message from what an earlier lap or another epoch left.
+/// Bits of a header's second word that hold the index; the epoch's low bits are above.
+const INDEX_BITS: u32 = 48;
+const _: () = assert!(COUNT_MAX == 1 << INDEX_BITS);
+
+/// The second word of a header: the index, tagged with the epoch, so that one comparison tells the
+/// message that is due from what an earlier lap or another epoch left.
 #[inline(always)]
-pub fn check(first: u64, index: u64, epoch: Epoch) -> u64 {
-    (first ^ index.rotate_left(32) ^ epoch.0.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+pub fn tagged(index: u64, epoch: Epoch) -> u64 {
+    (epoch.0 << INDEX_BITS) + index
 }
 
-/// One lane's ring: where it lies. `bytes` is a multiple of the slot alignment.
+/// The index of a second word, if it is of that epoch.
+#[inline(always)]
+pub fn index_of(word: u64, epoch: Epoch) -> Option<u64> {
+    let index = word.wrapping_sub(epoch.0 << INDEX_BITS);
+    (index < COUNT_MAX).then_some(index)
+}
+
+/// How far ahead of its use a line is asked for, in bytes: about the time that a line takes from
+/// another core at the speed of small messages. Slots above `PREFETCH_SLOT_MAX` need none.
+pub const PREFETCH_BYTES: u64 = 2048;
+pub const PREFETCH_SLOT_MAX: u64 = 4096;
+
+/// One lane's ring.
 #[derive(Clone)]
 pub struct Ring {
-    pub region: Arc<Region>,
-    base: usize,
-    pub bytes: u64,
+    bytes: Extent,
 }
 
 impl Ring {
     /// The ring of `lane` in a member's region of a subgroup.
     pub fn new(region: Arc<Region>, lane: usize, shape: &Shape) -> Ring {
-        let bytes = shape.ring_bytes;
-        let base = lane * bytes as usize;
-        assert!(bytes % SLOT_ALIGN == 0 && base + bytes as usize <= region.size());
-        Ring { region, base, bytes }
+        let bytes = shape.ring_bytes as usize;
+        assert!(shape.ring_bytes % SLOT_ALIGN == 0);
+        Ring { bytes: Extent::new(region, lane * bytes, bytes) }
     }
 
     #[inline(always)]
-    pub fn header(&self, at: u64) -> &[Cell; 4] {
-        self.region.cells(self.base + at as usize)
+    pub fn size(&self) -> u64 {
+        self.bytes.size()
     }
 
+    /// The header at an offset; `None` where there is no room for one before the ring's end.
     #[inline(always)]
-    pub fn payload(&self, at: u64, len: u32) -> &[u8] {
-        self.region.lend(self.base + (at + HEADER_BYTES) as usize, len as usize)
+    pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
+        self.bytes.header(at)
     }
 
+    /// The payload of the slot at an offset; `None` where it would cross the ring's end.
     #[inline(always)]
-    pub fn prefetch(&self, at: u64) {
-        self.region.prefetch(self.base + at as usize);
+    pub fn payload(&self, at: u64, len: u32) -> Option<&[u8]> {
+        self.bytes.lend(at + HEADER_BYTES, len)
     }
 
-    /// Where the slot that follows offset `at` really begins: here, or at the first byte because of
-    /// a filler or too little room for a header. Only for slots that have been published.
+    /// Asks for the lines of a slot of `slot` bytes, some slots ahead of the one at `at`.
     #[inline(always)]
-    pub fn settle(&self, at: u64) -> u64 {
-        let room = self.bytes - at;
-        if room < HEADER_BYTES || self.header(at)[0].own() >> 48 == KIND_FILLER { 0 } else { at }
+    pub fn prefetch(&self, at: u64, slot: u64) {
+        self.bytes.prefetch(at + PREFETCH_BYTES);
+        self.bytes.prefetch(at + PREFETCH_BYTES + 64);
+        if slot > 128 {
+            self.bytes.prefetch(at + PREFETCH_BYTES + 128);
+        }
+    }
+
+    /// The same for the slots that are about to be written.
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64, slot: u64) {
+        self.bytes.prefetch_write(at + PREFETCH_BYTES);
+        self.bytes.prefetch_write(at + PREFETCH_BYTES + 64);
+        if slot > 128 {
+            self.bytes.prefetch_write(at + PREFETCH_BYTES + 128);
+        }
+    }
+
+    /// The slot that follows offset `at`: there, or at the first byte because of a filler or too
+    /// little room for a header. Only for slots that have been published.
+    #[inline(always)]
+    pub fn settle(&self, at: u64) -> (u64, &[Cell; 4]) {
+        match self.header(at) {
+            Some(header) if header[0].own() >> 48 != KIND_FILLER => (at, header),
+            _ => (0, self.header(0).expect("a ring holds a header")),
+        }
     }
 }
 
@@ -141,6 +179,10 @@ impl Gate {
             if let Some(hook) = self.hook {
                 hook(*row);
             }
+            if crate::mutant!("loom-s-relaxed") {
+                least = least.min(block.cell(*at).own());
+                continue;
+            }
             least = least.min(block.cell(*at).observe()); // S
         }
         match self.mode {
@@ -165,6 +207,9 @@ pub struct Producer {
     /// Slots published, slots known to be released.
     filled: u64,
     freed: u64,
+    /// Bytes and slots that follow the head and may be had without another look (`place`).
+    easy_bytes: u64,
+    easy_slots: u64,
     reserved: Option<Reservation>,
 }
 
@@ -185,7 +230,7 @@ impl Producer {
         hot_bytes: u64,
     ) -> Self {
         Producer {
-            hot_bytes: hot_bytes.clamp(1, ring.bytes),
+            hot_bytes: hot_bytes.clamp(1, ring.size()),
             ring,
             cells,
             gate,
@@ -196,15 +241,23 @@ impl Producer {
             used: 0,
             filled: 0,
             freed: 0,
+            easy_bytes: 0,
+            easy_slots: 0,
             reserved: None,
         }
     }
 
     /// Copies `bytes` into the next slot and publishes it. The answer is the message's ordinal in
     /// this lane. `Again`: no room. `TooLong`, `NotReserved` (one is reserved): nothing is lost.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
-        self.send_parts(&[bytes])
+        let len = u32::try_from(bytes.len()).map_err(|_| Status::TooLong)?;
+        let slot = self.claim(len)?;
+        if crate::mutant!("count-before-bytes") {
+            return Ok(self.fill(slot, len, &[bytes]));
+        }
+        self.ring.bytes.write(slot.at + HEADER_BYTES, bytes);
+        Ok(self.count(slot, len))
     }
 
     /// The same for a message that lies in several pieces.
@@ -213,13 +266,10 @@ impl Producer {
         let total = parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(total).map_err(|_| Status::TooLong)?;
         let slot = self.claim(len)?;
-        let mut at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
-        if crate::mutant!("count-before-bytes") {
-            return Ok(self.fill(slot, len, parts));
-        }
+        let mut at = slot.at + HEADER_BYTES;
         for part in parts {
-            self.ring.region.write(at, part);
-            at += part.len();
+            self.ring.bytes.write(at, part);
+            at += part.len() as u64;
         }
         Ok(self.count(slot, len))
     }
@@ -231,11 +281,7 @@ impl Producer {
         if let Some(hook) = self.gate.hook {
             hook(self.gate.rows[0].0);
         }
-        let mut at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
-        for part in parts {
-            self.ring.region.write(at, part);
-            at += part.len();
-        }
+        self.ring.bytes.write(slot.at + HEADER_BYTES, parts[0]);
         ordinal
     }
 
@@ -244,8 +290,10 @@ impl Producer {
     pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
         let slot = self.claim(len)?;
         self.reserved = Some(slot);
-        let at = self.ring.base + (slot.at + HEADER_BYTES) as usize;
-        Ok(self.ring.region.lend_mut(at, len as usize))
+        if !crate::mutant!("reserve-leaves-the-easy-path-open") {
+            self.easy_slots = 0; // until published or aborted, nothing else has room
+        }
+        Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
     }
 
     /// Sends the first `len` bytes of what was reserved; the answer is the message's ordinal.
@@ -261,7 +309,11 @@ impl Producer {
 
     /// Forgets what was reserved. No other member ever hears of it.
     pub fn abort(&mut self) -> Result<(), Status> {
-        self.reserved.take().map(|_| ()).ok_or(Status::NotReserved)
+        let slot = self.reserved.take().ok_or(Status::NotReserved)?;
+        if crate::mutant!("abort-leaks") {
+            self.used += slot_bytes(slot.len);
+        }
+        Ok(())
     }
 
     /// Messages sent so far: the next ordinal.
@@ -269,11 +321,26 @@ impl Producer {
         self.filled
     }
 
+    /// Messages sent that are not known to be released by everyone.
+    pub fn unreleased(&self) -> u64 {
+        self.filled - self.freed
+    }
+
     #[inline(always)]
     fn claim(&mut self, len: u32) -> Result<Reservation, Status> {
         if len > self.message_bytes_max {
             return Err(Status::TooLong);
         }
+        let need = slot_bytes(len);
+        let easy = need <= self.easy_bytes && self.easy_slots > 0;
+        if easy && self.cells.stopped.own() == 0 {
+            return Ok(Reservation { at: self.head, len, skipped: 0 });
+        }
+        self.claim_slowly(len, need)
+    }
+
+    #[inline(never)]
+    fn claim_slowly(&mut self, len: u32, need: u64) -> Result<Reservation, Status> {
         if self.reserved.is_some() {
             return Err(Status::NotReserved);
         }
@@ -281,18 +348,13 @@ impl Producer {
         if stopped != 0 {
             return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
         }
-        let need = slot_bytes(len);
-        match self.place(len, need) {
-            Some(slot) => Ok(slot),
-            None => self.claim_when_full(len, need),
-        }
-    }
-
-    #[cold]
-    fn claim_when_full(&mut self, len: u32, need: u64) -> Result<Reservation, Status> {
-        let released = self.free();
-        let pressed = &self.cells.pressed;
         if let Some(slot) = self.place(len, need) {
+            return Ok(slot);
+        }
+        let released = self.free();
+        let placed = self.place(len, need);
+        let pressed = &self.cells.pressed;
+        if let Some(slot) = placed {
             pressed[1].prepare(0);
             return Ok(slot);
         }
@@ -301,39 +363,60 @@ impl Producer {
         Err(Status::Again)
     }
 
-    /// Finds room for `need` bytes at the head (G1, G2, G3).
-    #[inline(always)]
-    fn place(&self, len: u32, need: u64) -> Option<Reservation> {
+    /// Finds room for `need` bytes at the head (G1, G2, G3), and how much more follows it.
+    fn place(&mut self, len: u32, need: u64) -> Option<Reservation> {
         let full = self.filled - self.freed >= self.window;
         if full && !crate::mutant!("reserve-ignores-window") {
             return None;
         }
-        let room = self.ring.bytes - self.head;
+        let room = self.ring.size() - self.head;
         let ahead = self.head >= self.tail;
         // The rest of the ring is skipped if the slot does not fit there, or if the hot part is
         // free again. Skipping counts as use, so `used` says by itself whether the front is free.
         let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
         let skipped = if skip { room } else { 0 };
-        if self.used + skipped + need > self.ring.bytes && !crate::mutant!("reserve-ignores-bytes")
+        if self.used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes")
         {
             return None;
         }
         let at = if skip { 0 } else { self.head };
+        // What follows in one piece: up to the ring's end, or the hot part's while the head is in
+        // it, and not beyond what is free.
+        let end = if at < self.hot_bytes { self.hot_bytes } else { self.ring.size() };
+        let mut free = self.ring.size() - self.used - skipped;
+        if crate::mutant!("easy-path-ignores-bytes") {
+            free = self.ring.size();
+        }
+        self.easy_bytes = free.min(end.max(at + need) - at);
+        self.easy_slots = self.window.saturating_sub(self.filled - self.freed);
         Some(Reservation { at, len, skipped })
     }
 
     /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
-        if slot.skipped >= HEADER_BYTES && !crate::mutant!("no-filler") {
-            self.ring.header(self.head)[0].prepare(KIND_FILLER << 48);
+        if slot.skipped > 0
+            && let Some(filler) = self.ring.header(self.head)
+            && !crate::mutant!("no-filler")
+        {
+            filler[0].prepare(KIND_FILLER << 48);
         }
-        self.ring.header(slot.at)[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
+        let header = self.ring.header(slot.at).expect("a slot lies in its ring");
+        header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
         let need = slot_bytes(len);
+        if self.easy_bytes > PREFETCH_BYTES + PREFETCH_SLOT_MAX && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(slot.at, need);
+        }
         self.head = slot.at + need;
         self.used += slot.skipped + need;
+        self.easy_bytes -= need;
+        self.easy_slots = self.easy_slots.saturating_sub(1);
         let ordinal = self.filled;
         self.filled += 1;
+        if crate::mutant!("loom-w-relaxed") {
+            self.cells.filled.prepare(self.filled);
+            return ordinal;
+        }
         self.cells.filled.publish(self.filled); // W
         ordinal
     }
@@ -342,18 +425,20 @@ impl Producer {
     fn free(&mut self) -> Count {
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released();
-        while self.freed < taken {
-            let at = self.ring.settle(self.tail);
-            let header = self.ring.header(at);
-            if header[1].own() >= released.0 {
+        let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
+        let known = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
+        while freed < known {
+            let (at, header) = ring.settle(tail);
+            if header[1].own() & (COUNT_MAX - 1) >= released.0 {
                 break;
             }
-            let end = at + slot_bytes(header[0].own() as u32);
-            let skipped = if at == self.tail { 0 } else { self.ring.bytes - self.tail };
-            self.used -= skipped + (end - at);
-            self.tail = end;
-            self.freed += 1;
+            if at != tail {
+                used -= ring.size() - tail; // what was skipped
+            }
+            let bytes = slot_bytes(header[0].own() as u32);
+            (used, tail, freed) = (used - bytes, at + bytes, freed + 1);
         }
+        (self.tail, self.used, self.freed) = (tail, used, freed);
         released
     }
 }
@@ -384,28 +469,30 @@ impl Taker {
     #[inline]
     pub fn take(&mut self, count: u64, next: Count, time: u64, epoch: Epoch) {
         assert!(next.0 + count <= COUNT_MAX);
+        if crate::mutant!("loom-t-early") {
+            self.cells.taken.publish(self.slots + count);
+        }
+        let (ring, mut offset) = (&self.ring, self.at);
         for index in next.0..next.0 + count {
-            let at = self.ring.settle(self.at);
-            if at < self.at {
-                let filler = self.ring.bytes - self.at >= HEADER_BYTES;
-                self.wrapped_at = self.at + if filler { HEADER_BYTES } else { 0 };
+            let (at, header) = ring.settle(offset);
+            if at < offset {
+                let filler = ring.header(offset).is_some();
+                self.wrapped_at = offset + if filler { HEADER_BYTES } else { 0 };
             }
-            let header = self.ring.header(at);
-            let first = header[0].own();
             if !crate::mutant!("index-not-written") {
-                header[1].prepare(index);
+                header[1].prepare(tagged(index, epoch));
             }
             header[2].prepare(time);
-            header[3].prepare(check(first, header[1].own(), epoch));
-            self.at = at + slot_bytes(first as u32);
+            offset = at + slot_bytes(header[0].own() as u32);
         }
+        self.at = offset;
         self.slots += count;
         self.cells.taken.publish(self.slots); // T
     }
 
-    /// How often the producer found no room.
+    /// How often the producer found no room. Looked at before `waits_beyond`.
     pub fn pressed(&self) -> u64 {
-        self.cells.pressed[0].own()
+        self.cells.pressed[0].observe()
     }
 
     /// While the producer waits for room: how many messages everyone had released when it looked.

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One member process of a measurement: opens a group through the C door, sends, checks, counts.
+//! Shared by the programs in this folder; not a program itself.
+
+use squall::capi::*;
+use std::ffi::{CString, c_int, c_void};
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Everybody sends as fast as it can.
+    Rate,
+    /// One message at a time, spinning.
+    Latency,
+    /// One message each millisecond, everybody parked.
+    Park,
+}
+
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub group: String,
+    pub rank: usize,
+    pub members: usize,
+    pub senders: usize,
+    pub size: usize,
+    pub window: usize,
+    pub seconds: f64,
+    pub kind: Kind,
+}
+
+impl Job {
+    pub fn args(&self) -> Vec<String> {
+        let numbers = [self.rank, self.members, self.senders, self.size, self.window];
+        let mut args = vec![self.group.clone()];
+        args.extend(numbers.iter().map(|number| number.to_string()));
+        args.extend([self.seconds.to_string(), format!("{:?}", self.kind)]);
+        args
+    }
+
+    fn parse(args: &[String]) -> Job {
+        let number = |at: usize| args[at].parse().expect("a number");
+        Job {
+            group: args[0].clone(),
+            rank: number(1),
+            members: number(2),
+            senders: number(3),
+            size: number(4),
+            window: number(5),
+            seconds: args[6].parse().expect("seconds"),
+            kind: match args[7].as_str() {
+                "Rate" => Kind::Rate,
+                "Latency" => Kind::Latency,
+                _ => Kind::Park,
+            },
+        }
+    }
+}
+
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
+/// The figures that a member prints in one line; `None` if it ended without.
+pub fn read_figures(child: &mut Child) -> Option<Vec<f64>> {
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut()?).read_line(&mut line).ok()?;
+    let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    (!figures.is_empty()).then_some(figures)
+}
+
+const MEMBERS: usize = 64;
+
+/// What the callback keeps: how many were delivered, what must come next.
+pub struct Seen {
+    pub messages: u64,
+    pub own: u64,
+    rank: u16,
+    next: [u64; MEMBERS],
+    number: u64,
+    sum: u64,
+    crc: u32,
+}
+
+impl Seen {
+    pub fn new() -> Seen {
+        Seen { messages: 0, own: 0, rank: 0, next: [0; MEMBERS], number: 0, sum: 0, crc: 0 }
+    }
+}
+
+/// The CRC of a payload of which only the first eight bytes (the sequence) differ: so the sender
+/// need not compute one per message, and the receiver still reads and verifies every byte.
+fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(&bytes[8.min(bytes.len())..])
+}
+
+/// Checks a batch as the bench's header says; a violation ends the process.
+pub unsafe extern "C" fn deliver(
+    user: *mut c_void,
+    _group: squall_group_t,
+    _subgroup: u32,
+    messages: *const squall_message_t,
+    count: u32,
+) {
+    // SAFETY: `user` is the `Seen` given at open, used by this thread only during polls; the
+    // library hands `count` messages.
+    let (seen, messages) = unsafe {
+        (&mut *user.cast::<Seen>(), std::slice::from_raw_parts(messages, count as usize))
+    };
+    // In locals, as a program that counts nanoseconds would.
+    let (mut number, mut sum, mut own) = (seen.number, seen.sum, 0);
+    let (rank, expected) = (seen.rank, seen.crc);
+    for message in messages {
+        // SAFETY: valid until the callback returns.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(message.bytes.cast::<u8>(), message.len as usize) };
+        let Some(first) = bytes.first_chunk::<8>() else { violation("a message without sequence") };
+        let sequence = u64::from_le_bytes(*first);
+        let next = &mut seen.next[usize::from(message.rank) % MEMBERS];
+        if sequence != *next || message.number < number {
+            violation(&format!("rank {} sequence {sequence}, expected {next}", message.rank));
+        }
+        *next += 1;
+        number = message.number + 1;
+        sum += touch(bytes);
+        own += u64::from(message.rank == rank);
+        if sequence % 64 == 0 && crc(bytes) != expected {
+            violation(&format!("rank {} sequence {sequence}: wrong CRC", message.rank));
+        }
+    }
+    (seen.number, seen.sum, seen.own) = (number, sum, seen.own + own);
+    seen.messages += u64::from(count);
+}
+
+/// Reads every line of the payload: a byte of each 64, and the last one.
+#[inline]
+fn touch(bytes: &[u8]) -> u64 {
+    let (mut at, mut sum) = (0, u64::from(bytes[bytes.len() - 1]));
+    while at < bytes.len() {
+        sum += u64::from(bytes[at]);
+        at += 64;
+    }
+    sum
+}
+
+fn violation(what: &str) -> ! {
+    eprintln!("VIOLATION: {what}");
+    std::process::exit(1);
+}
+
+/// The functions of the door, as a C program has them: behind pointers.
+#[allow(clippy::type_complexity, reason = "the types are those of the header")]
+pub struct Door {
+    pub send: unsafe extern "C" fn(squall_group_t, u32, *const c_void, u32) -> i64,
+    pub poll: extern "C" fn(squall_group_t, u32) -> c_int,
+    pub wait: extern "C" fn(squall_group_t, i32) -> c_int,
+}
+
+impl Door {
+    pub fn new() -> Door {
+        Door {
+            send: black_box(squall_send),
+            poll: black_box(squall_poll),
+            wait: black_box(squall_wait),
+        }
+    }
+}
+
+fn last_error() -> String {
+    let mut text = vec![0u8; 1024];
+    // SAFETY: as many bytes as said.
+    let needed = unsafe { squall_last_error(text.as_mut_ptr().cast(), text.len()) };
+    text.truncate(needed.saturating_sub(1).min(1023));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Opens the job's group; `seen` must outlive it.
+pub fn open(job: &Job, idle: u32, payload: &[u8], seen: &mut Seen) -> squall_group_t {
+    *seen = Seen { rank: job.rank as u16, crc: crc(payload), ..Seen::new() };
+    let name = CString::new(job.group.as_str()).expect("a name");
+    let senders: Vec<u16> = (0..job.senders as u16).collect();
+    // SAFETY: plain structs for which zero is a value; the pointers live across the call.
+    unsafe {
+        let mut subgroup: squall_subgroup_attr_t = std::mem::zeroed();
+        squall_subgroup_attr_init(&mut subgroup, size_of_val(&subgroup) as u32);
+        subgroup.senders = senders.as_ptr();
+        subgroup.sender_count = senders.len() as u32;
+        subgroup.window = job.window as u32;
+        subgroup.message_bytes_max = job.size as u32;
+        let mut attr: squall_group_attr_t = std::mem::zeroed();
+        squall_group_attr_init(&mut attr, size_of_val(&attr) as u32);
+        (attr.name, attr.rank, attr.members) = (name.as_ptr(), job.rank as u32, job.members as u32);
+        (attr.idle, attr.subgroups, attr.subgroup_count) = (idle, &subgroup, 1);
+        let mut callbacks: squall_callbacks_t = std::mem::zeroed();
+        squall_callbacks_init(&mut callbacks, size_of_val(&callbacks) as u32);
+        callbacks.user = std::ptr::from_mut(seen).cast();
+        callbacks.deliver = Some(deliver);
+        let mut group = 0;
+        if squall_group_open(&attr, &callbacks, &mut group) != 0 {
+            eprintln!("member {}: {}", job.rank, last_error());
+            std::process::exit(1);
+        }
+        group
+    }
+}
+
+/// Messages that are sent before each poll, if there is room.
+pub const BURST: usize = 256;
+
+/// Entry of a member process: measures, prints its figures in one line, goes on so that the others
+/// can finish, and ends with its standard input.
+pub fn main(args: &[String]) {
+    let job = Job::parse(args);
+    static OVER: AtomicBool = AtomicBool::new(false);
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        OVER.store(true, Relaxed);
+        std::thread::sleep(Duration::from_secs(5));
+        std::process::exit(3); // whoever started this one is gone
+    });
+    if job.kind != Kind::Park {
+        let _ = squall::driver::idle::pin(job.rank % cores());
+    }
+    let idle = match job.kind {
+        Kind::Park => SQUALL_IDLE_PARK,
+        _ if job.members > cores() => SQUALL_IDLE_YIELD,
+        _ => SQUALL_IDLE_SPIN,
+    };
+    let mut payload = vec![0x5au8; job.size];
+    let mut seen = Box::new(Seen::new());
+    let group = open(&job, idle, &payload, &mut seen);
+    let seen: *mut Seen = &mut *seen;
+    let door = Door::new();
+    match job.kind {
+        Kind::Rate => drive(&job, group, &door, seen, &mut payload, &OVER),
+        _ => one_by_one(&job, group, &door, seen, &mut payload, &OVER),
+    }
+    squall_group_close(group);
+}
+
+/// The callback's count, read between polls.
+fn count(seen: *mut Seen) -> (u64, u64) {
+    // SAFETY: `seen` lives as long as the group; nothing else runs in this thread now.
+    let seen = unsafe { &*seen };
+    (seen.messages, seen.own)
+}
+
+fn drive(
+    job: &Job,
+    group: squall_group_t,
+    door: &Door,
+    seen: *mut Seen,
+    payload: &mut [u8],
+    over: &AtomicBool,
+) {
+    let sends = job.rank < job.senders;
+    let (mut sequence, mut rounds) = (0u64, 0u64);
+    let warm = Duration::from_secs_f64(job.seconds * 0.2);
+    let start = Instant::now();
+    let mut from: Option<(Instant, u64)> = None;
+    let mut printed = false;
+    while !over.load(Relaxed) {
+        for _ in 0..if sends { BURST } else { 0 } {
+            payload[..8].copy_from_slice(&sequence.to_le_bytes());
+            // SAFETY: the payload has that many bytes.
+            let sent = unsafe { (door.send)(group, 0, payload.as_ptr().cast(), job.size as u32) };
+            if sent < 0 {
+                break;
+            }
+            sequence += 1;
+        }
+        let delivered = (door.poll)(group, u32::MAX);
+        if delivered == 0 {
+            (door.wait)(group, 0);
+        }
+        rounds += 1;
+        if printed || rounds % 64 != 0 {
+            continue;
+        }
+        match from {
+            None if start.elapsed() > warm => from = Some((Instant::now(), count(seen).0)),
+            Some((at, before)) if at.elapsed().as_secs_f64() > job.seconds => {
+                let rate = (count(seen).0 - before) as f64 / at.elapsed().as_secs_f64();
+                println!("{rate}");
+                printed = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn one_by_one(
+    job: &Job,
+    group: squall_group_t,
+    door: &Door,
+    seen: *mut Seen,
+    payload: &mut [u8],
+    over: &AtomicBool,
+) {
+    if job.rank != 0 {
+        println!("0");
+        while !over.load(Relaxed) && (door.poll)(group, u32::MAX) >= 0 {
+            (door.wait)(group, 1000);
+        }
+        return;
+    }
+    let mut histogram = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)
+        .expect("three digits up to a minute");
+    let warm = Duration::from_secs_f64(job.seconds * 0.2);
+    let start = Instant::now();
+    let mut sequence = 0u64;
+    let mut due = Instant::now();
+    while start.elapsed() < warm + Duration::from_secs_f64(job.seconds) {
+        if job.kind == Kind::Park {
+            due += Duration::from_millis(1);
+            while let Some(left) = due.checked_duration_since(Instant::now()) {
+                std::thread::sleep(left);
+            }
+        }
+        payload[..8].copy_from_slice(&sequence.to_le_bytes());
+        sequence += 1;
+        let begin = Instant::now();
+        // SAFETY: the payload has that many bytes.
+        let sent = unsafe { (door.send)(group, 0, payload.as_ptr().cast(), job.size as u32) };
+        assert!(sent >= 0, "one outstanding message always has room");
+        loop {
+            let delivered = (door.poll)(group, u32::MAX);
+            if count(seen).1 >= sequence {
+                break;
+            }
+            if delivered == 0 && job.kind == Kind::Park {
+                (door.wait)(group, 1000);
+            }
+        }
+        if start.elapsed() > warm {
+            histogram.saturating_record(begin.elapsed().as_nanos() as u64);
+        }
+    }
+    let at = |quantile: f64| histogram.value_at_quantile(quantile);
+    println!("{} {} {} {} {}", at(0.5), at(0.99), at(0.999), at(0.9999), histogram.max());
+    while !over.load(Relaxed) {
+        (door.poll)(group, u32::MAX);
+        (door.wait)(group, 10);
+    }
+}

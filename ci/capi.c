@@ -1,0 +1,1178 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * capi.c - the C door from outside: every function with every kind of wrong argument, from every
+ * wrong place, and what members see of each other's ends.
+ *
+ *   cc -std=c11 capi.c $(pkg-config --cflags --libs squall) -pthread -o capi && ./capi [PART...]
+ *
+ * One line per part; exits 1 if a check failed. It is run plain, under valgrind and with the
+ * address sanitizer (ci/capi.rs), so it must also end with nothing leaked.
+ */
+#define _DEFAULT_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <squall.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- checking -------------------------------------------------------------------------------- */
+
+static _Atomic int failures;
+static char name[64]; /* of the groups of the part that runs */
+
+#define CHECK(condition) check(__LINE__, #condition, (condition))
+#define IS(call, expected) check_status(__LINE__, #call, (int64_t)(call), (expected))
+/* The same, and the text of the last error has these words. */
+#define SAYS(call, expected, ...) \
+  (IS(call, expected), check_words(__LINE__, #call, (const char *[]){__VA_ARGS__, NULL}))
+
+static void check(int line, const char *condition, int holds)
+{
+  if (holds) return;
+  failures++;
+  printf("  FAILED at line %d: %s\n", line, condition);
+}
+
+static void check_status(int line, const char *call, int64_t got, int expected)
+{
+  if (got == expected) return;
+  failures++;
+  printf("  FAILED at line %d: %s is %lld (%s), not %d (%s)\n", line, call, (long long)got,
+         squall_status_text((int)got), expected, squall_status_text(expected));
+}
+
+static void check_words(int line, const char *call, const char **words)
+{
+  char text[1024];
+  CHECK(squall_last_error(text, sizeof text) == strlen(text) + 1);
+  for (; *words; words++) {
+    if (strstr(text, *words)) continue;
+    failures++;
+    printf("  FAILED at line %d: %s says \"%s\" without \"%s\"\n", line, call, text, *words);
+  }
+}
+
+static double now(void)
+{
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* Nothing here takes that long, also under valgrind beside a busy machine. */
+#define PATIENCE 60.0
+
+/* ---- members --------------------------------------------------------------------------------- */
+
+/* What a member has heard; the user pointer of the callbacks. */
+typedef struct ear {
+  uint64_t heard, bytes, batches;
+  uint32_t last_len;
+  unsigned char last[64];
+  int aligned, stops, stopped;
+  int32_t stopped_rank;
+  char why[128];
+  void (*inside)(struct ear *ear, squall_group_t group); /* called in each callback */
+  squall_group_t group;                                  /* as the callbacks have got it */
+  int64_t codes[8];
+} ear_t;
+
+static void on_deliver(void *user, squall_group_t group, uint32_t subgroup,
+                       const squall_message_t *messages, uint32_t count)
+{
+  ear_t *ear = user;
+  (void)subgroup;
+  ear->group = group;
+  ear->batches++;
+  for (uint32_t i = 0; i < count; i++) {
+    const squall_message_t *message = &messages[i];
+    ear->aligned += message->bytes != NULL && (uintptr_t)message->bytes % 16 == 0;
+    ear->last_len = message->len;
+    memcpy(ear->last, message->bytes, message->len < 64 ? message->len : 64);
+    ear->bytes += message->len;
+    ear->heard++;
+  }
+  if (ear->inside) ear->inside(ear, group);
+}
+
+static void on_message(void *user, squall_group_t group, uint32_t subgroup,
+                       const squall_message_t *message)
+{
+  on_deliver(user, group, subgroup, message, 1);
+}
+
+static void on_stopped(void *user, squall_group_t group, int status, int32_t rank, const char *text)
+{
+  ear_t *ear = user;
+  ear->stops++;
+  ear->stopped = status;
+  ear->stopped_rank = rank;
+  snprintf(ear->why, sizeof ear->why, "%s", text);
+  if (ear->inside) ear->inside(ear, group);
+}
+
+static squall_group_attr_t attr_of(uint32_t rank, uint32_t members)
+{
+  squall_group_attr_t attr;
+  squall_group_attr_init(&attr, sizeof attr);
+  attr.name = name;
+  attr.rank = rank;
+  attr.members = members;
+  attr.open_timeout_ms = (uint32_t)(PATIENCE * 1000);
+  return attr;
+}
+
+static squall_callbacks_t callbacks_of(ear_t *ear)
+{
+  squall_callbacks_t callbacks;
+  squall_callbacks_init(&callbacks, sizeof callbacks);
+  callbacks.user = ear;
+  callbacks.deliver = on_deliver;
+  callbacks.stopped = on_stopped;
+  return callbacks;
+}
+
+static squall_subgroup_attr_t subgroup_of(uint32_t message_bytes_max)
+{
+  squall_subgroup_attr_t subgroup;
+  squall_subgroup_attr_init(&subgroup, sizeof subgroup);
+  subgroup.message_bytes_max = message_bytes_max;
+  return subgroup;
+}
+
+static int open_with(squall_group_attr_t attr, ear_t *ear, squall_group_t *group)
+{
+  squall_callbacks_t callbacks = callbacks_of(ear);
+  return squall_group_open(&attr, &callbacks, group);
+}
+
+/* Opens or ends the program: for parts that are about something else. */
+static squall_group_t opened(squall_group_attr_t attr, ear_t *ear)
+{
+  squall_group_t group = 0;
+  char text[512];
+  int status = open_with(attr, ear, &group);
+  if (status == SQUALL_OK) return group;
+  squall_last_error(text, sizeof text);
+  printf("  FAILED: cannot open %s: %s: %s\n", attr.name, squall_status_text(status), text);
+  exit(1);
+}
+
+static int turn(squall_group_t group)
+{
+  int status = squall_poll(group, UINT32_MAX);
+  return status == 0 ? squall_wait(group, 20) : status;
+}
+
+/* Turns the group until the condition holds, an end comes, or patience does; the last status. */
+#define UNTIL(group, condition) \
+  do { \
+    double late_ = now() + PATIENCE; \
+    int status_ = 0; \
+    while (!(condition) && status_ >= 0 && now() < late_) status_ = turn(group); \
+    if (!(condition)) IS(status_, 0), CHECK(condition); \
+  } while (0)
+
+/* ---- processes and threads ------------------------------------------------------------------- */
+
+/* A member in a process of its own; it may be told to go on, one byte at a time, and tells. */
+typedef struct {
+  pid_t pid;
+  int in, out;
+} child_t;
+
+static child_t start(void (*body)(uint32_t rank, int in, int out), uint32_t rank)
+{
+  int to[2], from[2];
+  child_t child = {-1, -1, -1};
+  fflush(stdout);
+  if (pipe(to) || pipe(from) || (child.pid = fork()) < 0) perror("capi: fork"), exit(1);
+  if (child.pid == 0) {
+    close(to[1]), close(from[0]);
+    failures = 0;
+    body(rank, to[0], from[1]);
+    exit(failures != 0);
+  }
+  close(to[0]), close(from[1]);
+  child.in = from[0], child.out = to[1];
+  return child;
+}
+
+static void tell(int out)
+{
+  CHECK(write(out, "!", 1) == 1);
+}
+
+static void hear(int in)
+{
+  struct pollfd until = {in, POLLIN, 0};
+  char byte;
+  CHECK(poll(&until, 1, (int)(PATIENCE * 1000)) == 1 && read(in, &byte, 1) == 1);
+}
+
+/* Whether a byte is there. */
+static int told(int in)
+{
+  struct pollfd until = {in, POLLIN, 0};
+  return poll(&until, 1, 0) == 1;
+}
+
+static int reap(child_t child)
+{
+  int status = -1;
+  close(child.in), close(child.out);
+  CHECK(waitpid(child.pid, &status, 0) == child.pid);
+  return status;
+}
+
+static int descriptors(void)
+{
+  int count = 0;
+  DIR *all = opendir("/proc/self/fd");
+  while (all && readdir(all)) count++;
+  if (all) closedir(all);
+  return count;
+}
+
+/* ---- parts: constants ------------------------------------------------------------------------ */
+
+static void part_versions(void)
+{
+  char text[32];
+  snprintf(text, sizeof text, "%d.%d.%d", SQUALL_VERSION_MAJOR, SQUALL_VERSION_MINOR,
+           SQUALL_VERSION_PATCH);
+  CHECK(squall_version() == SQUALL_VERSION);
+  CHECK(strcmp(squall_version_text(), text) == 0);
+  CHECK(SQUALL_LANE(3, 2) == 0x20003 && SQUALL_LANE(3, 0) == 3);
+}
+
+static const int statuses[] = {
+  SQUALL_OK, SQUALL_AGAIN, SQUALL_TIMED_OUT, SQUALL_INVALID, SQUALL_TOO_LONG, SQUALL_NOT_SENDER,
+  SQUALL_WRONG_SIZE, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT, SQUALL_OWN_THREAD,
+  SQUALL_NOT_RESERVED, SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_IN_USE, SQUALL_FOREIGN_OWNER,
+  SQUALL_MISMATCH, SQUALL_WIRE_VERSION, SQUALL_NOT_COMPLETE, SQUALL_SYSTEM, SQUALL_PEER_LOST,
+  SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_FAILED, SQUALL_PANIC,
+};
+/* Frozen: programs have been compiled with these numbers. */
+static const int frozen[] = {0,   -1,  -2,  -10, -11, -12, -13, -14, -15, -16, -17, -18, -30,
+                             -31, -32, -33, -34, -35, -36, -37, -50, -51, -52, -53, -90};
+enum { STATUSES = sizeof statuses / sizeof *statuses };
+
+static void part_statuses(void)
+{
+  const char *unknown = squall_status_text(-3);
+  const int others[] = {1, 2, -3, -9, -19, -29, -38, -54, -89, -91, -1000, INT_MIN, INT_MAX};
+  CHECK(sizeof frozen == sizeof statuses);
+  for (int i = 0; i < STATUSES; i++) {
+    const char *text = squall_status_text(statuses[i]);
+    CHECK(statuses[i] == frozen[i]);
+    CHECK(text && *text && strcmp(text, unknown) != 0);
+    CHECK(text == squall_status_text(statuses[i])); /* static */
+    for (int k = 0; k < i; k++) CHECK(strcmp(text, squall_status_text(statuses[k])) != 0);
+  }
+  CHECK(unknown && *unknown);
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+    CHECK(strcmp(squall_status_text(others[i]), unknown) == 0);
+}
+
+/* ---- parts: the last error ------------------------------------------------------------------- */
+
+static void *fresh_thread(void *unused)
+{
+  char text[8] = "garbage";
+  (void)unused;
+  CHECK(squall_last_error(NULL, 0) == 1);
+  CHECK(squall_last_error(text, 0) == 1 && strcmp(text, "garbage") == 0);
+  CHECK(squall_last_error(text, 1) == 1 && text[0] == 0);
+  return NULL;
+}
+
+static pthread_key_t late_key;
+
+/* Runs when the thread's own storage, the library's included, may be gone. */
+static void at_thread_end(void *unused)
+{
+  char text[64] = "garbage";
+  squall_group_t group;
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(9, 3);
+  (void)unused;
+  IS(squall_poll(0, 1), SQUALL_NO_HANDLE);
+  IS(open_with(attr, &ear, &group), SQUALL_INVALID);
+  CHECK(squall_last_error(text, sizeof text) >= 1);
+  attr = attr_of(0, 1);
+  IS(open_with(attr, &ear, &group), SQUALL_OK);
+  IS(squall_send(group, 0, "late", 4), 0);
+  UNTIL(group, ear.heard == 1);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void *ending_thread(void *unused)
+{
+  pthread_setspecific(late_key, &late_key);
+  squall_group_open(NULL, NULL, NULL); /* so that there is a last error */
+  return unused;
+}
+
+static void in_thread(void *(*body)(void *))
+{
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, body, NULL) == 0);
+  CHECK(pthread_join(thread, NULL) == 0);
+}
+
+static void part_last_error(void)
+{
+  char whole[512], part[512];
+  squall_group_t group = 77;
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  in_thread(fresh_thread);
+  attr.name = "gr\303\274n/gr\303\274n"; /* two letters of two bytes */
+  SAYS(open_with(attr, &ear, &group), SQUALL_INVALID, "gr\303\274n/gr\303\274n", "letters");
+  CHECK(group == 77);
+  size_t need = squall_last_error(whole, sizeof whole);
+  CHECK(need == strlen(whole) + 1);
+  CHECK(squall_last_error(NULL, 0) == need && squall_last_error(NULL, 5) == need);
+  for (size_t len = 1; len <= need + 3; len++) {
+    memset(part, 'x', sizeof part);
+    CHECK(squall_last_error(part, len) == need);
+    size_t got = strlen(part);
+    CHECK(got < len && memcmp(part, whole, got) == 0 && part[len] == 'x');
+    CHECK(got == need - 1 || got + 2 >= len);              /* no shorter than it must be */
+    CHECK((whole[got] & 0xc0) != 0x80);                    /* no letter is cut in two */
+  }
+  IS(squall_poll(0, 1), SQUALL_NO_HANDLE); /* no sentence of its own: the last one stays */
+  CHECK(squall_last_error(part, sizeof part) == need && strcmp(part, whole) == 0);
+  in_thread(fresh_thread); /* each thread has its own */
+  CHECK(pthread_key_create(&late_key, at_thread_end) == 0);
+  in_thread(ending_thread);
+  pthread_key_delete(late_key);
+}
+
+/* ---- parts: handles -------------------------------------------------------------------------- */
+
+/* Every function that takes a handle, with good and with bad other arguments. */
+static void all_answer(squall_group_t group, int expected)
+{
+  void *slot = &slot;
+  squall_stats_t stats = {0};
+  squall_piece_t piece = {"x", 1};
+  stats.size = sizeof stats;
+  IS(squall_group_rank(group), expected);
+  IS(squall_group_members(group), expected);
+  IS(squall_send(group, 0, "x", 1), expected);
+  IS(squall_send(group, 99, NULL, 7), expected);
+  IS(squall_send(group, SQUALL_LANE(0, 99), "x", UINT32_MAX), expected);
+  IS(squall_sendv(group, 0, &piece, 1), expected);
+  IS(squall_sendv(group, 99, NULL, UINT32_MAX), expected);
+  IS(squall_reserve(group, 0, 1, &slot), expected);
+  IS(squall_reserve(group, 99, 1, NULL), expected);
+  CHECK(slot == &slot);
+  IS(squall_publish(group, 0, 1), expected);
+  IS(squall_abort(group, 0), expected);
+  IS(squall_poll(group, 1), expected);
+  IS(squall_poll(group, 0), expected);
+  IS(squall_wait(group, 0), expected);
+  IS(squall_wait(group, -1), expected);
+  IS(squall_fd(group), expected);
+  IS(squall_arm(group), expected);
+  IS(squall_stats_get(group, 0, &stats), expected);
+  IS(squall_stats_get(group, 99, NULL), expected);
+  CHECK(stats.turns == 0 && stats.size == sizeof stats);
+}
+
+static void part_no_handle(void)
+{
+  const squall_group_t bogus[] = {
+    0, 1, 2, 255, 256, 0xffff, 0x1ffff, 0x10100, 0x20000, 0x40000, 0x7fff0000, 0x123456789abcdef0,
+    UINT64_MAX, UINT64_MAX - 1, (uint64_t)1 << 63, UINT64_MAX << 16, (UINT64_MAX << 16) + 255,
+  };
+  for (size_t i = 0; i < sizeof bogus / sizeof *bogus; i++) all_answer(bogus[i], SQUALL_NO_HANDLE);
+  for (size_t i = 1; i < sizeof bogus / sizeof *bogus; i++)
+    IS(squall_group_close(bogus[i]), SQUALL_NO_HANDLE);
+  IS(squall_group_close(0), SQUALL_OK);
+  squall_group_attr_init(NULL, sizeof(squall_group_attr_t));
+  squall_subgroup_attr_init(NULL, 0);
+  squall_callbacks_init(NULL, 17);
+  squall_log_set(NULL, NULL);
+}
+
+static void part_closed(void)
+{
+  ear_t ear = {0};
+  squall_group_t first = opened(attr_of(0, 1), &ear), again;
+  CHECK(first != 0);
+  IS(squall_group_rank(first), 0);
+  IS(squall_group_members(first), 1);
+  IS(squall_group_close(first), SQUALL_OK);
+  IS(squall_group_close(first), SQUALL_CLOSED);
+  all_answer(first, SQUALL_CLOSED);
+  for (int i = 0; i < 3; i++) { /* the place is used again, the handle is not */
+    again = opened(attr_of(0, 1), &ear);
+    CHECK(again != first);
+    all_answer(first, SQUALL_CLOSED);
+    IS(squall_group_close(first), SQUALL_CLOSED);
+    IS(squall_send(again, 0, "x", 1), 0);
+    IS(squall_group_close(again), SQUALL_OK);
+    all_answer(again, SQUALL_CLOSED);
+  }
+  all_answer(again + ((squall_group_t)2 << 16), SQUALL_NO_HANDLE); /* not yet */
+}
+
+/* ---- parts: opening -------------------------------------------------------------------------- */
+
+static void part_arguments(void)
+{
+  static const char long_name[] = "0123456789012345678901234567890123456789"
+                                  "0123456789012345678901234"; /* 65 */
+  static const uint16_t twice[] = {0, 0}, stranger[] = {7}, none[] = {0};
+  ear_t ear = {0};
+  squall_group_t group = 77;
+  squall_group_attr_t good = attr_of(0, 1), attr;
+  squall_callbacks_t callbacks = callbacks_of(&ear), empty = callbacks;
+  squall_subgroup_attr_t subgroups[33], subgroup;
+  int before;
+
+  SAYS(squall_group_open(NULL, &callbacks, &group), SQUALL_INVALID, "attr", "NULL");
+  SAYS(squall_group_open(&good, NULL, &group), SQUALL_INVALID, "callbacks", "NULL");
+  SAYS(squall_group_open(&good, &callbacks, NULL), SQUALL_INVALID, "group", "NULL");
+  SAYS(squall_group_open(NULL, NULL, NULL), SQUALL_INVALID, "NULL");
+  empty.deliver = NULL;
+  SAYS(squall_group_open(&good, &empty, &group), SQUALL_INVALID, "deliver", "message");
+  before = descriptors();
+#define REFUSED(change, ...) \
+  do { \
+    attr = good; \
+    for (int i_ = 0; i_ < 33; i_++) subgroups[i_] = subgroup_of(64); \
+    subgroup = subgroups[0]; \
+    change; \
+    SAYS(squall_group_open(&attr, &callbacks, &group), SQUALL_INVALID, __VA_ARGS__); \
+  } while (0)
+#define REFUSED_SUBGROUP(change, ...) \
+  REFUSED((change, subgroups[1] = subgroup, attr.subgroups = subgroups, attr.subgroup_count = 2), \
+          __VA_ARGS__)
+  REFUSED(attr.name = NULL, "name", "NULL");
+  REFUSED(attr.name = "", "name", "\"\"");
+  REFUSED(attr.name = long_name, "name", "64");
+  REFUSED(attr.name = "a/b", "a/b");
+  REFUSED(attr.name = "a b", "a b");
+  REFUSED(attr.name = "a\nb", "letters");
+  REFUSED(attr.name = "\377\376", "letters");
+  REFUSED(attr.rank = 1, "rank 1", "0 to 0");
+  REFUSED(attr.rank = UINT32_MAX, "rank");
+  REFUSED(attr.members = 0, "0 members", "64");
+  REFUSED(attr.members = 65, "65 members", "64");
+  REFUSED(attr.members = 65537, "65537");
+  REFUSED(attr.idle = 3, "idle", "3");
+  REFUSED(attr.flags = 32, "flags", "0x20");
+  REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffe0");
+  REFUSED(attr.subgroups = subgroups, "subgroup");
+  REFUSED(attr.subgroup_count = 1, "subgroup");
+  REFUSED((attr.subgroups = subgroups, attr.subgroup_count = 33), "33 subgroups", "32");
+  REFUSED((attr.subgroups = subgroups, attr.subgroup_count = UINT32_MAX), "subgroups", "32");
+  REFUSED_SUBGROUP(subgroup.mode = 2, "subgroup", "1", "mode 2");
+  REFUSED_SUBGROUP(subgroup.lanes = 9, "subgroup 1", "9 lanes", "8");
+  REFUSED_SUBGROUP(subgroup.lanes = UINT32_MAX, "subgroup 1", "lanes", "8");
+  REFUSED_SUBGROUP(subgroup.window = (1u << 20) + 1, "subgroup 1", "window 1048577");
+  REFUSED_SUBGROUP(subgroup.message_bytes_max = (1u << 30) + 1, "subgroup 1", "1073741825");
+  REFUSED_SUBGROUP(subgroup.message_bytes_max = UINT32_MAX, "subgroup 1", "4294967295");
+  REFUSED_SUBGROUP(subgroup.window_bytes = 1, "subgroup 1", "window_bytes 1");
+  REFUSED_SUBGROUP(subgroup.window_bytes = UINT64_MAX, "subgroup 1", "window_bytes");
+  REFUSED_SUBGROUP((subgroup.members = twice, subgroup.member_count = 2), "subgroup 1", "twice");
+  REFUSED_SUBGROUP((subgroup.members = stranger, subgroup.member_count = 1), "subgroup 1", "7");
+  REFUSED_SUBGROUP((subgroup.senders = stranger, subgroup.sender_count = 1), "subgroup 1", "7");
+  REFUSED_SUBGROUP(subgroup.member_count = 1, "subgroups[1]", "count");
+  REFUSED_SUBGROUP(subgroup.sender_count = 1, "subgroups[1]", "count");
+  REFUSED_SUBGROUP(subgroup.members = none, "subgroups[1]", "count");
+  REFUSED_SUBGROUP((subgroup.members = none, subgroup.member_count = 65), "subgroups[1]");
+  REFUSED_SUBGROUP((subgroup.members = none, subgroup.member_count = UINT32_MAX), "subgroups[1]");
+  CHECK(group == 77);             /* outputs are written on success only */
+  CHECK(descriptors() == before); /* and nothing is left of what was refused */
+  attr = good;
+  attr.name = long_name + 1; /* 64 letters */
+  callbacks.deliver = NULL, callbacks.message = on_message;
+  IS(squall_group_open(&attr, &callbacks, &group), SQUALL_OK);
+  IS(squall_send(group, 0, "x", 1), 0);
+  UNTIL(group, ear.heard == 1);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+/* A copy of a struct with another size, at the very end of its memory. */
+static void *resized(const void *from, size_t len, uint32_t size, size_t room, int tail)
+{
+  unsigned char *to = calloc(1, room);
+  if (to == NULL) exit(1);
+  memcpy(to, from, len < room ? len : room);
+  memcpy(to, &size, sizeof size);
+  if (tail) to[room - 1] = 1;
+  return to;
+}
+
+static void part_sizes(void)
+{
+  ear_t ear = {0};
+  squall_group_t group = 77;
+  squall_subgroup_attr_t subgroups[2] = {subgroup_of(64), subgroup_of(64)};
+  squall_group_attr_t attr = attr_of(0, 1);
+  squall_callbacks_t callbacks = callbacks_of(&ear);
+  /* size, bytes that are there, whether the last of them is not 0, what open says */
+  const struct { uint32_t size; size_t room; int tail, expected; } cases[] = {
+    {0, 4, 0, SQUALL_WRONG_SIZE},
+    {3, 4, 0, SQUALL_WRONG_SIZE},
+    {4, 4, 0, SQUALL_WRONG_SIZE},
+    {39, 39, 0, SQUALL_WRONG_SIZE}, /* less than version 1 of the smallest */
+    {128, 128, 0, SQUALL_OK},
+    {128, 128, 1, SQUALL_WRONG_SIZE},
+    {4096, 4096, 0, SQUALL_OK},
+    {4096, 4096, 1, SQUALL_WRONG_SIZE},
+    {UINT32_MAX, 64, 0, SQUALL_WRONG_SIZE}, /* not initialised: nothing beyond may be read */
+    {0x5a5a5a5a, 64, 0, SQUALL_WRONG_SIZE},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (int which = 0; which < 3; which++) {
+      const void *of[] = {&attr, &callbacks, &subgroups[0]};
+      const size_t len[] = {sizeof attr, sizeof callbacks, sizeof subgroups[0]};
+      void *copy = resized(of[which], len[which], cases[i].size, cases[i].room, cases[i].tail);
+      squall_group_attr_t with = attr;
+      group = 77;
+      if (which == 2) with.subgroups = copy, with.subgroup_count = 1;
+      int status = squall_group_open(which == 0 ? copy : &with, which == 1 ? copy : &callbacks,
+                                     &group);
+      IS(status, cases[i].expected);
+      if (status == SQUALL_OK) IS(squall_group_close(group), SQUALL_OK);
+      else CHECK(group == 77), SAYS(status, SQUALL_WRONG_SIZE, "size", "_init");
+      free(copy);
+    }
+  }
+  attr.subgroups = subgroups, attr.subgroup_count = 2;
+  subgroups[1].size = 64; /* they must be alike: where would the next one begin? */
+  SAYS(squall_group_open(&attr, &callbacks, &group), SQUALL_WRONG_SIZE, "subgroups[1]", "64", "56");
+  union { squall_subgroup_attr_t attr; char room[80]; } newer[2]; /* of a later version */
+  for (int i = 0; i < 2; i++) {
+    squall_subgroup_attr_init(&newer[i].attr, sizeof newer[i]);
+    newer[i].attr.message_bytes_max = 32 + 16 * (uint32_t)i;
+  }
+  attr.subgroups = &newer[0].attr;
+  IS(squall_group_open(&attr, &callbacks, &group), SQUALL_OK);
+  char bytes[64] = {0};
+  IS(squall_send(group, 0, bytes, 33), SQUALL_TOO_LONG);
+  IS(squall_send(group, 1, bytes, 48), 0);
+  IS(squall_send(group, 1, bytes, 49), SQUALL_TOO_LONG);
+  IS(squall_group_close(group), SQUALL_OK);
+
+  unsigned char raw[96]; /* _init clears just what it is told to, and notes it */
+  memset(raw, 0xaa, sizeof raw);
+  squall_group_attr_init((squall_group_attr_t *)(void *)raw, 0);
+  squall_callbacks_init((squall_callbacks_t *)(void *)raw, 3);
+  for (size_t i = 0; i < sizeof raw; i++) CHECK(raw[i] == 0xaa);
+  squall_subgroup_attr_init((squall_subgroup_attr_t *)(void *)raw, 80);
+  uint32_t size;
+  memcpy(&size, raw, sizeof size);
+  CHECK(size == 80);
+  for (size_t i = 4; i < sizeof raw; i++) CHECK(raw[i] == (i < 80 ? 0 : 0xaa));
+}
+
+/* ---- parts: sending -------------------------------------------------------------------------- */
+
+static void part_send(void)
+{
+  static const uint16_t nobody[] = {0};
+  static unsigned char bytes[1001];
+  squall_subgroup_attr_t subgroups[] = {subgroup_of(1000), subgroup_of(64), subgroup_of(64)};
+  squall_piece_t many[65], three[] = {{"ab", 2}, {NULL, 0}, {"cde", 3}};
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  subgroups[0].window = 8;
+  subgroups[1].senders = nobody; /* of which the first 0 count: nobody sends */
+  subgroups[2].lanes = 2;
+  attr.subgroups = subgroups, attr.subgroup_count = 3;
+  squall_group_t group = opened(attr, &ear);
+
+  IS(squall_send(group, 0, bytes, 1001), SQUALL_TOO_LONG);
+  IS(squall_send(group, 0, bytes, UINT32_MAX), SQUALL_TOO_LONG);
+  IS(squall_send(group, 0, NULL, 1), SQUALL_INVALID);
+  IS(squall_send(group, 1, "x", 1), SQUALL_NOT_SENDER);
+  IS(squall_send(group, 3, "x", 1), SQUALL_INVALID);
+  IS(squall_send(group, 0xffff, "x", 1), SQUALL_INVALID);
+  IS(squall_send(group, SQUALL_LANE(0, 1), "x", 1), SQUALL_NOT_SENDER);
+  IS(squall_send(group, SQUALL_LANE(2, 2), "x", 1), SQUALL_NOT_SENDER);
+  IS(squall_send(group, SQUALL_LANE(2, 8), "x", 1), SQUALL_NOT_SENDER);
+  IS(squall_send(group, SQUALL_LANE(2, 0xffff), "x", 1), SQUALL_NOT_SENDER);
+  IS(squall_poll(group, UINT32_MAX), 0); /* none of these was a message */
+
+  IS(squall_send(group, 0, NULL, 0), 0); /* an empty message is one */
+  UNTIL(group, ear.heard == 1);
+  CHECK(ear.last_len == 0 && ear.aligned == 1);
+  IS(squall_send(group, 0, bytes, 1000), 1);
+  UNTIL(group, ear.heard == 2);
+  CHECK(ear.last_len == 1000 && ear.bytes == 1000);
+  IS(squall_send(group, 2, "first", 5), 0); /* each lane counts for itself */
+  IS(squall_send(group, SQUALL_LANE(2, 1), "second", 6), 0);
+  IS(squall_send(group, SQUALL_LANE(2, 1), "third", 5), 1);
+  UNTIL(group, ear.heard == 5);
+
+  for (int i = 0; i < 65; i++) many[i] = (squall_piece_t){"z", 1};
+  IS(squall_sendv(group, 0, NULL, 1), SQUALL_INVALID);
+  IS(squall_sendv(group, 0, many, 65), SQUALL_INVALID);
+  IS(squall_sendv(group, 0, many, UINT32_MAX), SQUALL_INVALID);
+  IS(squall_sendv(group, 0, NULL, 0), 2);
+  IS(squall_sendv(group, 0, many, 64), 3);
+  UNTIL(group, ear.heard == 7);
+  CHECK(ear.last_len == 64 && ear.last[0] == 'z' && ear.last[63] == 'z');
+  IS(squall_sendv(group, 0, three, 3), 4);
+  UNTIL(group, ear.heard == 8);
+  CHECK(ear.last_len == 5 && memcmp(ear.last, "abcde", 5) == 0);
+  three[1].len = 1;
+  IS(squall_sendv(group, 0, three, 3), SQUALL_INVALID);
+  three[1] = (squall_piece_t){bytes, 996};
+  IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
+  three[1].len = SIZE_MAX; /* the sum, and the sum's sum, go round */
+  IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
+  three[0] = three[1], three[1] = (squall_piece_t){bytes, 2};
+  IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
+  three[0].len = three[1].len = (size_t)1 << 63, three[2].len = 3;
+  IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
+  IS(squall_poll(group, UINT32_MAX), 0);
+
+  for (int i = 0; i < 8; i++) IS(squall_send(group, 0, &i, sizeof i), 5 + i);
+  IS(squall_send(group, 0, "x", 1), SQUALL_AGAIN); /* a window of 8 */
+  void *slot = &slot;
+  IS(squall_reserve(group, 0, 1, &slot), SQUALL_AGAIN);
+  CHECK(slot == &slot);
+  IS(squall_poll(group, 3), 3); /* the limit */
+  IS(squall_poll(group, 0), 0);
+  UNTIL(group, ear.heard == 16);
+  IS(squall_send(group, 0, "x", 1), 13);
+  UNTIL(group, ear.heard == 17);
+  CHECK(ear.aligned == 17);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_reserve(void)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  squall_subgroup_attr_t subgroup = subgroup_of(100);
+  subgroup.lanes = 2;
+  attr.subgroups = &subgroup, attr.subgroup_count = 1;
+  squall_group_t group = opened(attr, &ear);
+  void *slot = &slot, *other = &other;
+  IS(squall_publish(group, 0, 0), SQUALL_NOT_RESERVED);
+  IS(squall_abort(group, 0), SQUALL_NOT_RESERVED);
+  IS(squall_reserve(group, 0, 101, &slot), SQUALL_TOO_LONG);
+  IS(squall_reserve(group, 0, UINT32_MAX, &slot), SQUALL_TOO_LONG);
+  IS(squall_reserve(group, 0, 10, NULL), SQUALL_INVALID);
+  IS(squall_reserve(group, 1, 10, &slot), SQUALL_INVALID);
+  IS(squall_reserve(group, SQUALL_LANE(0, 2), 10, &slot), SQUALL_NOT_SENDER);
+  CHECK(slot == &slot);
+  IS(squall_abort(group, 0), SQUALL_NOT_RESERVED); /* none of these has reserved */
+  IS(squall_reserve(group, 0, 100, &slot), SQUALL_OK);
+  CHECK(slot != NULL && (uintptr_t)slot % 16 == 0);
+  memset(slot, 'a', 100);
+  IS(squall_reserve(group, 0, 1, &other), SQUALL_NOT_RESERVED);
+  IS(squall_send(group, 0, "x", 1), SQUALL_NOT_RESERVED);
+  IS(squall_sendv(group, 0, NULL, 0), SQUALL_NOT_RESERVED);
+  CHECK(other == &other);
+  IS(squall_send(group, SQUALL_LANE(0, 1), "other lane", 10), 0);
+  UNTIL(group, ear.heard == 1); /* a reserved slot delays nobody */
+  IS(squall_publish(group, 0, 101), SQUALL_TOO_LONG); /* it stays */
+  IS(squall_publish(group, 0, UINT32_MAX), SQUALL_TOO_LONG);
+  IS(squall_publish(group, 0, 10), 0);
+  IS(squall_publish(group, 0, 10), SQUALL_NOT_RESERVED);
+  IS(squall_abort(group, 0), SQUALL_NOT_RESERVED);
+  UNTIL(group, ear.heard == 2);
+  CHECK(ear.last_len == 10 && memcmp(ear.last, "aaaaaaaaaa", 10) == 0);
+  IS(squall_reserve(group, 0, 50, &slot), SQUALL_OK);
+  memset(slot, 'b', 50);
+  IS(squall_abort(group, 0), SQUALL_OK);
+  IS(squall_abort(group, 0), SQUALL_NOT_RESERVED);
+  IS(squall_reserve(group, 0, 0, &slot), SQUALL_OK);
+  IS(squall_publish(group, 0, 1), SQUALL_TOO_LONG);
+  IS(squall_publish(group, 0, 0), 1); /* the aborted one has no ordinal */
+  UNTIL(group, ear.heard == 3);
+  CHECK(ear.last_len == 0 && ear.bytes == 20);
+  IS(squall_reserve(group, 0, 50, &slot), SQUALL_OK);
+  IS(squall_group_close(group), SQUALL_OK); /* with a slot that was never published */
+}
+
+/* ---- parts: callbacks and threads ------------------------------------------------------------ */
+
+static void try_all(ear_t *ear, squall_group_t group)
+{
+  if (ear->codes[7]++ > 0) return;
+  ear->codes[0] = squall_poll(group, 1);
+  ear->codes[1] = squall_wait(group, 0);
+  ear->codes[2] = squall_arm(group);
+  ear->codes[3] = squall_fd(group);
+  ear->codes[4] = squall_group_close(group);
+  ear->codes[5] = squall_send(group, 0, "from inside", 11);
+  squall_stats_t stats = {0};
+  stats.size = sizeof stats;
+  ear->codes[6] = squall_stats_get(group, 0, &stats) + squall_group_rank(group);
+}
+
+static void part_callbacks(void)
+{
+  ear_t ear = {0}, inner = {0};
+  ear.inside = try_all;
+  squall_group_t group = opened(attr_of(0, 1), &ear);
+  IS(squall_send(group, 0, "x", 1), 0);
+  UNTIL(group, ear.heard == 2);
+  CHECK(ear.group == group && ear.last_len == 11 && memcmp(ear.last, "from inside", 11) == 0);
+  for (int i = 0; i < 5; i++) IS(ear.codes[i], SQUALL_REENTRANT);
+  IS(ear.codes[5], 1);
+  IS(ear.codes[6], 0);
+  snprintf(name + strlen(name), 8, "-2"); /* another group may be used from inside one's callback */
+  squall_group_t other = opened(attr_of(0, 1), &inner);
+  inner.inside = NULL;
+  ear.codes[7] = 1;
+  IS(squall_send(other, 0, "y", 1), 0);
+  UNTIL(other, inner.heard == 1);
+  IS(squall_group_close(other), SQUALL_OK);
+  IS(squall_group_close(group), SQUALL_OK);
+
+  ear = (ear_t){0}; /* with a thread of its own: the first callback may come before open returns */
+  ear.inside = try_all;
+  squall_group_attr_t attr = attr_of(0, 1);
+  attr.flags = SQUALL_FLAG_OWN_THREAD;
+  group = opened(attr, &ear);
+  IS(squall_send(group, 0, "x", 1), 0);
+  double late = now() + PATIENCE;
+  squall_stats_t stats = {0};
+  for (stats.size = sizeof stats; stats.messages < 2 && now() < late;)
+    IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
+  IS(squall_poll(group, 1), SQUALL_OWN_THREAD);
+  IS(squall_wait(group, 0), SQUALL_OWN_THREAD);
+  IS(squall_arm(group), SQUALL_OWN_THREAD);
+  IS(squall_fd(group), SQUALL_OWN_THREAD);
+  IS(squall_group_rank(group), 0);
+  IS(squall_group_close(group), SQUALL_OK);
+  CHECK(ear.heard == 2);
+  for (int i = 0; i < 4; i++) IS(ear.codes[i], SQUALL_OWN_THREAD);
+  IS(ear.codes[4], SQUALL_REENTRANT);
+  IS(ear.codes[5], 1);
+  IS(ear.codes[6], 0);
+}
+
+static void part_own_thread(void)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  squall_group_t group = 77;
+  int before = descriptors();
+  attr.flags = SQUALL_FLAG_OWN_THREAD | SQUALL_FLAG_PIN;
+  attr.core = 100000;
+  SAYS(open_with(attr, &ear, &group), SQUALL_INVALID, "core 100000");
+  attr.core = UINT32_MAX;
+  SAYS(open_with(attr, &ear, &group), SQUALL_INVALID, "core 4294967295");
+  CHECK(group == 77 && descriptors() == before);
+  attr.flags = SQUALL_FLAG_OWN_THREAD;
+  for (uint32_t idle = SQUALL_IDLE_PARK; idle <= SQUALL_IDLE_SPIN; idle++) {
+    ear = (ear_t){0};
+    attr.idle = idle;
+    IS(open_with(attr, &ear, &group), SQUALL_OK);
+    for (int i = 0; i < 100; i++) IS(squall_send(group, 0, &i, sizeof i), i);
+    squall_stats_t stats = {0};
+    double late = now() + PATIENCE;
+    for (stats.size = sizeof stats; stats.messages < 100 && now() < late;)
+      IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
+    IS(squall_group_close(group), SQUALL_OK);
+    CHECK(ear.heard == 100 && ear.stops == 0);
+  }
+}
+
+static void part_idle(void)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  for (attr.idle = SQUALL_IDLE_PARK; attr.idle <= SQUALL_IDLE_SPIN; attr.idle++) {
+    squall_group_t group = opened(attr, &ear);
+    IS(squall_arm(group), attr.idle == SQUALL_IDLE_PARK ? SQUALL_OK : SQUALL_INVALID);
+    IS(squall_poll(group, 1), 0);
+    IS(squall_wait(group, 0), SQUALL_OK);
+    IS(squall_wait(group, 1), SQUALL_OK);
+    CHECK(squall_fd(group) >= 0 && fcntl(squall_fd(group), F_GETFD) == FD_CLOEXEC);
+    if (attr.idle == SQUALL_IDLE_PARK) {
+      IS(squall_send(group, 0, "x", 1), 0);
+      IS(squall_arm(group), SQUALL_AGAIN); /* there is work */
+      ear.heard = 0;
+      UNTIL(group, ear.heard == 1);
+    }
+    IS(squall_group_close(group), SQUALL_OK);
+  }
+}
+
+/* Two senders in their lanes, one that reads statistics, and one that polls. */
+enum { EACH = 2000 };
+static squall_group_t shared;
+static _Atomic int busy;
+
+static void *sending_thread(void *lane)
+{
+  for (uint32_t i = 0; i < EACH;) {
+    int64_t ordinal = squall_send(shared, SQUALL_LANE(0, *(uint32_t *)lane), &i, sizeof i);
+    if (ordinal == SQUALL_AGAIN) sched_yield();
+    else if (ordinal == (int64_t)i) i++;
+    else return IS(ordinal, (int)i), NULL;
+  }
+  return NULL;
+}
+
+static void *counting_thread(void *unused)
+{
+  squall_stats_t stats = {0};
+  stats.size = sizeof stats;
+  for (uint64_t last = 0; busy; last = stats.messages) {
+    IS(squall_stats_get(shared, 0, &stats), SQUALL_OK);
+    CHECK(stats.messages >= last && stats.messages <= 2 * EACH);
+  }
+  return unused;
+}
+
+static void part_threads(void)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  squall_subgroup_attr_t subgroup = subgroup_of(64);
+  uint32_t lanes[] = {0, 1};
+  pthread_t threads[3];
+  subgroup.lanes = 2, subgroup.window = 64;
+  attr.subgroups = &subgroup, attr.subgroup_count = 1;
+  shared = opened(attr, &ear);
+  busy = 1;
+  CHECK(!pthread_create(&threads[0], NULL, sending_thread, &lanes[0]));
+  CHECK(!pthread_create(&threads[1], NULL, sending_thread, &lanes[1]));
+  CHECK(!pthread_create(&threads[2], NULL, counting_thread, NULL));
+  double late = now() + PATIENCE; /* reading statistics never disturbs who polls */
+  for (int status = 0; ear.heard < 2 * EACH && status >= 0 && now() < late;)
+    if ((status = squall_poll(shared, UINT32_MAX)) < 0) IS(status, 0);
+  CHECK(ear.heard == 2 * EACH);
+  busy = 0;
+  for (int i = 0; i < 3; i++) CHECK(!pthread_join(threads[i], NULL));
+  IS(squall_group_close(shared), SQUALL_OK);
+}
+
+static void part_stats(void)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened(attr_of(0, 1), &ear);
+  squall_stats_t stats, all;
+  IS(squall_send(group, 0, "12345", 5), 0);
+  UNTIL(group, ear.heard == 1);
+  memset(&stats, 0xaa, sizeof stats);
+  const uint32_t wrong[] = {0, 3, 4, 15, 0x20000, UINT32_MAX};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    stats.size = wrong[i];
+    SAYS(squall_stats_get(group, 0, &stats), SQUALL_WRONG_SIZE, "size");
+    CHECK(stats.size == wrong[i] && stats.turns == 0xaaaaaaaaaaaaaaaa);
+  }
+  SAYS(squall_stats_get(group, 0, NULL), SQUALL_INVALID, "NULL");
+  stats.size = sizeof stats;
+  SAYS(squall_stats_get(group, 1, &stats), SQUALL_INVALID, "subgroup 1");
+  SAYS(squall_stats_get(group, UINT32_MAX, &stats), SQUALL_INVALID, "subgroup 4294967295");
+  CHECK(stats.turns == 0xaaaaaaaaaaaaaaaa);
+  all.size = sizeof all;
+  IS(squall_stats_get(group, 0, &all), SQUALL_OK);
+  CHECK(all.size == sizeof all && all.subgroup == 0 && all.sent == 1 && all.messages == 1);
+  CHECK(all.bytes == 5 && all.batches == 1 && all.turns > 0 && all.delivered >= 1);
+  stats.size = offsetof(squall_stats_t, sent); /* of an older header */
+  IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
+  CHECK(stats.size == offsetof(squall_stats_t, sent) && stats.delivered == all.delivered);
+  CHECK(stats.sent == 0xaaaaaaaaaaaaaaaa && stats.turns == 0xaaaaaaaaaaaaaaaa);
+  struct { squall_stats_t stats; uint64_t more[4]; } newer;
+  memset(&newer, 0xaa, sizeof newer);
+  newer.stats.size = sizeof newer;
+  IS(squall_stats_get(group, 0, &newer.stats), SQUALL_OK);
+  CHECK(newer.stats.size == sizeof all && newer.stats.sent == 1); /* what was filled in */
+  CHECK(newer.more[0] == 0xaaaaaaaaaaaaaaaa);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_limit(void)
+{
+  static squall_group_t groups[300];
+  int count = 0, status = 0, before = descriptors();
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(0, 1);
+  squall_subgroup_attr_t subgroup = subgroup_of(64);
+  char own[80];
+  subgroup.window = 4, subgroup.window_bytes = 4096;
+  attr.subgroups = &subgroup, attr.subgroup_count = 1;
+  for (; count < 300 && status == 0; count += status == 0) {
+    snprintf(own, sizeof own, "%.50s-%d", name, count);
+    attr.name = own;
+    status = open_with(attr, &ear, &groups[count]);
+  }
+  SAYS(status, SQUALL_LIMIT, count == 256 ? "256" : "ulimit -n"); /* which one comes first */
+  CHECK(count > 16 && count <= 256);
+  for (int i = 0; i < count; i++) IS(squall_group_close(groups[i]), SQUALL_OK);
+  CHECK(descriptors() == before);
+  IS(squall_group_close(opened(attr, &ear)), SQUALL_OK);
+}
+
+static int log_lines;
+static int log_levels;
+
+static void on_log(void *user, int32_t level, const char *text)
+{
+  CHECK(user == &log_lines && text && *text);
+  log_lines++;
+  log_levels |= 1 << level;
+}
+
+/* ---- parts: members among each other --------------------------------------------------------- */
+
+/* Opens, says so, and goes on turning until it is told to leave; leaves in good order. */
+static void quiet_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened(attr_of(rank, 2), &ear);
+  tell(out);
+  while (!told(in) && turn(group) >= 0) {}
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_in_use(void)
+{
+  ear_t ear = {0};
+  squall_group_t group = 77;
+  char pid[24];
+  child_t child = start(quiet_member, 1);
+  squall_group_t mine = opened(attr_of(0, 2), &ear);
+  hear(child.in);
+  snprintf(pid, sizeof pid, "process %d", (int)child.pid);
+  SAYS(open_with(attr_of(1, 2), &ear, &group), SQUALL_IN_USE, "rank 1", name, pid);
+  CHECK(group == 77);
+  tell(child.out);
+  CHECK(reap(child) == 0);
+  IS(squall_group_close(mine), SQUALL_OK);
+  mine = opened(attr_of(0, 1), &ear); /* also if the holder does not look: this process itself */
+  snprintf(pid, sizeof pid, "process %d", (int)getpid());
+  SAYS(open_with(attr_of(0, 1), &ear, &group), SQUALL_IN_USE, "rank 0", name, pid);
+  IS(squall_group_close(mine), SQUALL_OK);
+}
+
+static void foreign_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_t group = 77;
+  (void)in, (void)out;
+  if (setgid(65534) || setuid(65534)) perror("capi: setuid"), exit(1);
+  SAYS(open_with(attr_of(rank, 1), &ear, &group), SQUALL_FOREIGN_OWNER, "user 0", "user 65534");
+  CHECK(group == 77);
+}
+
+static void part_foreign_owner(void)
+{
+  ear_t ear = {0};
+  if (geteuid() != 0) {
+    printf("  skipped: only root can be two users\n");
+    return;
+  }
+  squall_group_t group = opened(attr_of(0, 1), &ear);
+  CHECK(reap(start(foreign_member, 0)) == 0);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void *second_thread(void *unused)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened(attr_of(1, 2), &ear);
+  IS(squall_group_rank(group), 1);
+  IS(squall_send(group, 0, "from 1", 6), 0);
+  UNTIL(group, ear.heard == 2);
+  IS(squall_group_close(group), SQUALL_OK);
+  return unused;
+}
+
+static void part_one_process(void)
+{
+  pthread_t thread;
+  ear_t ear = {0};
+  CHECK(pthread_create(&thread, NULL, second_thread, NULL) == 0);
+  squall_group_t group = opened(attr_of(0, 2), &ear);
+  IS(squall_group_rank(group), 0);
+  IS(squall_group_members(group), 2);
+  IS(squall_send(group, 0, "from 0", 6), 0);
+  UNTIL(group, ear.heard == 2);
+  CHECK(ear.bytes == 12);
+  CHECK(pthread_join(thread, NULL) == 0);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+/* Waits alone with another configuration than the part's. */
+static void other_window(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(rank, 2);
+  squall_subgroup_attr_t subgroup = subgroup_of(64);
+  squall_group_t group = 77;
+  (void)in;
+  subgroup.window = 16;
+  attr.subgroups = &subgroup, attr.subgroup_count = 1;
+  attr.open_timeout_ms = 300;
+  tell(out);
+  SAYS(open_with(attr, &ear, &group), SQUALL_NOT_COMPLETE, name, "[1]", "0.3 s");
+}
+
+static void part_mismatch(void)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(1, 2);
+  squall_subgroup_attr_t subgroup = subgroup_of(64);
+  squall_group_t group = 77;
+  int status;
+  subgroup.window = 17;
+  attr.subgroups = &subgroup, attr.subgroup_count = 1, attr.open_timeout_ms = 30;
+  do { /* until it is at its door */
+    child_t child = start(other_window, 0);
+    hear(child.in);
+    do status = open_with(attr, &ear, &group);
+    while (status == SQUALL_NOT_COMPLETE && waitpid(child.pid, NULL, WNOHANG | WNOWAIT) == 0);
+    if (status != SQUALL_NOT_COMPLETE)
+      SAYS(status, SQUALL_MISMATCH, "subgroup.0.window=16", "subgroup.0.window=17", "rank 0");
+    CHECK(reap(child) == 0); /* the one that came first is not disturbed */
+  } while (status == SQUALL_NOT_COMPLETE && failures == 0);
+  CHECK(group == 77);
+}
+
+static void part_not_complete(void)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(1, 4);
+  squall_group_t group = 77;
+  int before = descriptors();
+  double start = now();
+  attr.open_timeout_ms = 50;
+  SAYS(open_with(attr, &ear, &group), SQUALL_NOT_COMPLETE, name, "[0, 2, 3]");
+  CHECK(group == 77 && descriptors() == before);
+  CHECK(now() - start >= 0.05);
+}
+
+/* Sends for ever, until it is killed. */
+static void endless_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened(attr_of(rank, 2), &ear);
+  (void)in;
+  tell(out);
+  while (squall_send(group, 0, "again", 5), turn(group) >= 0) {}
+}
+
+/* Rank 1 has gone: how, and whom the group blames for it. */
+static void over(squall_group_t group, ear_t *ear, int expected, int32_t blamed)
+{
+  double late = now() + PATIENCE;
+  int status = 0;
+  while (status >= 0 && now() < late) status = turn(group);
+  IS(status, expected);
+  for (int i = 0; i < 3; i++) { /* and so it stays */
+    IS(squall_poll(group, UINT32_MAX), expected);
+    IS(squall_wait(group, -1), expected);
+    IS(squall_send(group, 0, "x", 1), expected);
+  }
+  void *slot;
+  IS(squall_reserve(group, 0, 1, &slot), expected);
+  CHECK(ear->stops == 1 && ear->stopped == expected && ear->why[0]);
+  CHECK(ear->stopped_rank == blamed);
+  squall_stats_t stats = {0};
+  stats.size = sizeof stats;
+  IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
+  IS(squall_group_rank(group), 0);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_peer_lost(void)
+{
+  int before = descriptors();
+  log_lines = log_levels = 0;
+  squall_log_set(on_log, &log_lines);
+  for (int round = 0; round < 2; round++) { /* the name is free again */
+    ear_t ear = {0};
+    child_t child = start(endless_member, 1);
+    squall_group_t group = opened(attr_of(0, 2), &ear);
+    hear(child.in);
+    UNTIL(group, ear.heard >= 100);
+    CHECK(kill(child.pid, SIGKILL) == 0);
+    over(group, &ear, SQUALL_PEER_LOST, 1);
+    int status = reap(child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    if (round == 0) CHECK(log_lines > 0 && log_levels & 1 << SQUALL_LOG_ERROR && log_levels < 16);
+    squall_log_set(NULL, NULL);
+    if (round == 0) log_lines = 0;
+  }
+  CHECK(log_lines == 0); /* silenced */
+  CHECK(descriptors() == before);
+}
+
+static void part_peer_left(void)
+{
+  for (int own = 0; own < 2; own++) {
+    ear_t ear = {0};
+    squall_group_attr_t attr = attr_of(0, 2);
+    child_t child = start(quiet_member, 1);
+    if (own) attr.flags = SQUALL_FLAG_OWN_THREAD;
+    squall_group_t group = opened(attr, &ear);
+    hear(child.in);
+    IS(squall_send(group, 0, "last words", 10), 0);
+    if (!own) UNTIL(group, ear.heard == 1);
+    tell(child.out);
+    if (!own) {
+      over(group, &ear, SQUALL_PEER_LEFT, -1);
+    } else {
+      double late = now() + PATIENCE;
+      int64_t status = 0;
+      while ((status >= 0 || status == SQUALL_AGAIN) && now() < late)
+        status = squall_send(group, 0, "x", 1), sched_yield();
+      IS(status, SQUALL_PEER_LEFT);
+      IS(squall_poll(group, 1), SQUALL_OWN_THREAD);
+      IS(squall_group_close(group), SQUALL_OK);
+      CHECK(ear.stops == 1 && ear.stopped == SQUALL_PEER_LEFT && ear.stopped_rank == -1);
+    }
+    CHECK(reap(child) == 0);
+  }
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+int main(int argc, char **argv)
+{
+  const struct { const char *name; void (*run)(void); } parts[] = {
+    {"versions", part_versions},         {"statuses", part_statuses},
+    {"no_handle", part_no_handle},       {"last_error", part_last_error},
+    {"closed", part_closed},             {"arguments", part_arguments},
+    {"sizes", part_sizes},               {"send", part_send},
+    {"reserve", part_reserve},           {"callbacks", part_callbacks},
+    {"own_thread", part_own_thread},     {"idle", part_idle},
+    {"threads", part_threads},           {"stats", part_stats},
+    {"limit", part_limit},               {"in_use", part_in_use},
+    {"foreign_owner", part_foreign_owner}, {"one_process", part_one_process},
+    {"mismatch", part_mismatch},         {"not_complete", part_not_complete},
+    {"peer_lost", part_peer_lost},       {"peer_left", part_peer_left},
+  };
+  int failed = 0;
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    int chosen = argc == 1;
+    for (int k = 1; k < argc; k++) chosen |= strcmp(argv[k], parts[i].name) == 0;
+    if (!chosen) continue;
+    double start = now();
+    failures = 0;
+    snprintf(name, sizeof name, "capi-%d-%s", (int)getpid(), parts[i].name);
+    parts[i].run();
+    printf("%-6s %-14s %6.3f s\n", failures ? "FAILED" : "ok", parts[i].name, now() - start);
+    failed |= failures;
+  }
+  return failed != 0;
+}

@@ -1,0 +1,730 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * squall.h - totally ordered, stable multicast between the processes of a group.
+ *
+ * Generated from src/capi; do not edit (`cargo build --features header` writes it).
+ *
+ * THREADS    A group is polled by one thread at a time: the caller's, in squall_poll, or one of its
+ *            own. Each lane of a sender belongs to one thread at a time. Everything else: any.
+ * CALLBACKS  run on the thread that polls. They may send, in any lane of theirs. They may not poll,
+ *            wait, arm or close: SQUALL_REENTRANT. No exception or longjmp may leave them.
+ * MEMORY     What a callback gets is valid until it returns. Outputs are written on success only.
+ * STATUSES   0 or negative; where a count is the answer, it is >= 0. squall_last_error has the cause,
+ *            the value and the remedy, per thread.
+ * STRUCTS    begin with their size, which their _init sets; zero is the default of every field.
+ * FORK       Handles are of no use in a forked child, which must not call with them.
+ */
+
+#ifndef SQUALL_H
+#define SQUALL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Version of this header; squall_version() is that of the library. */
+#define SQUALL_VERSION_MAJOR 0
+#define SQUALL_VERSION_MINOR 1
+#define SQUALL_VERSION_PATCH 0
+#define SQUALL_VERSION \
+  ((SQUALL_VERSION_MAJOR << 16) | (SQUALL_VERSION_MINOR << 8) | SQUALL_VERSION_PATCH)
+
+/* Another lane of this member than the first: a subgroup argument of the sending functions. */
+#define SQUALL_LANE(subgroup, lane) ((uint32_t)(subgroup) | (uint32_t)(lane) << 16)
+
+
+/**
+ * Levels of log sentences.
+ */
+#define SQUALL_LOG_ERROR 1
+
+#define SQUALL_LOG_WARNING 2
+
+#define SQUALL_LOG_NOTICE 3
+
+/**
+ * Deliver in the total order, once every member has the message.
+ */
+#define SQUALL_MODE_STABLE 0
+
+/**
+ * Deliver on receipt, in the order of each sender.
+ */
+#define SQUALL_MODE_RECEIVED 1
+
+/**
+ * Poll a while, then sleep until a peer rings. Needed for `squall_fd` and `squall_arm`.
+ */
+#define SQUALL_IDLE_PARK 0
+
+/**
+ * Give the core away and poll on: for more members than cores.
+ */
+#define SQUALL_IDLE_YIELD 1
+
+/**
+ * Poll on: lowest latency, a whole core.
+ */
+#define SQUALL_IDLE_SPIN 2
+
+/**
+ * The group polls itself in a thread of its own, which blocks all signals.
+ */
+#define SQUALL_FLAG_OWN_THREAD 1
+
+/**
+ * With `SQUALL_FLAG_OWN_THREAD`: that thread runs on `core`.
+ */
+#define SQUALL_FLAG_PIN 2
+
+/**
+ * Lock the shared pages in memory; without `SQUALL_FLAG_REQUIRE`, as far as RLIMIT_MEMLOCK allows.
+ */
+#define SQUALL_FLAG_LOCK 4
+
+/**
+ * Use huge pages; without `SQUALL_FLAG_REQUIRE`, if there are any.
+ */
+#define SQUALL_FLAG_HUGE 8
+
+/**
+ * What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened.
+ */
+#define SQUALL_FLAG_REQUIRE 16
+
+/**
+ * The answers of calls: 0, or negative and grouped by what is lost. The numbers are frozen.
+ */
+typedef enum squall_status {
+  /**
+   * Done.
+   */
+  SQUALL_OK = 0,
+  /**
+   * Nothing is lost: no free slot, or there is work. Poll, then try again.
+   */
+  SQUALL_AGAIN = -1,
+  /**
+   * Nothing is lost: a wait ended before anything happened.
+   */
+  SQUALL_TIMED_OUT = -2,
+  /**
+   * This call is lost: an argument is out of its range (`squall_last_error` says which).
+   */
+  SQUALL_INVALID = -10,
+  /**
+   * This call is lost: the message is longer than the subgroup's largest.
+   */
+  SQUALL_TOO_LONG = -11,
+  /**
+   * This call is lost: this member does not send in that subgroup or lane.
+   */
+  SQUALL_NOT_SENDER = -12,
+  /**
+   * This call is lost: a struct's `size` is not one that this library knows.
+   */
+  SQUALL_WRONG_SIZE = -13,
+  /**
+   * This call is lost: no such handle was ever opened.
+   */
+  SQUALL_NO_HANDLE = -14,
+  /**
+   * This call is lost: the handle was closed.
+   */
+  SQUALL_CLOSED = -15,
+  /**
+   * This call is lost: it came from inside a callback, or beside another thread in the same call.
+   */
+  SQUALL_REENTRANT = -16,
+  /**
+   * This call is lost: the group polls itself in a thread of its own.
+   */
+  SQUALL_OWN_THREAD = -17,
+  /**
+   * This call is lost: no message is reserved in that lane (publish, abort), or one is (send,
+   * reserve).
+   */
+  SQUALL_NOT_RESERVED = -18,
+  /**
+   * Not opened: not enough memory.
+   */
+  SQUALL_NO_MEMORY = -30,
+  /**
+   * Not opened: a limit is in the way (`squall_last_error` names it and the remedy).
+   */
+  SQUALL_LIMIT = -31,
+  /**
+   * Not opened: that rank of that group is open in a live process.
+   */
+  SQUALL_IN_USE = -32,
+  /**
+   * Not opened: another user's process holds the group's name.
+   */
+  SQUALL_FOREIGN_OWNER = -33,
+  /**
+   * Not opened: the members have different configurations.
+   */
+  SQUALL_MISMATCH = -34,
+  /**
+   * Not opened: the members speak different versions of the wire.
+   */
+  SQUALL_WIRE_VERSION = -35,
+  /**
+   * Not opened: not all members arrived in time.
+   */
+  SQUALL_NOT_COMPLETE = -36,
+  /**
+   * Not opened: the system refused something.
+   */
+  SQUALL_SYSTEM = -37,
+  /**
+   * The group is lost: a member's process ended without closing it.
+   */
+  SQUALL_PEER_LOST = -50,
+  /**
+   * The group is lost: a member wrote nonsense and was cut off.
+   */
+  SQUALL_PEER_FAULT = -51,
+  /**
+   * The group is over: a member has closed it, nothing more can become stable.
+   */
+  SQUALL_PEER_LEFT = -52,
+  /**
+   * The group is lost; only close is left.
+   */
+  SQUALL_FAILED = -53,
+  /**
+   * A bug of ours was caught. The group is poisoned; only close is left.
+   */
+  SQUALL_PANIC = -90,
+} squall_status;
+
+/**
+ * Receives the library's sentences. `text` is valid until it returns.
+ */
+typedef void (*squall_log_fn)(void *user, int32_t level, const char *text);
+
+/**
+ * One subgroup. The list must be the same at all members.
+ */
+typedef struct squall_subgroup_attr_t {
+  /**
+   * Set by `squall_subgroup_attr_init`.
+   */
+  uint32_t size;
+  /**
+   * `SQUALL_MODE_…`.
+   */
+  uint32_t mode;
+  /**
+   * Ranks of its members; NULL: all members of the group.
+   */
+  const uint16_t *members;
+  /**
+   * Ranks among them that may send; NULL: all of them.
+   */
+  const uint16_t *senders;
+  /**
+   * How many ranks `members` and `senders` point to.
+   */
+  uint32_t member_count;
+  uint32_t sender_count;
+  /**
+   * Producing threads per sender, 1 to 8; 0: 1.
+   */
+  uint32_t lanes;
+  /**
+   * Messages that one lane may have unreleased; 0: 4096.
+   */
+  uint32_t window;
+  /**
+   * Bytes of the largest message; 0: 1 MiB.
+   */
+  uint32_t message_bytes_max;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+  /**
+   * Bytes of a lane's ring; 0: four of the largest messages, and at least 512 KiB.
+   */
+  uint64_t window_bytes;
+} squall_subgroup_attr_t;
+
+/**
+ * A group and this process' place in it.
+ */
+typedef struct squall_group_attr_t {
+  /**
+   * Set by `squall_group_attr_init`.
+   */
+  uint32_t size;
+  /**
+   * This process' rank: 0 to `members` - 1.
+   */
+  uint32_t rank;
+  /**
+   * How many members the group has, 1 to 64.
+   */
+  uint32_t members;
+  /**
+   * `SQUALL_IDLE_…`.
+   */
+  uint32_t idle;
+  /**
+   * Name of the group on this host: up to 64 letters, digits, '-', '_', '.'. Copied.
+   */
+  const char *name;
+  /**
+   * Subgroups; NULL: one, of all members. Copied.
+   */
+  const struct squall_subgroup_attr_t *subgroups;
+  /**
+   * How many.
+   */
+  uint32_t subgroup_count;
+  /**
+   * `SQUALL_FLAG_OWN_THREAD`, `SQUALL_FLAG_PIN`, …
+   */
+  uint32_t flags;
+  /**
+   * With `SQUALL_FLAG_PIN`: the core of the group's own thread.
+   */
+  uint32_t core;
+  /**
+   * How long opening waits for the others, in milliseconds; 0: a minute.
+   */
+  uint32_t open_timeout_ms;
+} squall_group_attr_t;
+
+/**
+ * An open group: a value, not a pointer. 0 is none.
+ */
+typedef uint64_t squall_group_t;
+
+/**
+ * A delivered message. It and its bytes are valid until the callback returns.
+ */
+typedef struct squall_message_t {
+  /**
+   * The payload where it landed; aligned to 16. Not NULL, also if `len` is 0.
+   */
+  const void *bytes;
+  /**
+   * Bytes of it.
+   */
+  uint32_t len;
+  /**
+   * Rank of the member that sent it.
+   */
+  uint16_t rank;
+  /**
+   * Its lane.
+   */
+  uint16_t lane;
+  /**
+   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
+   * In *received* mode: the same as `index`.
+   */
+  uint64_t number;
+  /**
+   * Position among this sender's messages, with the same gaps.
+   */
+  uint64_t index;
+  /**
+   * The sender's CLOCK_MONOTONIC when its polling thread took the message up, in nanoseconds
+   * (at most some turns old).
+   */
+  uint64_t time_ns;
+  /**
+   * Reserved: 0.
+   */
+  uint64_t flags;
+} squall_message_t;
+
+/**
+ * Receives a batch of a subgroup, in delivery order; `count` is at least 1.
+ */
+typedef void (*squall_deliver_fn)(void *user,
+                                  squall_group_t group,
+                                  uint32_t subgroup,
+                                  const struct squall_message_t *messages,
+                                  uint32_t count);
+
+/**
+ * Receives one message of a subgroup, in delivery order.
+ */
+typedef void (*squall_message_fn)(void *user,
+                                  squall_group_t group,
+                                  uint32_t subgroup,
+                                  const struct squall_message_t *message);
+
+/**
+ * Hears once that the group has stopped: why, which rank is the cause (-1: none), and a sentence
+ * that is valid until it returns.
+ */
+typedef void (*squall_stopped_fn)(void *user,
+                                  squall_group_t group,
+                                  int status,
+                                  int32_t rank,
+                                  const char *text);
+
+/**
+ * What a group calls. All of them run on the thread that polls: inside `squall_poll`, or on the
+ * group's own thread. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
+ * No exception and no longjmp may leave them.
+ */
+typedef struct squall_callbacks_t {
+  /**
+   * Set by `squall_callbacks_init`.
+   */
+  uint32_t size;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+  /**
+   * Handed to each callback.
+   */
+  void *user;
+  /**
+   * Batches. Takes precedence over `message`.
+   */
+  squall_deliver_fn deliver;
+  /**
+   * Single messages, a convenience.
+   */
+  squall_message_fn message;
+  /**
+   * May be NULL.
+   */
+  squall_stopped_fn stopped;
+} squall_callbacks_t;
+
+/**
+ * Counts since the group was opened, for one subgroup. Fields that a library does not know are
+ * left as they are.
+ */
+typedef struct squall_stats_t {
+  /**
+   * Set by the caller: sizeof(squall_stats_t).
+   */
+  uint32_t size;
+  /**
+   * Index of the subgroup.
+   */
+  uint32_t subgroup;
+  /**
+   * How far this member is in the order: received, stable everywhere, delivered.
+   */
+  uint64_t prefix;
+  uint64_t stable;
+  uint64_t delivered;
+  /**
+   * Messages that it sent, indices that became nulls, batches announced.
+   */
+  uint64_t sent;
+  uint64_t nulls;
+  uint64_t announced;
+  /**
+   * Sends and reserves that found no room.
+   */
+  uint64_t pressed;
+  /**
+   * Messages and bytes delivered, and calls of the callback.
+   */
+  uint64_t messages;
+  uint64_t bytes;
+  uint64_t batches;
+  /**
+   * How far the slowest member is, as this one knows.
+   */
+  uint64_t slowest;
+  /**
+   * Of the whole member: turns, those with work, sleeps, the longest time between two looks at
+   * the clock in nanoseconds (a look comes every 32 busy turns).
+   */
+  uint64_t turns;
+  uint64_t busy_turns;
+  uint64_t sleeps;
+  uint64_t loop_gap_max_ns;
+} squall_stats_t;
+
+/**
+ * One piece of a gathered message.
+ */
+typedef struct squall_piece_t {
+  /**
+   * May be NULL only if `len` is 0.
+   */
+  const void *bytes;
+  size_t len;
+} squall_piece_t;
+
+
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The version of the loaded library, to be compared with `SQUALL_VERSION` of the header: equal
+ * major numbers fit.
+ *
+ * Threads: any. Cost: none. Since: 0.1
+ */
+uint32_t squall_version(void);
+
+/**
+ * The version of the loaded library as text, "major.minor.patch". Static.
+ *
+ * Threads: any. Since: 0.1
+ */
+const char *squall_version_text(void);
+
+/**
+ * One sentence for a status. Static; never NULL, for unknown numbers neither.
+ *
+ * Threads: any. Since: 0.1
+ */
+const char *squall_status_text(int status);
+
+/**
+ * Copies the sentence about this thread's last error that had one: cause, value and remedy, in
+ * UTF-8. What does not fit is left out, by whole letters.
+ *
+ * @param bytes  Where to; may be NULL if `len` is 0. Always ended with a NUL if `len` is not 0.
+ * @param len    Bytes there.
+ * @return       Bytes needed for all of it, its NUL included; 1 if there was no error.
+ *
+ * Threads: any; each has its own. Since: 0.1
+ */
+size_t squall_last_error(char *bytes, size_t len);
+
+/**
+ * Sets where the library's few sentences go; NULL silences it (as at the start). Nothing is ever
+ * said on the data path.
+ *
+ * @param log   Called from any thread that opens, polls or closes a group. Must not call squall.
+ * @param user  Handed to it.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_log_set(squall_log_fn log, void *user);
+
+/**
+ * Makes `attr` the default: one subgroup of all members, polled by the caller.
+ *
+ * @param attr  May be NULL: nothing happens.
+ * @param size  sizeof *attr.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_group_attr_init(struct squall_group_attr_t *attr, uint32_t size);
+
+/**
+ * Makes `attr` the default: all members, all of them senders, the total order.
+ *
+ * @param attr  May be NULL: nothing happens.
+ * @param size  sizeof *attr.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t size);
+
+/**
+ * Makes `callbacks` empty; set `deliver` or `message` before opening.
+ *
+ * @param callbacks  May be NULL: nothing happens.
+ * @param size       sizeof *callbacks.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
+
+/**
+ * Reads this member's statistics.
+ *
+ * @param subgroup  Index of a subgroup of its.
+ * @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
+ * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
+ *
+ * Threads: any. Cost: some hundred nanoseconds. Since: 0.1
+ */
+int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stats_t *stats);
+
+/**
+ * Opens a group and waits until all its members have.
+ *
+ * Processes of one user on one host that open the same name with the same attributes, each with
+ * its own rank, form the group; they may start in any order.
+ *
+ * @param attr       What to open; copied. Initialise it with `squall_group_attr_init`.
+ * @param callbacks  What to call; copied. Initialise it with `squall_callbacks_init`.
+ * @param group      Gets the handle, on success only.
+ * @return SQUALL_OK, or
+ *         SQUALL_INVALID, SQUALL_WRONG_SIZE   an argument; `squall_last_error` names it;
+ *         SQUALL_IN_USE        that rank of that group is open in a live process;
+ *         SQUALL_FOREIGN_OWNER another user's process holds the name;
+ *         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
+ *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
+ *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
+ *
+ * Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
+ * Ownership: the handle is the caller's, to be closed by it.
+ * Cost:      allocates and maps everything that the group will ever use.
+ * Since:     0.1
+ */
+int squall_group_open(const struct squall_group_attr_t *attr,
+                      const struct squall_callbacks_t *callbacks,
+                      squall_group_t *group);
+
+/**
+ * Closes a group: this member leaves in good order. What is stable is still delivered at the
+ * others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+ *
+ * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
+ *
+ * Threads: any, but no other call with this handle may be running or come later than its end.
+ * Since:   0.1
+ */
+int squall_group_close(squall_group_t group);
+
+/**
+ * This member's rank, or a negative status. Threads: any. Since: 0.1
+ */
+int squall_group_rank(squall_group_t group);
+
+/**
+ * How many members the group has, or a negative status. Threads: any. Since: 0.1
+ */
+int squall_group_members(squall_group_t group);
+
+/**
+ * Send `len` bytes to every member of a subgroup, in the subgroup's total order.
+ *
+ * Copies the bytes into the next slot; never blocks. The message is delivered at every member of
+ * the subgroup, this one included, at the same place of the order.
+ *
+ * @param group     Open group.
+ * @param subgroup  Index in the list given at open, or SQUALL_LANE(index, lane).
+ * @param bytes     May be NULL only if `len` is 0.
+ * @param len       Bytes; at most `message_bytes_max`.
+ * @return The message's ordinal in its lane (>= 0), or
+ *         SQUALL_AGAIN       no free slot: poll, then try again;
+ *         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
+ *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
+ *         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+ *         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads:   one sending thread per lane at a time; may run beside squall_poll.
+ * Ownership: `bytes` may be reused when the call returns.
+ * Order:     none between subgroups; within a lane as sent.
+ * Cost:      one copy of `len` bytes; no system call, except one bell if the poller sleeps.
+ * Since:     0.1
+ */
+int64_t squall_send(squall_group_t group, uint32_t subgroup, const void *bytes, uint32_t len);
+
+/**
+ * Send one message that lies in several pieces, as if they were adjoining.
+ *
+ * @param pieces  At most 64; may be NULL only if `count` is 0.
+ * @return As `squall_send`.
+ *
+ * Threads, ownership, order, cost: as `squall_send`. Since: 0.1
+ */
+int64_t squall_sendv(squall_group_t group,
+                     uint32_t subgroup,
+                     const struct squall_piece_t *pieces,
+                     uint32_t count);
+
+/**
+ * Lend the next slot of a lane, to be filled in place; then `squall_publish` or `squall_abort`.
+ *
+ * A reserved slot that is never published delays nobody.
+ *
+ * @param len    Bytes wanted; at most `message_bytes_max`.
+ * @param bytes  Gets where to write, on success only; aligned to 16.
+ * @return SQUALL_OK, or as `squall_send`.
+ *
+ * Threads:   as `squall_send`.
+ * Ownership: the bytes are the caller's until publish or abort, also while others poll.
+ * Cost:      no copy. Since: 0.1
+ */
+int squall_reserve(squall_group_t group, uint32_t subgroup, uint32_t len, void **bytes);
+
+/**
+ * Send the first `len` bytes of what is reserved in a lane.
+ *
+ * @param len  At most what was reserved.
+ * @return The message's ordinal in its lane (>= 0), or
+ *         SQUALL_NOT_RESERVED  nothing is reserved;
+ *         SQUALL_TOO_LONG      more than was reserved (it stays reserved).
+ *
+ * Threads: as `squall_send`. Since: 0.1
+ */
+int64_t squall_publish(squall_group_t group, uint32_t subgroup, uint32_t len);
+
+/**
+ * Give a reserved slot back. No member ever hears of it.
+ *
+ * @return SQUALL_OK, or SQUALL_NOT_RESERVED.
+ *
+ * Threads: as `squall_send`. Since: 0.1
+ */
+int squall_abort(squall_group_t group, uint32_t subgroup);
+
+/**
+ * Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
+ * Never blocks.
+ *
+ * @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+ * @return How many were delivered (>= 0), or
+ *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
+ *         SQUALL_OWN_THREAD  the group polls itself;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
+ *                            everything that was stable has been delivered;
+ *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
+ */
+int squall_poll(squall_group_t group, uint32_t limit);
+
+/**
+ * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
+ * once if there is work.
+ *
+ * @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
+ * @return SQUALL_OK (poll now), or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_wait(squall_group_t group, int32_t timeout_ms);
+
+/**
+ * A descriptor for an event loop: readable when a turn is due. It belongs to the group; do not
+ * read, write or close it. Call `squall_arm` before sleeping on it.
+ *
+ * @return The descriptor (>= 0), or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_fd(squall_group_t group);
+
+/**
+ * Say that this thread is about to sleep on `squall_fd`.
+ *
+ * @return SQUALL_OK    it may sleep: whoever has news will make the descriptor readable;
+ *         SQUALL_AGAIN there is work: poll instead;
+ *         SQUALL_INVALID  the group was not opened with SQUALL_IDLE_PARK;
+ *         or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_arm(squall_group_t group);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SQUALL_H */

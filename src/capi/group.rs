@@ -1,0 +1,586 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A group: open, send, poll, close.
+//!
+//! Sending touches only its lane; polling is guarded by one flag per turn. So a sender in another
+//! thread than the poller needs no lock, and a call that would nest answers `SQUALL_REENTRANT`.
+
+use super::attr::{
+    SQUALL_FLAG_OWN_THREAD, SQUALL_FLAG_PIN, callbacks_of, config_of, squall_group_attr_t,
+};
+use super::handle::{self, squall_group_t};
+use super::message::{squall_callbacks_t, squall_message_t};
+use super::{guard, guard_count, refuse};
+use crate::driver::Application;
+use crate::driver::group::{Group, Polling, Sender};
+use crate::driver::stats::{self, Snapshot};
+use crate::error::{Error, Status, Suspicion};
+use crate::limits::LANES_MAX;
+use crate::mem::{Cell, Message, Region};
+use std::cell::UnsafeCell;
+use std::ffi::{CString, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bits of a subgroup argument below the lane.
+const LANE_SHIFT: u32 = 16;
+
+/// Who turns the group.
+enum Turning {
+    Caller(Box<Group>),
+    Own(Polling),
+    /// Between the two: its thread is being started.
+    Starting,
+}
+
+/// What a handle stands for.
+pub struct Open {
+    /// Only for the one that has taken `busy`.
+    turning: UnsafeCell<Turning>,
+    /// 0: nobody is in; else `TURNING` or `COUNTING`.
+    busy: Cell,
+    /// Which thread is inside a callback: the address of a thread-local of its, or 0.
+    inside: Arc<Cell>,
+    /// By subgroup, then lane; each only for the one thread that sends in it.
+    senders: Vec<UnsafeCell<Option<Sender>>>,
+    stats: Arc<Region>,
+    poisoned: Cell,
+    rank: u16,
+    members: u16,
+    own_thread: bool,
+}
+
+/// In `busy`: a call that turns, waits or closes. Who comes beside it is told so.
+const TURNING: u64 = 1;
+/// In `busy`: statistics are brought up to date, which may be done beside everything: who comes
+/// meanwhile waits the microsecond that it takes.
+const COUNTING: u64 = 2;
+
+impl Open {
+    /// Takes `busy` for a call that must be alone; false: there is one already.
+    #[inline(always)]
+    fn enter(&self) -> bool {
+        self.busy.replace(0, TURNING) || self.enter_late()
+    }
+
+    #[cold]
+    fn enter_late(&self) -> bool {
+        while self.busy.observe() != TURNING {
+            if self.busy.replace(0, TURNING) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+}
+
+// SAFETY: `turning` is reached through `busy` only, a sender by one thread at a time (the header's
+// contract for lanes), everything else is read-only or a `Cell`.
+unsafe impl Sync for Open {}
+// SAFETY: nothing in it is bound to a thread.
+unsafe impl Send for Open {}
+
+thread_local! {
+    static HERE: u8 = const { 0 };
+}
+
+/// A number that differs between live threads; never 0.
+fn this_thread() -> u64 {
+    HERE.with(|here| std::ptr::from_ref(here) as u64)
+}
+
+/// The caller's functions as an application.
+struct Trampoline {
+    callbacks: squall_callbacks_t,
+    group: squall_group_t,
+    inside: Arc<Cell>,
+}
+
+// SAFETY: the header says on which thread the callbacks run; `user` is the caller's.
+unsafe impl Send for Trampoline {}
+
+impl Application for Trampoline {
+    fn deliver(&mut self, subgroup: u16, batch: &[Message]) {
+        let (user, group, subgroup) = (self.callbacks.user, self.group, u32::from(subgroup));
+        let messages = batch.as_ptr().cast::<squall_message_t>();
+        self.inside.prepare(this_thread());
+        if let Some(deliver) = self.callbacks.deliver {
+            // SAFETY: the caller's function; `messages` has the same layout (asserted), lives
+            // across the call.
+            unsafe { deliver(user, group, subgroup, messages, batch.len() as u32) }
+        } else if let Some(message) = self.callbacks.message {
+            for at in 0..batch.len() {
+                // SAFETY: as above; `at` is within the batch.
+                unsafe { message(user, group, subgroup, messages.add(at)) }
+            }
+        }
+        self.inside.prepare(0);
+    }
+
+    fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
+        let Some(stopped) = self.callbacks.stopped else { return };
+        let rank = suspicion.map_or(-1, |suspicion| i32::from(suspicion.rank.0));
+        let text = suspicion
+            .map_or(status.text().to_string(), |s| format!("rank {}: {}", s.rank.0, s.fault));
+        let text = CString::new(text).unwrap_or_default();
+        self.inside.prepare(this_thread());
+        // SAFETY: the caller's function; the text lives across the call.
+        unsafe { stopped(self.callbacks.user, self.group, status as c_int, rank, text.as_ptr()) };
+        self.inside.prepare(0);
+    }
+}
+
+/// Opens a group and waits until all its members have.
+///
+/// Processes of one user on one host that open the same name with the same attributes, each with
+/// its own rank, form the group; they may start in any order.
+///
+/// @param attr       What to open; copied. Initialise it with `squall_group_attr_init`.
+/// @param callbacks  What to call; copied. Initialise it with `squall_callbacks_init`.
+/// @param group      Gets the handle, on success only.
+/// @return SQUALL_OK, or
+///         SQUALL_INVALID, SQUALL_WRONG_SIZE   an argument; `squall_last_error` names it;
+///         SQUALL_IN_USE        that rank of that group is open in a live process;
+///         SQUALL_FOREIGN_OWNER another user's process holds the name;
+///         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
+///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
+///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
+///
+/// Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
+/// Ownership: the handle is the caller's, to be closed by it.
+/// Cost:      allocates and maps everything that the group will ever use.
+/// Since:     0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn squall_group_open(
+    attr: *const squall_group_attr_t,
+    callbacks: *const squall_callbacks_t,
+    group: *mut squall_group_t,
+) -> c_int {
+    guard(|| {
+        if group.is_null() {
+            return refuse(Error::new(Status::Invalid, "group is NULL"));
+        }
+        // SAFETY: the caller's promises about `attr` and `callbacks` are those of these functions.
+        let opened = unsafe { config_of(attr) }.and_then(|(config, flags, core)| {
+            // SAFETY: as above.
+            let callbacks = unsafe { callbacks_of(callbacks)? };
+            let handle =
+                handle::insert(|handle| open(&config, callbacks, flags, handle).map(Box::new))?;
+            if flags & SQUALL_FLAG_OWN_THREAD != 0 {
+                let core = (flags & SQUALL_FLAG_PIN != 0).then_some(core as usize);
+                start(handle, core).inspect_err(|_| drop(handle::remove(handle)))?;
+            }
+            Ok(handle)
+        });
+        match opened {
+            Ok(handle) => {
+                // SAFETY: not NULL, and the caller says that it can be written.
+                unsafe { group.write(handle) };
+                Status::Ok as c_int
+            }
+            Err(error) => refuse(error),
+        }
+    })
+}
+
+fn open(
+    config: &crate::driver::config::Config,
+    callbacks: squall_callbacks_t,
+    flags: u32,
+    handle: squall_group_t,
+) -> Result<Open, Error> {
+    let inside = Arc::new(Cell::new(0));
+    let trampoline = Trampoline { callbacks, group: handle, inside: inside.clone() };
+    let mut group = Group::open(config, Box::new(trampoline))?;
+    let mut senders = Vec::new();
+    for subgroup in 0..config.subgroups.len() as u16 {
+        for lane in 0..LANES_MAX as u16 {
+            senders.push(UnsafeCell::new(group.sender(subgroup, lane)));
+        }
+    }
+    let (rank, members, stats) = (group.rank(), group.members(), group.stats_page());
+    let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
+    Ok(Open {
+        turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
+        busy: Cell::new(if own_thread { TURNING } else { 0 }), // until `start` has ended
+        inside,
+        senders,
+        stats,
+        poisoned: Cell::new(0),
+        rank,
+        members,
+        own_thread,
+    })
+}
+
+/// Starts the thread of a group that polls itself. The handle is good already: the first callback
+/// may come, and send with it, before the thread's creator has gone on.
+fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
+    let open = handle::lookup(handle).map_err(|status| Error::new(status, "just opened"))?;
+    // SAFETY: `busy` has been taken since the group was opened: nobody else is here.
+    let turning = unsafe { &mut *open.turning.get() };
+    if let Turning::Caller(group) = std::mem::replace(turning, Turning::Starting) {
+        *turning = Turning::Own(group.spawn(core)?);
+    }
+    open.busy.publish(0);
+    Ok(())
+}
+
+/// Closes a group: this member leaves in good order. What is stable is still delivered at the
+/// others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+///
+/// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
+///
+/// Threads: any, but no other call with this handle may be running or come later than its end.
+/// Since:   0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
+    guard(|| {
+        if group == 0 {
+            return Status::Ok as c_int;
+        }
+        let open = match handle::lookup(group) {
+            Ok(open) => open,
+            Err(status) => return status as c_int,
+        };
+        if open.inside.own() == this_thread() || !open.enter() {
+            return Status::Reentrant as c_int;
+        }
+        match handle::remove(group) {
+            Ok(open) => close(open) as c_int,
+            Err(status) => status as c_int,
+        }
+    })
+}
+
+fn close(open: Box<Open>) -> Status {
+    match open.turning.into_inner() {
+        Turning::Starting => {}
+        Turning::Caller(group) => group.close(),
+        Turning::Own(polling) => {
+            let Some((group, _)) = polling.join() else { return Status::Panic };
+            group.close();
+        }
+    }
+    Status::Ok
+}
+
+/// This member's rank, or a negative status. Threads: any. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_group_rank(group: squall_group_t) -> c_int {
+    handle::lookup(group).map_or_else(|status| status as c_int, |open| c_int::from(open.rank))
+}
+
+/// How many members the group has, or a negative status. Threads: any. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_group_members(group: squall_group_t) -> c_int {
+    handle::lookup(group).map_or_else(|status| status as c_int, |open| c_int::from(open.members))
+}
+
+/// The lane that a subgroup argument means.
+///
+/// # Safety
+/// One thread per lane at a time: the contract of the header.
+#[inline(always)]
+#[allow(clippy::mut_from_ref, reason = "the lane belongs to the calling thread")]
+unsafe fn lane(group: squall_group_t, subgroup: u32) -> Result<&'static mut Sender, Status> {
+    let open = handle::lookup(group)?;
+    let (subgroup, lane) = (subgroup & ((1 << LANE_SHIFT) - 1), subgroup >> LANE_SHIFT);
+    if lane as usize >= LANES_MAX {
+        return Err(Status::NotSender);
+    }
+    let at = subgroup as usize * LANES_MAX + lane as usize;
+    let Some(sender) = open.senders.get(at) else { return Err(Status::Invalid) };
+    // SAFETY: the caller's thread is the only one in this lane.
+    unsafe { &mut *sender.get() }.as_mut().ok_or(Status::NotSender)
+}
+
+#[inline(always)]
+fn answer(outcome: Result<u64, Status>) -> i64 {
+    outcome.map_or_else(|status| i64::from(status as i32), |ordinal| ordinal as i64)
+}
+
+/// Send `len` bytes to every member of a subgroup, in the subgroup's total order.
+///
+/// Copies the bytes into the next slot; never blocks. The message is delivered at every member of
+/// the subgroup, this one included, at the same place of the order.
+///
+/// @param group     Open group.
+/// @param subgroup  Index in the list given at open, or SQUALL_LANE(index, lane).
+/// @param bytes     May be NULL only if `len` is 0.
+/// @param len       Bytes; at most `message_bytes_max`.
+/// @return The message's ordinal in its lane (>= 0), or
+///         SQUALL_AGAIN       no free slot: poll, then try again;
+///         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
+///         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
+///         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
+///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+///         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+///
+/// Threads:   one sending thread per lane at a time; may run beside squall_poll.
+/// Ownership: `bytes` may be reused when the call returns.
+/// Order:     none between subgroups; within a lane as sent.
+/// Cost:      one copy of `len` bytes; no system call, except one bell if the poller sleeps.
+/// Since:     0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn squall_send(
+    group: squall_group_t,
+    subgroup: u32,
+    bytes: *const c_void,
+    len: u32,
+) -> i64 {
+    guard_count(|| {
+        // SAFETY: the caller keeps to one thread per lane.
+        let sender = match unsafe { lane(group, subgroup) } {
+            Ok(sender) => sender,
+            Err(status) => return i64::from(status as i32),
+        };
+        // SAFETY: the caller says that `len` bytes are there.
+        match unsafe { slice(bytes, len as usize) } {
+            Some(bytes) => answer(sender.send(bytes)),
+            None => i64::from(Status::Invalid as i32),
+        }
+    })
+}
+
+/// # Safety
+/// `bytes` points to `len` readable bytes, or is NULL.
+#[inline(always)]
+unsafe fn slice<'a>(bytes: *const c_void, len: usize) -> Option<&'a [u8]> {
+    if bytes.is_null() {
+        return (len == 0).then_some(&[]);
+    }
+    // SAFETY: as promised, and not NULL.
+    Some(unsafe { std::slice::from_raw_parts(bytes.cast(), len) })
+}
+
+/// One piece of a gathered message.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct squall_piece_t {
+    /// May be NULL only if `len` is 0.
+    pub bytes: *const c_void,
+    pub len: usize,
+}
+
+/// Pieces of one gathered message.
+const PIECES_MAX: usize = 64;
+
+/// Send one message that lies in several pieces, as if they were adjoining.
+///
+/// @param pieces  At most 64; may be NULL only if `count` is 0.
+/// @return As `squall_send`.
+///
+/// Threads, ownership, order, cost: as `squall_send`. Since: 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn squall_sendv(
+    group: squall_group_t,
+    subgroup: u32,
+    pieces: *const squall_piece_t,
+    count: u32,
+) -> i64 {
+    guard_count(|| {
+        // SAFETY: the caller keeps to one thread per lane.
+        let sender = match unsafe { lane(group, subgroup) } {
+            Ok(sender) => sender,
+            Err(status) => return i64::from(status as i32),
+        };
+        let count = count as usize;
+        if count > PIECES_MAX || (pieces.is_null() && count > 0) {
+            return i64::from(Status::Invalid as i32);
+        }
+        let mut parts: [&[u8]; PIECES_MAX] = [&[]; PIECES_MAX];
+        for (at, part) in parts.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller says that `count` pieces are there, and their bytes.
+            let bytes = unsafe { pieces.add(at).read() };
+            // No slice may be that long, and the sum of 64 shorter ones does not overflow.
+            if !bytes.bytes.is_null() && bytes.len > u32::MAX as usize {
+                return i64::from(Status::TooLong as i32);
+            }
+            // SAFETY: as above.
+            match unsafe { slice(bytes.bytes, bytes.len) } {
+                Some(bytes) => *part = bytes,
+                None => return i64::from(Status::Invalid as i32),
+            }
+        }
+        answer(sender.send_parts(&parts[..count]))
+    })
+}
+
+/// Lend the next slot of a lane, to be filled in place; then `squall_publish` or `squall_abort`.
+///
+/// A reserved slot that is never published delays nobody.
+///
+/// @param len    Bytes wanted; at most `message_bytes_max`.
+/// @param bytes  Gets where to write, on success only; aligned to 16.
+/// @return SQUALL_OK, or as `squall_send`.
+///
+/// Threads:   as `squall_send`.
+/// Ownership: the bytes are the caller's until publish or abort, also while others poll.
+/// Cost:      no copy. Since: 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn squall_reserve(
+    group: squall_group_t,
+    subgroup: u32,
+    len: u32,
+    bytes: *mut *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller keeps to one thread per lane.
+        let sender = match unsafe { lane(group, subgroup) } {
+            Ok(sender) => sender,
+            Err(status) => return status as c_int,
+        };
+        if bytes.is_null() {
+            return Status::Invalid as c_int;
+        }
+        match sender.reserve(len) {
+            Ok(lent) => {
+                // SAFETY: not NULL, and the caller says that it can be written.
+                unsafe { bytes.write(lent.as_mut_ptr().cast()) };
+                Status::Ok as c_int
+            }
+            Err(status) => status as c_int,
+        }
+    })
+}
+
+/// Send the first `len` bytes of what is reserved in a lane.
+///
+/// @param len  At most what was reserved.
+/// @return The message's ordinal in its lane (>= 0), or
+///         SQUALL_NOT_RESERVED  nothing is reserved;
+///         SQUALL_TOO_LONG      more than was reserved (it stays reserved).
+///
+/// Threads: as `squall_send`. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_publish(group: squall_group_t, subgroup: u32, len: u32) -> i64 {
+    // SAFETY: the caller keeps to one thread per lane.
+    guard_count(|| match unsafe { lane(group, subgroup) } {
+        Ok(sender) => answer(sender.publish(len)),
+        Err(status) => i64::from(status as i32),
+    })
+}
+
+/// Give a reserved slot back. No member ever hears of it.
+///
+/// @return SQUALL_OK, or SQUALL_NOT_RESERVED.
+///
+/// Threads: as `squall_send`. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_abort(group: squall_group_t, subgroup: u32) -> c_int {
+    // SAFETY: the caller keeps to one thread per lane.
+    guard(|| match unsafe { lane(group, subgroup) } {
+        Ok(sender) => sender.abort().map_or_else(|status| status as c_int, |()| 0),
+        Err(status) => status as c_int,
+    })
+}
+
+/// Runs `body` with the group that the caller polls, as the only one in it.
+#[inline(always)]
+fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_int {
+    let open = match handle::lookup(group) {
+        Ok(open) => open,
+        Err(status) => return status as c_int,
+    };
+    if open.own_thread {
+        return Status::OwnThread as c_int;
+    }
+    if !open.enter() {
+        return Status::Reentrant as c_int;
+    }
+    if open.poisoned.own() != 0 {
+        open.busy.publish(0);
+        return Status::Panic as c_int;
+    }
+    // SAFETY: `busy` is taken: nobody else is here.
+    let outcome = match unsafe { &mut *open.turning.get() } {
+        Turning::Caller(group) => catch_unwind(AssertUnwindSafe(|| body(group))),
+        _ => Ok(Status::OwnThread as c_int),
+    };
+    let code = outcome.unwrap_or_else(|_| {
+        open.poisoned.prepare(1);
+        open.inside.prepare(0);
+        refuse(Error::new(Status::Panic, "a bug in squall was caught; the group is poisoned"))
+    });
+    open.busy.publish(0);
+    code
+}
+
+/// Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
+/// Never blocks.
+///
+/// @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+/// @return How many were delivered (>= 0), or
+///         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
+///         SQUALL_OWN_THREAD  the group polls itself;
+///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
+///                            everything that was stable has been delivered;
+///         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+///
+/// Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_poll(group: squall_group_t, limit: u32) -> c_int {
+    turning(group, |group| match group.poll(limit.min(i32::MAX as u32)) {
+        Ok(delivered) => delivered as c_int,
+        Err(status) => status as c_int,
+    })
+}
+
+/// Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
+/// once if there is work.
+///
+/// @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
+/// @return SQUALL_OK (poll now), or as `squall_poll`.
+///
+/// Threads: as `squall_poll`. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_wait(group: squall_group_t, timeout_ms: i32) -> c_int {
+    let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+    turning(group, |group| match group.wait(timeout) {
+        Ok(()) => Status::Ok as c_int,
+        Err(status) => status as c_int,
+    })
+}
+
+/// A descriptor for an event loop: readable when a turn is due. It belongs to the group; do not
+/// read, write or close it. Call `squall_arm` before sleeping on it.
+///
+/// @return The descriptor (>= 0), or as `squall_poll`.
+///
+/// Threads: as `squall_poll`. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_fd(group: squall_group_t) -> c_int {
+    turning(group, |group| group.fd())
+}
+
+/// Say that this thread is about to sleep on `squall_fd`.
+///
+/// @return SQUALL_OK    it may sleep: whoever has news will make the descriptor readable;
+///         SQUALL_AGAIN there is work: poll instead;
+///         SQUALL_INVALID  the group was not opened with SQUALL_IDLE_PARK;
+///         or as `squall_poll`.
+///
+/// Threads: as `squall_poll`. Since: 0.1
+#[unsafe(no_mangle)]
+pub extern "C" fn squall_arm(group: squall_group_t) -> c_int {
+    turning(group, |group| match group.arm() {
+        Ok(true) => Status::Ok as c_int,
+        Ok(false) => Status::Again as c_int,
+        Err(status) => status as c_int,
+    })
+}
+
+/// What the member counts, for one subgroup.
+pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
+    let open = handle::lookup(group)?;
+    if !open.own_thread && open.busy.replace(0, COUNTING) {
+        // SAFETY: `busy` is taken: nobody else is here.
+        if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
+            group.stats();
+        }
+        open.busy.publish(0);
+    }
+    stats::read(&open.stats).ok_or(Status::Failed)
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Handles: (generation, index) into a table that is never freed, so a closed one is recognised.
+
+use super::group::Open;
+use crate::error::{Error, Status};
+use crate::mem::Cell;
+use std::cell::UnsafeCell;
+use std::sync::Mutex;
+
+/// An open group: a value, not a pointer. 0 is none.
+pub type squall_group_t = u64;
+
+/// Groups that one process may have open at once.
+const GROUPS_MAX: usize = 256;
+const INDEX_BITS: u32 = 16;
+
+struct Entry {
+    /// Odd while open. A handle carries it.
+    generation: Cell,
+    open: UnsafeCell<Option<Box<Open>>>,
+}
+
+// SAFETY: `open` is written only by who has taken the place while the generation is even, and read
+// only by holders of the current handle; that close comes after all other calls is the caller's
+// contract.
+unsafe impl Sync for Entry {}
+
+static ENTRIES: [Entry; GROUPS_MAX] =
+    [const { Entry { generation: Cell::new(0), open: UnsafeCell::new(None) } }; GROUPS_MAX];
+/// Places that are open or being opened.
+static TAKEN: Mutex<[bool; GROUPS_MAX]> = Mutex::new([false; GROUPS_MAX]);
+
+fn entry(handle: squall_group_t) -> Result<(&'static Entry, u64), Status> {
+    let index = (handle & ((1 << INDEX_BITS) - 1)) as usize;
+    let generation = handle >> INDEX_BITS;
+    if generation % 2 != 1 {
+        return Err(Status::NoHandle);
+    }
+    let entry = ENTRIES.get(index).ok_or(Status::NoHandle)?;
+    Ok((entry, generation))
+}
+
+/// The group behind a handle.
+#[inline(always)]
+pub fn lookup(handle: squall_group_t) -> Result<&'static Open, Status> {
+    let (entry, generation) = entry(handle)?;
+    let now = entry.generation.observe();
+    if now != generation {
+        return Err(if generation < now { Status::Closed } else { Status::NoHandle });
+    }
+    // SAFETY: the generation is current, so `open` was set before it was published and is not
+    // taken before `close`, which by contract comes after every other call with this handle.
+    let open = unsafe { &*entry.open.get() };
+    open.as_deref().ok_or(Status::Closed)
+}
+
+/// Makes a handle for what `make` opens; `make` gets the handle that will be. It may take its time:
+/// other groups open and close meanwhile.
+pub fn insert(
+    make: impl FnOnce(squall_group_t) -> Result<Box<Open>, Error>,
+) -> Result<squall_group_t, Error> {
+    let index = {
+        let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let free = taken.iter().position(|taken| !taken);
+        let index = free.ok_or_else(|| {
+            let detail = format!("{GROUPS_MAX} groups are open in this process; close one");
+            Error::new(Status::Limit, detail)
+        })?;
+        taken[index] = true;
+        index
+    };
+    let entry = &ENTRIES[index];
+    let generation = entry.generation.own() + 1;
+    let handle = generation << INDEX_BITS | index as u64;
+    // A panic in `make` comes out as one too, after the place is free again.
+    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make(handle)));
+    match made {
+        Ok(Ok(made)) => {
+            // SAFETY: the place is taken by this call and its generation is even: nobody else
+            // looks at it.
+            unsafe { *entry.open.get() = Some(made) };
+            entry.generation.publish(generation);
+            Ok(handle)
+        }
+        other => {
+            release(index);
+            other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(|_| handle)
+        }
+    }
+}
+
+fn release(index: usize) {
+    TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[index] = false;
+}
+
+/// Ends a handle and gives back what was open.
+pub fn remove(handle: squall_group_t) -> Result<Box<Open>, Status> {
+    lookup(handle)?;
+    let (entry, generation) = entry(handle)?;
+    if !entry.generation.replace(generation, generation + 1) {
+        return Err(Status::Closed); // somebody else has just closed it
+    }
+    // SAFETY: this call alone has moved the generation on, and the place is still taken: nobody
+    // else looks at it (contract above).
+    let open = unsafe { (*entry.open.get()).take() }.ok_or(Status::Closed);
+    release((handle & ((1 << INDEX_BITS) - 1)) as usize);
+    open
+}

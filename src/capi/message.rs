@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a callback sees of a message, and the callbacks.
+
+use super::handle::squall_group_t;
+use crate::mem::Message;
+use std::ffi::{c_char, c_int, c_void};
+use std::mem::{offset_of, size_of};
+
+/// A delivered message. It and its bytes are valid until the callback returns.
+#[repr(C)]
+#[derive(Debug)]
+pub struct squall_message_t {
+    /// The payload where it landed; aligned to 16. Not NULL, also if `len` is 0.
+    pub bytes: *const c_void,
+    /// Bytes of it.
+    pub len: u32,
+    /// Rank of the member that sent it.
+    pub rank: u16,
+    /// Its lane.
+    pub lane: u16,
+    /// Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
+    /// In *received* mode: the same as `index`.
+    pub number: u64,
+    /// Position among this sender's messages, with the same gaps.
+    pub index: u64,
+    /// The sender's CLOCK_MONOTONIC when its polling thread took the message up, in nanoseconds
+    /// (at most some turns old).
+    pub time_ns: u64,
+    /// Reserved: 0.
+    pub flags: u64,
+}
+
+// The engine's batches are handed to C as they are.
+const _: () = {
+    assert!(size_of::<squall_message_t>() == size_of::<Message>() && size_of::<Message>() == 48);
+    assert!(offset_of!(squall_message_t, len) == offset_of!(Message, len));
+    assert!(offset_of!(squall_message_t, rank) == offset_of!(Message, rank));
+    assert!(offset_of!(squall_message_t, lane) == offset_of!(Message, lane));
+    assert!(offset_of!(squall_message_t, number) == offset_of!(Message, number));
+    assert!(offset_of!(squall_message_t, index) == offset_of!(Message, index));
+    assert!(offset_of!(squall_message_t, time_ns) == offset_of!(Message, time_ns));
+};
+
+/// Receives a batch of a subgroup, in delivery order; `count` is at least 1.
+pub type squall_deliver_fn = Option<
+    unsafe extern "C" fn(
+        user: *mut c_void,
+        group: squall_group_t,
+        subgroup: u32,
+        messages: *const squall_message_t,
+        count: u32,
+    ),
+>;
+
+/// Receives one message of a subgroup, in delivery order.
+pub type squall_message_fn = Option<
+    unsafe extern "C" fn(
+        user: *mut c_void,
+        group: squall_group_t,
+        subgroup: u32,
+        message: *const squall_message_t,
+    ),
+>;
+
+/// Hears once that the group has stopped: why, which rank is the cause (-1: none), and a sentence
+/// that is valid until it returns.
+pub type squall_stopped_fn = Option<
+    unsafe extern "C" fn(
+        user: *mut c_void,
+        group: squall_group_t,
+        status: c_int,
+        rank: i32,
+        text: *const c_char,
+    ),
+>;
+
+/// What a group calls. All of them run on the thread that polls: inside `squall_poll`, or on the
+/// group's own thread. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
+/// No exception and no longjmp may leave them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct squall_callbacks_t {
+    /// Set by `squall_callbacks_init`.
+    pub size: u32,
+    /// Reserved: 0.
+    pub reserved: u32,
+    /// Handed to each callback.
+    pub user: *mut c_void,
+    /// Batches. Takes precedence over `message`.
+    pub deliver: squall_deliver_fn,
+    /// Single messages, a convenience.
+    pub message: squall_message_fn,
+    /// May be NULL.
+    pub stopped: squall_stopped_fn,
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One member's turn thread: the driver's turn, one step at a time.
+
+use super::oracle::TRUST;
+use super::report::Row;
+use super::world::{ASLEEP, ASLEEP_FOR_ROOM, AWAKE, World};
+use crate::base::{Events, Members, Nanos, Post, Rank};
+use crate::group::{Engine, State, Work};
+use crate::limits::BATCH_MAX;
+use crate::mem::Batch;
+use crate::sst::Table;
+use crate::sst::inbox::Inbox;
+
+/// Where in its turn a member is: what its next step will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    Poll,
+    Collect,
+    Callback,
+    Done,
+    Post,
+}
+
+pub struct Node {
+    rank: Rank,
+    engine: Engine,
+    table: Table,
+    inboxes: Vec<Inbox>,
+    work: Work,
+    events: Events,
+    batch: Batch,
+    pub phase: Phase,
+    /// Position in `work.deliver`; messages that this turn may still deliver.
+    cursor: usize,
+    budget: u64,
+    /// Steps that the callback still takes; the world's count when it began.
+    callback_steps: u64,
+    callback_began: u64,
+    delivered: u64,
+    /// Whether the turn so far did anything.
+    busy: bool,
+    pub paused_until: u64,
+    stopped: bool,
+    /// By subgroup of mine and lane: offset and slots of the taker before the poll.
+    taken: Vec<Vec<(u64, u64)>>,
+}
+
+impl Node {
+    pub fn new(rank: Rank, engine: Engine, table: Table, inboxes: Vec<Inbox>) -> Node {
+        let lanes =
+            |multicast: &crate::group::multicast::Multicast| vec![(0, 0); multicast.lanes.len()];
+        Node {
+            taken: engine.multicasts().iter().map(lanes).collect(),
+            rank,
+            engine,
+            table,
+            inboxes,
+            work: Work::new(),
+            events: Events::default(),
+            batch: Batch::new(BATCH_MAX),
+            phase: Phase::Poll,
+            cursor: 0,
+            budget: 0,
+            callback_steps: 0,
+            callback_began: 0,
+            delivered: 0,
+            busy: false,
+            paused_until: 0,
+            stopped: false,
+        }
+    }
+
+    /// The next step of the turn. Afterwards `phase` is `Poll` if the turn is over.
+    pub fn step(&mut self, world: &World) {
+        match self.phase {
+            Phase::Poll => self.poll(world),
+            Phase::Collect => self.collect(world),
+            Phase::Callback => self.callback(world),
+            Phase::Done => self.done(world),
+            Phase::Post => self.post(world),
+        }
+    }
+
+    fn poll(&mut self, world: &World) {
+        self.busy = false;
+        if self.stopped {
+            return;
+        }
+        world.tallies.one(Row::Turns);
+        world.note("polls", [self.rank.0.into(), 0, 0, 0]);
+        self.events.full = world.wires.borrow().full(self.rank);
+        world.tallies.add(Row::FullTurns, (!self.events.full.is_empty()).into());
+        world.polling.set(world.polling.get() + 1);
+        let now = Nanos(world.now.get());
+        self.engine.poll(now, &mut self.table, &self.events, &mut self.work);
+        world.polling.set(world.polling.get() - 1);
+        self.count_wraps(world);
+        self.look_at_cells(world);
+        self.trust(world);
+        self.cursor = 0;
+        self.delivered = 0;
+        self.budget = world.dice.range(1, world.plan.budget_max);
+        self.phase = if self.work.deliver.is_empty() { Phase::Done } else { Phase::Collect };
+    }
+
+    /// No cell of mine went back; one that moved makes the turn a busy one.
+    fn look_at_cells(&mut self, world: &World) {
+        let outcome = world.oracle.borrow_mut().monotone(self.rank, &world.wires.borrow());
+        if world.check(outcome) {
+            self.busy = true;
+            world.stir();
+        }
+    }
+
+    /// Nobody is cut off, unless somebody writes garbage.
+    fn trust(&mut self, world: &World) {
+        let state = self.engine.state();
+        if state == State::Running || self.stopped {
+            return;
+        }
+        if world.plan.evil.is_none() {
+            world.fail((TRUST, format!("by member {}: {state:?}", self.rank.0)));
+        }
+        world.tallies.one(Row::EvilFaults);
+        self.stopped = true;
+    }
+
+    fn count_wraps(&mut self, world: &World) {
+        for (at, multicast) in self.engine.multicasts().iter().enumerate() {
+            for (lane, (offset, slots)) in multicast.lanes.iter().zip(&mut self.taken[at]) {
+                let taker = &lane.taker;
+                if taker.slots == *slots {
+                    continue;
+                }
+                let wrapped = taker.at <= *offset;
+                world.tallies.add(Row::Laps, wrapped.into());
+                // Some of this take-up's slots lie before the wrap.
+                let inside = taker.wrapped_at > *offset + crate::limits::HEADER_BYTES;
+                let several = taker.slots - *slots > 1;
+                world.tallies.add(Row::WrapInBatch, (wrapped && inside && several).into());
+                (*offset, *slots) = (taker.at, taker.slots);
+            }
+        }
+    }
+
+    fn collect(&mut self, world: &World) {
+        if self.cursor == self.work.deliver.len() || self.budget == 0 {
+            self.phase = Phase::Done;
+            return;
+        }
+        let delivery = self.work.deliver[self.cursor];
+        let multicast = self.engine.multicast(delivery.at);
+        let inbox = &mut self.inboxes[delivery.at];
+        let most = self.budget.min(BATCH_MAX as u64) as usize;
+        let outcome = inbox.collect(delivery.upto, multicast.slots(), &mut self.batch, most);
+        self.budget -= self.batch.messages().len() as u64;
+        world.tallies.add(Row::CutShort, (self.budget == 0).into());
+        let subgroup = multicast.subgroup;
+        for message in self.batch.messages() {
+            let (sender, lane) = (u64::from(message.rank), u64::from(message.lane));
+            world.note("delivers", [self.rank.0.into(), message.number, sender, lane]);
+            let wires = world.wires.borrow();
+            world.check(world.oracle.borrow_mut().delivered(
+                self.rank,
+                subgroup,
+                message,
+                &wires,
+                &world.layout,
+                &world.tallies,
+            ));
+        }
+        if let Err(bad) = outcome {
+            self.engine.bad_slot(delivery.at, bad, &mut self.work);
+            self.trust(world);
+        }
+        if self.batch.messages().is_empty() {
+            self.cursor += 1;
+        } else {
+            self.busy = true;
+            world.stir();
+            self.callback_steps = world.dice.range(0, world.plan.callback_steps);
+            self.callback_began = world.now.get();
+            self.phase = Phase::Callback;
+        }
+    }
+
+    /// The callback runs for a while, may send, and looks at its messages again before it returns.
+    fn callback(&mut self, world: &World) {
+        if !world.hush.get() && world.dice.chance(world.plan.callback_sends) {
+            let lanes = &world.lanes_of[self.rank.index()];
+            if !lanes.is_empty() {
+                world.send_from_callback(world.dice.pick(lanes));
+            }
+        }
+        if self.callback_steps > 0 {
+            self.callback_steps -= 1;
+            return;
+        }
+        world.tallies.add(Row::MovedInCallback, (world.now.get() > self.callback_began).into());
+        let delivery = self.work.deliver[self.cursor];
+        let subgroup = self.engine.multicast(delivery.at).subgroup;
+        world.check(world.oracle.borrow().still(self.rank, subgroup, self.batch.messages()));
+        world.oracle.borrow_mut().returned(self.rank, subgroup, self.batch.messages());
+        self.delivered += self.batch.messages().len() as u64;
+        self.batch.clear();
+        self.cursor += 1;
+        self.phase = Phase::Collect;
+    }
+
+    fn done(&mut self, world: &World) {
+        world.note("done", [self.rank.0.into(), self.delivered, 0, 0]);
+        self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
+        self.look_at_cells(world);
+        self.busy |= !self.work.posts.is_empty();
+        self.phase = Phase::Post;
+    }
+
+    fn post(&mut self, world: &World) {
+        self.phase = Phase::Poll;
+        let turns = &world.turns[self.rank.index()];
+        turns.set(turns.get() + 1);
+        let posts = &self.work.posts;
+        if !posts.is_empty() {
+            world.stir();
+            world.note("posts", [self.rank.0.into(), posts.len() as u64, 0, 0]);
+            self.count_spans(world);
+            world.wires.borrow_mut().post(self.rank, posts, &world.dice);
+        }
+        // Shared memory: the stores are there; who sleeps is rung.
+        for post in &self.work.posts {
+            let news = !matches!(post, Post::Bell { news: false, .. });
+            for to in post.to().iter() {
+                if !world.plan.lazy(self.rank.index(), to.index()) {
+                    world.wake(to.index(), news);
+                }
+            }
+        }
+        if world.dice.chance(world.plan.pause_chance) && !world.hush.get() {
+            world.tallies.one(Row::Pauses);
+            let until = |most| world.now.get() + world.dice.below(most) + 1;
+            self.paused_until = until(world.plan.pause_max);
+            world.wires.borrow_mut().stick(until(world.plan.pause_max), &world.dice);
+        }
+        if world.plan.parking && !self.busy {
+            self.park(world);
+        }
+    }
+
+    fn count_spans(&self, world: &World) {
+        let mut before: Option<(Members, crate::base::RingId)> = None;
+        let all = Members::from_ranks((0..world.plan.members as u16).map(Rank));
+        for post in &self.work.posts {
+            let Post::Span { to, ring, .. } = *post else {
+                before = None;
+                continue;
+            };
+            world.tallies.add(Row::WrapInPosts, (before == Some((to, ring))).into());
+            before = Some((to, ring));
+        }
+        // Different peers get different ranges: some had missed a few.
+        let spans = self.work.posts.iter().filter(|post| matches!(post, Post::Span { .. }));
+        let to: Vec<Members> = spans.map(Post::to).collect();
+        let split = to.iter().any(|set| *set != to[0] && *set != all);
+        world.tallies.add(Row::CaughtUp, split.into());
+    }
+
+    /// Says "asleep", looks again, sleeps.
+    fn park(&mut self, world: &World) {
+        let asleep = &world.asleep[self.rank.index()];
+        let room = self.engine.waits_for_room();
+        asleep.set(if room { ASLEEP_FOR_ROOM } else { ASLEEP });
+        self.events.full = world.wires.borrow().full(self.rank);
+        let blind = crate::mutant!("sleep-without-looking-again");
+        if self.stopped || (!blind && self.engine.has_work(&self.table, &self.events)) {
+            asleep.set(AWAKE);
+        } else if asleep.get() != AWAKE {
+            world.note("sleeps", [self.rank.0.into(), room.into(), 0, 0]);
+            world.tallies.one(Row::Sleeps);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Edges W, T and S of `mem/order.rs` on the code itself, in every interleaving and with every value
+//! that the memory model allows (up to `PREEMPTIONS` switches).
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features loom`
+//!
+//! An application thread sends into a ring of one slot, so that every message reuses the bytes of
+//! the one before; a turn thread takes it up, reads it through an inbox and releases it. Payload
+//! words are tracked: an access that no edge orders is reported as a race. Each edge has a planted
+//! fault that must be found.
+
+use super::inbox::Inbox;
+use super::layout::{Mode, Shape};
+use super::ring::{Gate, LaneCells, Producer, Ring, Taker, slot_bytes};
+use crate::base::{Count, Epoch, Number, Rank};
+use crate::error::Status;
+use crate::mem::{Batch, Region};
+use crate::mutants::plant;
+use loom::thread;
+use std::sync::Arc;
+
+const PREEMPTIONS: usize = 4;
+const EPOCH: Epoch = Epoch(1);
+const MESSAGES: u64 = 3;
+/// Indices that were passed over before the first message: so that an index that was not written
+/// yet, 0, looks like one that everybody has released.
+const NULLS: u64 = 3;
+
+struct Turn {
+    taker: Taker,
+    inbox: Inbox,
+    block: Arc<Region>,
+}
+
+impl Turn {
+    /// Takes up and delivers one message; whether there was one.
+    fn turn(&mut self, count: u64) -> bool {
+        if self.taker.waiting() == 0 {
+            return false;
+        }
+        let next = Count(NULLS + count);
+        self.taker.take(1, next, 0, EPOCH);
+        let mut batch = Batch::new(1);
+        let (upto, slots) = (Number(next.0 + 1), [Count(self.taker.slots)]);
+        self.inbox.collect(upto, &slots, &mut batch, 1).expect("a sound slot");
+        assert_eq!(batch.messages()[0].bytes(), word(count));
+        self.block.cell(0).publish(upto.0); // S
+        true
+    }
+}
+
+fn word(count: u64) -> [u8; 8] {
+    (0x1111_1111 * (count + 1)).to_le_bytes()
+}
+
+/// Both ends of a lane with room for one message.
+fn lane() -> (Producer, Turn) {
+    let shape = Shape {
+        senders: 1,
+        lanes: 1,
+        mode: Mode::Stable,
+        window: 1,
+        message_bytes_max: 8,
+        ring_bytes: slot_bytes(8),
+    };
+    let ring = Ring::new(Arc::new(Region::heap(shape.ring_bytes as usize)), 0, &shape);
+    let block = Arc::new(Region::heap(8));
+    block.cell(0).prepare(NULLS);
+    let gate = Gate {
+        rows: vec![(Rank(0), block.clone(), 0)],
+        mode: Mode::Stable,
+        sender: 0,
+        senders: 1,
+        hook: None,
+    };
+    let cells = LaneCells::new();
+    let producer = Producer::new(ring.clone(), cells.clone(), gate, &shape, shape.ring_bytes);
+    let inbox = Inbox::new(vec![(ring.clone(), 0, 0)], &shape, EPOCH);
+    (producer, Turn { taker: Taker::new(ring, cells), inbox, block })
+}
+
+fn explore(fault: Option<&'static str>) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    plant(fault);
+    builder.check(|| {
+        let (mut producer, mut turn) = lane();
+        let application = thread::spawn(move || {
+            for count in 0..MESSAGES {
+                loop {
+                    match producer.send(&word(count)) {
+                        Ok(ordinal) => break assert_eq!(ordinal, count),
+                        Err(status) => assert_eq!(status, Status::Again),
+                    }
+                    thread::yield_now();
+                }
+            }
+        });
+        for count in 0..MESSAGES {
+            while !turn.turn(count) {
+                thread::yield_now();
+            }
+        }
+        application.join().unwrap();
+    });
+    plant(None);
+}
+
+#[test]
+fn loom_edges_w_t_s() {
+    explore(None);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn loom_finds_a_count_without_release() {
+    explore(Some("loom-w-relaxed"));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn loom_finds_a_take_up_counted_before_the_index() {
+    explore(Some("loom-t-early"));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn loom_finds_a_release_read_without_acquire() {
+    explore(Some("loom-s-relaxed"));
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Rings and inboxes against the obvious: a sorted list of messages. Wraps, windows, runs of nulls,
+//! messages of all sizes, batches that end anywhere.
+
+use super::frontier::prefix;
+use super::inbox::Inbox;
+use super::layout::{Mode, Shape};
+use super::ring::{Gate, LaneCells, Producer, Ring, Taker, slot_bytes};
+use crate::base::{Count, Epoch, Rank};
+use crate::error::Status;
+use crate::limits::BATCH_MAX;
+use crate::mem::{Batch, Region};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const EPOCH: Epoch = Epoch(4);
+
+/// What happens to a group of senders of which one member sees everything at once.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Send {
+        s: usize,
+        len: u32,
+    },
+    /// A slot is reserved, and given up or published with fewer bytes.
+    Reserve {
+        s: usize,
+        len: u32,
+        publish: Option<u32>,
+    },
+    Take {
+        s: usize,
+    },
+    /// The next indices are passed over.
+    Nulls {
+        s: usize,
+        count: u64,
+    },
+    Collect {
+        most: usize,
+    },
+    Release,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    senders: usize,
+    window: u32,
+    message_bytes_max: u32,
+    spare: u64,
+    hot_bytes: u64,
+    mode: Mode,
+}
+
+fn setup(mode: Mode) -> impl Strategy<Value = Setup> {
+    let sizes = prop_oneof![Just(0u32), Just(1), Just(40), Just(333)];
+    (1..5usize, 1..9u32, sizes, 0..20u64, 1..900u64).prop_map(
+        move |(senders, window, message_bytes_max, spare, hot_bytes)| {
+            let spare = spare * 16;
+            Setup { senders, window, message_bytes_max, spare, hot_bytes, mode }
+        },
+    )
+}
+
+fn op(nulls: bool) -> impl Strategy<Value = Op> {
+    let len = prop_oneof![Just(0u32), Just(1), Just(u32::MAX), any::<u32>()];
+    let nulls = if nulls { 1 } else { 0 };
+    prop_oneof![
+        6 => (0..5usize, len.clone()).prop_map(|(s, len)| Op::Send { s, len }),
+        1 => (0..5usize, len.clone(), proptest::option::of(any::<u32>()))
+            .prop_map(|(s, len, publish)| Op::Reserve { s, len, publish }),
+        4 => (0..5usize).prop_map(|s| Op::Take { s }),
+        3 * nulls => (0..5usize, 1..30u64).prop_map(|(s, count)| Op::Nulls { s, count }),
+        4 => prop_oneof![Just(1usize), Just(2), Just(BATCH_MAX)].prop_map(|most| Op::Collect { most }),
+        3 => Just(Op::Release),
+    ]
+}
+
+struct Sender {
+    producer: Producer,
+    taker: Taker,
+    next: Count,
+    /// Published and not taken up: ordinal and length.
+    waiting: Vec<(u64, u32)>,
+}
+
+struct Bench {
+    setup: Setup,
+    senders: Vec<Sender>,
+    inbox: Inbox,
+    block: Arc<Region>,
+    batch: Batch,
+    /// Taken up and not delivered, by position in the order: sender, ordinal, length.
+    expected: BTreeMap<u64, (usize, u64, u32)>,
+    delivered: Vec<u64>,
+}
+
+fn byte(s: usize, ordinal: u64, at: usize) -> u8 {
+    (s as u64 * 97 + ordinal * 31 + at as u64 * 7) as u8
+}
+
+fn payload(s: usize, ordinal: u64, len: u32) -> Vec<u8> {
+    (0..len as usize).map(|at| byte(s, ordinal, at)).collect()
+}
+
+impl Bench {
+    fn new(setup: Setup) -> Bench {
+        let shape = Shape {
+            senders: setup.senders as u16,
+            lanes: 1,
+            mode: setup.mode,
+            window: setup.window,
+            message_bytes_max: setup.message_bytes_max,
+            ring_bytes: 2 * slot_bytes(setup.message_bytes_max) + setup.spare,
+        };
+        // Word 0: `released` in stable mode; words 1 + s: by sender.
+        let block = Arc::new(Region::heap(256));
+        let mut rings = Vec::new();
+        let sender = |s: usize| {
+            let region = Arc::new(Region::heap(shape.ring_bytes as usize));
+            let ring = Ring::new(region, 0, &shape);
+            rings.push((ring.clone(), s as u16, 0));
+            let at = if setup.mode == Mode::Stable { 0 } else { 8 + s * 8 };
+            let gate = Gate {
+                rows: vec![(Rank(0), block.clone(), at)],
+                mode: setup.mode,
+                sender: s,
+                senders: setup.senders,
+                hook: None,
+            };
+            let cells = LaneCells::new();
+            let hot_bytes = setup.hot_bytes;
+            let producer = Producer::new(ring.clone(), cells.clone(), gate, &shape, hot_bytes);
+            Sender { producer, taker: Taker::new(ring, cells), next: Count(0), waiting: vec![] }
+        };
+        let senders = (0..setup.senders).map(sender).collect();
+        Bench {
+            inbox: Inbox::new(rings, &shape, EPOCH),
+            setup,
+            senders,
+            block,
+            batch: Batch::new(BATCH_MAX),
+            expected: BTreeMap::new(),
+            delivered: vec![0; setup.senders],
+        }
+    }
+
+    fn act(&mut self, op: Op) {
+        let most = self.setup.message_bytes_max;
+        let pick = |s: usize| s % self.setup.senders;
+        match op {
+            Op::Send { s, len } => {
+                let (s, len) = (pick(s), len % (most + 1));
+                let sender = &mut self.senders[s];
+                let bytes = payload(s, sender.producer.ordinal(), len);
+                match sender.producer.send(&bytes) {
+                    Ok(ordinal) => sender.waiting.push((ordinal, len)),
+                    Err(status) => assert_eq!(status, Status::Again),
+                }
+            }
+            Op::Reserve { s, len, publish } => {
+                let (s, len) = (pick(s), len % (most + 1));
+                let sender = &mut self.senders[s];
+                let ordinal = sender.producer.ordinal();
+                match sender.producer.reserve(len) {
+                    Ok(slot) => slot.copy_from_slice(&payload(s, ordinal, len)),
+                    Err(status) => return assert_eq!(status, Status::Again),
+                }
+                assert_eq!(sender.producer.send(b""), Err(Status::NotReserved));
+                let Some(less) = publish else { return sender.producer.abort().unwrap() };
+                let less = less % (len + 1);
+                assert_eq!(sender.producer.publish(less), Ok(ordinal));
+                sender.waiting.push((ordinal, less));
+            }
+            Op::Take { s } => self.take(pick(s)),
+            Op::Nulls { s, count } => self.senders[pick(s)].next.0 += count,
+            Op::Collect { most } => self.collect(most),
+            Op::Release => self.release(),
+        }
+    }
+
+    fn take(&mut self, s: usize) {
+        let sender = &mut self.senders[s];
+        assert_eq!(sender.taker.waiting(), sender.waiting.len() as u64);
+        sender.taker.take(sender.waiting.len() as u64, sender.next, 77, EPOCH);
+        for (ordinal, len) in sender.waiting.drain(..) {
+            let number = sender.next.0 * self.setup.senders as u64 + s as u64;
+            self.expected.insert(number, (s, ordinal, len));
+            sender.next.0 += 1;
+        }
+    }
+
+    fn collect(&mut self, most: usize) {
+        let received: Vec<Count> = self.senders.iter().map(|sender| sender.next).collect();
+        let slots: Vec<Count> =
+            self.senders.iter().map(|sender| Count(sender.taker.slots)).collect();
+        let upto = prefix(&received);
+        self.inbox.collect(upto, &slots, &mut self.batch, most).expect("sound slots");
+        let due = match self.setup.mode {
+            Mode::Stable => self.expected.range(..upto.0).count(),
+            Mode::Received => self.expected.len(),
+        };
+        assert_eq!(self.batch.messages().len(), due.min(most), "as many as there are");
+        if self.setup.mode == Mode::Stable && due < most {
+            assert_eq!(self.inbox.number(), upto, "trailing nulls are passed");
+        }
+        for message in self.batch.messages() {
+            let s = usize::from(message.rank);
+            let number = message.index * self.setup.senders as u64 + s as u64;
+            let first = match self.setup.mode {
+                Mode::Stable => *self.expected.keys().next().unwrap(),
+                Mode::Received => number,
+            };
+            assert_eq!(number, first, "in order, none left out");
+            let (of, ordinal, len) = self.expected.remove(&number).expect("once");
+            assert_eq!((of, ordinal, len), (s, self.delivered[s], message.len));
+            assert_eq!(message.bytes(), payload(s, ordinal, len), "sender {s} ordinal {ordinal}");
+            assert_eq!(message.time_ns, 77);
+            self.delivered[s] += 1;
+            assert_eq!(self.inbox.consumed(s).0.max(self.delivered[s]), self.inbox.consumed(s).0);
+        }
+        self.batch.clear();
+    }
+
+    fn release(&mut self) {
+        self.block.cell(0).publish(self.inbox.number().0);
+        for s in 0..self.setup.senders {
+            self.block.cell(8 + s * 8).publish(self.inbox.consumed(s).0);
+        }
+    }
+
+    /// Everything sent is delivered, and then an empty ring takes the largest message.
+    fn end(&mut self) {
+        (0..self.setup.senders).for_each(|s| self.take(s));
+        let longest = self.senders.iter().map(|sender| sender.next.0).max().unwrap();
+        self.senders.iter_mut().for_each(|sender| sender.next.0 = longest);
+        while !self.expected.is_empty() {
+            self.collect(3);
+        }
+        self.collect(1);
+        self.release();
+        for sender in &mut self.senders {
+            let most = self.setup.message_bytes_max;
+            assert!(sender.producer.reserve(most).is_ok(), "room for the largest");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_total_order_with_nulls_comes_out_as_it_went_in(
+        setup in setup(Mode::Stable),
+        ops in proptest::collection::vec(op(true), 1..300),
+    ) {
+        let mut bench = Bench::new(setup);
+        ops.into_iter().for_each(|op| bench.act(op));
+        bench.end();
+    }
+
+    #[test]
+    fn on_receipt_each_sender_comes_out_in_its_order(
+        setup in setup(Mode::Received),
+        ops in proptest::collection::vec(op(false), 1..300),
+    ) {
+        let mut bench = Bench::new(setup);
+        ops.into_iter().for_each(|op| bench.act(op));
+        bench.end();
+    }
+}
+
+/// Senders that always have one more, or many, must not keep the others waiting for ever.
+#[test]
+fn on_receipt_no_sender_starves_another() {
+    let setup = Setup {
+        senders: 3,
+        window: 8,
+        message_bytes_max: 8,
+        spare: 4096,
+        hot_bytes: 1,
+        mode: Mode::Received,
+    };
+    for ahead in 0..3 {
+        let mut bench = Bench::new(setup);
+        let send = Op::Send { s: 0, len: 0 };
+        bench.act(Op::Send { s: 1, len: 0 });
+        bench.take(1);
+        (0..ahead).for_each(|_| bench.act(send));
+        for _ in 0..3 {
+            bench.act(send);
+            bench.take(0);
+            bench.collect(1);
+            bench.release();
+        }
+        assert_eq!(bench.delivered, [2, 1, 0], "{ahead} ahead");
+    }
+}
