@@ -30,7 +30,7 @@ pub struct BadSlot {
 struct Reader {
     ring: Ring,
     rank: u16,
-    lane: u16,
+    lane: u8,
     /// Offset after the last slot that was handed out.
     at: u64,
     /// Slots known to be there; and of those, ones not handed out.
@@ -54,10 +54,10 @@ pub struct Inbox {
 impl Inbox {
     /// `rings`: by sender, with its rank and lane.
     pub fn new(rings: Vec<(Ring, u16, u16)>, shape: &Shape, epoch: Epoch) -> Inbox {
-        let reader = |(ring, rank, lane)| Reader {
+        let reader = |(ring, rank, lane): (Ring, u16, u16)| Reader {
             ring,
             rank,
-            lane,
+            lane: lane as u8,
             at: 0,
             known: 0,
             left: 0,
@@ -305,7 +305,7 @@ impl Reader {
         }
         self.at += bytes;
         self.left -= 1;
-        Some(Message::new(payload, self.rank, self.lane, number, index, header[2].own()))
+        Some(Message::new(payload, self.rank, self.lane, number))
     }
 
     /// Looks closely at the next slot, which is known to be there: settles at it and answers its

@@ -254,6 +254,33 @@ impl Producer {
     /// this lane. `Again`: no room. `TooLong`, `NotReserved` (one is reserved): nothing is lost.
     #[inline(always)]
     pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
+        match self.send_easily(bytes) {
+            Some(ordinal) => Ok(ordinal),
+            None => self.send_slowly(bytes),
+        }
+    }
+
+    /// The same while there is room that needs no look, which is nearly always; else `None`, and
+    /// nothing has happened.
+    #[inline(always)]
+    pub fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
+        let len = bytes.len() as u64;
+        if len > u64::from(self.message_bytes_max) {
+            return None;
+        }
+        let (at, need) = (self.head, slot_bytes(len as u32));
+        let easy = at + need <= self.easy_end && self.filled < self.easy_filled;
+        if !easy || self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes") {
+            return None;
+        }
+        if !self.ring.bytes.fill(at, KIND_MESSAGE << 48 | len, bytes) {
+            return None;
+        }
+        Some(self.advance(at, need))
+    }
+
+    #[inline(never)]
+    fn send_slowly(&mut self, bytes: &[u8]) -> Result<u64, Status> {
         let len = u32::try_from(bytes.len()).map_err(|_| Status::TooLong)?;
         let slot = self.claim(len)?;
         if crate::mutant!("count-before-bytes") {
@@ -403,12 +430,16 @@ impl Producer {
         }
         let header = self.ring.header(slot.at).expect("a slot lies in its ring");
         header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
-        let need = slot_bytes(len);
-        if slot.at + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX
-        {
-            self.ring.prefetch_write(slot.at, need);
+        self.advance(slot.at, slot_bytes(len))
+    }
+
+    /// Counts the slot of `need` bytes at `at`, which is filled. `// W`
+    #[inline(always)]
+    fn advance(&mut self, at: u64, need: u64) -> u64 {
+        if at + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(at, need);
         }
-        self.head = slot.at + need;
+        self.head = at + need;
         let ordinal = self.filled;
         self.filled += 1;
         if crate::mutant!("loom-w-relaxed") {
