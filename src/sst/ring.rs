@@ -425,7 +425,7 @@ impl Producer {
     /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
-        if slot.skipped > 0 {
+        if slot.at != self.head {
             self.skip(slot.skipped);
         }
         let header = self.ring.header(slot.at).expect("a slot lies in its ring");
@@ -522,7 +522,7 @@ impl Taker {
         let (ring, mut offset) = (&self.ring, self.at);
         for index in next.0..next.0 + count {
             let (at, header) = ring.settle(offset);
-            if at < offset {
+            if at < offset && !crate::mutant!("stale-wrapped-at") {
                 let filler = ring.header(offset).is_some();
                 self.wrapped_at = offset + if filler { HEADER_BYTES } else { 0 };
             }
