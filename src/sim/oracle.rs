@@ -28,6 +28,8 @@ pub const IDLE: &str = "17 an idle group exchanges nothing";
 pub const LIVENESS: &str = "17 everything sent is delivered everywhere";
 pub const ROOM: &str = "S room comes back, and who waits for it is told";
 pub const TRUST: &str = "a correct member was cut off";
+pub const ENDING: &str = "after a departure all stop, with the right status";
+pub const ALIKE: &str = "6 after a farewell all deliver the same";
 pub const SLEEP: &str = "17 an idle member sleeps";
 pub const PANIC: &str = "no panic";
 pub const VICTIM: &str = "a victim of garbage must not panic";
@@ -303,6 +305,32 @@ impl Oracle {
             }
             if stream.spec.mode() == Mode::Stable {
                 stream.exact_nulls(subgroup, wires, layout)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Oracle {
+    /// After a farewell: in the subgroups of the departed, everyone has delivered what it had.
+    pub fn left_alike(&self, gone: Rank, wires: &Wires, layout: &Layout) -> Result<(), Broken> {
+        for (subgroup, stream) in self.streams.iter().enumerate() {
+            if !stream.spec.has(gone) || stream.spec.mode() != Mode::Stable {
+                continue;
+            }
+            let columns = &layout.subgroups[subgroup];
+            let cell = |rank: Rank, byte| wires.blocks[rank.index()].cell(byte).own();
+            let last = cell(gone, columns.prefix.byte(0));
+            for &rank in stream.members.iter().filter(|rank| **rank != gone) {
+                let delivered = cell(rank, columns.delivered.byte(0));
+                if delivered != last {
+                    let detail = format!(
+                        "member {} subgroup {subgroup} has delivered up to number {delivered}, \
+                         member {} had {last} when it left",
+                        rank.0, gone.0
+                    );
+                    return Err((ALIKE, detail));
+                }
             }
         }
         Ok(())
