@@ -600,6 +600,55 @@ int squall_group_rank(squall_group_t group);
 int squall_group_members(squall_group_t group);
 
 /**
+ * Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
+ * Never blocks.
+ *
+ * @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+ * @return How many were delivered (>= 0), or
+ *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
+ *         SQUALL_OWN_THREAD  the group polls itself;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
+ *                            everything that was stable has been delivered;
+ *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
+ */
+int squall_poll(squall_group_t group, uint32_t limit);
+
+/**
+ * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
+ * once if there is work.
+ *
+ * @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
+ * @return SQUALL_OK (poll now), or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_wait(squall_group_t group, int32_t timeout_ms);
+
+/**
+ * A descriptor for an event loop: readable when a turn is due. It belongs to the group; do not
+ * read, write or close it. Call `squall_arm` before sleeping on it.
+ *
+ * @return The descriptor (>= 0), or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_fd(squall_group_t group);
+
+/**
+ * Say that this thread is about to sleep on `squall_fd`.
+ *
+ * @return SQUALL_OK    it may sleep: whoever has news will make the descriptor readable;
+ *         SQUALL_AGAIN there is work: poll instead;
+ *         SQUALL_INVALID  the group was not opened with SQUALL_IDLE_PARK;
+ *         or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_arm(squall_group_t group);
+
+/**
  * Send `len` bytes to every member of a subgroup, in the subgroup's total order.
  *
  * Copies the bytes into the next slot; never blocks. The message is delivered at every member of
@@ -673,55 +722,6 @@ int64_t squall_publish(squall_group_t group, uint32_t subgroup, uint32_t len);
  * Threads: as `squall_send`. Since: 0.1
  */
 int squall_abort(squall_group_t group, uint32_t subgroup);
-
-/**
- * Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
- * Never blocks.
- *
- * @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
- * @return How many were delivered (>= 0), or
- *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
- *         SQUALL_OWN_THREAD  the group polls itself;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
- *                            everything that was stable has been delivered;
- *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
- *
- * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
- */
-int squall_poll(squall_group_t group, uint32_t limit);
-
-/**
- * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
- * once if there is work.
- *
- * @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
- * @return SQUALL_OK (poll now), or as `squall_poll`.
- *
- * Threads: as `squall_poll`. Since: 0.1
- */
-int squall_wait(squall_group_t group, int32_t timeout_ms);
-
-/**
- * A descriptor for an event loop: readable when a turn is due. It belongs to the group; do not
- * read, write or close it. Call `squall_arm` before sleeping on it.
- *
- * @return The descriptor (>= 0), or as `squall_poll`.
- *
- * Threads: as `squall_poll`. Since: 0.1
- */
-int squall_fd(squall_group_t group);
-
-/**
- * Say that this thread is about to sleep on `squall_fd`.
- *
- * @return SQUALL_OK    it may sleep: whoever has news will make the descriptor readable;
- *         SQUALL_AGAIN there is work: poll instead;
- *         SQUALL_INVALID  the group was not opened with SQUALL_IDLE_PARK;
- *         or as `squall_poll`.
- *
- * Threads: as `squall_poll`. Since: 0.1
- */
-int squall_arm(squall_group_t group);
 
 #ifdef __cplusplus
 }  // extern "C"
