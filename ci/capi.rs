@@ -164,8 +164,11 @@ fn installs_what_it_promises() {
         run(Command::new(root("ci/dist")).arg("/opt/squall").env("DESTDIR", &stage));
         assert_eq!(tree(&stage.join("opt/squall")), expected);
     }
-    let grep = command("grep").args(["-rlF", stage.to_str().unwrap()]).arg(&stage).output();
-    assert_eq!(text(&grep.unwrap()), "", "files that name the stage");
+    // Nor does anything know this machine.
+    for place in [&stage, Path::new(ROOT), &prefix().join("lib")] {
+        let grep = command("grep").args(["-rlF", place.to_str().unwrap()]).arg(&stage).output();
+        assert_eq!(text(&grep.unwrap()), "", "files that name {place:?}");
+    }
 
     // It may be moved: everything is found relative to the file that says it.
     let moved = fresh("moved").join("elsewhere");
@@ -389,12 +392,14 @@ fn the_binary_interface_is_the_one_of_the_list() {
     for symbol in symbols.filter(|symbol| symbol.contains("@@")) {
         let _ = writeln!(found, "symbol {symbol}");
     }
-    for text in &declarations {
-        if !text.starts_with("typedef struct") && !text.starts_with("typedef enum") {
-            let kind = if text.starts_with("typedef") { "type" } else { "function" };
-            let _ = writeln!(found, "{kind} {}", text.trim_start_matches("typedef "));
-        }
-    }
+    let prototypes = declarations.iter().filter(|text| !text.contains('{'));
+    let prototypes: BTreeSet<String> = prototypes
+        .map(|text| match text.strip_prefix("typedef ") {
+            Some(kind) => format!("type {kind}\n"),
+            None => format!("function {text}\n"),
+        })
+        .collect();
+    found.extend(prototypes);
     fs::write(at.join("abi.c"), measuring_program(&header, &structs)).unwrap();
     compile("cc", &["-std=c11"], &at.join("abi.c"), "squall", &at.join("abi"));
     found.push_str(&run(&mut command(at.join("abi"))));
