@@ -204,6 +204,42 @@ fn the_shared_library_runs_on_old_systems() {
     }
 }
 
+/// A plugin of some host: it is loaded, used in a thread that outlives it, and unloaded.
+const UNLOADED: &str = "
+#include <dlfcn.h>
+#include <pthread.h>
+#include <squall.h>
+static void *library;
+static void *body(void *path)
+{
+  library = dlopen((const char *)path, RTLD_NOW);
+  if (!library) return NULL;
+  int (*open)(const void *, const void *, void *);
+  *(void **)&open = dlsym(library, \"squall_group_open\");
+  if (open(NULL, NULL, NULL) != SQUALL_INVALID) return NULL;
+  dlclose(library); /* and now the thread's storage is cleaned up, by functions in there */
+  return path;
+}
+int main(int argc, char **argv)
+{
+  pthread_t thread;
+  void *done = NULL;
+  if (argc != 2 || pthread_create(&thread, NULL, body, argv[1])) return 2;
+  pthread_join(thread, &done);
+  return done == NULL;
+}
+";
+
+#[test]
+fn may_be_unloaded() {
+    let at = fresh("unloaded");
+    fs::write(at.join("unloaded.c"), UNLOADED).unwrap();
+    let mut compile = command("cc");
+    compile.args(["-std=c11", "unloaded.c", "-o", "unloaded", "-pthread", "-ldl", "-I"]);
+    run(compile.arg(prefix().join("include")).current_dir(&at));
+    run(command(at.join("unloaded")).arg(prefix().join("lib/libsquall.so")));
+}
+
 #[test]
 fn is_found_by_cmake() {
     if !have("cmake") {
