@@ -1011,6 +1011,10 @@ static void locking_member(uint32_t rank, int in, int out)
 
 static void part_pages(void)
 {
+#ifdef __SANITIZE_ADDRESS__ /* gcc; with clang the part would fail */
+  printf("  skipped: with the address sanitizer mlock does nothing\n");
+  return;
+#endif
   CHECK(reap(start(locking_member, 0)) == 0);
 }
 
