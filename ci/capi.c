@@ -63,11 +63,16 @@ static void check_words(int line, const char *call, const char **words)
   }
 }
 
-static double now(void)
+static uint64_t nanoseconds(void)
 {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+  return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static double now(void)
+{
+  return (double)nanoseconds() * 1e-9;
 }
 
 /* Nothing here takes that long, also under valgrind beside a busy machine. */
@@ -80,6 +85,7 @@ typedef struct ear {
   uint64_t heard, bytes, batches;
   uint32_t last_len;
   unsigned char last[64];
+  uint64_t last_index, since, timed; /* whose time is between `since` and now */
   int aligned, stops, stopped;
   int32_t stopped_rank;
   char why[128];
@@ -99,6 +105,9 @@ static void on_deliver(void *user, squall_group_t group, uint32_t subgroup,
     const squall_message_t *message = &messages[i];
     ear->aligned += message->bytes != NULL && (uintptr_t)message->bytes % 16 == 0;
     ear->last_len = message->len;
+    ear->last_index = squall_message_index(message);
+    ear->timed += squall_message_time_ns(message) >= ear->since &&
+                  squall_message_time_ns(message) <= nanoseconds();
     memcpy(ear->last, message->bytes, message->len < 64 ? message->len : 64);
     ear->bytes += message->len;
     ear->heard++;
@@ -407,6 +416,7 @@ static void part_no_handle(void)
   squall_subgroup_attr_init(NULL, 0);
   squall_callbacks_init(NULL, 17);
   squall_log_set(NULL, NULL);
+  CHECK(squall_message_index(NULL) == 0 && squall_message_time_ns(NULL) == 0);
 }
 
 static void part_closed(void)
@@ -598,6 +608,7 @@ static void part_send(void)
   subgroups[1].senders = nobody; /* of which the first 0 count: nobody sends */
   subgroups[2].lanes = 2;
   attr.subgroups = subgroups, attr.subgroup_count = 3;
+  ear.since = nanoseconds();
   squall_group_t group = opened(attr, &ear);
 
   IS(squall_send(group, 0, bytes, 1001), SQUALL_TOO_LONG);
@@ -656,7 +667,7 @@ static void part_send(void)
   UNTIL(group, ear.heard == 16);
   IS(squall_send(group, 0, "x", 1), 13);
   UNTIL(group, ear.heard == 17);
-  CHECK(ear.aligned == 17);
+  CHECK(ear.aligned == 17 && ear.timed == 17 && ear.last_index == 13);
   IS(squall_group_close(group), SQUALL_OK);
 }
 

@@ -320,25 +320,16 @@ typedef struct squall_message_t {
   /**
    * Its lane.
    */
-  uint16_t lane;
-  /**
-   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
-   * In *received* mode: the same as `index`.
-   */
-  uint64_t number;
-  /**
-   * Position among this sender's messages, with the same gaps.
-   */
-  uint64_t index;
-  /**
-   * The sender's CLOCK_MONOTONIC when its polling thread took the message up, in nanoseconds
-   * (at most some turns old).
-   */
-  uint64_t time_ns;
+  uint8_t lane;
   /**
    * Reserved: 0.
    */
-  uint64_t flags;
+  uint8_t flags;
+  /**
+   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
+   * In *received* mode: position among its sender's messages.
+   */
+  uint64_t number;
 } squall_message_t;
 
 /**
@@ -540,6 +531,25 @@ void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t siz
  * Threads: any. Since: 0.1
  */
 void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
+
+/**
+ * When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at most
+ * some turns old.
+ *
+ * @param message  One that a callback was given and that has not returned.
+ *
+ * Threads: that of the callback. Since: 0.1
+ */
+uint64_t squall_message_time_ns(const struct squall_message_t *message);
+
+/**
+ * Position of the message among its sender's, with gaps where that sender had nothing to say.
+ *
+ * @param message  One that a callback was given and that has not returned.
+ *
+ * Threads: that of the callback. Since: 0.1
+ */
+uint64_t squall_message_index(const struct squall_message_t *message);
 
 /**
  * Reads this member's statistics.

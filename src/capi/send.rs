@@ -68,16 +68,36 @@ pub unsafe extern "C" fn squall_send(
 ) -> i64 {
     guard_count(|| {
         // SAFETY: the caller keeps to one thread per lane.
-        let sender = match unsafe { lane(group, subgroup) } {
-            Ok(sender) => sender,
-            Err(status) => return i64::from(status as i32),
-        };
-        // SAFETY: the caller says that `len` bytes are there.
-        match unsafe { slice(bytes, len as usize) } {
-            Some(bytes) => answer(sender.send(bytes)),
-            None => i64::from(Status::Invalid as i32),
+        if let Ok(sender) = unsafe { lane(group, subgroup) }
+            && !bytes.is_null()
+        {
+            // SAFETY: the caller says that `len` bytes are there, and it is not NULL.
+            let bytes = unsafe { std::slice::from_raw_parts(bytes.cast(), len as usize) };
+            if let Some(ordinal) = sender.send_easily(bytes) {
+                return ordinal as i64;
+            }
         }
+        // SAFETY: the caller's promises are those of this function.
+        unsafe { send_slowly(group, subgroup, bytes, len) }
     })
+}
+
+/// `squall_send` where something needs a closer look.
+///
+/// # Safety
+/// As for `squall_send`.
+#[inline(never)]
+unsafe fn send_slowly(group: squall_group_t, subgroup: u32, bytes: *const c_void, len: u32) -> i64 {
+    // SAFETY: the caller keeps to one thread per lane.
+    let sender = match unsafe { lane(group, subgroup) } {
+        Ok(sender) => sender,
+        Err(status) => return i64::from(status as i32),
+    };
+    // SAFETY: the caller says that `len` bytes are there.
+    match unsafe { slice(bytes, len as usize) } {
+        Some(bytes) => answer(sender.send(bytes)),
+        None => i64::from(Status::Invalid as i32),
+    }
 }
 
 /// # Safety

@@ -9,6 +9,7 @@
 
 mod cat;
 mod failure;
+mod info;
 mod machine;
 mod perf;
 mod stat;
@@ -41,6 +42,7 @@ enum Verb {
     Perf(perf::Options),
     Cat(cat::Options),
     Stat(stat::Options),
+    Info(info::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Perf(options) => perf::run(&options),
         Verb::Cat(options) => cat::run(&options),
         Verb::Stat(options) => stat::run(&options),
+        Verb::Info(options) => info::run(&options),
     };
     match outcome {
         Ok(()) | Err(Failure::Quiet) => ExitCode::SUCCESS,

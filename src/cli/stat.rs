@@ -3,9 +3,9 @@
 //! statistics page; it is mapped read-only, and reading it costs the member nothing.
 
 use crate::failure::{Failure, fail};
-use crate::text::{bytes_text, digits, rate_text, say, time_text};
+use crate::text::{bytes_text, digits, new_table, rate_text, say, time_text};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::CellAlignment;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use squall::driver::stats::{self, Snapshot, SubgroupSnapshot};
@@ -290,8 +290,7 @@ impl Look<'_> {
     }
 
     fn table(&self, number: u64, watching: bool) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        let mut table = new_table();
         let mut header = vec![
             "rank",
             "pid",

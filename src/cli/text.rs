@@ -2,6 +2,7 @@
 //! What the verbs share: saying things, and figures as people write them.
 
 use crate::failure::{Failure, fail};
+use comfy_table::{LineStyle, Table, TableStyle};
 use squall::driver::config::Idle;
 use std::io::{self, Write};
 
@@ -107,6 +108,14 @@ pub fn rate_text(per_second: f64) -> String {
         rate if rate >= 1e3 => format!("{} k/s", digits(rate / 1e3)),
         rate => format!("{}/s", digits(rate)),
     }
+}
+
+/// A table with one line under its header.
+pub fn new_table() -> Table {
+    let line = |fill| LineStyle::none().fill(fill).junction(fill);
+    let mut table = Table::new();
+    table.load_style(TableStyle::new().header_separator(line('─')).bottom_border(line('─')));
+    table
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl Stage {
                 engine.bad_slot(0, bad, work);
             }
             for message in batch.messages() {
-                let Message { number, rank, index, len, .. } = message;
+                let Message { number, rank, len, .. } = message;
+                let index = message.index();
                 let text = String::from_utf8_lossy(message.bytes());
                 let text = if *len > 24 { "..".into() } else { text };
                 let _ = writeln!(

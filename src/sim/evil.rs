@@ -6,7 +6,7 @@ use super::report::Row;
 use super::world::World;
 use crate::base::Epoch;
 use crate::limits::{COUNT_MAX, SLOT_ALIGN};
-use crate::sst::ring::{KIND_FILLER, KIND_MESSAGE, check};
+use crate::sst::ring::{KIND_FILLER, KIND_MESSAGE, tagged};
 
 /// One piece of garbage, seen by one random peer (or by all who share its memory).
 pub fn write_garbage(world: &World, evil: usize) {
@@ -77,11 +77,11 @@ fn write_slot(world: &World, evil: usize, victim: usize) {
         1 => shape.ring_bytes - at,
         _ => dice.below(u64::from(shape.message_bytes_max) + 2),
     };
-    let index = value(world, header[1].own());
+    let index = value(world, header[1].own() & ((1 << 48) - 1));
     let first = kind << 48 | len;
     header[0].publish(first);
-    header[1].publish(index);
     let epoch = Epoch(1 + world.plan.seed % 3);
-    header[3].publish(if dice.chance(230) { check(first, index, epoch) } else { dice.word() });
+    let sound = dice.chance(230);
+    header[1].publish(if sound { tagged(index, epoch) } else { dice.word() });
     world.note("garbage slot", [evil as u64, victim as u64, at, index]);
 }

@@ -166,7 +166,7 @@ impl Oracle {
         let stream = &mut self.streams[subgroup];
         let senders = stream.spec.senders.len();
         let who = |sender: &crate::group::view::Sender| {
-            (sender.rank.0, sender.lane) == (message.rank, message.lane)
+            (sender.rank.0, sender.lane) == (message.rank, message.lane.into())
         };
         let Some(s) = stream.spec.senders.iter().position(who) else {
             let detail = format!("rank {} lane {} is no sender", message.rank, message.lane);
@@ -175,7 +175,9 @@ impl Oracle {
         let name = || {
             format!(
                 "member {} subgroup {subgroup} number {} sender {s} index {}",
-                rank.0, message.number, message.index
+                rank.0,
+                message.number,
+                message.index()
             )
         };
         let at = stream.members.iter().position(|member| *member == rank).expect("a member");
@@ -203,12 +205,12 @@ impl Oracle {
         }
         if stream.spec.mode() == Mode::Received {
             tallies.one(Row::Received);
-            if message.number != ordinal || message.index != ordinal {
+            if message.number != ordinal || message.index() != ordinal {
                 return Err((FIFO, format!("{}: is ordinal {ordinal}", name())));
             }
             return Ok(());
         }
-        if message.number != message.index * senders as u64 + s as u64 {
+        if message.number != message.index() * senders as u64 + s as u64 {
             return Err((TOTAL_ORDER, format!("{}: that is not its number", name())));
         }
         stream
@@ -310,7 +312,7 @@ impl Oracle {
 impl Stream {
     fn sender(&self, message: &Message) -> usize {
         let who = |sender: &crate::group::view::Sender| {
-            (sender.rank.0, sender.lane) == (message.rank, message.lane)
+            (sender.rank.0, sender.lane) == (message.rank, message.lane.into())
         };
         self.spec.senders.iter().position(who).expect("it was checked at delivery")
     }
@@ -369,7 +371,7 @@ impl Stream {
             let mirror = wires.mirror(sender.rank.index(), member.index());
             let head = mirror.cell(columns.head.byte(lane)).own();
             let slots = mirror.cell(columns.slots.byte(lane)).own();
-            if head <= message.index || slots <= ordinal {
+            if head <= message.index() || slots <= ordinal {
                 return Err(format!(
                     "member {} has {head} indices and {slots} slots of it",
                     member.0

@@ -21,9 +21,9 @@
 //!
 //! ```text
 //! word 0   length (bits 0..32), flags (32..48), kind (48..64: 1 message, 2 filler)
-//! word 1   index of the message among its sender's, nulls included
+//! word 1   index of the message among its sender's, nulls included (bits 0..48), epoch (48..64)
 //! word 2   time: the sender's clock, nanoseconds
-//! word 3   check: word 0 mixed with word 1 and the epoch (see `ring::check`)
+//! word 3   check: for a later part; neither written nor read in this version
 //! ```
 //!
 //! A filler says that the next slot begins at the ring's first byte; so does a place within 32

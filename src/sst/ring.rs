@@ -46,11 +46,28 @@ pub const fn ring_bytes_min(message_bytes_max: u64) -> u64 {
     least.next_multiple_of(4096)
 }
 
-/// The last word of a header. It tells a message from what an earlier lap or another epoch left.
+/// Bits of a header's second word that hold the index; the epoch's low bits are above.
+const INDEX_BITS: u32 = 48;
+const _: () = assert!(COUNT_MAX == 1 << INDEX_BITS);
+
+/// The second word of a header: the index, tagged with the epoch, so that one comparison tells the
+/// message that is due from what an earlier lap or another epoch left.
 #[inline(always)]
-pub fn check(first: u64, index: u64, epoch: Epoch) -> u64 {
-    (first ^ index.rotate_left(32) ^ epoch.0.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+pub fn tagged(index: u64, epoch: Epoch) -> u64 {
+    (epoch.0 << INDEX_BITS) + index
 }
+
+/// The index of a second word, if it is of that epoch.
+#[inline(always)]
+pub fn index_of(word: u64, epoch: Epoch) -> Option<u64> {
+    let index = word.wrapping_sub(epoch.0 << INDEX_BITS);
+    (index < COUNT_MAX).then_some(index)
+}
+
+/// How far ahead of its use a line is asked for, in bytes: about the time that a line takes from
+/// another core at the speed of small messages. Slots above `PREFETCH_SLOT_MAX` need none.
+pub const PREFETCH_BYTES: u64 = 2048;
+pub const PREFETCH_SLOT_MAX: u64 = 4096;
 
 /// One lane's ring.
 #[derive(Clone)]
@@ -83,9 +100,24 @@ impl Ring {
         self.bytes.lend(at + HEADER_BYTES, len)
     }
 
+    /// Asks for the lines of a slot of `slot` bytes, some slots ahead of the one at `at`.
     #[inline(always)]
-    pub fn prefetch(&self, at: u64) {
-        self.bytes.prefetch(at);
+    pub fn prefetch(&self, at: u64, slot: u64) {
+        self.bytes.prefetch(at + PREFETCH_BYTES);
+        self.bytes.prefetch(at + PREFETCH_BYTES + 64);
+        if slot > 128 {
+            self.bytes.prefetch(at + PREFETCH_BYTES + 128);
+        }
+    }
+
+    /// The same for the slots that are about to be written.
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64, slot: u64) {
+        self.bytes.prefetch_write(at + PREFETCH_BYTES);
+        self.bytes.prefetch_write(at + PREFETCH_BYTES + 64);
+        if slot > 128 {
+            self.bytes.prefetch_write(at + PREFETCH_BYTES + 128);
+        }
     }
 
     /// The slot that follows offset `at`: there, or at the first byte because of a filler or too
@@ -172,12 +204,14 @@ pub struct Producer {
     head: u64,
     tail: u64,
     used: u64,
+    /// Where the head was when `used` was last brought up to date (`used_now`).
+    used_head: u64,
     /// Slots published, slots known to be released.
     filled: u64,
     freed: u64,
-    /// Bytes and slots that follow the head and may be had without another look (`place`).
-    easy_bytes: u64,
-    easy_slots: u64,
+    /// Up to which offset and which count slots may be had without another look (`place`).
+    easy_end: u64,
+    easy_filled: u64,
     reserved: Option<Reservation>,
 }
 
@@ -209,8 +243,9 @@ impl Producer {
             used: 0,
             filled: 0,
             freed: 0,
-            easy_bytes: 0,
-            easy_slots: 0,
+            used_head: 0,
+            easy_end: 0,
+            easy_filled: 0,
             reserved: None,
         }
     }
@@ -219,6 +254,33 @@ impl Producer {
     /// this lane. `Again`: no room. `TooLong`, `NotReserved` (one is reserved): nothing is lost.
     #[inline(always)]
     pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
+        match self.send_easily(bytes) {
+            Some(ordinal) => Ok(ordinal),
+            None => self.send_slowly(bytes),
+        }
+    }
+
+    /// The same while there is room that needs no look, which is nearly always; else `None`, and
+    /// nothing has happened.
+    #[inline(always)]
+    pub fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
+        let len = bytes.len() as u64;
+        if len > u64::from(self.message_bytes_max) {
+            return None;
+        }
+        let (at, need) = (self.head, slot_bytes(len as u32));
+        let easy = at + need <= self.easy_end && self.filled < self.easy_filled;
+        if !easy || self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes") {
+            return None;
+        }
+        if !self.ring.bytes.fill(at, KIND_MESSAGE << 48 | len, bytes) {
+            return None;
+        }
+        Some(self.advance(at, need))
+    }
+
+    #[inline(never)]
+    fn send_slowly(&mut self, bytes: &[u8]) -> Result<u64, Status> {
         let len = u32::try_from(bytes.len()).map_err(|_| Status::TooLong)?;
         let slot = self.claim(len)?;
         if crate::mutant!("count-before-bytes") {
@@ -259,7 +321,7 @@ impl Producer {
         let slot = self.claim(len)?;
         self.reserved = Some(slot);
         if !crate::mutant!("reserve-leaves-the-easy-path-open") {
-            self.easy_slots = 0; // until published or aborted, nothing else has room
+            self.easy_filled = 0; // until published or aborted, nothing else has room
         }
         Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
     }
@@ -300,7 +362,7 @@ impl Producer {
             return Err(Status::TooLong);
         }
         let need = slot_bytes(len);
-        let easy = need <= self.easy_bytes && self.easy_slots > 0;
+        let easy = self.head + need <= self.easy_end && self.filled < self.easy_filled;
         if easy && self.cells.stopped.own() == 0 {
             return Ok(Reservation { at: self.head, len, skipped: 0 });
         }
@@ -343,39 +405,41 @@ impl Producer {
         // free again. Skipping counts as use, so `used` says by itself whether the front is free.
         let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
         let skipped = if skip { room } else { 0 };
-        if self.used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes")
-        {
+        let used = self.used_now();
+        if used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes") {
             return None;
         }
         let at = if skip { 0 } else { self.head };
         // What follows in one piece: up to the ring's end, or the hot part's while the head is in
         // it, and not beyond what is free.
         let end = if at < self.hot_bytes { self.hot_bytes } else { self.ring.size() };
-        let mut free = self.ring.size() - self.used - skipped;
+        let mut free = self.ring.size() - used - skipped;
         if crate::mutant!("easy-path-ignores-bytes") {
             free = self.ring.size();
         }
-        self.easy_bytes = free.min(end.max(at + need) - at);
-        self.easy_slots = self.window.saturating_sub(self.filled - self.freed);
+        self.easy_end = at + free.min(end.max(at + need) - at);
+        self.easy_filled = self.freed + self.window;
         Some(Reservation { at, len, skipped })
     }
 
     /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
-        if slot.skipped > 0
-            && let Some(filler) = self.ring.header(self.head)
-            && !crate::mutant!("no-filler")
-        {
-            filler[0].prepare(KIND_FILLER << 48);
+        if slot.skipped > 0 {
+            self.skip(slot.skipped);
         }
         let header = self.ring.header(slot.at).expect("a slot lies in its ring");
         header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
-        let need = slot_bytes(len);
-        self.head = slot.at + need;
-        self.used += slot.skipped + need;
-        self.easy_bytes -= need;
-        self.easy_slots = self.easy_slots.saturating_sub(1);
+        self.advance(slot.at, slot_bytes(len))
+    }
+
+    /// Counts the slot of `need` bytes at `at`, which is filled. `// W`
+    #[inline(always)]
+    fn advance(&mut self, at: u64, need: u64) -> u64 {
+        if at + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(at, need);
+        }
+        self.head = at + need;
         let ordinal = self.filled;
         self.filled += 1;
         if crate::mutant!("loom-w-relaxed") {
@@ -386,15 +450,33 @@ impl Producer {
         ordinal
     }
 
+    /// Leaves the rest of the ring, with a filler if there is room for one (G1).
+    #[cold]
+    fn skip(&mut self, skipped: u64) {
+        if let Some(filler) = self.ring.header(self.head)
+            && !crate::mutant!("no-filler")
+        {
+            filler[0].prepare(KIND_FILLER << 48);
+        }
+        self.used = self.used_now() + skipped;
+        self.used_head = 0; // where the next slot begins
+    }
+
+    /// Bytes between tail and head, fillers included.
+    fn used_now(&self) -> u64 {
+        self.used + (self.head - self.used_head)
+    }
+
     /// Gives back the slots that every member has released. `// S, T`
     fn free(&mut self) -> Count {
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released();
+        (self.used, self.used_head) = (self.used_now(), self.head);
         let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
         let known = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
         while freed < known {
             let (at, header) = ring.settle(tail);
-            if header[1].own() >= released.0 {
+            if header[1].own() & (COUNT_MAX - 1) >= released.0 {
                 break;
             }
             if at != tail {
@@ -437,20 +519,20 @@ impl Taker {
         if crate::mutant!("loom-t-early") {
             self.cells.taken.publish(self.slots + count);
         }
+        let (ring, mut offset) = (&self.ring, self.at);
         for index in next.0..next.0 + count {
-            let (at, header) = self.ring.settle(self.at);
-            if at < self.at && !crate::mutant!("stale-wrapped-at") {
-                let filler = self.ring.header(self.at).is_some();
-                self.wrapped_at = self.at + if filler { HEADER_BYTES } else { 0 };
+            let (at, header) = ring.settle(offset);
+            if at < offset {
+                let filler = ring.header(offset).is_some();
+                self.wrapped_at = offset + if filler { HEADER_BYTES } else { 0 };
             }
-            let first = header[0].own();
             if !crate::mutant!("index-not-written") {
-                header[1].prepare(index);
+                header[1].prepare(tagged(index, epoch));
             }
             header[2].prepare(time);
-            header[3].prepare(check(first, header[1].own(), epoch));
-            self.at = at + slot_bytes(first as u32);
+            offset = at + slot_bytes(header[0].own() as u32);
         }
+        self.at = offset;
         self.slots += count;
         self.cells.taken.publish(self.slots); // T
     }

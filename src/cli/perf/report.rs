@@ -5,8 +5,8 @@ use super::floor;
 use super::plan::{Plan, Report, Stage, Test};
 use crate::failure::Failure;
 use crate::machine;
-use crate::text::{IdleOption, bytes_text, digits, rate_text, say, time_text};
-use comfy_table::{CellAlignment, Table, presets};
+use crate::text::{IdleOption, bytes_text, digits, new_table, rate_text, say, time_text};
+use comfy_table::CellAlignment;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -230,12 +230,6 @@ pub fn table(rows: &[[String; 6]]) -> String {
         table.column_mut(column).expect("it has six").set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
-}
-
-fn new_table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table
 }
 
 fn latency_table(stages: &[Stage]) -> String {

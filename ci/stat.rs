@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `squall stat` and `squall info` from outside: what they say of a group that runs, of a member that
+//! does not poll, of a group that is not there, and of this machine.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+
+fn squall(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_squall"));
+    command.args(arguments).stdin(Stdio::null()).output().expect("the binary under test starts")
+}
+
+fn json_of(arguments: &[&str]) -> Value {
+    let output = squall(arguments);
+    assert!(output.status.success(), "{}", text_of(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("standard output is one JSON value")
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn member(group: &str, rank: &str) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_squall"));
+    command.args(["cat", "--group", group, "--members", "2", "--rank", rank]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Two members that have printed ten lines and wait for more.
+fn pair(group: &str) -> [Child; 2] {
+    let mut pair = [member(group, "0"), member(group, "1")];
+    pair[0].stdin.as_mut().unwrap().write_all(b"a line\n".repeat(10).as_slice()).unwrap();
+    for member in &mut pair {
+        member.stdout.as_mut().unwrap().read_exact(&mut [0; 90]).unwrap();
+    }
+    pair
+}
+
+fn signal(member: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &member.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn end(pair: [Child; 2]) {
+    for mut member in pair {
+        member.kill().unwrap();
+        member.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_running_group_is_shown() {
+    let group = format!("stat-test-{}", std::process::id());
+    let pair = pair(&group);
+    // A page is written when its member goes to sleep, a moment after the lines are printed.
+    let mut looks = (0..1000).map(|_| json_of(&["stat", &group, "--json"]));
+    let all =
+        |value: &Value| (0..2).all(|rank| value["members"][rank]["subgroups"][0]["messages"] == 10);
+    let value = looks.find(all).expect("ten messages at each member");
+    let members = value["members"].as_array().unwrap();
+    assert_eq!(members.len(), 2);
+    for (rank, member) in members.iter().enumerate() {
+        assert_eq!(
+            (member["rank"].as_u64(), member["state"].as_str()),
+            (Some(rank as u64), Some("runs"))
+        );
+        assert_eq!(member["pid"], pair[rank].id());
+        let subgroup = &member["subgroups"][0];
+        assert_eq!(subgroup["sent"], if rank == 0 { 10 } else { 0 }, "{subgroup}");
+        assert_eq!(subgroup["lag"], 0, "{subgroup}");
+    }
+    let output = squall(&["stat", &group]);
+    let text = text_of(&output.stdout);
+    for words in ["2 members", "subgroup 0: stable mode, 2 senders", "refused", "batch"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    end(pair);
+}
+
+#[test]
+fn a_member_that_does_not_poll_is_told() {
+    let group = format!("stat-test-stopped-{}", std::process::id());
+    let pair = pair(&group);
+    signal(&pair[1], "-STOP");
+    let output = squall(&["stat", &group]);
+    let text = text_of(&output.stdout);
+    assert!(output.status.success(), "{}", text_of(&output.stderr));
+    let pid = pair[1].id();
+    let expected = format!("rank 1 (process {pid}): does not answer: it does not poll");
+    assert!(text.contains(&expected), "{text}");
+    end(pair);
+}
+
+#[test]
+fn a_group_that_is_not_there_is_told() {
+    let output = squall(&["stat", "no-such-group-here"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text_of(&output.stderr).contains("no group no-such-group-here on this host"));
+}
+
+#[test]
+fn the_machine_is_described() {
+    let lines = json_of(&["info", "--json"]);
+    let lines = lines.as_array().unwrap();
+    assert!(lines.len() > 10);
+    for line in lines {
+        let remedy = line["remedy"].as_str().unwrap();
+        assert_eq!(line["state"] == "ok", remedy.is_empty(), "a remedy for each lack: {line}");
+    }
+    let memory = lines.iter().find(|line| line["name"] == "shared memory").unwrap();
+    assert_eq!(memory["state"], "ok");
+    assert!(text_of(&squall(&["info"]).stdout).contains("huge pages"));
+}
