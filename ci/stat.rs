@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `squall stat` and `squall info` from outside: what they say of a group that runs, of a member that
-//! does not poll, of a group that is not there, and of this machine.
+//! `squall stat`, `info` and `sim` from outside: what they say of a group that runs, of a member that
+//! does not poll, of a group that is not there, of this machine, of a few seeds.
 
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -111,4 +111,13 @@ fn the_machine_is_described() {
     let memory = lines.iter().find(|line| line["name"] == "shared memory").unwrap();
     assert_eq!(memory["state"], "ok");
     assert!(text_of(&squall(&["info"]).stdout).contains("huge pages"));
+}
+
+#[test]
+fn seeds_are_run() {
+    let value = json_of(&["sim", "--seeds", "40", "--json"]);
+    assert_eq!((value["passed"].as_bool(), value["seeds"].as_u64()), (Some(true), Some(40)));
+    let output = squall(&["sim", "--seed", "7"]);
+    assert!(output.status.success(), "{}", text_of(&output.stderr));
+    assert!(text_of(&output.stdout).contains("no violation"));
 }

@@ -7,7 +7,7 @@
 
 mod lines;
 
-use crate::failure::{Failure, fail};
+use crate::failure::{Failure, because, fail};
 use crate::text::{IdleOption, bytes_text, parse_message_bytes};
 use clap::Args;
 use lines::{Batch, Joiner, Piece, Splitter};
@@ -77,7 +77,7 @@ const SHOW_AFTER: u32 = 16;
 pub fn run(options: &Options) -> Result<(), Failure> {
     let config = config(options)?;
     let output = io::stdout().as_fd().try_clone_to_owned();
-    let output = output.or_else(|cause| fail!("standard output is not open: {cause}"))?;
+    let output = output.map_err(|cause| because!("standard output is not open: {cause}"))?;
     let printer = Printer {
         joiner: Joiner::new(options.members),
         pending: Vec::with_capacity(2 * CHUNK_BYTES),
@@ -100,7 +100,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         })
     };
     let reader = std::thread::Builder::new().name("squall-input".into()).spawn(read);
-    reader.or_else(|cause| fail!("cannot start a thread for standard input: {cause}"))?;
+    reader.map_err(|cause| because!("cannot start a thread for standard input: {cause}"))?;
     let input = Input { batches, batch: Batch::default(), sender, over: false };
     let outcome = converse(&mut group, input, &printer, options);
     match outcome {

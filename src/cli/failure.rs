@@ -12,7 +12,13 @@ pub enum Failure {
     Quiet,
 }
 
-/// A failure with a formatted sentence.
+/// Why, as a formatted sentence.
+macro_rules! because {
+    ($($arg:tt)*) => { $crate::failure::Failure::Because(format!($($arg)*)) };
+}
+pub(crate) use because;
+
+/// The answer of a verb that failed, with a formatted sentence.
 macro_rules! fail {
     ($($arg:tt)*) => { Err($crate::failure::Failure::Because(format!($($arg)*))) };
 }

@@ -12,6 +12,7 @@ mod failure;
 mod info;
 mod machine;
 mod perf;
+mod sim;
 mod stat;
 mod text;
 
@@ -26,6 +27,7 @@ Examples:
   squall cat --group demo --members 2 --rank 0     (and --rank 1 in another terminal)
   squall stat demo                        look into that group from a third one
   squall info                             what this machine lacks, and the remedies
+  squall sim --seconds 10                 search a simulated world for a wrong order
 
 `squall VERB --help` has more.";
 
@@ -43,6 +45,7 @@ enum Verb {
     Cat(cat::Options),
     Stat(stat::Options),
     Info(info::Options),
+    Sim(sim::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Cat(options) => cat::run(&options),
         Verb::Stat(options) => stat::run(&options),
         Verb::Info(options) => info::run(&options),
+        Verb::Sim(options) => sim::run(&options),
     };
     match outcome {
         Ok(()) | Err(Failure::Quiet) => ExitCode::SUCCESS,

@@ -11,7 +11,7 @@ mod plot;
 mod report;
 mod tour;
 
-use crate::failure::{Failure, fail};
+use crate::failure::{Failure, because, fail};
 use crate::text::{IdleOption, parse_message_bytes, remark, say};
 use clap::{Args, Subcommand};
 use message::Plant;
@@ -129,7 +129,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         None => tour::run(&cores.map_or_else(own_cores, Ok)?, options.seconds, options.json),
         Some(TestVerb::Member { rank, plan, parent }) => {
             crew::die_with(*parent)?;
-            let plan: Plan = serde_json::from_str(plan).or_else(|why| fail!("no plan: {why}"))?;
+            let plan: Plan =
+                serde_json::from_str(plan).map_err(|why| because!("no plan: {why}"))?;
             let report = member::run(&plan, *rank)?;
             say(&serde_json::to_string(&report).expect("a report is plain data"))
         }
@@ -218,7 +219,7 @@ fn group_name() -> String {
 /// The cores that this process may use.
 fn own_cores() -> Result<Vec<usize>, Failure> {
     let set = rustix::thread::sched_getaffinity(None);
-    let set = set.or_else(|cause| fail!("cannot see which cores this process has: {cause}"))?;
+    let set = set.map_err(|cause| because!("cannot see which cores this process has: {cause}"))?;
     Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
 }
 

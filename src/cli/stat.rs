@@ -240,7 +240,7 @@ impl Look<'_> {
         numbers
     }
 
-    fn of<'b>(snapshot: &'b Option<Snapshot>, number: u64) -> Option<&'b SubgroupSnapshot> {
+    fn of(snapshot: &Option<Snapshot>, number: u64) -> Option<&SubgroupSnapshot> {
         snapshot.as_ref()?.subgroups.iter().find(|subgroup| subgroup.subgroup == number)
     }
 

@@ -76,7 +76,9 @@ pub fn bytes_text(bytes: u64) -> String {
     let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match unit.into_iter().find(|(factor, _)| bytes >= *factor) {
         None => format!("{bytes} B"),
-        Some((factor, name)) if bytes % factor == 0 => format!("{} {name}", bytes / factor),
+        Some((factor, name)) if bytes.is_multiple_of(factor) => {
+            format!("{} {name}", bytes / factor)
+        }
         Some((factor, name)) => format!("{:.1} {name}", bytes as f64 / factor as f64),
     }
 }

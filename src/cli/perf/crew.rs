@@ -6,7 +6,7 @@
 //! one fails, and when the time in which all must have answered is over.
 
 use super::plan::{Plan, Report};
-use crate::failure::{Failure, fail};
+use crate::failure::{Failure, because, fail};
 use crate::text::remark;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::io::Read;
@@ -65,7 +65,7 @@ pub fn run(plan: &Plan, mut tick: impl FnMut()) -> Result<Vec<Report>, Failure> 
         };
         silent.retain(|rank| *rank != words.rank);
         let status = crew.0[words.rank].wait();
-        let status = status.or_else(|cause| fail!("cannot wait for a member: {cause}"))?;
+        let status = status.map_err(|cause| because!("cannot wait for a member: {cause}"))?;
         match serde_json::from_str::<Report>(&words.output) {
             Ok(report) if status.success() => reports[words.rank] = Some(report),
             _ => {
@@ -87,20 +87,20 @@ pub fn run(plan: &Plan, mut tick: impl FnMut()) -> Result<Vec<Report>, Failure> 
 
 fn start(plan: &Plan, rank: u16) -> Result<Child, Failure> {
     let program = std::env::current_exe();
-    let program = program.or_else(|cause| fail!("cannot find this program's file: {cause}"))?;
+    let program = program.map_err(|cause| because!("cannot find this program's file: {cause}"))?;
     let plan = serde_json::to_string(plan).expect("a plan is plain data");
     let parent = std::process::id().to_string();
     let mut command = Command::new(program);
     command.args(["perf", "member", "--rank", &rank.to_string()]);
     command.args(["--plan", &plan, "--parent", &parent]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().or_else(|cause| fail!("cannot start member {rank}: {cause}"))
+    command.spawn().map_err(|cause| because!("cannot start member {rank}: {cause}"))
 }
 
 /// Called first in a member: from here on it does not outlive `parent`.
 pub fn die_with(parent: u32) -> Result<(), Failure> {
     let set = set_parent_process_death_signal(Some(Signal::KILL));
-    set.or_else(|cause| fail!("cannot tie this member to its parent: {cause}"))?;
+    set.map_err(|cause| because!("cannot tie this member to its parent: {cause}"))?;
     if getppid().map(Pid::as_raw_nonzero).is_none_or(|pid| pid.get() as u32 != parent) {
         return fail!("the measurement that started this member is gone");
     }

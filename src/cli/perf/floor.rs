@@ -3,7 +3,7 @@
 //! the figures that an engine's are to be compared with.
 
 use super::plan::new_histogram;
-use crate::failure::{Failure, fail};
+use crate::failure::{Failure, because, fail};
 use hdrhistogram::Histogram;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::sched_yield;
@@ -29,7 +29,7 @@ fn on_core<T: Send + 'static>(
         Ok(what())
     };
     let thread = Builder::new().name("squall-floor".into()).spawn(run);
-    thread.or_else(|cause| fail!("cannot start a thread: {cause}"))
+    thread.map_err(|cause| because!("cannot start a thread: {cause}"))
 }
 
 fn joined<T>(thread: JoinHandle<Result<T, Failure>>) -> Result<T, Failure> {
@@ -89,7 +89,7 @@ pub fn round_trip(cores: [usize; 2]) -> Result<Histogram<u64>, Failure> {
 pub fn wake_up_round_trip(cores: [usize; 2]) -> Result<Histogram<u64>, Failure> {
     let bell = || -> Result<std::sync::Arc<OwnedFd>, Failure> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC);
-        bell.map(std::sync::Arc::new).or_else(|cause| fail!("cannot make an eventfd: {cause}"))
+        bell.map(std::sync::Arc::new).map_err(|cause| because!("cannot make an eventfd: {cause}"))
     };
     let (ping, pong) = (bell()?, bell()?);
     let (their_ping, their_pong) = (ping.clone(), pong.clone());

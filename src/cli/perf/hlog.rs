@@ -2,7 +2,7 @@
 //! Latencies as an HdrHistogram interval log (V2, deflated): one interval per stage, tagged with it.
 
 use super::report::Outcome;
-use crate::failure::{Failure, fail};
+use crate::failure::{Failure, because};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use std::io::Write;
@@ -19,7 +19,7 @@ const LEGEND: &str =
 pub fn write(path: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let text = encode(outcome)?;
     let written = std::fs::write(path, text);
-    written.or_else(|cause| fail!("cannot write {}: {cause}", path.display()))
+    written.map_err(|cause| because!("cannot write {}: {cause}", path.display()))
 }
 
 fn encode(outcome: &Outcome) -> Result<Vec<u8>, Failure> {
@@ -32,13 +32,13 @@ fn encode(outcome: &Outcome) -> Result<Vec<u8>, Failure> {
     builder.with_start_time(start).with_base_time(start).with_max_value_divisor(MAX_DIVISOR);
     let mut lines = Vec::new();
     let log = builder.begin_log_with(&mut lines, &mut serializer);
-    let mut log = log.or_else(|cause| fail!("cannot begin a histogram log: {cause}"))?;
+    let mut log = log.map_err(|cause| because!("cannot begin a histogram log: {cause}"))?;
     for stage in outcome.stages() {
         let tag = tag_of(&stage.name);
         let tag = Tag::new(&tag).expect("it has no comma and no space");
         let histogram = stage.histogram();
         let written = log.write_histogram(&histogram, Duration::ZERO, seconds, Some(tag));
-        written.or_else(|cause| fail!("cannot encode a histogram: {cause}"))?;
+        written.map_err(|cause| because!("cannot encode a histogram: {cause}"))?;
     }
     // Comments first, then the legend, then the intervals.
     let intervals = lines.split_inclusive(|byte| *byte == b'\n');

@@ -119,7 +119,7 @@ impl Writer {
         bytes[..8].copy_from_slice(&word.to_le_bytes());
         if self.size >= HEAD_BYTES {
             let mut check = 0;
-            if sequence % CHECKED_EVERY == 0 {
+            if sequence.is_multiple_of(CHECKED_EVERY) {
                 let crc = self.checks[place].get_or_insert_with(|| crc32fast::hash(text));
                 check = *crc ^ mix(sequence);
             }
@@ -267,7 +267,7 @@ impl Reader {
         self.next_number = message.number + 1;
         self.hash = step(self.hash, rank, sequence);
         self.checked.messages += 1;
-        if self.checked.messages % CHECKPOINT_EVERY == 0 {
+        if self.checked.messages.is_multiple_of(CHECKPOINT_EVERY) {
             self.checkpoint();
         }
         if first >> SEQUENCE_BITS != DATA {
@@ -280,7 +280,7 @@ impl Reader {
             if second as u32 != self.from[usize::from(rank)].checkpoint {
                 self.compare(rank, second as u32, hash)?;
             }
-            if sequence % CHECKED_EVERY == 0 {
+            if sequence.is_multiple_of(CHECKED_EVERY) {
                 self.checked.texts += 1;
                 let crc = crc32fast::hash(&bytes[HEAD_BYTES..]) ^ mix(sequence);
                 if crc != (second >> 32) as u32 {

@@ -2,7 +2,7 @@
 //! Latencies as a percentile plot: each nine of the quantile takes the same width.
 
 use super::report::Outcome;
-use crate::failure::{Failure, fail};
+use crate::failure::{Failure, because};
 use crate::text::{bytes_text, time_text};
 use hdrhistogram::Histogram;
 use plotters::prelude::*;
@@ -47,9 +47,9 @@ fn tick_name(nines: f64) -> String {
 pub fn write(path: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let mut picture = String::new();
     let drawn = draw(&mut picture, outcome);
-    drawn.or_else(|cause| fail!("cannot draw the plot: {cause}"))?;
+    drawn.map_err(|cause| because!("cannot draw the plot: {cause}"))?;
     let written = std::fs::write(path, picture);
-    written.or_else(|cause| fail!("cannot write {}: {cause}", path.display()))
+    written.map_err(|cause| because!("cannot write {}: {cause}", path.display()))
 }
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
