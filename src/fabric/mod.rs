@@ -9,6 +9,8 @@
 //! F6  An own cell may also be seen by peers as soon as it is advanced, before any post (shared
 //!     memory does this).
 
+#[doc(hidden)]
+pub mod conformance;
 pub mod shm;
 
 use crate::base::{Events, Peer, Post, Posting};

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The fabric's promises over shared memory, between two processes that know nothing of each other
+//! but a name: the list of `squall::fabric::conformance`, once for members that sleep and once for
+//! members that never do.
+
+mod support;
+
+use squall::base::Rank;
+use squall::driver::config::{Config, Idle};
+use squall::driver::rendezvous::{Mine, meet};
+use squall::fabric::Fabric;
+use squall::fabric::conformance::{CHECKS, Check, End, RING_BYTES, WORDS, run};
+use squall::fabric::shm::socket::Bell;
+use squall::fabric::shm::{Parts, Shm};
+use squall::mem::region::Want;
+use squall::mem::{Extent, Region};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Arguments, Process, group_name, listens};
+
+fn main() {
+    support::main(&[("shm_parking", parking), ("shm_spinning", spinning)], &[("end", end)]);
+}
+
+fn parking() -> String {
+    check_all(true)
+}
+
+fn spinning() -> String {
+    check_all(false)
+}
+
+/// Every check between a fresh pair of processes.
+fn check_all(parks: bool) -> String {
+    let mut text = String::new();
+    for (at, check) in CHECKS.iter().enumerate() {
+        let group = group_name(&format!("fabric{at}"));
+        let start = |rank: u16| {
+            Process::start("end", &[("group", &group), ("rank", &rank), ("at", &at), ("parks", &parks)])
+        };
+        let (mut one, mut two) = (start(0), start(1));
+        let (first, second) = (one.expect("counted"), two.expect("counted"));
+        one.end_well();
+        // One that dies has ended as it should: by the signal.
+        if check.two_dies { drop(two.end()) } else { drop(two.end_well()) }
+        let both = [first, second];
+        let said: Vec<&str> = both.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
+        text.push_str(&format!("{:4} {}: {}\n", check.promise, check.name, said.join("; ")));
+    }
+    text
+}
+
+/// A member that is nothing but its end of the fabric.
+struct ShmEnd {
+    shm: Shm,
+    group: String,
+    peer: Rank,
+    mine: Arc<Region>,
+    theirs: Arc<Region>,
+    rings: [Extent; 2],
+    scratch: usize,
+    closed_at: usize,
+}
+
+impl End for ShmEnd {
+    fn peer(&self) -> Rank {
+        self.peer
+    }
+    fn fabric(&mut self) -> &mut dyn Fabric {
+        &mut self.shm
+    }
+    fn mine(&self) -> &Region {
+        &self.mine
+    }
+    fn theirs(&self) -> &Region {
+        &self.theirs
+    }
+    fn my_ring(&self) -> &Extent {
+        &self.rings[0]
+    }
+    fn their_ring(&self) -> &Extent {
+        &self.rings[1]
+    }
+    fn scratch(&self) -> usize {
+        self.scratch
+    }
+    fn closed_at(&self) -> usize {
+        self.closed_at
+    }
+    fn peer_has_ended(&self) -> bool {
+        !listens(&self.group, self.peer.0)
+    }
+    fn stills_revoked(&self) -> bool {
+        false
+    }
+    fn fd_is_readable(&mut self, within: Duration) -> bool {
+        let mut watched = libc::pollfd { fd: self.shm.fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor in a valid place.
+        unsafe { libc::poll(&mut watched, 1, within.as_millis() as i32) == 1 }
+    }
+    fn rounds(&self) -> u64 {
+        1_000_000
+    }
+}
+
+fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
+    let mut config = Config::new(group, rank, 2);
+    config.idle = if parks { Idle::Park } else { Idle::Spin };
+    config.subgroups[0].message_bytes_max = 64;
+    let view = config.view().unwrap();
+    let layout = view.layout();
+    let ring_bytes = layout.shapes[0].ring_bytes;
+    assert!(ring_bytes >= RING_BYTES && usize::from(layout.change.len) >= WORDS);
+    let share = |what: &str, bytes: usize| -> (Arc<Region>, OwnedFd) {
+        let name = format!("squall-{group}-{rank}-{what}");
+        let made = Region::share(&name, bytes, Want::No, Want::No, &mut Vec::new());
+        let (region, descriptor) = made.unwrap();
+        Region::seal(&descriptor).unwrap();
+        (Arc::new(region), descriptor)
+    };
+    let (block, control) = share("table", layout.control_bytes);
+    let (ring, ring_descriptor) = share("ring0", layout.rings_bytes(0));
+    let (_, stats) = share("stats", 4096);
+    let mine = Mine { control, rings: vec![Some(ring_descriptor)], bell: Bell::new().unwrap() };
+    let met = meet(&config, &view, &layout, &mine, parks).unwrap();
+    let peer = Rank(1 - rank);
+    let theirs = met.blocks[peer.index()].clone().unwrap();
+    let their_ring = met.rings[peer.index()][0].clone().unwrap();
+    let mut blocks = vec![block.clone(), theirs.clone()];
+    if rank == 1 {
+        blocks.reverse();
+    }
+    let parts = Parts {
+        me: Rank(rank),
+        members: 2,
+        blocks,
+        neighbours: met.neighbours,
+        bell: mine.bell,
+        door: met.door,
+        hello: met.hello,
+        stats,
+    };
+    let extent = |region: &Arc<Region>| Extent::new(region.clone(), 0, ring_bytes as usize);
+    ShmEnd {
+        shm: Shm::new(parts, &layout).unwrap(),
+        group: group.into(),
+        peer,
+        mine: block,
+        theirs,
+        rings: [extent(&ring), extent(&their_ring)],
+        scratch: layout.change.byte(0),
+        closed_at: layout.closed.byte(0),
+    }
+}
+
+/// One end of one check, in a process of its own.
+fn end(arguments: &Arguments) {
+    let check: &Check = &CHECKS[arguments.get::<usize>("at").unwrap()];
+    let rank: u16 = arguments.get("rank").unwrap();
+    let mut end = open(arguments.text("group").unwrap(), rank, arguments.get("parks").unwrap());
+    match run(check, rank == 0, &mut end) {
+        Ok(counted) => println!("counted {counted}"),
+        Err(why) => {
+            println!("counted FAILED {why}");
+            panic!("{}, role {}: {why}", check.name, if rank == 0 { "one" } else { "two" });
+        }
+    }
+    if check.two_dies && rank == 1 {
+        let me = rustix::process::getpid();
+        rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap();
+    }
+}
