@@ -211,7 +211,11 @@ mod whole {
     /// words never make one of these.
     fn pattern(n: u64, place: usize) -> u64 {
         let n = n + place as u64;
-        if n % 2 == 0 { (n / 2 % 256) * 0x0101_0101_0101_0101 } else { n << 32 | (!n & 0xffff_ffff) }
+        if n % 2 == 0 {
+            (n / 2 % 256) * 0x0101_0101_0101_0101
+        } else {
+            n << 32 | (!n & 0xffff_ffff)
+        }
     }
 
     fn sound(value: u64) -> bool {
@@ -319,7 +323,8 @@ mod order {
         }
         side.say(TOLD, 2);
         let what = format!("counter and data, last posted first, were {example:?}");
-        let counted = format!("counter equal to data {same}, data ahead {ahead}, data behind {forbidden}");
+        let counted =
+            format!("counter equal to data {same}, data ahead {ahead}, data behind {forbidden}");
         forbid(forbidden, &what, counted)
     }
 }
@@ -380,9 +385,10 @@ mod spans {
             for n in n..count {
                 let slot = side.end.their_ring().lend(n % SLOTS * SLOT_BYTES, SLOT_BYTES as u32);
                 let slot = slot.ok_or("a slot lies outside the ring")?;
-                let whole = slot.chunks_exact(8).enumerate().all(|(at, bytes)| {
-                    bytes == content(n, at as u64).to_le_bytes()
-                });
+                let whole = slot
+                    .chunks_exact(8)
+                    .enumerate()
+                    .all(|(at, bytes)| bytes == content(n, at as u64).to_le_bytes());
                 forbidden += u64::from(!whole);
             }
             (n, batches) = (count, batches + 1);
@@ -413,13 +419,15 @@ mod revoke {
             if !side.events.lost.is_empty() {
                 return Err(format!("the end of a revoked peer was reported at look {looks}"));
             }
-            moved += u64::from(side.end.stills_revoked() && DATA.map(|word| side.hear(word)) != stilled);
+            moved +=
+                u64::from(side.end.stills_revoked() && DATA.map(|word| side.hear(word)) != stilled);
             side.spin(&mut spins, &"the other end never ended")?;
         }
         if side.readable() {
             return Err("the descriptor stays readable after the end of a revoked peer".into());
         }
-        let counted = format!("{looks} looks, {after} of them after its end, its words moved in {moved}");
+        let counted =
+            format!("{looks} looks, {after} of them after its end, its words moved in {moved}");
         forbid(moved, "a revoked peer's words moved", counted)
     }
 
@@ -538,7 +546,8 @@ mod early {
             forbidden += u64::from(side.hear(DATA[0]) != n);
             side.say(TOLD + 1, n);
         }
-        let counted = format!("seen before its post {at_once}, not before {later}, else {forbidden}");
+        let counted =
+            format!("seen before its post {at_once}, not before {later}, else {forbidden}");
         forbid(forbidden, "a cell showed another value than its last two", counted)
     }
 }
@@ -662,7 +671,9 @@ mod awake {
                 side.end.fabric().post(&[Post::Bell { to, news }]);
             }
         };
-        for (step, count, news) in [(1, 10_000, true), (2, 100, false), (3, 100, true), (4, 100, false)] {
+        for (step, count, news) in
+            [(1, 10_000, true), (2, 100, false), (3, 100, true), (4, 100, false)]
+        {
             if side.wait(TOLD, step)? == 9 {
                 return Ok(String::new());
             }

@@ -8,7 +8,7 @@ use super::plan::{LanePlan, Sizes};
 use super::report::Row;
 use super::world::{AWAKE, World};
 use crate::error::Status;
-use crate::sst::ring::Producer;
+use crate::sst::producer::Producer;
 
 /// What becomes of a reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,8 @@
 
 use super::inbox::Inbox;
 use super::layout::{Mode, Shape};
-use super::ring::{Gate, LaneCells, Producer, Ring, Taker, slot_bytes};
+use super::producer::{Gate, Producer};
+use super::ring::{LaneCells, Ring, Taker, slot_bytes};
 use crate::base::{Count, Epoch, Number, Rank};
 use crate::error::Status;
 use crate::mem::{Batch, Region};

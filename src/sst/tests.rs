@@ -5,7 +5,8 @@
 use super::frontier::prefix;
 use super::inbox::Inbox;
 use super::layout::{Mode, Shape};
-use super::ring::{Gate, LaneCells, Producer, Ring, Taker, slot_bytes};
+use super::producer::{Gate, Producer};
+use super::ring::{LaneCells, Ring, Taker, slot_bytes};
 use crate::base::{Count, Epoch, Rank};
 use crate::error::Status;
 use crate::limits::BATCH_MAX;
