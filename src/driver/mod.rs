@@ -115,10 +115,12 @@ impl Driver {
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
         let delivered = self.deliver(limit);
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
-        for rank in self.work.revoke.iter() {
-            self.fabric.revoke(Peer(rank.0));
+        if !self.work.revoke.is_empty() {
+            self.work.revoke.iter().for_each(|rank| self.fabric.revoke(Peer(rank.0)));
         }
-        self.fabric.post(&self.work.posts);
+        if !self.work.posts.is_empty() {
+            self.fabric.post(&self.work.posts);
+        }
         self.events.lost = crate::base::Members::NONE;
         let busy = self.work.busy || delivered > 0;
         self.counters.busy_turns += u64::from(busy);

@@ -127,8 +127,10 @@ impl Engine {
         if let State::Stopped(..) = self.state {
             return;
         }
-        for rank in events.lost.without(self.departed).iter() {
-            self.lose(rank, table);
+        if !events.lost.is_empty() {
+            for rank in events.lost.without(self.departed).iter() {
+                self.lose(rank, table);
+            }
         }
         for at in 0..self.multicasts.len() {
             if let Err(suspicion) = self.multicasts[at].poll(now.0, table) {
@@ -136,14 +138,13 @@ impl Engine {
                 return;
             }
         }
-        for step in 0..self.multicasts.len() {
-            let at = (self.turn + step) % self.multicasts.len();
+        for at in (self.turn..self.multicasts.len()).chain(0..self.turn) {
             if let Some(upto) = self.multicasts[at].deliverable() {
                 work.deliver.push(Delivery { at, upto });
             }
         }
         self.turn = if self.turn + 1 < self.multicasts.len() { self.turn + 1 } else { 0 };
-        if work.deliver.is_empty() {
+        if work.deliver.is_empty() && self.state != State::Running {
             self.end_if_over();
         }
     }

@@ -27,6 +27,8 @@ pub struct Lane {
     pub s: usize,
     pub taker: Taker,
     next: Count,
+    /// Slots taken up and next index, as last published.
+    published: (u64, Count),
     /// The refusal, by its count, after which the lane's producer was told of room.
     told: u64,
 }
@@ -75,6 +77,8 @@ pub struct Multicast {
     /// By other member: the newest prefix seen.
     prefixes: Vec<Number>,
     prefix: Number,
+    /// The prefix as last published.
+    published: Number,
     stable: Number,
     delivered: Number,
     /// No correct member's head is above this (see `explicable`).
@@ -91,7 +95,13 @@ impl Multicast {
         assert!(spec.has(view.me) && (mine.is_some() || takers.is_empty()));
         let first = mine.unwrap_or(0);
         let lanes = takers.into_iter().enumerate();
-        let lane = |(lane, taker)| Lane { s: first + lane, taker, next: Count(0), told: 0 };
+        let lane = |(lane, taker)| Lane {
+            s: first + lane,
+            taker,
+            next: Count(0),
+            published: (0, Count(0)),
+            told: 0,
+        };
         let others: Vec<Rank> =
             spec.members.iter().copied().filter(|rank| *rank != view.me).collect();
         let foreign = spec.senders.iter().enumerate().filter(|(_, sender)| sender.rank != view.me);
@@ -111,6 +121,7 @@ impl Multicast {
             consumed: vec![Count(0); senders],
             prefixes: vec![Number(0); others.len()],
             prefix: Number(0),
+            published: Number(0),
             stable: Number(0),
             delivered: Number(0),
             heads_most: explicable(spec.mode(), Number(0), senders as u64, window),
@@ -127,10 +138,14 @@ impl Multicast {
             self.advance_order();
             self.publish(table);
         }
-        self.receive(table)?;
-        self.advance_order();
+        let received = self.receive(table)?;
+        if received {
+            self.advance_order();
+        }
         self.observe_prefixes(table)?;
-        self.publish(table);
+        if received {
+            self.publish(table);
+        }
         Ok(())
     }
 
@@ -153,8 +168,9 @@ impl Multicast {
         any
     }
 
-    /// Observes every foreign sender's head, then its slots (M2).
-    fn receive(&mut self, table: &Table) -> Result<(), Suspicion> {
+    /// Observes every foreign sender's head, then its slots (M2). Whether any has moved.
+    fn receive(&mut self, table: &Table) -> Result<bool, Suspicion> {
+        let mut any = false;
         for sender in &self.foreign {
             let known = self.received[sender.s];
             let early = crate::mutant!("slots-observed-before-head")
@@ -187,8 +203,9 @@ impl Multicast {
             }
             self.received[sender.s] = head;
             self.slots[sender.s] = slots;
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Gives the nulls that others wait for (M4) and measures my prefix (M3).
@@ -263,24 +280,30 @@ impl Multicast {
     fn publish(&mut self, table: &mut Table) {
         let columns = &self.columns;
         let swapped = crate::mutant!("head-published-before-slots");
-        for (at, lane) in self.lanes.iter().enumerate() {
-            if swapped && table.own(columns.head, at) != lane.next {
+        let mut moved = false;
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            if swapped && lane.published.1 != lane.next {
                 table.advance(columns.head, at, lane.next);
-                self.outbox.moved();
             }
-            if table.own(columns.slots, at) != Count(lane.taker.slots) {
+            if lane.published.0 != lane.taker.slots {
+                lane.published.0 = lane.taker.slots;
                 table.advance(columns.slots, at, Count(lane.taker.slots));
-                self.outbox.slots_moved();
+                moved = true;
             }
         }
-        for (at, lane) in self.lanes.iter().enumerate() {
-            if table.own(columns.head, at) != lane.next {
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.published.1 != lane.next {
+                lane.published.1 = lane.next;
                 table.advance(columns.head, at, lane.next);
-                self.outbox.moved();
+                moved = true;
             }
         }
-        if table.own(columns.prefix, 0) != self.prefix {
+        if self.published != self.prefix {
+            self.published = self.prefix;
             table.advance(columns.prefix, 0, self.prefix);
+            moved = true;
+        }
+        if moved {
             self.outbox.moved();
         }
         if crate::mutant!("released-before-callback") && self.mode == Mode::Stable {

@@ -47,11 +47,6 @@ impl Outbox {
         Outbox { subgroup: subgroup as u16, posting: Posting::All, columns, mode, peers }
     }
 
-    /// New slots of mine are counted.
-    pub fn slots_moved(&mut self) {
-        self.moved();
-    }
-
     /// A cell that peers wait for has moved.
     #[inline]
     pub fn moved(&mut self) {
