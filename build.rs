@@ -45,6 +45,9 @@ mod header {
         // Where to, if not into the tree: for the test that compares the two.
         println!("cargo:rerun-if-env-changed=SQUALL_HEADER_OUT");
         let out = std::env::var_os("SQUALL_HEADER_OUT").map(PathBuf::from);
+        if let Some(out) = &out {
+            println!("cargo:rerun-if-changed={}", out.display());
+        }
         let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
         let part =
             |name: &str| std::env::var(format!("CARGO_PKG_VERSION_{name}")).expect("cargo sets it");
@@ -77,7 +80,7 @@ mod header {
             enumeration: EnumConfig { prefix_with_name: false, ..Default::default() },
             ..Default::default()
         };
-        let built = ["status", "attr", "message", "handle", "stats", "group"]
+        let built = ["status", "attr", "message", "handle", "stats", "group", "send"]
             .iter()
             .fold(Builder::new().with_config(config), |builder, noun| {
                 builder.with_src(root.join(format!("src/capi/{noun}.rs")))

@@ -164,8 +164,11 @@ fn installs_what_it_promises() {
         run(Command::new(root("ci/dist")).arg("/opt/squall").env("DESTDIR", &stage));
         assert_eq!(tree(&stage.join("opt/squall")), expected);
     }
-    let grep = command("grep").args(["-rlF", stage.to_str().unwrap()]).arg(&stage).output();
-    assert_eq!(text(&grep.unwrap()), "", "files that name the stage");
+    // Nor does anything know this machine.
+    for place in [&stage, Path::new(ROOT), &prefix().join("lib")] {
+        let grep = command("grep").args(["-rlF", place.to_str().unwrap()]).arg(&stage).output();
+        assert_eq!(text(&grep.unwrap()), "", "files that name {place:?}");
+    }
 
     // It may be moved: everything is found relative to the file that says it.
     let moved = fresh("moved").join("elsewhere");
@@ -199,6 +202,42 @@ fn the_shared_library_runs_on_old_systems() {
         let stem = name.split(".so").next().unwrap().trim_end_matches("-x86-64");
         assert!(known.contains(&stem.trim_end_matches("-aarch64")), "needs {line}");
     }
+}
+
+/// A plugin of some host: it is loaded, used in a thread that outlives it, and unloaded.
+const UNLOADED: &str = "
+#include <dlfcn.h>
+#include <pthread.h>
+#include <squall.h>
+static void *library;
+static void *body(void *path)
+{
+  library = dlopen((const char *)path, RTLD_NOW);
+  if (!library) return NULL;
+  int (*open)(const void *, const void *, void *);
+  *(void **)&open = dlsym(library, \"squall_group_open\");
+  if (open(NULL, NULL, NULL) != SQUALL_INVALID) return NULL;
+  dlclose(library); /* and now the thread's storage is cleaned up, by functions in there */
+  return path;
+}
+int main(int argc, char **argv)
+{
+  pthread_t thread;
+  void *done = NULL;
+  if (argc != 2 || pthread_create(&thread, NULL, body, argv[1])) return 2;
+  pthread_join(thread, &done);
+  return done == NULL;
+}
+";
+
+#[test]
+fn may_be_unloaded() {
+    let at = fresh("unloaded");
+    fs::write(at.join("unloaded.c"), UNLOADED).unwrap();
+    let mut compile = command("cc");
+    compile.args(["-std=c11", "unloaded.c", "-o", "unloaded", "-pthread", "-ldl", "-I"]);
+    run(compile.arg(prefix().join("include")).current_dir(&at));
+    run(command(at.join("unloaded")).arg(prefix().join("lib/libsquall.so")));
 }
 
 #[test]
@@ -271,11 +310,12 @@ fn the_header_stands_alone() {
 
 #[test]
 fn the_header_is_generated_from_the_sources() {
-    let fresh = fresh("generated").join("squall.h");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("header");
+    fs::create_dir_all(&target).unwrap();
+    let fresh = target.join("squall.h");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["check", "--lib", "--no-default-features", "--features", "header"]);
-    cargo.arg("--target-dir").arg(target).env("SQUALL_HEADER_OUT", &fresh).current_dir(ROOT);
+    cargo.arg("--target-dir").arg(&target).env("SQUALL_HEADER_OUT", &fresh).current_dir(ROOT);
     run(&mut cargo);
     let output = command("diff").arg("-u").arg(root("include/squall.h")).arg(&fresh).output();
     let output = output.unwrap();
@@ -388,12 +428,14 @@ fn the_binary_interface_is_the_one_of_the_list() {
     for symbol in symbols.filter(|symbol| symbol.contains("@@")) {
         let _ = writeln!(found, "symbol {symbol}");
     }
-    for text in &declarations {
-        if !text.starts_with("typedef struct") && !text.starts_with("typedef enum") {
-            let kind = if text.starts_with("typedef") { "type" } else { "function" };
-            let _ = writeln!(found, "{kind} {}", text.trim_start_matches("typedef "));
-        }
-    }
+    let prototypes = declarations.iter().filter(|text| !text.contains('{'));
+    let prototypes: BTreeSet<String> = prototypes
+        .map(|text| match text.strip_prefix("typedef ") {
+            Some(kind) => format!("type {kind}\n"),
+            None => format!("function {text}\n"),
+        })
+        .collect();
+    found.extend(prototypes);
     fs::write(at.join("abi.c"), measuring_program(&header, &structs)).unwrap();
     compile("cc", &["-std=c11"], &at.join("abi.c"), "squall", &at.join("abi"));
     found.push_str(&run(&mut command(at.join("abi"))));

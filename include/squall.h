@@ -320,25 +320,16 @@ typedef struct squall_message_t {
   /**
    * Its lane.
    */
-  uint16_t lane;
-  /**
-   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
-   * In *received* mode: the same as `index`.
-   */
-  uint64_t number;
-  /**
-   * Position among this sender's messages, with the same gaps.
-   */
-  uint64_t index;
-  /**
-   * The sender's CLOCK_MONOTONIC when its polling thread took the message up, in nanoseconds
-   * (at most some turns old).
-   */
-  uint64_t time_ns;
+  uint8_t lane;
   /**
    * Reserved: 0.
    */
-  uint64_t flags;
+  uint8_t flags;
+  /**
+   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
+   * In *received* mode: position among its sender's messages.
+   */
+  uint64_t number;
 } squall_message_t;
 
 /**
@@ -542,6 +533,25 @@ void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t siz
 void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
 
 /**
+ * When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at most
+ * some turns old.
+ *
+ * @param message  One that a callback was given and that has not returned.
+ *
+ * Threads: that of the callback. Since: 0.1
+ */
+uint64_t squall_message_time_ns(const struct squall_message_t *message);
+
+/**
+ * Position of the message among its sender's, with gaps where that sender had nothing to say.
+ *
+ * @param message  One that a callback was given and that has not returned.
+ *
+ * Threads: that of the callback. Since: 0.1
+ */
+uint64_t squall_message_index(const struct squall_message_t *message);
+
+/**
  * Reads this member's statistics.
  *
  * @param subgroup  Index of a subgroup of its.
@@ -598,6 +608,55 @@ int squall_group_rank(squall_group_t group);
  * How many members the group has, or a negative status. Threads: any. Since: 0.1
  */
 int squall_group_members(squall_group_t group);
+
+/**
+ * Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
+ * Never blocks.
+ *
+ * @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+ * @return How many were delivered (>= 0), or
+ *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
+ *         SQUALL_OWN_THREAD  the group polls itself;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
+ *                            everything that was stable has been delivered;
+ *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
+ */
+int squall_poll(squall_group_t group, uint32_t limit);
+
+/**
+ * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
+ * once if there is work.
+ *
+ * @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
+ * @return SQUALL_OK (poll now), or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_wait(squall_group_t group, int32_t timeout_ms);
+
+/**
+ * A descriptor for an event loop: readable when a turn is due. It belongs to the group; do not
+ * read, write or close it. Call `squall_arm` before sleeping on it.
+ *
+ * @return The descriptor (>= 0), or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_fd(squall_group_t group);
+
+/**
+ * Say that this thread is about to sleep on `squall_fd`.
+ *
+ * @return SQUALL_OK    it may sleep: whoever has news will make the descriptor readable;
+ *         SQUALL_AGAIN there is work: poll instead;
+ *         SQUALL_INVALID  the group was not opened with SQUALL_IDLE_PARK;
+ *         or as `squall_poll`.
+ *
+ * Threads: as `squall_poll`. Since: 0.1
+ */
+int squall_arm(squall_group_t group);
 
 /**
  * Send `len` bytes to every member of a subgroup, in the subgroup's total order.
@@ -673,55 +732,6 @@ int64_t squall_publish(squall_group_t group, uint32_t subgroup, uint32_t len);
  * Threads: as `squall_send`. Since: 0.1
  */
 int squall_abort(squall_group_t group, uint32_t subgroup);
-
-/**
- * Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
- * Never blocks.
- *
- * @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
- * @return How many were delivered (>= 0), or
- *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
- *         SQUALL_OWN_THREAD  the group polls itself;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
- *                            everything that was stable has been delivered;
- *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
- *
- * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
- */
-int squall_poll(squall_group_t group, uint32_t limit);
-
-/**
- * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
- * once if there is work.
- *
- * @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
- * @return SQUALL_OK (poll now), or as `squall_poll`.
- *
- * Threads: as `squall_poll`. Since: 0.1
- */
-int squall_wait(squall_group_t group, int32_t timeout_ms);
-
-/**
- * A descriptor for an event loop: readable when a turn is due. It belongs to the group; do not
- * read, write or close it. Call `squall_arm` before sleeping on it.
- *
- * @return The descriptor (>= 0), or as `squall_poll`.
- *
- * Threads: as `squall_poll`. Since: 0.1
- */
-int squall_fd(squall_group_t group);
-
-/**
- * Say that this thread is about to sleep on `squall_fd`.
- *
- * @return SQUALL_OK    it may sleep: whoever has news will make the descriptor readable;
- *         SQUALL_AGAIN there is work: poll instead;
- *         SQUALL_INVALID  the group was not opened with SQUALL_IDLE_PARK;
- *         or as `squall_poll`.
- *
- * Threads: as `squall_poll`. Since: 0.1
- */
-int squall_arm(squall_group_t group);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A group: open, send, poll, close.
+//! A group: open, poll, close.
 //!
-//! Sending touches only its lane; polling is guarded by one flag per turn. So a sender in another
-//! thread than the poller needs no lock, and a call that would nest answers `SQUALL_REENTRANT`.
+//! Polling is guarded by one flag per turn, so that a call that would nest or come beside it answers
+//! `SQUALL_REENTRANT`; sending (`send`) touches only its lane.
 
 use super::attr::{
     SQUALL_FLAG_OWN_THREAD, SQUALL_FLAG_PIN, callbacks_of, config_of, squall_group_attr_t,
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
-use super::{guard, guard_count, refuse};
+use super::{guard, refuse};
 use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
@@ -17,13 +17,10 @@ use crate::error::{Error, Status, Suspicion};
 use crate::limits::LANES_MAX;
 use crate::mem::{Cell, Message, Region};
 use std::cell::UnsafeCell;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Bits of a subgroup argument below the lane.
-const LANE_SHIFT: u32 = 16;
 
 /// Who turns the group.
 enum Turning {
@@ -42,7 +39,7 @@ pub struct Open {
     /// Which thread is inside a callback: the address of a thread-local of its, or 0.
     inside: Arc<Cell>,
     /// By subgroup, then lane; each only for the one thread that sends in it.
-    senders: Vec<UnsafeCell<Option<Sender>>>,
+    pub(super) senders: Vec<UnsafeCell<Option<Sender>>>,
     stats: Arc<Region>,
     poisoned: Cell,
     rank: u16,
@@ -248,13 +245,13 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
             return Status::Reentrant as c_int;
         }
         match handle::remove(group) {
-            Ok(open) => close(open) as c_int,
+            Ok(open) => close(*open) as c_int,
             Err(status) => status as c_int,
         }
     })
 }
 
-fn close(open: Box<Open>) -> Status {
+fn close(open: Open) -> Status {
     match open.turning.into_inner() {
         Turning::Starting => {}
         Turning::Caller(group) => group.close(),
@@ -276,205 +273,6 @@ pub extern "C" fn squall_group_rank(group: squall_group_t) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_members(group: squall_group_t) -> c_int {
     handle::lookup(group).map_or_else(|status| status as c_int, |open| c_int::from(open.members))
-}
-
-/// The lane that a subgroup argument means.
-///
-/// # Safety
-/// One thread per lane at a time: the contract of the header.
-#[inline(always)]
-#[allow(clippy::mut_from_ref, reason = "the lane belongs to the calling thread")]
-unsafe fn lane(group: squall_group_t, subgroup: u32) -> Result<&'static mut Sender, Status> {
-    let open = handle::lookup(group)?;
-    let (subgroup, lane) = (subgroup & ((1 << LANE_SHIFT) - 1), subgroup >> LANE_SHIFT);
-    if lane as usize >= LANES_MAX {
-        return Err(Status::NotSender);
-    }
-    let at = subgroup as usize * LANES_MAX + lane as usize;
-    let Some(sender) = open.senders.get(at) else { return Err(Status::Invalid) };
-    // SAFETY: the caller's thread is the only one in this lane.
-    unsafe { &mut *sender.get() }.as_mut().ok_or(Status::NotSender)
-}
-
-#[inline(always)]
-fn answer(outcome: Result<u64, Status>) -> i64 {
-    outcome.map_or_else(|status| i64::from(status as i32), |ordinal| ordinal as i64)
-}
-
-/// Send `len` bytes to every member of a subgroup, in the subgroup's total order.
-///
-/// Copies the bytes into the next slot; never blocks. The message is delivered at every member of
-/// the subgroup, this one included, at the same place of the order.
-///
-/// @param group     Open group.
-/// @param subgroup  Index in the list given at open, or SQUALL_LANE(index, lane).
-/// @param bytes     May be NULL only if `len` is 0.
-/// @param len       Bytes; at most `message_bytes_max`.
-/// @return The message's ordinal in its lane (>= 0), or
-///         SQUALL_AGAIN       no free slot: poll, then try again;
-///         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
-///         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
-///         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
-///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
-///         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
-///
-/// Threads:   one sending thread per lane at a time; may run beside squall_poll.
-/// Ownership: `bytes` may be reused when the call returns.
-/// Order:     none between subgroups; within a lane as sent.
-/// Cost:      one copy of `len` bytes; no system call, except one bell if the poller sleeps.
-/// Since:     0.1
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn squall_send(
-    group: squall_group_t,
-    subgroup: u32,
-    bytes: *const c_void,
-    len: u32,
-) -> i64 {
-    guard_count(|| {
-        // SAFETY: the caller keeps to one thread per lane.
-        let sender = match unsafe { lane(group, subgroup) } {
-            Ok(sender) => sender,
-            Err(status) => return i64::from(status as i32),
-        };
-        // SAFETY: the caller says that `len` bytes are there.
-        match unsafe { slice(bytes, len as usize) } {
-            Some(bytes) => answer(sender.send(bytes)),
-            None => i64::from(Status::Invalid as i32),
-        }
-    })
-}
-
-/// # Safety
-/// `bytes` points to `len` readable bytes, or is NULL.
-#[inline(always)]
-unsafe fn slice<'a>(bytes: *const c_void, len: usize) -> Option<&'a [u8]> {
-    if bytes.is_null() {
-        return (len == 0).then_some(&[]);
-    }
-    // SAFETY: as promised, and not NULL.
-    Some(unsafe { std::slice::from_raw_parts(bytes.cast(), len) })
-}
-
-/// One piece of a gathered message.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct squall_piece_t {
-    /// May be NULL only if `len` is 0.
-    pub bytes: *const c_void,
-    pub len: usize,
-}
-
-/// Pieces of one gathered message.
-const PIECES_MAX: usize = 64;
-
-/// Send one message that lies in several pieces, as if they were adjoining.
-///
-/// @param pieces  At most 64; may be NULL only if `count` is 0.
-/// @return As `squall_send`.
-///
-/// Threads, ownership, order, cost: as `squall_send`. Since: 0.1
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn squall_sendv(
-    group: squall_group_t,
-    subgroup: u32,
-    pieces: *const squall_piece_t,
-    count: u32,
-) -> i64 {
-    guard_count(|| {
-        // SAFETY: the caller keeps to one thread per lane.
-        let sender = match unsafe { lane(group, subgroup) } {
-            Ok(sender) => sender,
-            Err(status) => return i64::from(status as i32),
-        };
-        let count = count as usize;
-        if count > PIECES_MAX || (pieces.is_null() && count > 0) {
-            return i64::from(Status::Invalid as i32);
-        }
-        let mut parts: [&[u8]; PIECES_MAX] = [&[]; PIECES_MAX];
-        for (at, part) in parts.iter_mut().enumerate().take(count) {
-            // SAFETY: the caller says that `count` pieces are there, and their bytes.
-            let bytes = unsafe { pieces.add(at).read() };
-            // No slice may be that long, and the sum of 64 shorter ones does not overflow.
-            if !bytes.bytes.is_null() && bytes.len > u32::MAX as usize {
-                return i64::from(Status::TooLong as i32);
-            }
-            // SAFETY: as above.
-            match unsafe { slice(bytes.bytes, bytes.len) } {
-                Some(bytes) => *part = bytes,
-                None => return i64::from(Status::Invalid as i32),
-            }
-        }
-        answer(sender.send_parts(&parts[..count]))
-    })
-}
-
-/// Lend the next slot of a lane, to be filled in place; then `squall_publish` or `squall_abort`.
-///
-/// A reserved slot that is never published delays nobody.
-///
-/// @param len    Bytes wanted; at most `message_bytes_max`.
-/// @param bytes  Gets where to write, on success only; aligned to 16.
-/// @return SQUALL_OK, or as `squall_send`.
-///
-/// Threads:   as `squall_send`.
-/// Ownership: the bytes are the caller's until publish or abort, also while others poll.
-/// Cost:      no copy. Since: 0.1
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn squall_reserve(
-    group: squall_group_t,
-    subgroup: u32,
-    len: u32,
-    bytes: *mut *mut c_void,
-) -> c_int {
-    guard(|| {
-        // SAFETY: the caller keeps to one thread per lane.
-        let sender = match unsafe { lane(group, subgroup) } {
-            Ok(sender) => sender,
-            Err(status) => return status as c_int,
-        };
-        if bytes.is_null() {
-            return Status::Invalid as c_int;
-        }
-        match sender.reserve(len) {
-            Ok(lent) => {
-                // SAFETY: not NULL, and the caller says that it can be written.
-                unsafe { bytes.write(lent.as_mut_ptr().cast()) };
-                Status::Ok as c_int
-            }
-            Err(status) => status as c_int,
-        }
-    })
-}
-
-/// Send the first `len` bytes of what is reserved in a lane.
-///
-/// @param len  At most what was reserved.
-/// @return The message's ordinal in its lane (>= 0), or
-///         SQUALL_NOT_RESERVED  nothing is reserved;
-///         SQUALL_TOO_LONG      more than was reserved (it stays reserved).
-///
-/// Threads: as `squall_send`. Since: 0.1
-#[unsafe(no_mangle)]
-pub extern "C" fn squall_publish(group: squall_group_t, subgroup: u32, len: u32) -> i64 {
-    // SAFETY: the caller keeps to one thread per lane.
-    guard_count(|| match unsafe { lane(group, subgroup) } {
-        Ok(sender) => answer(sender.publish(len)),
-        Err(status) => i64::from(status as i32),
-    })
-}
-
-/// Give a reserved slot back. No member ever hears of it.
-///
-/// @return SQUALL_OK, or SQUALL_NOT_RESERVED.
-///
-/// Threads: as `squall_send`. Since: 0.1
-#[unsafe(no_mangle)]
-pub extern "C" fn squall_abort(group: squall_group_t, subgroup: u32) -> c_int {
-    // SAFETY: the caller keeps to one thread per lane.
-    guard(|| match unsafe { lane(group, subgroup) } {
-        Ok(sender) => sender.abort().map_or_else(|status| status as c_int, |()| 0),
-        Err(status) => status as c_int,
-    })
 }
 
 /// Runs `body` with the group that the caller polls, as the only one in it.

@@ -15,6 +15,7 @@ mod attr;
 mod group;
 mod handle;
 mod message;
+mod send;
 mod stats;
 mod status;
 
@@ -22,6 +23,7 @@ pub use attr::*;
 pub use group::*;
 pub use handle::squall_group_t;
 pub use message::*;
+pub use send::*;
 pub use stats::*;
 pub use status::*;
 

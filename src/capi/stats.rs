@@ -65,7 +65,7 @@ pub unsafe extern "C" fn squall_stats_get(
         }
         // SAFETY: the caller says that a struct with its size first is there.
         let size = unsafe { stats.cast::<u32>().read_unaligned() } as usize;
-        if size < 16 || size > 1 << 16 {
+        if !(16..=1 << 16).contains(&size) {
             let detail =
                 format!("stats.size is {size}, it has {} bytes here", size_of::<squall_stats_t>());
             return refuse(Error::new(Status::WrongSize, detail));

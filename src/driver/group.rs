@@ -43,6 +43,16 @@ impl Sender {
         self.tell(outcome)
     }
 
+    /// The same if it needs no look around; else `None`, and nothing has happened.
+    #[inline(always)]
+    pub(crate) fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
+        let ordinal = self.producer.send_easily(bytes)?;
+        if let Some(bell) = &mut self.bell {
+            bell.ring_if_asleep();
+        }
+        Some(ordinal)
+    }
+
     /// The same for a message in pieces.
     #[inline]
     pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {

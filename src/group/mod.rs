@@ -185,30 +185,38 @@ impl Engine {
         let closed: u64 = table.observe(rank, table.layout.closed, 0);
         match self.state {
             State::Running if closed == 1 => self.state = State::Leaving(rank),
+            State::Leaving(_) if closed == 1 => {}
             State::Running | State::Leaving(_) if closed != 1 => {
                 self.state = State::Ending(Suspicion { rank, fault: Fault::Lost });
+            }
+            _ => return,
+        }
+        if closed == 1 {
+            // Nothing sent from now on can become stable.
+            let with =
+                self.multicasts.iter().filter(|multicast| multicast.has_member(self.departed));
+            for lane in with.flat_map(|multicast| &multicast.lanes) {
+                lane.taker.stop(Status::PeerLeft);
+            }
+        }
+    }
+
+    /// Once a member is gone without a farewell and nothing is left to deliver, that is the end:
+    /// nobody knows what the others still get. After a farewell all get what the departed had.
+    fn end_if_over(&mut self) {
+        match self.state {
+            State::Ending(suspicion) => self.stop(Status::PeerLost, Some(suspicion)),
+            State::Leaving(_) if self.is_over() => {
+                self.state = State::Stopped(Status::PeerLeft, None);
             }
             _ => {}
         }
     }
 
-    /// Once a member is gone and nothing is left to deliver, nothing ever will be (in the
-    /// subgroups that it belonged to; a group goes on while it has others).
-    fn end_if_over(&mut self) {
-        let departed = self.departed;
-        match self.state {
-            State::Ending(suspicion) => self.stop(Status::PeerLost, Some(suspicion)),
-            State::Leaving(_) => {
-                let over = |multicast: &&Multicast| multicast.has_member(departed);
-                for multicast in self.multicasts.iter().filter(over) {
-                    multicast.lanes.iter().for_each(|lane| lane.taker.stop(Status::PeerLeft));
-                }
-                if self.multicasts.iter().all(|multicast| over(&multicast)) {
-                    self.state = State::Stopped(Status::PeerLeft, None);
-                }
-            }
-            _ => {}
-        }
+    /// Whether nothing can be delivered any more: a group goes on while it has subgroups that no
+    /// departed member belonged to.
+    fn is_over(&self) -> bool {
+        self.multicasts.iter().all(|multicast| multicast.is_over(self.departed))
     }
 
     fn stop(&mut self, status: Status, suspicion: Option<Suspicion>) {
@@ -243,8 +251,13 @@ impl Engine {
     /// Whether a turn would find something to do: for the look between saying "asleep" and sleeping.
     /// `events` tells who is full now, not who was at the last poll.
     pub fn has_work(&mut self, table: &Table, events: &Events) -> bool {
-        !matches!(self.state, State::Running | State::Stopped(..))
-            || self.multicasts.iter_mut().any(|multicast| multicast.has_work(table, events.full))
+        let over = match self.state {
+            State::Ending(_) => true,
+            State::Leaving(_) => self.is_over(),
+            State::Running | State::Stopped(..) => false,
+        };
+        let full = events.full.union(self.departed);
+        over || self.multicasts.iter_mut().any(|multicast| multicast.has_work(table, full))
     }
 
     /// Whether `released` of others is news to me: a lane of mine waits for room.

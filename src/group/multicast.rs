@@ -407,6 +407,20 @@ impl Multicast {
         self.lanes.iter().any(|lane| lane.waits().is_some())
     }
 
+    /// Whether all is delivered that can be without the `departed`, who left in good order: what
+    /// all of them had, and the others get (each of us has told the others all it knows by then).
+    pub fn is_over(&self, departed: Members) -> bool {
+        let gone = self.others.iter().zip(&self.prefixes);
+        let last = gone.filter(|(rank, _)| departed.contains(**rank)).map(|(_, prefix)| *prefix);
+        let Some(mut last) = last.min() else { return false };
+        if crate::mutant!("ends-at-the-first-silence") {
+            last = Number(0);
+        }
+        self.stable >= last
+            && self.deliverable().is_none()
+            && (!self.outbox.owes(departed) || crate::mutant!("ends-without-its-last-posts"))
+    }
+
     pub fn has_member(&self, set: Members) -> bool {
         self.others.iter().any(|rank| set.contains(*rank))
     }
@@ -444,16 +458,19 @@ mod tests {
     use crate::error::Status;
     use crate::sst::layout::Shape;
 
-    fn stage() -> Stage {
-        let shape = Shape {
+    fn stage_shape() -> Shape {
+        Shape {
             senders: 0,
             lanes: 0,
             mode: Mode::Stable,
             window: 2,
             message_bytes_max: 16,
             ring_bytes: 4096,
-        };
-        Stage::new(2, &[Rank(0), Rank(1)], shape)
+        }
+    }
+
+    fn stage() -> Stage {
+        Stage::new(2, &[Rank(0), Rank(1)], stage_shape())
     }
 
     /// Found by `squall sim`, seed 3405 of its day: a head just below `COUNT_MAX` made everybody
@@ -470,6 +487,36 @@ mod tests {
             let outcome = stage.players[0].producer.as_mut().unwrap().send(b"next");
             assert_eq!(outcome, if sound { Ok(0) } else { Err(Status::PeerFault) });
             stage.turn(0, 1);
+        }
+    }
+
+    /// Found by `squall sim`: after a farewell a member stopped as soon as it had nothing to deliver,
+    /// although another, slower one would soon have what the departed had; then they differed.
+    #[test]
+    fn after_a_farewell_all_deliver_what_the_departed_had() {
+        let mut stage = Stage::new(3, &[Rank(0)], stage_shape());
+        stage.players[0].producer.as_mut().unwrap().send(b"last words").unwrap();
+        stage.turn(0, 1);
+        let closed = stage.layout.closed.byte(0);
+        stage.land_all();
+        for to in [1, 2] {
+            stage.mirrors[0][to].cell(closed).publish(1);
+            stage.players[to].lost.insert(Rank(0));
+        }
+        // Member 1 has it and waits for member 2, however quiet it is.
+        stage.turn(1, 1);
+        stage.turn(1, 1);
+        assert_eq!(stage.players[1].engine.state(), State::Leaving(Rank(0)));
+        let player = &mut stage.players[1];
+        assert!(!player.engine.has_work(&player.table, &Events::default()), "it may sleep");
+        stage.land_all();
+        assert!(stage.turn(2, 1).starts_with("number 0"));
+        stage.land_all();
+        assert!(stage.turn(1, 1).starts_with("number 0"));
+        for member in [1, 2] {
+            stage.turn(member, 1);
+            let state = stage.players[member].engine.state();
+            assert_eq!(state, State::Stopped(Status::PeerLeft, None));
         }
     }
 

@@ -34,6 +34,7 @@ pub struct Player {
     pub work: Work,
     batch: Batch,
     pub full: Members,
+    pub lost: Members,
     reserved: u32,
 }
 
@@ -82,6 +83,7 @@ impl Stage {
                 work: Work::new(),
                 batch: Batch::new(crate::limits::BATCH_MAX),
                 full: Members::NONE,
+                lost: Members::NONE,
                 reserved: 0,
             }
         };
@@ -101,7 +103,7 @@ impl Stage {
         self.now += 1;
         let mut told = String::new();
         let player = &mut self.players[me];
-        let events = Events { lost: Members::NONE, full: player.full };
+        let events = Events { lost: player.lost, full: player.full };
         let Player { engine, table, inboxes, work, batch, .. } = player;
         engine.poll(Nanos(self.now), table, &events, work);
         if let Some(&delivery) = work.deliver.first() {
@@ -110,7 +112,8 @@ impl Stage {
                 engine.bad_slot(0, bad, work);
             }
             for message in batch.messages() {
-                let Message { number, rank, index, len, .. } = message;
+                let Message { number, rank, len, .. } = message;
+                let index = message.index();
                 let text = String::from_utf8_lossy(message.bytes());
                 let text = if *len > 24 { "..".into() } else { text };
                 let _ = writeln!(

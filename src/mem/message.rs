@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A delivered message as the application sees it: the bytes where they landed.
 
+use super::order::Cell;
+use crate::limits::{COUNT_MAX, HEADER_BYTES};
+
 /// One message of a batch. Valid until the callback that got it returns; hence not `Clone`.
 ///
-/// The layout is that of `squall_message_t` in C.
+/// The layout is that of `squall_message_t` in C. It is three words, because every message costs
+/// their writing; what few ask for is read from the slot's header, which lies before the bytes.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Message {
@@ -13,15 +17,11 @@ pub struct Message {
     /// Rank of the member that sent it.
     pub rank: u16,
     /// Its lane.
-    pub lane: u16,
-    /// Position in the subgroup's total order (in *received* mode: equal to `index`).
-    pub number: u64,
-    /// Position among that sender's messages, nulls included.
-    pub index: u64,
-    /// The sender's clock when the message was taken up, in nanoseconds.
-    pub time_ns: u64,
+    pub lane: u8,
     /// Reserved: 0.
-    pub flags: u64,
+    pub flags: u8,
+    /// Position in the subgroup's total order (in *received* mode: among that sender's messages).
+    pub number: u64,
 }
 
 // SAFETY: the bytes are shared, read-only for this process, and stay still until released (S).
@@ -38,7 +38,7 @@ pub struct Batch {
 
 impl Batch {
     pub fn new(most: usize) -> Batch {
-        let empty = |_| Message::new(&[], 0, 0, 0, 0, 0);
+        let empty = |_| Message::new(&[], 0, 0, 0);
         Batch { room: (0..most).map(empty).collect(), len: 0 }
     }
 
@@ -50,9 +50,9 @@ impl Batch {
 
     /// Places for up to `most` more, to be filled from the first on; then `filled`.
     #[inline]
-    pub(crate) fn free(&mut self, most: usize) -> std::slice::IterMut<'_, Message> {
+    pub(crate) fn free(&mut self, most: usize) -> &mut [Message] {
         let upto = (self.len + most).min(self.room.len());
-        self.room[self.len..upto].iter_mut()
+        &mut self.room[self.len..upto]
     }
 
     /// So many places have been filled.
@@ -68,18 +68,11 @@ impl Batch {
 }
 
 impl Message {
-    /// `bytes` must stay until the batch has been delivered; rings live as long as their group.
+    /// The message in a slot: `bytes` follow its header, and stay until the batch has been
+    /// delivered; rings live as long as their group.
     #[inline(always)]
-    pub(crate) fn new(
-        bytes: &[u8],
-        rank: u16,
-        lane: u16,
-        number: u64,
-        index: u64,
-        time_ns: u64,
-    ) -> Self {
-        let len = bytes.len() as u32;
-        Message { bytes: bytes.as_ptr(), len, rank, lane, number, index, time_ns, flags: 0 }
+    pub(crate) fn new(bytes: &[u8], rank: u16, lane: u8, number: u64) -> Self {
+        Message { bytes: bytes.as_ptr(), len: bytes.len() as u32, rank, lane, flags: 0, number }
     }
 
     /// The payload.
@@ -88,5 +81,22 @@ impl Message {
         // SAFETY: made from a slice of a live region; a message is only ever lent out by reference
         // during the delivery callback, before the slot is released (S).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len as usize) }
+    }
+
+    /// Position among its sender's messages, nulls included.
+    pub fn index(&self) -> u64 {
+        self.header_word(1) & (COUNT_MAX - 1)
+    }
+
+    /// The sender's clock when its turn thread took the message up, in nanoseconds.
+    pub fn time_ns(&self) -> u64 {
+        self.header_word(2)
+    }
+
+    fn header_word(&self, word: usize) -> u64 {
+        let before = HEADER_BYTES as usize - word * 8;
+        // SAFETY: a delivered message's bytes follow the header of their slot, in the same ring,
+        // aligned to a word (`Message::new`); the slot is not released yet (S).
+        unsafe { (*self.bytes.sub(before).cast::<Cell>()).own() }
     }
 }

@@ -210,7 +210,8 @@ mod real {
         len: u64,
         /// Where the last header may begin.
         header_last: u64,
-        writable: bool,
+        /// Where writing must end: its length, or 0 if it is a peer's.
+        write_end: u64,
         /// Keeps the bytes alive.
         _region: Arc<Region>,
     }
@@ -227,8 +228,9 @@ mod real {
             assert!(inside, "extent outside its region");
             // SAFETY: in bounds by the line above.
             let base = unsafe { region.base.add(from) };
-            let (len, writable) = (len as u64, region.writable);
-            Extent { base, len, header_last: len - 32, writable, _region: region }
+            let len = len as u64;
+            let write_end = if region.writable { len } else { 0 };
+            Extent { base, len, header_last: len - 32, write_end, _region: region }
         }
 
         pub fn size(&self) -> u64 {
@@ -251,17 +253,35 @@ mod real {
         /// edge S says that every reader has left the slot, W is not published yet.
         #[inline(always)]
         pub fn write(&self, at: u64, bytes: &[u8]) {
-            assert!(self.writable && at + bytes.len() as u64 <= self.len, "write outside");
+            assert!(at + bytes.len() as u64 <= self.write_end, "write outside");
             // SAFETY: in bounds and writable by the line above; `bytes` cannot overlap, because no
             // reference to a region's bytes lives while its slot is being filled (S).
             unsafe { copy(bytes.as_ptr(), self.base.as_ptr().add(at as usize), bytes.len()) }
+        }
+
+        /// Fills the slot at byte `at` (rounded down to a word): the header's first word, and the
+        /// payload behind the header. `false`, and nothing written, if it does not fit. Given to
+        /// the caller alone as for `write`.
+        #[inline(always)]
+        pub fn fill(&self, at: u64, first: u64, bytes: &[u8]) -> bool {
+            if at + 32 + bytes.len() as u64 > self.write_end {
+                return false;
+            }
+            // SAFETY: header and payload are in bounds and writable by the line above, the header
+            // aligned because `base` and the rounded `at` are; else as in `write`.
+            unsafe {
+                let slot = self.base.as_ptr().add((at & !7) as usize);
+                copy(bytes.as_ptr(), slot.add(32), bytes.len());
+                (*slot.cast::<Cell>()).prepare(first);
+            }
+            true
         }
 
         /// Payload bytes for their one writer, between `reserve` and `publish`.
         #[inline(always)]
         #[allow(clippy::mut_from_ref, reason = "the ring hands out each slot once, see SAFETY")]
         pub fn lend_mut(&self, at: u64, len: usize) -> &mut [u8] {
-            assert!(self.writable && at + len as u64 <= self.len, "slot outside its ring");
+            assert!(at + len as u64 <= self.write_end, "slot outside its ring");
             // SAFETY: in bounds, writable. Only `ring::Producer` calls this, for the one slot that
             // it has reserved and not published; S says that no reader is left in it, and its
             // `&mut self` that it is lent once.
@@ -457,6 +477,12 @@ mod modelled {
                     |to: *mut [u8; 8]| unsafe { (&mut *to)[..chunk.len()].copy_from_slice(chunk) };
                 self.word(at, i).with_mut(put);
             }
+        }
+
+        pub fn fill(&self, at: u64, first: u64, bytes: &[u8]) -> bool {
+            self.write(at + 32, bytes);
+            self.region.cell(self.from + at as usize).prepare(first);
+            true
         }
 
         #[allow(clippy::mut_from_ref, reason = "a leaked copy, for the race check only")]

@@ -142,6 +142,20 @@ impl Wires {
         }
     }
 
+    /// Whether nothing is on its way between the two.
+    pub fn is_idle(&self, from: Rank, to: Rank) -> bool {
+        self.wires[from.index() * self.members + to.index()].queue.is_empty()
+    }
+
+    /// `from` dies: of what it has posted to each peer, a random part never lands.
+    pub fn cut_off(&mut self, from: Rank, dice: &Dice) {
+        for wire in &mut self.wires[from.index() * self.members..][..self.members] {
+            let keep = dice.below(wire.queue.len() as u64 + 1) as usize;
+            self.queued -= wire.queue.len() - keep;
+            wire.queue.truncate(keep);
+        }
+    }
+
     /// Holds a random wire up until a step of the world.
     pub fn stick(&mut self, until: u64, dice: &Dice) {
         let wire = dice.below(self.wires.len() as u64) as usize;

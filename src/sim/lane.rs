@@ -185,6 +185,10 @@ impl Lane {
                 false
             }
             Err(_) if world.plan.evil.is_some() => false,
+            Err(Status::PeerLeft | Status::PeerLost) if world.gone.get().is_some() => {
+                self.waiting = None;
+                false
+            }
             Err(status) => panic!("a send was refused: {status:?}"),
         }
     }
@@ -194,7 +198,8 @@ impl World {
     /// One action of an application thread, if it may act now.
     pub fn step_lane(&self, at: usize) {
         let Ok(mut lane) = self.lanes[at].try_borrow_mut() else { return };
-        if self.evil.get() && self.plan.evil == Some(lane.plan.rank) {
+        let gone = self.gone.get() == Some(lane.plan.rank);
+        if gone || self.evil.get() && self.plan.evil == Some(lane.plan.rank) {
             return;
         }
         let (rank, habit) = (lane.plan.rank.index(), lane.plan.habit);
@@ -258,6 +263,9 @@ impl World {
     pub fn resolve(&self, at: usize) {
         let mut lane = self.lanes[at].borrow_mut();
         lane.burst = 0;
+        if self.gone.get() == Some(lane.plan.rank) {
+            return;
+        }
         if let Some(held) = lane.held.filter(|held| held.fate != Fate::Abandon) {
             lane.release(held, self);
         } else if lane.waiting.is_some() && lane.may_try(self) {

@@ -38,6 +38,8 @@ const MUTANTS: &[(&str, &str)] = &[
     ("counter-posted-by-reference", "F3: words land with the values posted"),
     ("room-is-not-told", "a peer without room hears of `released`"),
     ("refusal-rings-nobody", "P: a refused sender's poller hears that it waits"),
+    ("ends-at-the-first-silence", "after a farewell all deliver what the departed had"),
+    ("ends-without-its-last-posts", "who ends has told the others all it knows"),
     ("sleep-without-looking-again", "P: say asleep, look, sleep"),
 ];
 

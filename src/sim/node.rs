@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One member's turn thread: the driver's turn, one step at a time.
 
-use super::oracle::TRUST;
+use super::oracle::{ENDING, TRUST};
 use super::report::Row;
 use super::world::{ASLEEP, ASLEEP_FOR_ROOM, AWAKE, World};
 use crate::base::{Events, Members, Nanos, Post, Rank};
+use crate::error::Status;
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
 use crate::mem::Batch;
@@ -41,6 +42,8 @@ pub struct Node {
     busy: bool,
     pub paused_until: u64,
     stopped: bool,
+    /// It has been told of the departure.
+    told: bool,
     /// By subgroup of mine and lane: offset and slots of the taker before the poll.
     taken: Vec<Vec<(u64, u64)>>,
 }
@@ -67,6 +70,7 @@ impl Node {
             busy: false,
             paused_until: 0,
             stopped: false,
+            told: false,
         }
     }
 
@@ -90,6 +94,7 @@ impl Node {
         world.note("polls", [self.rank.0.into(), 0, 0, 0]);
         self.events.full = world.wires.borrow().full(self.rank);
         world.tallies.add(Row::FullTurns, (!self.events.full.is_empty()).into());
+        self.hear_of_departure(world);
         world.polling.set(world.polling.get() + 1);
         let now = Nanos(world.now.get());
         self.engine.poll(now, &mut self.table, &self.events, &mut self.work);
@@ -101,6 +106,76 @@ impl Node {
         self.delivered = 0;
         self.budget = world.dice.range(1, world.plan.budget_max);
         self.phase = if self.work.deliver.is_empty() { Phase::Done } else { Phase::Collect };
+    }
+
+    /// A connection ends after what was posted on it has landed; each peer hears of it some time.
+    fn hear_of_departure(&mut self, world: &World) {
+        self.events.lost = Members::NONE;
+        let Some(gone) = world.gone.get().filter(|_| !self.told) else { return };
+        let over = world.wires.borrow().is_idle(gone, self.rank);
+        if over && (world.hush.get() || world.dice.chance(40)) {
+            world.note("hears of it", [self.rank.0.into(), gone.0.into(), 0, 0]);
+            world.stir();
+            self.told = true;
+            self.events.lost.insert(gone);
+        }
+    }
+
+    /// The member departs: with a farewell, after its last turns; without, wherever it is.
+    pub fn depart(&mut self, farewell: bool, world: &World) {
+        if !farewell {
+            self.batch.clear();
+            return;
+        }
+        // Whoever closes has posted everything.
+        for _ in 0..4 {
+            loop {
+                self.step(world);
+                if self.phase == Phase::Poll {
+                    break;
+                }
+            }
+            while !world.wires.borrow().full(self.rank).is_empty() {
+                world.land(1);
+            }
+        }
+        let closed = world.layout.closed;
+        self.table.set(closed, 0, 1u64);
+        let all = (0..world.plan.members as u16).map(Rank).filter(|rank| *rank != self.rank);
+        let mut values = [0; crate::base::POST_WORDS_MAX];
+        values[0] = 1;
+        let to = Members::from_ranks(all);
+        let post = Post::Words { to, at: closed.byte(0) as u32, values, len: 1 };
+        world.wires.borrow_mut().post(self.rank, &[post], &world.dice);
+    }
+
+    /// After a departure: stopped, if nothing can go on without the departed.
+    pub fn has_ended(
+        &self,
+        gone: Rank,
+        farewell: bool,
+        world: &World,
+    ) -> Result<(), (&'static str, String)> {
+        if self.rank == gone {
+            return Ok(());
+        }
+        let with = |spec: &&crate::group::view::Subgroup| spec.has(self.rank);
+        let mut mine = world.plan.subgroups.iter().filter(with);
+        let status = match self.engine.state() {
+            State::Stopped(status, _) => Some(status),
+            _ => None,
+        };
+        let right = match status {
+            Some(Status::PeerLost) => !farewell,
+            Some(Status::PeerLeft) => farewell,
+            Some(_) => false,
+            None => farewell && (mine.any(|spec| !spec.has(gone)) || mine.next().is_none()),
+        };
+        if right {
+            return Ok(());
+        }
+        let state = self.engine.state();
+        Err((ENDING, format!("member {} is {state:?} after a departure", self.rank.0)))
     }
 
     /// No cell of mine went back; one that moved makes the turn a busy one.
@@ -117,6 +192,16 @@ impl Node {
         let state = self.engine.state();
         if state == State::Running || self.stopped {
             return;
+        }
+        if world.gone.get().is_some() {
+            if let State::Stopped(Status::PeerLeft | Status::PeerLost, _) = state {
+                self.stopped = true;
+                world.note("stops", [self.rank.0.into(), 0, 0, 0]);
+                return;
+            }
+            if matches!(state, State::Leaving(_) | State::Ending(_)) {
+                return;
+            }
         }
         if world.plan.evil.is_none() {
             world.fail((TRUST, format!("by member {}: {state:?}", self.rank.0)));
@@ -271,7 +356,8 @@ impl Node {
         asleep.set(if room { ASLEEP_FOR_ROOM } else { ASLEEP });
         self.events.full = world.wires.borrow().full(self.rank);
         let blind = crate::mutant!("sleep-without-looking-again");
-        if self.stopped || (!blind && self.engine.has_work(&self.table, &self.events)) {
+        let news = world.gone.get().is_some() && !self.told;
+        if self.stopped || news || (!blind && self.engine.has_work(&self.table, &self.events)) {
             asleep.set(AWAKE);
         } else if asleep.get() != AWAKE {
             world.note("sleeps", [self.rank.0.into(), room.into(), 0, 0]);

@@ -28,6 +28,8 @@ pub const IDLE: &str = "17 an idle group exchanges nothing";
 pub const LIVENESS: &str = "17 everything sent is delivered everywhere";
 pub const ROOM: &str = "S room comes back, and who waits for it is told";
 pub const TRUST: &str = "a correct member was cut off";
+pub const ENDING: &str = "after a departure all stop, with the right status";
+pub const ALIKE: &str = "6 after a farewell all deliver the same";
 pub const SLEEP: &str = "17 an idle member sleeps";
 pub const PANIC: &str = "no panic";
 pub const VICTIM: &str = "a victim of garbage must not panic";
@@ -166,7 +168,7 @@ impl Oracle {
         let stream = &mut self.streams[subgroup];
         let senders = stream.spec.senders.len();
         let who = |sender: &crate::group::view::Sender| {
-            (sender.rank.0, sender.lane) == (message.rank, message.lane)
+            (sender.rank.0, sender.lane) == (message.rank, message.lane.into())
         };
         let Some(s) = stream.spec.senders.iter().position(who) else {
             let detail = format!("rank {} lane {} is no sender", message.rank, message.lane);
@@ -175,7 +177,9 @@ impl Oracle {
         let name = || {
             format!(
                 "member {} subgroup {subgroup} number {} sender {s} index {}",
-                rank.0, message.number, message.index
+                rank.0,
+                message.number,
+                message.index()
             )
         };
         let at = stream.members.iter().position(|member| *member == rank).expect("a member");
@@ -203,12 +207,12 @@ impl Oracle {
         }
         if stream.spec.mode() == Mode::Received {
             tallies.one(Row::Received);
-            if message.number != ordinal || message.index != ordinal {
+            if message.number != ordinal || message.index() != ordinal {
                 return Err((FIFO, format!("{}: is ordinal {ordinal}", name())));
             }
             return Ok(());
         }
-        if message.number != message.index * senders as u64 + s as u64 {
+        if message.number != message.index() * senders as u64 + s as u64 {
             return Err((TOTAL_ORDER, format!("{}: that is not its number", name())));
         }
         stream
@@ -307,10 +311,36 @@ impl Oracle {
     }
 }
 
+impl Oracle {
+    /// After a farewell: in the subgroups of the departed, everyone has delivered what it had.
+    pub fn left_alike(&self, gone: Rank, wires: &Wires, layout: &Layout) -> Result<(), Broken> {
+        for (subgroup, stream) in self.streams.iter().enumerate() {
+            if !stream.spec.has(gone) || stream.spec.mode() != Mode::Stable {
+                continue;
+            }
+            let columns = &layout.subgroups[subgroup];
+            let cell = |rank: Rank, byte| wires.blocks[rank.index()].cell(byte).own();
+            let last = cell(gone, columns.prefix.byte(0));
+            for &rank in stream.members.iter().filter(|rank| **rank != gone) {
+                let delivered = cell(rank, columns.delivered.byte(0));
+                if delivered != last {
+                    let detail = format!(
+                        "member {} subgroup {subgroup} has delivered up to number {delivered}, \
+                         member {} had {last} when it left",
+                        rank.0, gone.0
+                    );
+                    return Err((ALIKE, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Stream {
     fn sender(&self, message: &Message) -> usize {
         let who = |sender: &crate::group::view::Sender| {
-            (sender.rank.0, sender.lane) == (message.rank, message.lane)
+            (sender.rank.0, sender.lane) == (message.rank, message.lane.into())
         };
         self.spec.senders.iter().position(who).expect("it was checked at delivery")
     }
@@ -369,7 +399,7 @@ impl Stream {
             let mirror = wires.mirror(sender.rank.index(), member.index());
             let head = mirror.cell(columns.head.byte(lane)).own();
             let slots = mirror.cell(columns.slots.byte(lane)).own();
-            if head <= message.index || slots <= ordinal {
+            if head <= message.index() || slots <= ordinal {
                 return Err(format!(
                     "member {} has {head} indices and {slots} slots of it",
                     member.0

@@ -74,6 +74,8 @@ pub struct Plan {
     lazy: Vec<bool>,
     pub parking: bool,
     pub evil: Option<Rank>,
+    /// Who departs at the end, and whether in good order.
+    pub leaver: Option<(Rank, bool)>,
     pub phases: u32,
     pub steps: u64,
     /// Of 256 words observed or advanced, how many let the world move first; how much; how deep.
@@ -107,6 +109,8 @@ impl Plan {
         let (lazy, posting) = fabric(dice, members);
         let evil =
             (members > 1 && dice.chance(20)).then(|| Rank(dice.below(members as u64) as u16));
+        let leaver = (members > 1 && evil.is_none() && dice.chance(96))
+            .then(|| (Rank(dice.below(members as u64) as u16), dice.chance(170)));
         let mut plan = Plan {
             seed,
             members,
@@ -116,6 +120,7 @@ impl Plan {
             lazy,
             parking: posting != Posting::Nothing && dice.chance(128),
             evil,
+            leaver,
             phases: dice.range(2, 4) as u32,
             steps: dice.range(2_000, 12_000),
             hook_chance: dice.pick(&[0, 8, 32, 96, 160]),
@@ -266,13 +271,14 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "  {} members, posting {:?}, {lazy} of {} mirrors behind a NIC, queue limit {}, \
-             parking {}, evil {:?}",
+             parking {}, evil {:?}, leaver {:?}",
             self.members,
             self.posting,
             self.lazy.len(),
             self.queue_limit,
             self.parking,
-            self.evil
+            self.evil,
+            self.leaver
         )?;
         for (at, subgroup) in self.subgroups.iter().enumerate() {
             let Shape { mode, window, message_bytes_max, ring_bytes, lanes, .. } = subgroup.shape;

@@ -51,6 +51,9 @@ rows! {
     Sleeps 1_000 "sleeps",
     Woken 1_000 "sleepers woken by a bell or a landing",
     Quiet 1_000 "times that all fell silent and was compared",
+    Left 100 "departures in good order",
+    Lost 50 "departures without",
+    LeftBehind 1_000 "messages delivered after a departure",
     EvilSeeds 20 "seeds with a member that writes garbage",
     EvilWords 1_000 "words and headers of garbage",
     EvilFaults 20 "members that cut it off",
@@ -70,6 +73,10 @@ impl Tallies {
     pub fn add(&self, row: Row, count: u64) {
         let cell = &self.0[row as usize];
         cell.set(cell.get() + count);
+    }
+
+    pub fn get(&self, row: Row) -> u64 {
+        self.0[row as usize].get()
     }
 
     #[inline(always)]

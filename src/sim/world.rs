@@ -61,6 +61,8 @@ pub struct World {
     pub now: Cell<u64>,
     /// The application has fallen silent: what is reserved is resolved, nothing new is sent.
     pub hush: Cell<bool>,
+    /// Who has departed.
+    pub gone: Cell<Option<Rank>>,
     /// The evil member has begun.
     pub evil: Cell<bool>,
     /// Counts whatever changes the world: posts that land, cells that move, messages.
@@ -147,6 +149,7 @@ impl World {
             tallies: Tallies::new(),
             now: Cell::new(0),
             hush: Cell::new(false),
+            gone: Cell::new(None),
             evil: Cell::new(false),
             stirs: Cell::new(0),
             polling: Cell::new(0),
@@ -179,6 +182,9 @@ impl World {
             if self.plan.evil.is_none() {
                 self.settle();
             }
+        }
+        if let Some((rank, farewell)) = self.plan.leaver {
+            self.depart(rank, farewell);
         }
         self.tallies.add(Row::EvilSeeds, self.plan.evil.is_some().into());
         self.tallies.add(Row::Steps, self.now.get());
@@ -286,6 +292,48 @@ impl World {
         self.hush.set(false);
     }
 
+    /// In the middle of things a member departs. The others hear of it at different times, deliver
+    /// what is stable, and stop; after a farewell, all at the same place.
+    fn depart(&self, rank: Rank, farewell: bool) {
+        let noise = |steps: u64| {
+            let until = self.now.get() + steps;
+            while self.now.get() < until {
+                self.act();
+            }
+        };
+        noise(self.plan.steps / 4);
+        self.tallies.one(if farewell { Row::Left } else { Row::Lost });
+        self.note("departs", [rank.0.into(), farewell.into(), 0, 0]);
+        self.wires.borrow_mut().heal();
+        self.nodes[rank.index()].borrow_mut().depart(farewell, self);
+        if !farewell {
+            self.wires.borrow_mut().cut_off(rank, &self.dice);
+        }
+        self.gone.set(Some(rank));
+        // A hang-up wakes whoever sleeps.
+        self.asleep.iter().for_each(|asleep| asleep.set(AWAKE));
+        let delivered = self.tallies.get(Row::Deliveries);
+        noise(self.plan.steps / 4);
+        self.hush.set(true);
+        self.wires.borrow_mut().heal();
+        self.nodes.iter().for_each(|node| node.borrow_mut().paused_until = 0);
+        let bound = 100 + 4 * self.oracle.borrow().missing() * self.plan.members as u64;
+        let mut rounds = 0;
+        while self.round() {
+            rounds += 1;
+            if rounds > bound {
+                self.fail((LIVENESS, format!("still moving {bound} rounds after a departure")));
+            }
+        }
+        self.tallies.add(Row::LeftBehind, self.tallies.get(Row::Deliveries) - delivered);
+        for node in &self.nodes {
+            self.check(node.borrow().has_ended(rank, farewell, self));
+        }
+        if farewell {
+            self.check(self.oracle.borrow().left_alike(rank, &self.wires.borrow(), &self.layout));
+        }
+    }
+
     /// Everybody gets a turn and every post lands. Whether anything happened.
     fn round(&self) -> bool {
         self.now.set(self.now.get() + 1);
@@ -294,7 +342,8 @@ impl World {
             self.land(self.dice.below(4));
         }
         for rank in 0..self.nodes.len() {
-            if self.asleep[rank].get() == AWAKE {
+            let gone = self.gone.get() == Some(Rank(rank as u16));
+            if self.asleep[rank].get() == AWAKE && !gone {
                 self.turn(rank);
             }
         }
@@ -324,6 +373,9 @@ impl World {
         let Ok(mut node) = self.nodes[rank].try_borrow_mut() else { return };
         if self.evil.get() && self.plan.evil == Some(Rank(rank as u16)) {
             return super::evil::write_garbage(self, rank);
+        }
+        if self.gone.get() == Some(Rank(rank as u16)) {
+            return;
         }
         if self.asleep[rank].get() != AWAKE || node.paused_until > self.now.get() {
             return;

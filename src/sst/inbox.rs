@@ -16,7 +16,7 @@ use super::ring::{
     KIND_FILLER, KIND_MESSAGE, PREFETCH_SLOT_MAX, Ring, index_of, slot_bytes, tagged,
 };
 use crate::base::{Count, Epoch, Number};
-use crate::limits::{BATCH_BYTES, BATCH_MAX, COUNT_MAX, HEADER_BYTES};
+use crate::limits::{BATCH_BYTES, HEADER_BYTES};
 use crate::mem::{Batch, Message};
 
 /// A slot that is no message: the sender's position, the header's first two words.
@@ -30,10 +30,12 @@ pub struct BadSlot {
 struct Reader {
     ring: Ring,
     rank: u16,
-    lane: u16,
-    /// Offset after the last slot that was handed out; slots handed out.
+    lane: u8,
+    /// Offset after the last slot that was handed out.
     at: u64,
-    consumed: u64,
+    /// Slots known to be there; and of those, ones not handed out.
+    known: u64,
+    left: u64,
     /// The index that a closer look found in the next slot, if `looked_at` is `consumed + 1`.
     found: u64,
     looked_at: u64,
@@ -52,12 +54,13 @@ pub struct Inbox {
 impl Inbox {
     /// `rings`: by sender, with its rank and lane.
     pub fn new(rings: Vec<(Ring, u16, u16)>, shape: &Shape, epoch: Epoch) -> Inbox {
-        let reader = |(ring, rank, lane)| Reader {
+        let reader = |(ring, rank, lane): (Ring, u16, u16)| Reader {
             ring,
             rank,
-            lane,
+            lane: lane as u8,
             at: 0,
-            consumed: 0,
+            known: 0,
+            left: 0,
             found: 0,
             looked_at: 0,
         };
@@ -78,7 +81,7 @@ impl Inbox {
 
     /// Slots of a sender that have been handed out.
     pub fn consumed(&self, sender: usize) -> Count {
-        Count(self.readers[sender].consumed)
+        Count(self.readers[sender].consumed())
     }
 
     /// Appends messages to `batch`, in order, until it is as long as `most`, holds `BATCH_BYTES` or
@@ -105,39 +108,44 @@ impl Inbox {
         batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
+        self.know(slots);
         let senders = self.readers.len();
         let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
-        let mut places = batch.free(most);
-        let most = places.len();
+        let places = batch.free(most);
+        let mut filled = 0;
         let mut room = BATCH_BYTES;
         let mut number = self.number;
         let mut looked = NO_NUMBER;
         let outcome = 'all: loop {
-            let (mut s, mut index) = (number % senders as u64, number / senders as u64);
+            let mut s = (number % senders as u64) as usize;
+            let mut index = number / senders as u64;
             // Rounds without nulls: the steady state of a busy group.
             'rounds: loop {
-                let from = s as usize;
-                for (reader, known) in self.readers[from..].iter_mut().zip(&slots[from..]) {
-                    if number >= upto || places.len() == 0 || room <= 0 {
-                        break 'all Ok(());
-                    }
-                    let left = known.0.wrapping_sub(reader.consumed);
-                    let Some(message) = reader.next(&by, index, number, left) else {
-                        break 'rounds;
+                let left = (upto - number).min((places.len() - filled) as u64) as usize;
+                if left == 0 || room <= 0 {
+                    break 'all Ok(());
+                }
+                let readers = &mut self.readers[s..];
+                let due = readers.len().min(left);
+                let mut done = 0;
+                let round = readers.iter_mut().zip(&mut places[filled..filled + due]);
+                for (reader, place) in round {
+                    let Some(message) = reader.next(&by, index, number + done as u64) else {
+                        break;
                     };
-                    if message.len >= LARGE_BYTES {
-                        room -= i64::from(message.len);
-                    }
-                    if let Some(place) = places.next() {
-                        *place = message;
-                    }
-                    number += 1;
+                    room -= i64::from(message.len);
+                    *place = message;
+                    done += 1;
+                }
+                (number, filled) = (number + done as u64, filled + done);
+                if done < due {
+                    break 'rounds;
                 }
                 (s, index) = (0, index + 1);
             }
             // A null, or a slot that needs a closer look: on to the first number that is a message,
             // and with its sender alone as far as no other sender has one.
-            let run = match self.find_run(number, slots, &by) {
+            let run = match self.find_run(number, &by) {
                 Ok(run) => run,
                 Err(bad) => break Err(bad),
             };
@@ -152,21 +160,17 @@ impl Inbox {
             let end = run.end.min(upto);
             let reader = &mut self.readers[run.sender];
             let mut index = run.first / senders as u64;
-            while number < end && places.len() > 0 && room > 0 {
-                let left = slots[run.sender].0.wrapping_sub(reader.consumed);
-                let Some(message) = reader.next(&by, index, number, left) else { break };
-                if message.len >= LARGE_BYTES {
-                    room -= i64::from(message.len);
-                }
-                if let Some(place) = places.next() {
-                    *place = message;
-                }
+            while number < end && room > 0 {
+                let Some(place) = places.get_mut(filled) else { break };
+                let Some(message) = reader.next(&by, index, number) else { break };
+                room -= i64::from(message.len);
+                *place = message;
+                filled += 1;
                 index += 1;
                 // What lies between is null: no other sender has a message before `end`.
                 number = (index * senders as u64 + run.sender as u64).min(end);
             }
         };
-        let filled = most - places.len();
         batch.filled(filled);
         assert!(number >= self.number);
         self.number = number;
@@ -176,19 +180,18 @@ impl Inbox {
     /// The first message from `number` on, and up to where its sender is alone. Leaves every reader
     /// at a sound slot, or with none.
     #[inline(never)]
-    fn find_run(&mut self, number: u64, slots: &[Count], by: &Check) -> Result<Run, BadSlot> {
+    fn find_run(&mut self, number: u64, by: &Check) -> Result<Run, BadSlot> {
         let senders = self.readers.len();
         let mut run = Run { sender: 0, first: NO_NUMBER, end: NO_NUMBER };
-        for (s, known) in slots.iter().enumerate() {
-            let reader = &mut self.readers[s];
-            if reader.consumed >= known.0 {
+        for (s, reader) in self.readers.iter_mut().enumerate() {
+            if reader.left == 0 {
                 continue;
             }
-            if reader.looked_at != reader.consumed + 1 {
+            if reader.looked_at != reader.consumed() + 1 {
                 let least = frontier::share(Number(number), s, senders).0;
                 let read = reader.read(by, least);
                 reader.found = read.map_err(|words| BadSlot { sender: s, words })?;
-                reader.looked_at = reader.consumed + 1;
+                reader.looked_at = reader.consumed() + 1;
             }
             let its = reader.found * senders as u64 + s as u64;
             if its < run.first {
@@ -206,6 +209,7 @@ impl Inbox {
         batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
+        self.know(slots);
         let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
         let mut room = BATCH_BYTES;
         for _ in 0..self.readers.len() {
@@ -213,14 +217,14 @@ impl Inbox {
                 return Ok(());
             }
             // A full batch ends a sender's turn too: one that always has more starves nobody.
-            let (s, known) = (self.turn, slots[self.turn].0);
+            let s = self.turn;
             self.turn = (s + 1) % self.readers.len();
             let reader = &mut self.readers[s];
-            while reader.consumed < known && room > 0 {
-                let mut places = batch.free(most - batch.messages().len());
-                let Some(place) = places.next() else { return Ok(()) };
-                let (index, left) = (reader.consumed, known - reader.consumed);
-                let mut message = reader.next(&by, index, index, left);
+            while reader.left > 0 && room > 0 {
+                let free = batch.free(most - batch.messages().len());
+                let Some(place) = free.first_mut() else { return Ok(()) };
+                let index = reader.consumed();
+                let mut message = reader.next(&by, index, index);
                 if message.is_none() {
                     // Behind a filler, or nothing sound.
                     match reader.read(&by, index) {
@@ -229,7 +233,7 @@ impl Inbox {
                         Ok(found) => return Err(BadSlot { sender: s, words: [0, found] }),
                         Err(words) => return Err(BadSlot { sender: s, words }),
                     }
-                    message = reader.next(&by, index, index, left);
+                    message = reader.next(&by, index, index);
                 }
                 let Some(message) = message else {
                     return Err(BadSlot { sender: s, words: [0, index] });
@@ -240,6 +244,15 @@ impl Inbox {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of the slots that are there now.
+    fn know(&mut self, slots: &[Count]) {
+        for (reader, known) in self.readers.iter_mut().zip(slots) {
+            assert!(known.0 >= reader.known, "known slots are not taken back");
+            reader.left += known.0 - reader.known;
+            reader.known = known.0;
+        }
     }
 }
 
@@ -254,10 +267,6 @@ struct Run {
     end: u64,
 }
 
-/// Smaller messages do not count for `BATCH_BYTES`: a whole batch of them is little more.
-const LARGE_BYTES: u32 = 512;
-const _: () = assert!(LARGE_BYTES as usize * BATCH_MAX <= 2 * BATCH_BYTES as usize);
-
 /// So many more slots must be known before any is asked for ahead of its turn; about
 /// `PREFETCH_BYTES` of small ones.
 const PREFETCH_SLOTS: u64 = 24;
@@ -269,13 +278,17 @@ struct Check {
 }
 
 impl Reader {
-    /// The message of that index, if it is the next slot and lies where the last one ended; `left`
-    /// slots are known. `None`: it is a null, or `read` must say what is there.
+    /// Slots handed out.
+    fn consumed(&self) -> u64 {
+        self.known - self.left
+    }
+
+    /// The message of that index, if it is the next slot and lies where the last one ended. `None`: it is a null, or `read` must say what is there.
     #[inline(always)]
-    fn next(&mut self, by: &Check, index: u64, number: u64, left: u64) -> Option<Message> {
+    fn next(&mut self, by: &Check, index: u64, number: u64) -> Option<Message> {
         let header = self.ring.header(self.at)?;
-        if left.wrapping_sub(1) > COUNT_MAX {
-            return None; // no slot is left
+        if self.left == 0 {
+            return None;
         }
         let (first, its) = (header[0].own(), header[1].own());
         // Kind, flags (none yet) and length in one comparison, index and epoch in another.
@@ -287,12 +300,12 @@ impl Reader {
         let payload = self.ring.payload(self.at, len)?;
         let bytes = slot_bytes(len);
         // Never beyond what is known to be there: the sender may be about to write it.
-        if left > PREFETCH_SLOTS && bytes <= PREFETCH_SLOT_MAX {
+        if self.left > PREFETCH_SLOTS && bytes <= PREFETCH_SLOT_MAX {
             self.ring.prefetch(self.at, bytes);
         }
         self.at += bytes;
-        self.consumed += 1;
-        Some(Message::new(payload, self.rank, self.lane, number, index, header[2].own()))
+        self.left -= 1;
+        Some(Message::new(payload, self.rank, self.lane, number))
     }
 
     /// Looks closely at the next slot, which is known to be there: settles at it and answers its

@@ -204,12 +204,14 @@ pub struct Producer {
     head: u64,
     tail: u64,
     used: u64,
+    /// Where the head was when `used` was last brought up to date (`used_now`).
+    used_head: u64,
     /// Slots published, slots known to be released.
     filled: u64,
     freed: u64,
-    /// Bytes and slots that follow the head and may be had without another look (`place`).
-    easy_bytes: u64,
-    easy_slots: u64,
+    /// Up to which offset and which count slots may be had without another look (`place`).
+    easy_end: u64,
+    easy_filled: u64,
     reserved: Option<Reservation>,
 }
 
@@ -241,8 +243,9 @@ impl Producer {
             used: 0,
             filled: 0,
             freed: 0,
-            easy_bytes: 0,
-            easy_slots: 0,
+            used_head: 0,
+            easy_end: 0,
+            easy_filled: 0,
             reserved: None,
         }
     }
@@ -251,6 +254,33 @@ impl Producer {
     /// this lane. `Again`: no room. `TooLong`, `NotReserved` (one is reserved): nothing is lost.
     #[inline(always)]
     pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
+        match self.send_easily(bytes) {
+            Some(ordinal) => Ok(ordinal),
+            None => self.send_slowly(bytes),
+        }
+    }
+
+    /// The same while there is room that needs no look, which is nearly always; else `None`, and
+    /// nothing has happened.
+    #[inline(always)]
+    pub fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
+        let len = bytes.len() as u64;
+        if len > u64::from(self.message_bytes_max) {
+            return None;
+        }
+        let (at, need) = (self.head, slot_bytes(len as u32));
+        let easy = at + need <= self.easy_end && self.filled < self.easy_filled;
+        if !easy || self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes") {
+            return None;
+        }
+        if !self.ring.bytes.fill(at, KIND_MESSAGE << 48 | len, bytes) {
+            return None;
+        }
+        Some(self.advance(at, need))
+    }
+
+    #[inline(never)]
+    fn send_slowly(&mut self, bytes: &[u8]) -> Result<u64, Status> {
         let len = u32::try_from(bytes.len()).map_err(|_| Status::TooLong)?;
         let slot = self.claim(len)?;
         if crate::mutant!("count-before-bytes") {
@@ -291,7 +321,7 @@ impl Producer {
         let slot = self.claim(len)?;
         self.reserved = Some(slot);
         if !crate::mutant!("reserve-leaves-the-easy-path-open") {
-            self.easy_slots = 0; // until published or aborted, nothing else has room
+            self.easy_filled = 0; // until published or aborted, nothing else has room
         }
         Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
     }
@@ -332,7 +362,7 @@ impl Producer {
             return Err(Status::TooLong);
         }
         let need = slot_bytes(len);
-        let easy = need <= self.easy_bytes && self.easy_slots > 0;
+        let easy = self.head + need <= self.easy_end && self.filled < self.easy_filled;
         if easy && self.cells.stopped.own() == 0 {
             return Ok(Reservation { at: self.head, len, skipped: 0 });
         }
@@ -375,42 +405,41 @@ impl Producer {
         // free again. Skipping counts as use, so `used` says by itself whether the front is free.
         let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
         let skipped = if skip { room } else { 0 };
-        if self.used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes")
-        {
+        let used = self.used_now();
+        if used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes") {
             return None;
         }
         let at = if skip { 0 } else { self.head };
         // What follows in one piece: up to the ring's end, or the hot part's while the head is in
         // it, and not beyond what is free.
         let end = if at < self.hot_bytes { self.hot_bytes } else { self.ring.size() };
-        let mut free = self.ring.size() - self.used - skipped;
+        let mut free = self.ring.size() - used - skipped;
         if crate::mutant!("easy-path-ignores-bytes") {
             free = self.ring.size();
         }
-        self.easy_bytes = free.min(end.max(at + need) - at);
-        self.easy_slots = self.window.saturating_sub(self.filled - self.freed);
+        self.easy_end = at + free.min(end.max(at + need) - at);
+        self.easy_filled = self.freed + self.window;
         Some(Reservation { at, len, skipped })
     }
 
     /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
-        if slot.skipped > 0
-            && let Some(filler) = self.ring.header(self.head)
-            && !crate::mutant!("no-filler")
-        {
-            filler[0].prepare(KIND_FILLER << 48);
+        if slot.at != self.head {
+            self.skip(slot.skipped);
         }
         let header = self.ring.header(slot.at).expect("a slot lies in its ring");
         header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
-        let need = slot_bytes(len);
-        if self.easy_bytes > PREFETCH_BYTES + PREFETCH_SLOT_MAX && need <= PREFETCH_SLOT_MAX {
-            self.ring.prefetch_write(slot.at, need);
+        self.advance(slot.at, slot_bytes(len))
+    }
+
+    /// Counts the slot of `need` bytes at `at`, which is filled. `// W`
+    #[inline(always)]
+    fn advance(&mut self, at: u64, need: u64) -> u64 {
+        if at + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(at, need);
         }
-        self.head = slot.at + need;
-        self.used += slot.skipped + need;
-        self.easy_bytes -= need;
-        self.easy_slots = self.easy_slots.saturating_sub(1);
+        self.head = at + need;
         let ordinal = self.filled;
         self.filled += 1;
         if crate::mutant!("loom-w-relaxed") {
@@ -421,10 +450,28 @@ impl Producer {
         ordinal
     }
 
+    /// Leaves the rest of the ring, with a filler if there is room for one (G1).
+    #[cold]
+    fn skip(&mut self, skipped: u64) {
+        if let Some(filler) = self.ring.header(self.head)
+            && !crate::mutant!("no-filler")
+        {
+            filler[0].prepare(KIND_FILLER << 48);
+        }
+        self.used = self.used_now() + skipped;
+        self.used_head = 0; // where the next slot begins
+    }
+
+    /// Bytes between tail and head, fillers included.
+    fn used_now(&self) -> u64 {
+        self.used + (self.head - self.used_head)
+    }
+
     /// Gives back the slots that every member has released. `// S, T`
     fn free(&mut self) -> Count {
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released();
+        (self.used, self.used_head) = (self.used_now(), self.head);
         let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
         let known = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
         while freed < known {
@@ -475,7 +522,7 @@ impl Taker {
         let (ring, mut offset) = (&self.ring, self.at);
         for index in next.0..next.0 + count {
             let (at, header) = ring.settle(offset);
-            if at < offset {
+            if at < offset && !crate::mutant!("stale-wrapped-at") {
                 let filler = ring.header(offset).is_some();
                 self.wrapped_at = offset + if filler { HEADER_BYTES } else { 0 };
             }

@@ -207,7 +207,7 @@ impl Bench {
         }
         for message in self.batch.messages() {
             let s = usize::from(message.rank);
-            let number = message.index * self.setup.senders as u64 + s as u64;
+            let number = message.index() * self.setup.senders as u64 + s as u64;
             let first = match self.setup.mode {
                 Mode::Stable => *self.expected.keys().next().unwrap(),
                 Mode::Received => number,
@@ -216,7 +216,7 @@ impl Bench {
             let (of, ordinal, len) = self.expected.remove(&number).expect("once");
             assert_eq!((of, ordinal, len), (s, self.delivered[s], message.len));
             assert_eq!(message.bytes(), payload(s, ordinal, len), "sender {s} ordinal {ordinal}");
-            assert_eq!(message.time_ns, 77);
+            assert_eq!(message.time_ns(), 77);
             self.delivered[s] += 1;
             assert_eq!(self.inbox.consumed(s).0.max(self.delivered[s]), self.inbox.consumed(s).0);
         }
