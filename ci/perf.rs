@@ -143,6 +143,7 @@ fn runs(pid: u32) -> bool {
 }
 
 /// A measurement that would take minutes, with its two members.
+#[allow(clippy::zombie_processes, reason = "whoever gets it waits for it")]
 fn long_run() -> (Child, Vec<u32>) {
     let mut command = perf(&["rate", "--seconds", "300", "--idle", "park"]);
     let parent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
