@@ -85,9 +85,9 @@ fn latency_writes_a_log_and_a_plot() {
     let sender = "send -> stable at the sender";
     assert_eq!(names, ["intended -> sent", sender, "send -> delivered at rank 1"]);
     // Every send that was due in the measured time counts, however late it was.
-    let samples = stages[1]["samples"].as_u64().unwrap();
-    assert!((149..=151).contains(&samples), "{samples}");
-    assert_eq!(stages[1]["samples"], stages[2]["samples"]);
+    for stage in stages {
+        assert_eq!(stage["samples"], 150, "{stage}");
+    }
     let log = std::fs::read_to_string(hlog).unwrap();
     assert!(log.starts_with("#[Histogram log format version 1.3]\n"), "{log}");
     assert!(log.contains("\"StartTimestamp\",\"Interval_Length\""));
@@ -143,6 +143,7 @@ fn runs(pid: u32) -> bool {
 }
 
 /// A measurement that would take minutes, with its two members.
+#[allow(clippy::zombie_processes, reason = "whoever gets it waits for it")]
 fn long_run() -> (Child, Vec<u32>) {
     let mut command = perf(&["rate", "--seconds", "300", "--idle", "park"]);
     let parent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -82,6 +82,6 @@ fn write_slot(world: &World, evil: usize, victim: usize) {
     header[0].publish(first);
     let epoch = Epoch(1 + world.plan.seed % 3);
     let sound = dice.chance(230);
-    header[1].publish(if sound { tagged(index, epoch) } else { dice.word() });
+    header[1].publish(if sound { tagged(0, epoch).wrapping_add(index) } else { dice.word() });
     world.note("garbage slot", [evil as u64, victim as u64, at, index]);
 }

@@ -343,11 +343,12 @@ impl Member<'_> {
     #[inline]
     fn paced(&mut self, busy: bool) -> Result<bool, Status> {
         let board = &self.shared.board;
-        let mut now = clock().0;
-        if now >= board.end.own() {
+        // What was due in the measured time is sent, however late.
+        if self.due >= board.end.own() {
             self.step = Step::End;
             return Ok(true);
         }
+        let mut now = clock().0;
         let idle = !busy && board.delivered.own() >= self.writer.sent();
         let hold = self.plan.idle != IdleOption::Park && idle && now + HOLD_NS >= self.due;
         while hold && now < self.due {
@@ -360,7 +361,7 @@ impl Member<'_> {
         let newest = Checkpoint { number: board.checkpoint.own(), hash: board.hash.own() };
         let sender = self.sender.as_mut().expect("only senders flow");
         self.writer.data(sender, newest)?;
-        if now >= board.begin.own() {
+        if self.due >= board.begin.own() {
             self.late.saturating_record(now - self.due);
         }
         self.due += self.plan.pace_ns;
