@@ -305,10 +305,13 @@ fn one_by_one(
     payload: &mut [u8],
     over: &AtomicBool,
 ) {
+    let parks = job.kind == Kind::Park;
     if job.rank != 0 {
         println!("0");
         while !over.load(Relaxed) && (door.poll)(group, u32::MAX) >= 0 {
-            (door.wait)(group, 1000);
+            if parks {
+                (door.wait)(group, 1000);
+            }
         }
         return;
     }
@@ -336,7 +339,7 @@ fn one_by_one(
             if count(seen).1 >= sequence {
                 break;
             }
-            if delivered == 0 && job.kind == Kind::Park {
+            if delivered == 0 && parks {
                 (door.wait)(group, 1000);
             }
         }

@@ -13,7 +13,7 @@
 
 use super::outbox::Outbox;
 use super::view::View;
-use crate::base::{Count, Epoch, Members, Number, Rank};
+use crate::base::{Count, Epoch, Members, Number, Posting, Rank};
 use crate::error::{CellName, Fault, Suspicion};
 use crate::limits::{COUNT_MAX, TAKE_MAX};
 use crate::sst::Table;
@@ -81,6 +81,8 @@ pub struct Multicast {
     published: Number,
     stable: Number,
     delivered: Number,
+    /// What of `delivered` is published.
+    released: Number,
     /// No correct member's head is above this (see `explicable`).
     heads_most: u64,
     outbox: Outbox,
@@ -124,6 +126,7 @@ impl Multicast {
             published: Number(0),
             stable: Number(0),
             delivered: Number(0),
+            released: Number(0),
             heads_most: explicable(spec.mode(), Number(0), senders as u64, window),
             outbox: Outbox::new(subgroup, &others, columns.clone(), spec.mode()),
             others,
@@ -138,6 +141,7 @@ impl Multicast {
             self.advance_order();
             self.publish(table);
         }
+        self.release(table);
         let received = self.receive(table)?;
         if received {
             self.advance_order();
@@ -341,14 +345,13 @@ impl Multicast {
                 self.heads_most = explicable(self.mode, number, senders, self.window);
                 if crate::mutant!("released-before-delivered") {
                     table.advance(self.columns.released, 0, self.stable);
-                } else if !crate::mutant!("released-before-callback") {
-                    table.advance(self.columns.released, 0, number);
                 }
-                table.advance(self.columns.delivered, 0, number);
+                if self.outbox.posting == Posting::All {
+                    self.release(table); // to ride in the post that this turn ends with
+                }
                 for s in 0..self.consumed.len() {
                     self.consumed[s] = inbox.consumed(s);
                 }
-                self.outbox.moved_quietly();
             }
             Mode::Received => {
                 for s in 0..self.consumed.len() {
@@ -366,6 +369,24 @@ impl Multicast {
                 }
             }
         }
+    }
+
+    /// Publishes what has been delivered, if that is still to be done.
+    ///
+    /// On shared memory this waits for the next turn, which publishes other cells of the same line:
+    /// a line that the peers poll costs a transfer whenever it is written after they have read it.
+    fn release(&mut self, table: &mut Table) {
+        if self.delivered == self.released || self.mode == Mode::Received {
+            return;
+        }
+        self.released = self.delivered;
+        if !crate::mutant!("released-before-callback")
+            && !crate::mutant!("released-before-delivered")
+        {
+            table.advance(self.columns.released, 0, self.delivered);
+        }
+        table.advance(self.columns.delivered, 0, self.delivered);
+        self.outbox.moved_quietly();
     }
 
     /// The posts that bring every peer that takes some up to date.
@@ -391,6 +412,7 @@ impl Multicast {
         };
         waiting
             || self.outbox.owes(full)
+            || (self.mode == Mode::Stable && self.released != self.delivered)
             || self.deliverable().is_some()
             || self.foreign.iter().any(head)
             || (self.mode == Mode::Stable && self.others.iter().enumerate().any(prefix))
