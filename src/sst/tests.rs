@@ -298,3 +298,28 @@ fn on_receipt_no_sender_starves_another() {
         assert_eq!(bench.delivered, [2, 1, 0], "{ahead} ahead");
     }
 }
+
+/// Found by the property above: where the last slot ends with the ring nothing is skipped, and the
+/// producer counted its bytes in use wrongly from then on.
+#[test]
+fn a_ring_that_ends_with_a_slot_holds_no_more_than_it_can() {
+    let setup = Setup {
+        senders: 1,
+        window: 9,
+        message_bytes_max: 16,
+        spare: 0,
+        hot_bytes: 1,
+        mode: Mode::Stable,
+    };
+    let mut bench = Bench::new(setup);
+    for lap in 0..3 {
+        for fits in [true, true, false] {
+            let ordinal = bench.senders[0].producer.ordinal();
+            bench.act(Op::Send { s: 0, len: 16 });
+            assert_eq!(bench.senders[0].producer.ordinal() > ordinal, fits, "lap {lap}");
+        }
+        bench.take(0);
+        bench.collect(9);
+        bench.release();
+    }
+}
