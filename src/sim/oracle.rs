@@ -54,6 +54,24 @@ struct Sent {
     index: Option<u64>,
 }
 
+impl Sent {
+    /// Whether that is the lane's message of that ordinal.
+    fn is(&self, ordinal: u64, pattern: Pattern, message: &Message) -> Result<(), String> {
+        if ordinal >= self.count {
+            return Err("was never sent".into());
+        }
+        // A message that somebody has not released is still on the list of open ones.
+        let len = self.open[(ordinal - (self.count - self.open.len() as u64)) as usize];
+        if len != message.len {
+            return Err(format!("{} bytes, {len} were sent", message.len));
+        }
+        match pattern.first_difference(message.bytes()) {
+            Some(byte) => Err(format!("byte {byte} of {len} is not what was sent")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What one member has been given.
 struct Reader {
     rank: Rank,
@@ -164,7 +182,6 @@ impl Oracle {
             std::hint::black_box(message.bytes().iter().fold(0u8, |sum, byte| sum ^ byte));
             return Ok(());
         }
-        let seed = self.seed;
         let stream = &mut self.streams[subgroup];
         let senders = stream.spec.senders.len();
         let who = |sender: &crate::group::view::Sender| {
@@ -184,22 +201,9 @@ impl Oracle {
         };
         let at = stream.members.iter().position(|member| *member == rank).expect("a member");
         let ordinal = stream.readers[at].delivered[s];
-        if ordinal >= stream.sent[s].count {
-            return Err((INTEGRITY, format!("{}: was never sent", name())));
-        }
-        // A message that somebody has not released is still on the list of open ones.
-        let sent = &stream.sent[s];
-        let len = sent.open[(ordinal - (sent.count - sent.open.len() as u64)) as usize];
-        if len != message.len {
-            let detail = format!("{}: {} bytes, {len} were sent", name(), message.len);
-            return Err((INTEGRITY, detail));
-        }
-        if let Some(byte) =
-            Pattern::new(seed, subgroup, s, ordinal).first_difference(message.bytes())
-        {
-            let detail = format!("{}: byte {byte} of {len} is not what was sent", name());
-            return Err((INTEGRITY, detail));
-        }
+        let pattern = Pattern::new(self.seed, subgroup, s, ordinal);
+        let sound = stream.sent[s].is(ordinal, pattern, message);
+        sound.map_err(|detail| (INTEGRITY, format!("{}: {detail}", name())))?;
         stream.readers[at].delivered[s] += 1;
         tallies.one(Row::Deliveries);
         if stream.spec.shape.window == 1 {
