@@ -37,15 +37,23 @@ fn check_all(parks: bool) -> String {
     for (at, check) in CHECKS.iter().enumerate() {
         let group = group_name(&format!("fabric{at}"));
         let start = |rank: u16| {
-            Process::start("end", &[("group", &group), ("rank", &rank), ("at", &at), ("parks", &parks)])
+            Process::start(
+                "end",
+                &[("group", &group), ("rank", &rank), ("at", &at), ("parks", &parks)],
+            )
         };
         let (mut one, mut two) = (start(0), start(1));
         let (first, second) = (one.expect("counted"), two.expect("counted"));
         one.end_well();
         // One that dies has ended as it should: by the signal.
-        if check.two_dies { drop(two.end()) } else { drop(two.end_well()) }
+        if check.two_dies {
+            drop(two.end())
+        } else {
+            drop(two.end_well())
+        }
         let both = [first, second];
-        let said: Vec<&str> = both.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
+        let said: Vec<&str> =
+            both.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
         text.push_str(&format!("{:4} {}: {}\n", check.promise, check.name, said.join("; ")));
     }
     text
