@@ -49,12 +49,8 @@ const TESTS: &[Test] = &[
     ("the_descriptor_limit_is_named", the_descriptor_limit_is_named),
 ];
 
-const ROLES: &[Role] = &[
-    ("stream", stream),
-    ("open", open_only),
-    ("hostile", hostile),
-    ("thief", thief),
-];
+const ROLES: &[Role] =
+    &[("stream", stream), ("open", open_only), ("hostile", hostile), ("thief", thief)];
 
 fn main() {
     support::main(TESTS, ROLES);
@@ -79,13 +75,14 @@ fn config(arguments: &Arguments) -> Config {
     };
     config.subgroups = vec![one.clone()];
     if arguments.or("many", false) {
-        let of = |members: &[u16], senders: Option<&[u16]>, mode: Mode, window: u32| SubgroupConfig {
-            members: members.to_vec(),
-            senders: senders.map(<[u16]>::to_vec),
-            mode,
-            window,
-            ..one.clone()
-        };
+        let of =
+            |members: &[u16], senders: Option<&[u16]>, mode: Mode, window: u32| SubgroupConfig {
+                members: members.to_vec(),
+                senders: senders.map(<[u16]>::to_vec),
+                mode,
+                window,
+                ..one.clone()
+            };
         config.subgroups.push(of(&[0, 1], None, Mode::Stable, 7));
         config.subgroups.push(of(&[], Some(&[1]), Mode::Stable, 64));
         config.subgroups.push(of(&[], None, Mode::Received, 100));

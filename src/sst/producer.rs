@@ -21,6 +21,7 @@ use crate::base::{Count, Number, Rank};
 use crate::error::Status;
 use crate::limits::{COUNT_MAX, HEADER_BYTES};
 use crate::mem::Region;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The rows whose `released` decides whether a slot of mine is free: all members of the subgroup,
@@ -70,9 +71,13 @@ pub struct Producer {
     /// Offset of the next slot, offset of the oldest unreleased one, bytes between (fillers too).
     head: u64,
     tail: u64,
-    used: u64,
-    /// Where the head was when `used` was last brought up to date (`used_now`).
-    used_head: u64,
+    /// Bytes ever used, fillers included, when the head was at `passed_head`; and of those, bytes
+    /// given back. What is between is in use (`used`).
+    passed: u64,
+    passed_head: u64,
+    returned: u64,
+    /// Places between slots, one in `MARK_SLOTS`, from which many slots can be given back at once.
+    marks: VecDeque<Mark>,
     /// Slots published, slots known to be released.
     filled: u64,
     freed: u64,
@@ -80,6 +85,17 @@ pub struct Producer {
     easy_end: u64,
     easy_filled: u64,
     reserved: Option<Reservation>,
+}
+
+/// Slots between two marks.
+const MARK_SLOTS: u64 = 32;
+
+/// A place between two slots: how many slots, which offset and how many bytes ever used are before
+/// it.
+struct Mark {
+    filled: u64,
+    head: u64,
+    passed: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -107,10 +123,12 @@ impl Producer {
             message_bytes_max: shape.message_bytes_max,
             head: 0,
             tail: 0,
-            used: 0,
+            passed: 0,
+            passed_head: 0,
+            returned: 0,
+            marks: VecDeque::with_capacity((shape.window as u64 / MARK_SLOTS) as usize + 4),
             filled: 0,
             freed: 0,
-            used_head: 0,
             easy_end: 0,
             easy_filled: 0,
             reserved: None,
@@ -208,7 +226,7 @@ impl Producer {
     pub fn abort(&mut self) -> Result<(), Status> {
         let slot = self.reserved.take().ok_or(Status::NotReserved)?;
         if crate::mutant!("abort-leaks") {
-            self.used += slot_bytes(slot.len);
+            self.passed += slot_bytes(slot.len);
         }
         Ok(())
     }
@@ -245,11 +263,19 @@ impl Producer {
         if stopped != 0 {
             return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
         }
+        self.mark();
         if let Some(slot) = self.place(len, need) {
             return Ok(slot);
         }
-        let released = self.free();
-        let placed = self.place(len, need);
+        let taken = self.cells.taken.observe(); // T
+        let released = self.gate.released(); // S
+        let taken = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
+        self.free_to_mark(taken, released);
+        let mut placed = self.place(len, need);
+        if placed.is_none() {
+            self.free(taken, released);
+            placed = self.place(len, need);
+        }
         let pressed = &self.cells.pressed;
         if let Some(slot) = placed {
             pressed[1].prepare(0);
@@ -272,7 +298,7 @@ impl Producer {
         // free again. Skipping counts as use, so `used` says by itself whether the front is free.
         let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
         let skipped = if skip { room } else { 0 };
-        let used = self.used_now();
+        let used = self.used();
         if used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes") {
             return None;
         }
@@ -285,7 +311,8 @@ impl Producer {
             free = self.ring.size();
         }
         self.easy_end = at + free.min(end.max(at + need) - at);
-        self.easy_filled = self.freed + self.window;
+        let next_mark = (self.filled / MARK_SLOTS + 1) * MARK_SLOTS;
+        self.easy_filled = (self.freed + self.window).min(next_mark);
         Some(Reservation { at, len, skipped })
     }
 
@@ -325,34 +352,62 @@ impl Producer {
         {
             filler[0].prepare(KIND_FILLER << 48);
         }
-        self.used = self.used_now() + skipped;
-        self.used_head = 0; // where the next slot begins
+        self.passed = self.passed_now() + skipped;
+        self.passed_head = 0; // where the next slot begins
     }
 
     /// Bytes between tail and head, fillers included.
-    fn used_now(&self) -> u64 {
-        self.used + (self.head - self.used_head)
+    fn used(&self) -> u64 {
+        self.passed_now() - self.returned
     }
 
-    /// Gives back the slots that every member has released. `// S, T`
-    fn free(&mut self) -> Count {
-        let taken = self.cells.taken.observe(); // T
-        let released = self.gate.released();
-        (self.used, self.used_head) = (self.used_now(), self.head);
-        let (ring, mut tail, mut used, mut freed) = (&self.ring, self.tail, self.used, self.freed);
-        let known = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
-        while freed < known {
+    fn passed_now(&self) -> u64 {
+        self.passed + (self.head - self.passed_head)
+    }
+
+    /// Notes the place before the next slot, if one is due there.
+    fn mark(&mut self) {
+        let due = self.filled % MARK_SLOTS == 0 && self.filled > self.freed;
+        if due && self.marks.back().is_none_or(|mark| mark.filled < self.filled) {
+            let (filled, head, passed) = (self.filled, self.head, self.passed_now());
+            self.marks.push_back(Mark { filled, head, passed });
+        }
+    }
+
+    /// Gives back slots up to a mark, without a look at each: if the index of the slot behind a mark
+    /// is not above what is released, all slots before it are below. `// S, T`
+    fn free_to_mark(&mut self, taken: u64, released: Count) {
+        while let Some(mark) = self.marks.front() {
+            if mark.filled >= taken {
+                return; // the slot behind it has no index yet
+            }
+            let (_, header) = self.ring.settle(mark.head);
+            if header[1].own() & (COUNT_MAX - 1) > released.0 {
+                return;
+            }
+            (self.tail, self.freed, self.returned) = (mark.head, mark.filled, mark.passed);
+            self.marks.pop_front();
+        }
+    }
+
+    /// Gives back the slots that every member has released, one by one. `// S, T`
+    fn free(&mut self, taken: u64, released: Count) {
+        let (ring, mut tail, mut freed) = (&self.ring, self.tail, self.freed);
+        while freed < taken {
             let (at, header) = ring.settle(tail);
             if header[1].own() & (COUNT_MAX - 1) >= released.0 {
                 break;
             }
             if at != tail {
-                used -= ring.size() - tail; // what was skipped
+                self.returned += ring.size() - tail; // what was skipped
             }
             let bytes = slot_bytes(header[0].own() as u32);
-            (used, tail, freed) = (used - bytes, at + bytes, freed + 1);
+            self.returned += bytes;
+            (tail, freed) = (at + bytes, freed + 1);
         }
-        (self.tail, self.used, self.freed) = (tail, used, freed);
-        released
+        (self.tail, self.freed) = (tail, freed);
+        while self.marks.front().is_some_and(|mark| mark.filled <= freed) {
+            self.marks.pop_front();
+        }
     }
 }
