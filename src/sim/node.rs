@@ -136,6 +136,7 @@ impl Node {
                 }
             }
             while !world.wires.borrow().full(self.rank).is_empty() {
+                world.wires.borrow_mut().heal(); // time stands still here: no wire may be stuck
                 world.land(1);
             }
         }
