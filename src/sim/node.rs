@@ -135,6 +135,8 @@ impl Node {
                     break;
                 }
             }
+            // A pause after one of these turns may have held a wire up again.
+            world.wires.borrow_mut().heal();
             while !world.wires.borrow().full(self.rank).is_empty() {
                 world.wires.borrow_mut().heal(); // time stands still here: no wire may be stuck
                 world.land(1);
