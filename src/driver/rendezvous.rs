@@ -51,6 +51,15 @@ struct Meeting<'a> {
     met: Met,
     /// Calls that wait for their answer.
     calls: Vec<(u16, Socket)>,
+    /// The last one that may be taken back.
+    refusal: Option<Error>,
+}
+
+/// What a member has shown, mapped: its control block, its bell, and its rings by subgroup.
+struct Shown {
+    block: Region,
+    bell: Bell,
+    rings: Vec<Option<Arc<Region>>>,
 }
 
 /// Meets all others, or says who is missing when `open_timeout` ends.
@@ -74,7 +83,7 @@ pub fn meet(
         blocks: vec![None; members],
         rings: vec![vec![None; view.subgroups.len()]; members],
     };
-    let mut meeting = Meeting { config, view, layout, mine, met, calls: Vec::new() };
+    let mut meeting = Meeting { config, view, layout, mine, met, calls: Vec::new(), refusal: None };
     let start = Instant::now();
     let mut told = Duration::ZERO;
     loop {
@@ -85,6 +94,9 @@ pub fn meet(
         }
         let waited = start.elapsed();
         if waited >= config.open_timeout {
+            if let Some(refusal) = meeting.refusal {
+                return Err(refusal);
+            }
             let detail = format!(
                 "group {}: rank {missing:?} did not arrive within {:.1} s; start it with the same \
                  name and configuration, or wait longer",
@@ -147,10 +159,13 @@ impl Meeting<'_> {
 
     /// One round: answers who knocks, calls who is missing below, reads their answers.
     fn step(&mut self) -> Result<bool, Error> {
-        let mut moved = false;
+        let mut moved = self.forget_the_dead();
         for visitor in self.met.door.visitors(|_| ()) {
             moved = true;
             self.receive(visitor)?;
+        }
+        if let Some(trouble) = self.met.door.trouble.take() {
+            return Err(trouble);
         }
         for rank in self.missing() {
             let called = self.calls.iter().any(|(callee, _)| *callee == rank);
@@ -161,12 +176,26 @@ impl Meeting<'_> {
         for at in (0..self.calls.len()).rev() {
             let Some(answer) = self.calls[at].1.receive() else { continue };
             let (rank, socket) = self.calls.swap_remove(at);
-            moved = true;
             // A hang-up without an answer: it gave up, or was not ready; call again.
             let Some((bytes, descriptors)) = answer else { continue };
             self.answered(rank, socket, &bytes, descriptors)?;
         }
         Ok(moved)
+    }
+
+    /// Who has died since we met is missing again: its successor may come.
+    fn forget_the_dead(&mut self) -> bool {
+        let met = &mut self.met;
+        let before = met.neighbours.len();
+        met.neighbours.retain(|neighbour| {
+            let dead = matches!(neighbour.socket.receive(), Some(None));
+            if dead {
+                met.blocks[neighbour.rank.index()] = None;
+                met.rings[neighbour.rank.index()].fill(None);
+            }
+            !dead
+        });
+        met.neighbours.len() < before
     }
 
     fn call(&mut self, rank: u16) -> Result<bool, Error> {
@@ -215,13 +244,22 @@ impl Meeting<'_> {
         compare(&self.met.hello, &hello_of(&hello, &self.met.hello), &format!("rank {rank}"))?;
         if let Some((status, sentence)) = hello.refusal {
             let status = Status::from_code(status).unwrap_or(Status::System);
-            return Err(Error::new(status, format!("rank {rank}: {sentence}")));
+            let refusal = Error::new(status, format!("rank {rank}: {sentence}"));
+            if status == Status::InUse {
+                // My own rank's name was free: so that group has lost its member of my rank, and
+                // will end and leave the name to the next one. Or it does not; then say this.
+                self.refusal = Some(refusal);
+                return Ok(());
+            }
+            return Err(refusal);
         }
-        self.keep(rank, socket, hello, descriptors)
+        let shown = self.map(rank, descriptors)?;
+        self.keep(rank, socket, &hello, shown);
+        Ok(())
     }
 
     /// Someone has said hello at my door.
-    fn receive(&mut self, visitor: Visitor) -> Result<(), Error> {
+    fn receive(&mut self, mut visitor: Visitor) -> Result<(), Error> {
         let theirs = &visitor.hello;
         let config = self.met.hello.config.clone();
         let who = format!("process {}", theirs.pid);
@@ -249,39 +287,52 @@ impl Meeting<'_> {
             refuse(&visitor.socket, Status::InUse, &sentence, &config);
             return Ok(());
         }
+        // Nobody is welcomed whose memory cannot be used: it may be a stranger with the right words.
+        let shown = match self.map(rank, visitor.descriptors.split_off(0)) {
+            Err(fault) if fault.status == Status::PeerFault => {
+                crate::notice!("group {}: refused {who}: {}", self.config.group, fault.detail);
+                refuse(&visitor.socket, Status::PeerFault, &fault.detail, &config);
+                return Ok(());
+            }
+            shown => shown?,
+        };
         let answer = Hello { kind: Kind::Welcome, ..self.met.hello.clone() };
-        if !door::welcome(&visitor, &answer, &self.descriptors_for(rank)) {
-            return Ok(()); // it is gone; it may come again
+        if door::welcome(&visitor, &answer, &self.descriptors_for(rank)) {
+            self.keep(rank, visitor.socket, &visitor.hello, shown);
         }
-        self.keep(rank, visitor.socket, visitor.hello, visitor.descriptors)
+        Ok(()) // if it is gone, it may come again
     }
 
     /// Maps what a member has shown.
-    fn keep(
-        &mut self,
-        rank: u16,
-        socket: Socket,
-        hello: Hello,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(), Error> {
+    fn map(&self, rank: u16, descriptors: Vec<OwnedFd>) -> Result<Shown, Error> {
         let mut descriptors = descriptors.into_iter();
-        let mut next = || {
-            let absent = || Error::new(Status::PeerFault, format!("rank {rank} shows too little"));
-            descriptors.next().ok_or_else(absent)
-        };
+        let mut next = || descriptors.next().ok_or_else(|| self.shown_too_little(rank));
         let block = Region::map_peer(&next()?, self.layout.control_bytes)?;
-        let bell = Bell::from_descriptor(next()?);
+        let bell = Bell::from_descriptor(next()?)?;
+        let mut rings = vec![None; self.view.subgroups.len()];
         for (at, subgroup) in self.view.subgroups.iter().enumerate() {
             let sends = subgroup.senders.iter().any(|sender| sender.rank == Rank(rank));
             if sends && subgroup.has(self.view.me) {
                 let region = Region::map_peer(&next()?, self.layout.rings_bytes(at))?;
-                self.met.rings[usize::from(rank)][at] = Some(Arc::new(region));
+                rings[at] = Some(Arc::new(region));
             }
         }
-        self.met.blocks[usize::from(rank)] = Some(Arc::new(block));
-        let (pid, parks) = (hello.pid, hello.parks);
+        Ok(Shown { block, bell, rings })
+    }
+
+    /// Descriptors that I may not open are missing as well.
+    fn shown_too_little(&self, rank: u16) -> Error {
+        if let Err(mine) = self.mine.bell.try_clone() {
+            return mine;
+        }
+        Error::new(Status::PeerFault, format!("rank {rank} shows too little"))
+    }
+
+    fn keep(&mut self, rank: u16, socket: Socket, hello: &Hello, shown: Shown) {
+        self.met.rings[usize::from(rank)] = shown.rings;
+        self.met.blocks[usize::from(rank)] = Some(Arc::new(shown.block));
+        let (pid, parks, bell) = (hello.pid, hello.parks, shown.bell);
         self.met.neighbours.push(Neighbour { rank: Rank(rank), pid, parks, socket, bell });
-        Ok(())
     }
 }
 

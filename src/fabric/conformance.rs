@@ -803,7 +803,7 @@ mod tests {
                 let at = if late && span(&self.queue[0]) { 1 } else { at };
                 let post = self.queue.remove(at).unwrap();
                 self.land_one(post);
-                if at == 1 {
+                if self.fault != Fault::None {
                     (0..200).for_each(|_| std::hint::spin_loop()); // for the other to see it
                 }
             }
@@ -1033,8 +1033,9 @@ mod tests {
             (Fault::RingsTheAwake, "fd_is_readable_when_rung", "before anybody rang"),
         ] {
             let check = CHECKS.iter().find(|check| check.name == name).unwrap();
-            let failed = failures(check, fault);
-            assert!(failed.iter().any(|why| why.contains(text)), "{fault:?}: {failed:?}");
+            // On a busy machine the other thread may not run when there is something to see.
+            let seen = |_| failures(check, fault).iter().any(|why| why.contains(text));
+            assert!((0..20).any(seen), "{fault:?}");
         }
     }
 }

@@ -40,6 +40,7 @@ mod real {
     use std::fs::File;
     use std::io;
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::unix::fs::MetadataExt;
     use std::ptr::NonNull;
     use std::sync::Arc;
 
@@ -131,6 +132,7 @@ mod real {
             // SAFETY: a fresh descriptor that nobody else owns.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             let file = File::from(fd);
+            room_for(len, huge)?;
             file.set_len(len as u64).map_err(|cause| memory_error(len, huge, &cause))?;
             // R2: the pages exist before anyone maps them.
             // SAFETY: plain system call on a descriptor that we own.
@@ -157,23 +159,34 @@ mod real {
         }
 
         /// A peer's pages, read-only. Refuses a descriptor that is unsealed (its owner could
-        /// shrink it under us: SIGBUS) or shorter than `len`.
+        /// shrink it or punch holes into it under us: SIGBUS) or shorter than `len`.
         pub fn map_peer(fd: &OwnedFd, len: usize) -> Result<Region, Error> {
             // SAFETY: plain system call on a descriptor that the caller owns.
             let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-            let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+            let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
             if seals < 0 || seals & needed != needed {
                 return Err(Error::new(Status::PeerFault, "a peer's memory is not sealed"));
             }
             let refused = |cause: &io::Error| {
-                Error::new(Status::NoMemory, format!("cannot map a peer's memory: {cause}"))
+                let (status, remedy) = if is_descriptor_limit(cause) {
+                    (Status::Limit, "raise the limit with `ulimit -n`")
+                } else {
+                    (Status::NoMemory, "use a smaller window or largest message, or free memory")
+                };
+                let mib = len as f64 / 1048576.0;
+                let detail = format!("cannot map {mib:.1} MiB of a peer's: {cause}; {remedy}");
+                Error::new(status, detail)
             };
             let file = File::from(fd.try_clone().map_err(|cause| refused(&cause))?);
-            let have = file.metadata().map_err(|cause| refused(&cause))?.len();
+            let metadata = file.metadata().map_err(|cause| refused(&cause))?;
+            let have = metadata.len();
             if have < len as u64 {
                 let detail = format!("a peer's memory has {have} bytes instead of {len}");
                 return Err(Error::new(Status::PeerFault, detail));
             }
+            // Huge pages can only be unmapped whole; such a file says so by its block size.
+            let huge = metadata.blksize() == HUGE_PAGE_BYTES as u64;
+            let len = if huge { len.next_multiple_of(HUGE_PAGE_BYTES) } else { len };
             let map = MmapOptions::new().len(len).populate().map_raw_read_only(&file);
             Ok(Self::of_map(map.map_err(|cause| refused(&cause))?, false))
         }
@@ -368,8 +381,54 @@ mod real {
         }
     }
 
+    /// Refuses what would end this process (SIGXFSZ) or another (the kernel, out of memory, kills)
+    /// instead of failing. An estimate: whoever takes memory at the same time is not seen.
+    fn room_for(len: usize, huge: bool) -> Result<(), Error> {
+        let mib = |bytes: u64| bytes as f64 / 1048576.0;
+        let need = len as u64;
+        let limit = limit_of(libc::RLIMIT_FSIZE);
+        if let Some(limit) = limit.filter(|limit| need > *limit) {
+            let detail = format!(
+                "cannot get {:.1} MiB of shared memory: RLIMIT_FSIZE is {:.1} MiB; raise it with \
+                 `ulimit -f`",
+                mib(need),
+                mib(limit)
+            );
+            return Err(Error::new(Status::Limit, detail));
+        }
+        let available = available_bytes().filter(|bytes| need > *bytes && !huge);
+        available.map_or(Ok(()), |bytes| {
+            let cause = io::Error::other(format!("{:.1} MiB are available", mib(bytes)));
+            Err(memory_error(len, huge, &cause))
+        })
+    }
+
+    /// What this machine can give, and this process's control group at the most; `None` if the
+    /// system does not say.
+    fn available_bytes() -> Option<u64> {
+        let text = |path: &str| std::fs::read_to_string(path).ok();
+        let machine = text("/proc/meminfo").and_then(|text| {
+            let kib = |key: &str| -> Option<u64> {
+                let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+                line.trim().strip_suffix("kB")?.trim().parse().ok()
+            };
+            Some((kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0)) << 10)
+        });
+        let group = text("/proc/self/cgroup").and_then(|groups| {
+            let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+            text(&format!("/sys/fs/cgroup{path}/memory.max"))?.trim().parse().ok()
+        });
+        machine.into_iter().chain(group).min()
+    }
+
     fn memory_error(len: usize, huge: bool, cause: &io::Error) -> Error {
         let mib = len as f64 / 1048576.0;
+        if is_descriptor_limit(cause) {
+            let detail = format!(
+                "cannot get {mib:.1} MiB of shared memory: {cause}; raise the limit with `ulimit -n`"
+            );
+            return Error::new(Status::Limit, detail);
+        }
         if huge {
             let pages = len.div_ceil(HUGE_PAGE_BYTES);
             let detail = format!(
@@ -401,10 +460,22 @@ mod real {
 /// RLIMIT_MEMLOCK in bytes; `None` is unlimited.
 #[cfg(not(loom))]
 pub fn memlock_limit() -> Option<u64> {
+    limit_of(libc::RLIMIT_MEMLOCK)
+}
+
+/// A limit of this process; `None` is unlimited.
+#[cfg(not(loom))]
+fn limit_of(resource: libc::__rlimit_resource_t) -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the answer.
-    let got = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+    let got = unsafe { libc::getrlimit(resource, &mut limit) };
     (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Whether the limit of open files was in the way.
+#[cfg(not(loom))]
+pub(crate) fn is_descriptor_limit(cause: &std::io::Error) -> bool {
+    matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// The same region for the model checker: every word tracked, payload races found.

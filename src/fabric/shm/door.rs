@@ -125,6 +125,8 @@ pub struct Visitor {
 pub struct Door {
     pub listener: Socket,
     waiting: VecDeque<Socket>,
+    /// Why somebody who knocked could not be let in.
+    pub trouble: Option<Error>,
 }
 
 /// The socket name of a rank of a group.
@@ -134,7 +136,7 @@ pub fn socket_name(group: &str, rank: u16) -> String {
 
 impl Door {
     pub fn new(listener: Socket) -> Door {
-        Door { listener, waiting: VecDeque::new() }
+        Door { listener, waiting: VecDeque::new(), trouble: None }
     }
 
     /// Lets everybody in who has said hello; drops who has hung up or is nobody of ours (D1, D2).
@@ -142,7 +144,11 @@ impl Door {
     pub fn visitors(&mut self, mut arrived: impl FnMut(&Socket)) -> Vec<Visitor> {
         let me = rustix::process::geteuid().as_raw();
         for _ in 0..VISITORS_MAX {
-            let Some(socket) = self.listener.accept() else { break };
+            let accepted = self.listener.accept().unwrap_or_else(|trouble| {
+                self.trouble = Some(trouble);
+                None
+            });
+            let Some(socket) = accepted else { break };
             if socket.credentials().is_none_or(|of: Credentials| of.uid != me) {
                 refuse(&socket, Status::ForeignOwner, "this group belongs to another user", "");
                 continue;

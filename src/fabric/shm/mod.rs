@@ -131,7 +131,7 @@ impl Shm {
             bell: Arc::new(parts.bell),
             watch,
             door: parts.door,
-            hello: parts.hello,
+            hello: Hello { kind: Kind::Welcome, ..parts.hello },
             stats: parts.stats,
             asleep_at: layout.asleep.byte(0),
             closed_at: layout.closed.byte(0),

@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Status};
 use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -52,8 +53,11 @@ fn address(name: &str) -> Result<SocketAddrUnix, Error> {
 
 /// A refusal by the system, with what was tried.
 pub fn system(what: &str, cause: Errno) -> Error {
-    let cause = std::io::Error::from(cause);
-    if cause.raw_os_error() == Some(libc::EMFILE) || cause.raw_os_error() == Some(libc::ENFILE) {
+    io_error(what, &std::io::Error::from(cause))
+}
+
+fn io_error(what: &str, cause: &std::io::Error) -> Error {
+    if crate::mem::region::is_descriptor_limit(cause) {
         let detail = format!("{what}: {cause}; raise the limit with `ulimit -n`");
         return Error::new(Status::Limit, detail);
     }
@@ -83,9 +87,13 @@ impl Socket {
         }
     }
 
-    /// The next one who knocks, if any.
-    pub fn accept(&self) -> Option<Socket> {
-        accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok().map(Socket)
+    /// The next one who knocks, if any. An error: this process may not open a descriptor more.
+    pub fn accept(&self) -> Result<Option<Socket>, Error> {
+        match accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => Ok(Some(Socket(socket))),
+            Err(cause @ (Errno::MFILE | Errno::NFILE)) => Err(system("cannot meet others", cause)),
+            Err(_) => Ok(None),
+        }
     }
 
     pub fn credentials(&self) -> Option<Credentials> {
@@ -106,6 +114,8 @@ impl Socket {
     }
 
     /// The next message: `None` if there is none yet, `Some(None)` at a hang-up.
+    ///
+    /// Descriptors that this process may not open (`ulimit -n`) are missing from the end.
     pub fn receive(&self) -> Option<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -140,9 +150,13 @@ impl Bell {
         eventfd(0, flags).map(Bell).map_err(|cause| system("cannot make a doorbell", cause))
     }
 
-    /// A peer's, as received. Anything that can be written to passes; it is only ever rung.
-    pub fn from_descriptor(descriptor: OwnedFd) -> Bell {
-        Bell(descriptor)
+    /// A peer's, as received. Anything that can be written to passes; it is only ever rung, and
+    /// ringing must not block.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Result<Bell, Error> {
+        let flags = rustix::fs::fcntl_getfl(&descriptor);
+        let set = |flags| rustix::fs::fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK);
+        flags.and_then(set).map_err(|cause| system("cannot use a member's doorbell", cause))?;
+        Ok(Bell(descriptor))
     }
 
     /// One system call. A full counter has rung already.
@@ -157,7 +171,7 @@ impl Bell {
 
     pub fn try_clone(&self) -> Result<Bell, Error> {
         let copy = self.0.try_clone();
-        copy.map(Bell).map_err(|cause| Error::new(Status::System, cause.to_string()))
+        copy.map(Bell).map_err(|cause| io_error("cannot copy a doorbell", &cause))
     }
 }
 
