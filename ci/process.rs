@@ -81,13 +81,14 @@ fn config(arguments: &Arguments) -> Config {
     };
     config.subgroups = vec![one.clone()];
     if arguments.or("many", false) {
-        let of = |members: &[u16], senders: Option<&[u16]>, mode: Mode, window: u32| SubgroupConfig {
-            members: members.to_vec(),
-            senders: senders.map(<[u16]>::to_vec),
-            mode,
-            window,
-            ..one.clone()
-        };
+        let of =
+            |members: &[u16], senders: Option<&[u16]>, mode: Mode, window: u32| SubgroupConfig {
+                members: members.to_vec(),
+                senders: senders.map(<[u16]>::to_vec),
+                mode,
+                window,
+                ..one.clone()
+            };
         if !arguments.or("together", false) {
             config.subgroups.push(of(&[0, 1], None, Mode::Stable, 7));
         }
@@ -183,7 +184,7 @@ impl Application for Shared {
         for message in batch {
             let heard = &mut listener.heard[usize::from(subgroup)];
             heard.count += 1;
-            let sender = heard.by_sender.entry((message.rank, message.lane));
+            let sender = heard.by_sender.entry((message.rank, message.lane.into()));
             let (count, own_hash) = sender.or_insert((0, 0xcbf2_9ce4_8422_2325));
             if listener.distrusted != Some(message.rank) {
                 content(message.rank, message.lane, *count, &mut listener.expected);
@@ -493,8 +494,8 @@ fn subgroups_lanes_and_threads_agree() -> String {
     let mut text = String::new();
     for (idle, lanes, count) in [("park", 3, 3_000), ("yield", 2, 3_000), ("spin", 1, 500)] {
         let group = group_name("many");
-        let more: &Options<'_> = &
-            [("many", &true), ("idle", &idle), ("lanes", &lanes), ("count", &count)];
+        let more: &Options<'_> =
+            &[("many", &true), ("idle", &idle), ("lanes", &lanes), ("count", &count)];
         let start = starts(&group, 3, more);
         let mut members: Vec<Process> = (0..3).map(start).collect();
         let heard: Vec<Vec<String>> = members
@@ -575,8 +576,7 @@ fn a_killed_member_is_named_and_replaced() -> String {
     let mut text = String::new();
     for (victim, idle) in [(2u16, "park"), (0, "yield"), (1, "spin"), (2, "yield")] {
         let group = group_name("killed");
-        let more: &Options<'_> = &
-            [("idle", &idle), ("progress", &500), ("reopen", &true)];
+        let more: &Options<'_> = &[("idle", &idle), ("progress", &500), ("reopen", &true)];
         let start = starts(&group, 3, more);
         let mut members: Vec<Process> = (0..3).map(&start).collect();
         let mut last = String::new();
@@ -736,13 +736,16 @@ fn scribble(
     numbers: &mut Numbers,
 ) {
     let layout = config.view().unwrap().layout();
-    let (table, table_bytes, name) = &regions.iter().find(|(.., name)| name.contains("-table")).unwrap();
+    let (table, table_bytes, name) =
+        &regions.iter().find(|(.., name)| name.contains("-table")).unwrap();
     assert!(name.contains("table") && *table_bytes >= layout.control_bytes as u64);
     let ring = &regions[numbers.below(regions.len() as u64) as usize];
     let at = match kind {
         0 => {
             let hot = layout.subgroups[0].slots.byte(0) as u64;
-            table + hot + numbers.below(layout.subgroups[0].released.byte(0) as u64 + 8 - hot) / 8 * 8
+            table
+                + hot
+                + numbers.below(layout.subgroups[0].released.byte(0) as u64 + 8 - hot) / 8 * 8
         }
         1 => table + numbers.below(layout.control_bytes as u64 / 8) * 8,
         2 => ring.0 + numbers.below(ring.1.min(64 << 10) / 8) * 8,
@@ -849,7 +852,8 @@ fn thief(arguments: &Arguments) {
     let (text, shown) = answer.unwrap().unwrap();
     assert_eq!(Hello::decode(&text).unwrap().kind, Kind::Welcome);
     assert_eq!(shown.len(), 3, "table, bell, ring");
-    for (what, descriptor, bytes) in [("table", &shown[0], bytes[0]), ("ring", &shown[2], bytes[1])] {
+    for (what, descriptor, bytes) in [("table", &shown[0], bytes[0]), ("ring", &shown[2], bytes[1])]
+    {
         for (attempt, refused) in attempts(descriptor, bytes) {
             println!("tried {what}: {attempt}: {}", refused.as_deref().unwrap_or("NOT REFUSED"));
         }
@@ -879,7 +883,8 @@ fn attempts(descriptor: &OwnedFd, bytes: usize) -> Vec<(&'static str, Option<Str
     // SAFETY: as above.
     let removed = unsafe { libc::madvise(read_only, bytes, libc::MADV_REMOVE) };
     tried.push(("madvise to remove", if removed == 0 { None } else { error() }));
-    let again = std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{fd}"));
+    let again =
+        std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{fd}"));
     match again {
         Err(cause) => tried.push(("open again", Some(cause.to_string()))),
         Ok(file) => {
@@ -961,7 +966,8 @@ fn crowd(group: &str, rank: u16, numbers: &mut Numbers) -> Vec<Socket> {
     let mut stay = Vec::new();
     for at in 0..1_000u64 {
         let socket = connect(group, rank);
-        let mut bytes: Vec<u8> = (0..1 + numbers.below(300)).map(|_| numbers.word() as u8).collect();
+        let mut bytes: Vec<u8> =
+            (0..1 + numbers.below(300)).map(|_| numbers.word() as u8).collect();
         match at % 5 {
             0 => {} // silent
             1 => drop(socket.send(&bytes, &[])),
@@ -1027,7 +1033,7 @@ fn impostors(group: &str, config: &Config) -> Vec<String> {
 
 fn strangers_at_the_door_disturb_nobody() -> String {
     let group = group_name("door");
-    let arguments: &Options<'_> = & [("count", &60_000), ("window", &64)];
+    let arguments: &Options<'_> = &[("count", &60_000), ("window", &64)];
     let start = starts(&group, 2, arguments);
     let first = start(0);
     until("rank 0 listens", || listens(&group, 0));
@@ -1122,8 +1128,7 @@ fn another_users_group_is_told_from_ours() -> String {
     assert!(visitor.starts_with("ForeignOwner") && visitor.contains("of user 0"), "{visitor}");
     let knock = || {
         let uid = 65534;
-        let arguments: &Options<'_> = &
-            [("group", &group), ("members", &2), ("uid", &uid)];
+        let arguments: &Options<'_> = &[("group", &group), ("members", &2), ("uid", &uid)];
         Process::start("knock", arguments).expect("told")
     };
     let mut told = vec![knock()];
@@ -1180,7 +1185,7 @@ fn the_lock_limit_is_named() -> String {
     if !root() {
         return "SKIPPED: only root can lower its user".into();
     }
-    let confined: &Options<'_> = & [("memlock", &65536), ("uid", &65534)];
+    let confined: &Options<'_> = &[("memlock", &65536), ("uid", &65534)];
     let with = |lock: &'static &'static str| {
         let mut all: Vec<(&str, &dyn std::fmt::Display)> = vec![("lock", lock)];
         all.extend(confined.iter().copied());
@@ -1250,8 +1255,7 @@ fn huge_pages_work() -> String {
         return format!("SKIPPED: the kernel found no room for {need} huge pages");
     }
     let group = group_name("huge");
-    let more: &Options<'_> = &
-        [("huge", &"require"), ("count", &3_000), ("repeat", &3)];
+    let more: &Options<'_> = &[("huge", &"require"), ("count", &3_000), ("repeat", &3)];
     let start = starts(&group, 2, more);
     let mut members: Vec<Process> = (0..2).map(start).collect();
     for _ in 0..2 {
@@ -1269,7 +1273,9 @@ fn huge_pages_work() -> String {
             if line.contains("memfd:") {
                 inside = line.contains(&format!("squall-{group}-"));
             }
-            pages += u64::from(inside && line.starts_with("KernelPageSize:") && line.contains("2048 kB"));
+            pages += u64::from(
+                inside && line.starts_with("KernelPageSize:") && line.contains("2048 kB"),
+            );
         }
         huge.push(pages);
     }
