@@ -187,7 +187,7 @@ impl Application for Shared {
             let sender = heard.by_sender.entry((message.rank, message.lane.into()));
             let (count, own_hash) = sender.or_insert((0, 0xcbf2_9ce4_8422_2325));
             if listener.distrusted != Some(message.rank) {
-                content(message.rank, message.lane, *count, &mut listener.expected);
+                content(message.rank, message.lane.into(), *count, &mut listener.expected);
                 if message.bytes() != listener.expected {
                     let (rank, lane) = (message.rank, message.lane);
                     listener.trouble = Some(format!(
