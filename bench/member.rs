@@ -160,6 +160,7 @@ fn violation(what: &str) -> ! {
 #[allow(clippy::type_complexity, reason = "the types are those of the header")]
 pub struct Door {
     pub send: unsafe extern "C" fn(squall_group_t, u32, *const c_void, u32) -> i64,
+    pub send_many: unsafe extern "C" fn(squall_group_t, u32, *const squall_piece_t, u32) -> i64,
     pub poll: extern "C" fn(squall_group_t, u32) -> c_int,
     pub wait: extern "C" fn(squall_group_t, i32) -> c_int,
 }
@@ -168,6 +169,7 @@ impl Door {
     pub fn new() -> Door {
         Door {
             send: black_box(squall_send),
+            send_many: black_box(squall_send_many),
             poll: black_box(squall_poll),
             wait: black_box(squall_wait),
         }
@@ -212,8 +214,50 @@ pub fn open(job: &Job, idle: u32, payload: &[u8], seen: &mut Seen) -> squall_gro
     }
 }
 
-/// Messages that are sent before each poll, if there is room.
-pub const BURST: usize = 256;
+/// Messages that are offered before each poll, in one call: distinct ones, in a buffer that stays in
+/// the first-level cache, as far as that holds any.
+struct Burst {
+    size: usize,
+    bytes: Vec<u8>,
+    pieces: Vec<squall_piece_t>,
+}
+
+/// Messages offered before a poll, and messages and bytes of one call, at the most.
+const OFFER: u64 = 256;
+const BURST: usize = 128;
+const BURST_BYTES: usize = 16 << 10;
+
+impl Burst {
+    fn new(payload: &[u8]) -> Burst {
+        let size = payload.len();
+        let count = (BURST_BYTES / size).clamp(1, BURST);
+        let bytes = payload.repeat(count);
+        let piece =
+            |at: usize| squall_piece_t { bytes: bytes[at * size..].as_ptr().cast(), len: size };
+        let pieces = (0..count).map(piece).collect();
+        Burst { size, bytes, pieces }
+    }
+
+    /// Offers messages with sequences from `sequence` on, several times if there is room; how many
+    /// were taken.
+    fn send(&mut self, door: &Door, group: squall_group_t, sequence: u64) -> u64 {
+        let mut taken = 0;
+        while taken < OFFER {
+            for (at, message) in self.bytes.chunks_exact_mut(self.size).enumerate() {
+                let sequence = sequence + taken + at as u64;
+                message[..8].copy_from_slice(&sequence.to_le_bytes());
+            }
+            let (pieces, count) = (self.pieces.as_ptr(), self.pieces.len());
+            // SAFETY: the pieces point into `bytes`, which lives as long.
+            let sent = unsafe { (door.send_many)(group, 0, pieces, count as u32) };
+            taken += sent.max(0) as u64;
+            if sent < count as i64 {
+                break;
+            }
+        }
+        taken
+    }
+}
 
 /// Entry of a member process: measures, prints its figures in one line, goes on so that the others
 /// can finish, and ends with its standard input.
@@ -263,22 +307,16 @@ fn drive(
 ) {
     let sends = job.rank < job.senders;
     let (mut sequence, mut rounds) = (0u64, 0u64);
+    let mut burst = Burst::new(payload);
     let warm = Duration::from_secs_f64(job.seconds * 0.2);
     let start = Instant::now();
     let mut from: Option<(Instant, u64)> = None;
     let mut printed = false;
     while !over.load(Relaxed) {
-        for _ in 0..if sends { BURST } else { 0 } {
-            payload[..8].copy_from_slice(&sequence.to_le_bytes());
-            // SAFETY: the payload has that many bytes.
-            let sent = unsafe { (door.send)(group, 0, payload.as_ptr().cast(), job.size as u32) };
-            if sent < 0 {
-                break;
-            }
-            sequence += 1;
-        }
+        let sent = if sends { burst.send(door, group, sequence) } else { 0 };
+        sequence += sent;
         let delivered = (door.poll)(group, u32::MAX);
-        if delivered == 0 {
+        if delivered == 0 && sent == 0 {
             (door.wait)(group, 0);
         }
         rounds += 1;

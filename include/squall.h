@@ -698,6 +698,20 @@ int64_t squall_sendv(squall_group_t group,
                      uint32_t count);
 
 /**
+ * Send several messages, one after the other, as many as there is room for.
+ *
+ * @param messages  Each piece is a message of its own; may be NULL only if `count` is 0.
+ * @return How many were sent, from the first on (> 0, or 0 if `count` is 0), or, if the first could
+ *         not be sent, what `squall_send` answers for it.
+ *
+ * Threads, ownership, order: as `squall_send`. Cost: that of the copies, nearly. Since: 0.1
+ */
+int64_t squall_send_many(squall_group_t group,
+                         uint32_t subgroup,
+                         const struct squall_piece_t *messages,
+                         uint32_t count);
+
+/**
  * Lend the next slot of a lane, to be filled in place; then `squall_publish` or `squall_abort`.
  *
  * A reserved slot that is never published delays nobody.

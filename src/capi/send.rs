@@ -164,6 +164,43 @@ pub unsafe extern "C" fn squall_sendv(
     })
 }
 
+/// Send several messages, one after the other, as many as there is room for.
+///
+/// @param messages  Each piece is a message of its own; may be NULL only if `count` is 0.
+/// @return How many were sent, from the first on (> 0, or 0 if `count` is 0), or, if the first could
+///         not be sent, what `squall_send` answers for it.
+///
+/// Threads, ownership, order: as `squall_send`. Cost: that of the copies, nearly. Since: 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn squall_send_many(
+    group: squall_group_t,
+    subgroup: u32,
+    messages: *const squall_piece_t,
+    count: u32,
+) -> i64 {
+    guard_count(|| {
+        // SAFETY: the caller keeps to one thread per lane.
+        let sender = match unsafe { lane(group, subgroup) } {
+            Ok(sender) => sender,
+            Err(status) => return i64::from(status as i32),
+        };
+        if messages.is_null() {
+            return if count == 0 { 0 } else { i64::from(Status::Invalid as i32) };
+        }
+        // SAFETY: the caller says that `count` pieces are there, and their bytes. A NULL with a
+        // length ends the row.
+        let each = (0..count as usize).map_while(|at| unsafe {
+            let piece = messages.add(at).read();
+            slice(piece.bytes, piece.len)
+        });
+        match sender.send_many(each) {
+            (0, Err(status)) => i64::from(status as i32),
+            (0, Ok(())) if count > 0 => i64::from(Status::Invalid as i32),
+            (sent, _) => sent as i64,
+        }
+    })
+}
+
 /// Lend the next slot of a lane, to be filled in place; then `squall_publish` or `squall_abort`.
 ///
 /// A reserved slot that is never published delays nobody.

@@ -54,6 +54,30 @@ impl Sender {
         Some(ordinal)
     }
 
+    /// Sends messages one after the other, as many as there is room for. Answers how many were
+    /// sent, and what stopped it before the end.
+    #[inline]
+    pub fn send_many<'a>(
+        &mut self,
+        messages: impl Iterator<Item = &'a [u8]>,
+    ) -> (u64, Result<(), Status>) {
+        let mut sent = 0;
+        let mut outcome = Ok(());
+        for message in messages {
+            if self.producer.send_easily(message).is_none()
+                && let Err(status) = self.producer.send(message)
+            {
+                outcome = Err(status);
+                break;
+            }
+            sent += 1;
+        }
+        if let Some(bell) = &mut self.bell {
+            bell.ring_if_asleep();
+        }
+        (sent, outcome)
+    }
+
     /// The same for a message in pieces.
     #[inline]
     pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {
