@@ -150,6 +150,10 @@ impl Multicast {
         if received {
             self.publish(table);
         }
+        if crate::mutant!("released-before-callback") && self.mode == Mode::Stable {
+            table.advance(self.columns.released, 0, self.stable);
+            self.outbox.moved_quietly();
+        }
         Ok(())
     }
 
@@ -310,9 +314,6 @@ impl Multicast {
         if moved {
             self.outbox.moved();
         }
-        if crate::mutant!("released-before-callback") && self.mode == Mode::Stable {
-            table.advance(columns.released, 0, self.stable);
-        }
     }
 
     /// Whether anything is to be delivered, and up to where in the order.
@@ -380,9 +381,8 @@ impl Multicast {
             return;
         }
         self.released = self.delivered;
-        if !crate::mutant!("released-before-callback")
-            && !crate::mutant!("released-before-delivered")
-        {
+        let early = crate::mutant!("released-before-callback");
+        if !early && !crate::mutant!("released-before-delivered") {
             table.advance(self.columns.released, 0, self.delivered);
         }
         table.advance(self.columns.delivered, 0, self.delivered);

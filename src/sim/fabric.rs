@@ -279,7 +279,7 @@ impl Wires {
 fn span(ring: RingId, from: u64, upto: u64, ring_bytes: &[u64], dice: &Dice) -> Parcel {
     let ring_bytes = ring_bytes[usize::from(ring.subgroup)];
     assert!(from < upto && upto <= ring_bytes, "a span lies in its ring");
-    assert!(from % 8 == 0 && upto % 8 == 0);
+    assert!(from.is_multiple_of(8) && upto.is_multiple_of(8));
     let words = (upto - from) / 8;
     // An order that visits each word once: a step without a common factor.
     let mut stride = dice.range(1, words);

@@ -44,7 +44,7 @@ const MUTANTS: &[(&str, &str)] = &[
 ];
 
 /// Seeds after which a fault counts as not found.
-const SEEDS_MAX: u64 = 3_000;
+const SEEDS_MAX: u64 = 10_000;
 
 struct Kill {
     name: &'static str,

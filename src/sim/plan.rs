@@ -132,7 +132,7 @@ impl Plan {
             callback_sends: dice.pick(&[0, 0, 16, 96]),
             pause_chance: dice.pick(&[0, 0, 4, 24]),
             pause_max: dice.pick(&[20, 200, 1000]),
-            queue_limit: dice.pick(&[usize::MAX, 64, 8, 2]),
+            queue_limit: dice.pick(&[usize::MAX, 64, 8, 2, 2, 1]),
             land_max: dice.pick(&[0, 0, 1, 4, 16]),
             tickets: Vec::new(),
             lanes,
