@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The only place with raw shared memory: pages, and the two ways to touch a word of them.
 
+#[cfg(not(loom))]
+pub mod extent;
 pub mod message;
 pub mod order;
 pub mod region;
 #[cfg(not(loom))]
 pub mod thread;
 
+#[cfg(not(loom))]
+pub use extent::Extent;
 pub use message::{Batch, Message};
 pub use order::Cell;
-pub use region::{Extent, Region};
+#[cfg(loom)]
+pub use region::Extent;
+pub use region::Region;
