@@ -281,9 +281,13 @@ impl Meeting<'_> {
             return Ok(());
         }
         let rank = theirs.rank;
-        let known = !self.missing().contains(&rank);
-        if usize::from(rank) >= self.view.members || rank == self.config.rank || known {
-            let sentence = format!("rank {rank} is already there");
+        if !self.missing().contains(&rank) {
+            let members = self.view.members;
+            let sentence = if usize::from(rank) < members {
+                format!("rank {rank} is already there")
+            } else {
+                format!("there is no rank {rank} among {members} members")
+            };
             refuse(&visitor.socket, Status::InUse, &sentence, &config);
             return Ok(());
         }

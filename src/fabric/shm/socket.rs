@@ -229,3 +229,25 @@ impl AsFd for Watch {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::pipe;
+
+    /// What a member shows as its bell may be anything; ringing it blocked once it was full.
+    #[test]
+    fn a_bell_that_is_full_does_not_block() {
+        let (_reader, writer) = pipe().unwrap();
+        let bell = Bell::from_descriptor(writer).unwrap();
+        (0..20_000).for_each(|_| bell.ring());
+    }
+
+    #[test]
+    fn a_limit_of_descriptors_is_named() {
+        let error = system("cannot do it", Errno::MFILE);
+        assert_eq!(error.status, Status::Limit);
+        assert!(error.detail.contains("ulimit -n"), "{error}");
+        assert_eq!(system("cannot do it", Errno::ACCESS).status, Status::System);
+    }
+}
