@@ -64,6 +64,9 @@ fn io_error(what: &str, cause: &std::io::Error) -> Error {
     Error::new(Status::System, format!("{what}: {cause}"))
 }
 
+/// A message and its descriptors: `None` if there is none yet, `Some(None)` at a hang-up.
+pub type Received = Option<Option<(Vec<u8>, Vec<OwnedFd>)>>;
+
 impl Socket {
     /// Listens under `name`; `Ok(None)` if somebody else does.
     pub fn listen(name: &str) -> Result<Option<Socket>, Error> {
@@ -116,7 +119,11 @@ impl Socket {
     /// The next message: `None` if there is none yet, `Some(None)` at a hang-up.
     ///
     /// Descriptors that this process may not open (`ulimit -n`) are missing from the end.
-    pub fn receive(&self) -> Option<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    pub fn receive(&self) -> Received {
+        self.receive_again(false)
+    }
+
+    fn receive_again(&self, again: bool) -> Received {
         let mut bytes = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -124,6 +131,9 @@ impl Socket {
         let got = match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Ok(got) => got.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return None,
+            // The other end closed with something of mine unread. What it had said before is still
+            // there; the error is told once.
+            Err(Errno::CONNRESET) if !again => return self.receive_again(true),
             Err(_) => return Some(None),
         };
         let mut descriptors = Vec::new();
