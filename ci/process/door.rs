@@ -79,13 +79,20 @@ pub fn impostors(group: &str, config: &Config) -> Vec<String> {
     };
     let bell = Bell::new().unwrap();
     let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+    let path: OwnedFd = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open("/dev/null")
+        .unwrap()
+        .into();
     let whole = memory(layout.control_bytes, true);
     let (open, ring) = (memory(layout.control_bytes, false), memory(layout.rings_bytes(0), true));
     let short_ring = memory(4096, true);
-    let cases: [(&str, u16, Vec<&dyn AsFd>); 7] = [
+    let cases: [(&str, u16, Vec<&dyn AsFd>); 8] = [
         ("no memory", 1, vec![]),
         ("a table only", 1, vec![&whole]),
         ("an unsealed table", 1, vec![&open, &bell, &ring]),
+        ("a bell that cannot be rung", 1, vec![&whole, &path, &ring]),
         ("no memory but a file", 1, vec![&null, &null, &null]),
         ("a short ring", 1, vec![&whole, &bell, &short_ring]),
         ("a rank beyond the group", 9, vec![&whole, &bell, &ring]),

@@ -333,6 +333,7 @@ impl Meeting<'_> {
     }
 
     fn keep(&mut self, rank: u16, socket: Socket, hello: &Hello, shown: Shown) {
+        self.refusal = None;
         self.met.rings[usize::from(rank)] = shown.rings;
         self.met.blocks[usize::from(rank)] = Some(Arc::new(shown.block));
         let (pid, parks, bell) = (hello.pid, hello.parks, shown.bell);

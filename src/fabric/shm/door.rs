@@ -175,8 +175,10 @@ impl Door {
     }
 }
 
-/// Says no, and why. `config`: mine, so that the other can compare.
+/// Says no, and why. `config`: mine, so that the other can compare. The last word: to close a
+/// connection with something unread would take the refusal back.
 pub fn refuse(socket: &Socket, status: Status, sentence: &str, config: &str) {
+    socket.deafen();
     let mut hello = Hello::new(Kind::Refuse, u16::MAX, false, config);
     hello.refusal = Some((status as i32, sentence.into()));
     socket.send(&hello.encode(), &[]);
@@ -242,5 +244,23 @@ mod tests {
         let error = compare(&mine, &theirs, "rank 1").unwrap_err();
         assert_eq!(error.status, Status::Mismatch);
         assert!(error.detail.contains("`window=9`") && error.detail.contains("`window=8`"));
+    }
+
+    /// A hello that nobody reads came while the door closed: the visitor heard of a hang-up only.
+    #[test]
+    fn a_refusal_is_heard_by_who_speaks_at_once() {
+        let name = format!("squall/refusal-{}/0", std::process::id());
+        let listener = Socket::listen(&name).unwrap().unwrap();
+        for unread in 0..3 {
+            let visitor = Socket::connect(&name).unwrap().unwrap();
+            (0..unread).for_each(|_| assert!(visitor.send(b"hello", &[])));
+            let socket = listener.accept().unwrap().unwrap();
+            refuse(&socket, Status::ForeignOwner, "no", "");
+            assert!(!visitor.send(b"too late", &[]));
+            drop(socket);
+            let (bytes, _) = visitor.receive().unwrap().expect("the refusal");
+            let refusal = Hello::decode(&bytes).unwrap().refusal;
+            assert_eq!(refusal, Some((Status::ForeignOwner as i32, "no".into())));
+        }
     }
 }

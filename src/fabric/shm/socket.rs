@@ -11,8 +11,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
-    connect, listen, recvmsg, sendmsg, socket_with, sockopt,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, connect, listen, recvmsg, sendmsg, shutdown, socket_with, sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -22,6 +22,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub const DESCRIPTORS_MAX: usize = crate::limits::SUBGROUPS_MAX + 8;
 /// Bytes of one message at the most.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Messages of a visitor that are dropped before it is told to go; one is what it should send.
+const UNREAD_MAX: usize = 64;
 
 /// One end of a connection, or a listener.
 #[derive(Debug)]
@@ -104,6 +106,17 @@ impl Socket {
         Some(Credentials { pid: got.pid.as_raw_pid() as u32, uid: got.uid.as_raw() })
     }
 
+    /// Takes nothing more in, and drops what has come. What is sent from now on arrives, even if
+    /// this end is closed at once.
+    pub fn deafen(&self) {
+        let _ = shutdown(&self.0, Shutdown::Read);
+        for _ in 0..UNREAD_MAX {
+            if !matches!(self.receive(), Some(Some(_))) {
+                return;
+            }
+        }
+    }
+
     /// Sends one message whole, with descriptors. `false`: the other end is gone or does not read.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
         assert!(bytes.len() <= MESSAGE_BYTES_MAX && descriptors.len() <= DESCRIPTORS_MAX);
@@ -165,7 +178,9 @@ impl Bell {
     pub fn from_descriptor(descriptor: OwnedFd) -> Result<Bell, Error> {
         let flags = rustix::fs::fcntl_getfl(&descriptor);
         let set = |flags| rustix::fs::fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK);
-        flags.and_then(set).map_err(|cause| system("cannot use a member's doorbell", cause))?;
+        let refused = |cause| format!("a member's doorbell cannot be used: {cause}");
+        let set = flags.and_then(set);
+        set.map_err(|cause| Error::new(Status::PeerFault, refused(cause)))?;
         Ok(Bell(descriptor))
     }
 
