@@ -37,7 +37,7 @@ use squall::sst::layout::Mode;
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +48,7 @@ const TESTS: &[Test] = &[
     ("any_order_of_arrival", any_order_of_arrival),
     ("subgroups_lanes_and_threads_agree", subgroups_lanes_and_threads_agree),
     ("a_stopped_member_loses_nothing", a_stopped_member_loses_nothing),
+    ("statistics_are_read_from_outside", statistics_are_read_from_outside),
     ("a_killed_member_is_named_and_replaced", a_killed_member_is_named_and_replaced),
     ("a_member_that_dies_before_the_group_is_complete", a_death_at_the_rendezvous),
     ("nothing_is_left_when_all_are_killed", nothing_is_left_when_all_are_killed),
@@ -103,8 +104,8 @@ fn any_order_of_arrival() -> String {
 
 fn subgroups_lanes_and_threads_agree() -> String {
     let mut text = String::new();
-    for (idle, lanes, count) in [("park", 3, 3_000), ("yield", 2, 3_000), ("spin", 1, 500)] {
-        let group = group_name("many");
+    for (idle, lanes, count) in [("park", 3, 3_000), ("yield", 2, 3_000), ("spin", 1, 60)] {
+        let (group, begun) = (group_name("many"), std::time::Instant::now());
         let more: &Options<'_> =
             &[("many", &true), ("idle", &idle), ("lanes", &lanes), ("count", &count)];
         let start = starts(&group, 3, more);
@@ -122,7 +123,8 @@ fn subgroups_lanes_and_threads_agree() -> String {
         }
         members.iter_mut().for_each(|member| member.say("close"));
         members.into_iter().for_each(|member| drop(member.end_well()));
-        text.push_str(&format!("{idle}, {lanes} lanes: {}\n", heard[1].join(" ")));
+        let (heard, time) = (heard[1].join(" "), begun.elapsed().as_millis());
+        text.push_str(&format!("{idle}, {lanes} lanes, {time} ms: {heard}\n"));
     }
     text
 }
@@ -156,6 +158,42 @@ fn a_stopped_member_loses_nothing() -> String {
     let heard = all_agree(members);
     assert!(heard.starts_with("120000:"), "{heard}");
     text + &format!("all: {heard}")
+}
+
+/// The same pages by the program, if it was built; the group does not notice.
+fn statistics_are_read_from_outside() -> String {
+    let Some(program) = option_env!("CARGO_BIN_EXE_squall") else {
+        return "SKIPPED: built without the program".into();
+    };
+    let group = group_name("stat");
+    let start = starts(&group, 3, &[("count", &20_000), ("progress", &1_000)]);
+    let mut members: Vec<Process> = (0..3).map(start).collect();
+    members[0].expect("progress");
+    let mut looks = 0;
+    let mut last = 0;
+    // While it runs, and once more when all is delivered.
+    loop {
+        let pages: Vec<Snapshot> = (0..3).map(|rank| stat(&group, rank)).collect();
+        let output = std::process::Command::new(program).args(["stat", &group]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+        looks += 1;
+        for (rank, page) in pages.iter().enumerate() {
+            assert_eq!((page.rank, page.members, page.stopped), (rank as u64, 3, 0));
+            assert_eq!(page.pid, u64::from(members[rank].pid()));
+            let subgroup = &page.subgroups[0];
+            assert!(subgroup.delivered_number <= subgroup.stable, "{subgroup:?}");
+            assert!(subgroup.stable <= subgroup.prefix, "{subgroup:?}");
+            assert!(subgroup.delivered.messages <= 60_000 && subgroup.sent <= 20_000);
+        }
+        last = pages[0].subgroups[0].delivered.messages.max(last);
+        if pages.iter().all(|page| page.subgroups[0].delivered.messages == 60_000) {
+            let heard = all_agree(members);
+            return format!(
+                "{looks} looks at 3 pages, the last at {last}; the group: {heard}\n{text}"
+            );
+        }
+    }
 }
 
 fn a_killed_member_is_named_and_replaced() -> String {

@@ -286,9 +286,11 @@ pub fn stream(arguments: &Arguments) {
         let mut member = Member::open(&config(arguments), arguments, 500);
         let status = member.run();
         member.tell("repeated", status);
-        // Nobody leaves before all are through: the parent knows.
-        assert_eq!(commands().next().as_deref(), Some("next"));
+        // Nobody leaves before all are through, nor comes back before all have left.
+        assert_eq!(commands().next().as_deref(), Some("close"));
         member.close();
+        println!("closed");
+        assert_eq!(commands().next().as_deref(), Some("next"));
     }
     let config = config(arguments);
     let count = arguments.or("count", u64::MAX >> 16);
