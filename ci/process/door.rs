@@ -2,7 +2,6 @@
 //! Who knocks at a member's door, and who may have a group's name.
 
 use super::*;
-use std::os::unix::fs::OpenOptionsExt;
 
 /// Knocks as another user and says what it was told.
 pub fn knock(arguments: &Arguments) {
