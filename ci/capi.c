@@ -85,7 +85,7 @@ typedef struct ear {
   uint64_t heard, bytes, batches;
   uint32_t last_len;
   unsigned char last[64];
-  uint64_t last_index, since, timed; /* whose time is between `since` and now */
+  uint64_t last_number, since, timed; /* whose time is between `since` and now */
   int aligned, stops, stopped;
   int32_t stopped_rank;
   char why[128];
@@ -105,9 +105,8 @@ static void on_deliver(void *user, squall_group_t group, uint32_t subgroup,
     const squall_message_t *message = &messages[i];
     ear->aligned += message->bytes != NULL && (uintptr_t)message->bytes % 16 == 0;
     ear->last_len = message->len;
-    ear->last_index = squall_message_index(message);
-    ear->timed += squall_message_time_ns(message) >= ear->since &&
-                  squall_message_time_ns(message) <= nanoseconds();
+    ear->last_number = message->number;
+    ear->timed += message->time_ns >= ear->since && message->time_ns <= nanoseconds();
     memcpy(ear->last, message->bytes, message->len < 64 ? message->len : 64);
     ear->bytes += message->len;
     ear->heard++;
@@ -386,6 +385,8 @@ static void all_answer(squall_group_t group, int expected)
   IS(squall_send(group, SQUALL_LANE(0, 99), "x", UINT32_MAX), expected);
   IS(squall_sendv(group, 0, &piece, 1), expected);
   IS(squall_sendv(group, 99, NULL, UINT32_MAX), expected);
+  IS(squall_send_many(group, 0, &piece, 1), expected);
+  IS(squall_send_many(group, 99, NULL, UINT32_MAX), expected);
   IS(squall_reserve(group, 0, 1, &slot), expected);
   IS(squall_reserve(group, 99, 1, NULL), expected);
   CHECK(slot == &slot);
@@ -416,7 +417,6 @@ static void part_no_handle(void)
   squall_subgroup_attr_init(NULL, 0);
   squall_callbacks_init(NULL, 17);
   squall_log_set(NULL, NULL);
-  CHECK(squall_message_index(NULL) == 0 && squall_message_time_ns(NULL) == 0);
 }
 
 static void part_closed(void)
@@ -667,7 +667,7 @@ static void part_send(void)
   UNTIL(group, ear.heard == 16);
   IS(squall_send(group, 0, "x", 1), 13);
   UNTIL(group, ear.heard == 17);
-  CHECK(ear.aligned == 17 && ear.timed == 17 && ear.last_index == 13);
+  CHECK(ear.aligned == 17 && ear.timed == 17 && ear.last_number == 13);
   IS(squall_group_close(group), SQUALL_OK);
 }
 

@@ -330,6 +330,11 @@ typedef struct squall_message_t {
    * In *received* mode: position among its sender's messages.
    */
   uint64_t number;
+  /**
+   * When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at
+   * most some turns old.
+   */
+  uint64_t time_ns;
 } squall_message_t;
 
 /**
@@ -531,25 +536,6 @@ void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t siz
  * Threads: any. Since: 0.1
  */
 void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
-
-/**
- * When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at most
- * some turns old.
- *
- * @param message  One that a callback was given and that has not returned.
- *
- * Threads: that of the callback. Since: 0.1
- */
-uint64_t squall_message_time_ns(const struct squall_message_t *message);
-
-/**
- * Position of the message among its sender's, with gaps where that sender had nothing to say.
- *
- * @param message  One that a callback was given and that has not returned.
- *
- * Threads: that of the callback. Since: 0.1
- */
-uint64_t squall_message_index(const struct squall_message_t *message);
 
 /**
  * Reads this member's statistics.

@@ -118,8 +118,7 @@ class message {
   std::uint16_t rank() const noexcept { return raw_->rank; }
   std::uint16_t lane() const noexcept { return raw_->lane; }
   std::uint64_t number() const noexcept { return raw_->number; }
-  std::uint64_t index() const noexcept { return squall_message_index(raw_); }
-  std::uint64_t time_ns() const noexcept { return squall_message_time_ns(raw_); }
+  std::uint64_t time_ns() const noexcept { return raw_->time_ns; }
   const squall_message_t& raw() const noexcept { return *raw_; }
 
  private:

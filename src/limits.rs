@@ -22,11 +22,11 @@ pub const COUNT_MAX: u64 = 1 << 48;
 const _: () =
     assert!(COUNT_MAX as u128 * SENDERS_MAX as u128 + SENDERS_MAX as u128 <= u64::MAX as u128);
 
-/// Bytes of a slot's header.
-pub const HEADER_BYTES: u64 = 32;
-/// Slots begin at multiples of this.
+/// Payloads begin at multiples of this.
 pub const SLOT_ALIGN: u64 = 16;
-const _: () = assert!(SLOT_ALIGN.is_power_of_two() && HEADER_BYTES % SLOT_ALIGN == 0);
+/// Bytes of the record of a run, and of a slot's descriptor.
+pub const RUN_BYTES: u64 = 32;
+pub const DESCRIPTOR_BYTES: u64 = 8;
 
 /// The largest message that a subgroup may be configured for, in bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
@@ -57,6 +57,6 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// never do. 128, because x86 prefetches lines in pairs. Part of the wire.
 pub const LINE_BYTES: usize = 128;
 
-/// Version of the wire: control block, slot header, rendezvous. Members with different versions
+/// Version of the wire: control block, rings, rendezvous. Members with different versions
 /// refuse each other by name.
 pub const WIRE_VERSION: u32 = 1;

@@ -23,39 +23,20 @@ pub struct squall_message_t {
     /// Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
     /// In *received* mode: position among its sender's messages.
     pub number: u64,
+    /// When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at
+    /// most some turns old.
+    pub time_ns: u64,
 }
 
 // The engine's batches are handed to C as they are.
 const _: () = {
-    assert!(size_of::<squall_message_t>() == size_of::<Message>() && size_of::<Message>() == 24);
+    assert!(size_of::<squall_message_t>() == size_of::<Message>() && size_of::<Message>() == 32);
     assert!(offset_of!(squall_message_t, len) == offset_of!(Message, len));
     assert!(offset_of!(squall_message_t, rank) == offset_of!(Message, rank));
     assert!(offset_of!(squall_message_t, lane) == offset_of!(Message, lane));
     assert!(offset_of!(squall_message_t, number) == offset_of!(Message, number));
+    assert!(offset_of!(squall_message_t, time_ns) == offset_of!(Message, time_ns));
 };
-
-/// When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at most
-/// some turns old.
-///
-/// @param message  One that a callback was given and that has not returned.
-///
-/// Threads: that of the callback. Since: 0.1
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn squall_message_time_ns(message: *const squall_message_t) -> u64 {
-    // SAFETY: the caller says that it is a message of a running callback; the layouts are equal.
-    unsafe { message.cast::<Message>().as_ref() }.map_or(0, Message::time_ns)
-}
-
-/// Position of the message among its sender's, with gaps where that sender had nothing to say.
-///
-/// @param message  One that a callback was given and that has not returned.
-///
-/// Threads: that of the callback. Since: 0.1
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn squall_message_index(message: *const squall_message_t) -> u64 {
-    // SAFETY: as above.
-    unsafe { message.cast::<Message>().as_ref() }.map_or(0, Message::index)
-}
 
 /// Receives a batch of a subgroup, in delivery order; `count` is at least 1.
 pub type squall_deliver_fn = Option<

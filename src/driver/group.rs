@@ -61,21 +61,11 @@ impl Sender {
         &mut self,
         messages: impl Iterator<Item = &'a [u8]>,
     ) -> (u64, Result<(), Status>) {
-        let mut sent = 0;
-        let mut outcome = Ok(());
-        for message in messages {
-            if self.producer.send_easily(message).is_none()
-                && let Err(status) = self.producer.send(message)
-            {
-                outcome = Err(status);
-                break;
-            }
-            sent += 1;
-        }
+        let outcome = self.producer.send_many(messages);
         if let Some(bell) = &mut self.bell {
             bell.ring_if_asleep();
         }
-        (sent, outcome)
+        outcome
     }
 
     /// The same for a message in pieces.

@@ -150,7 +150,7 @@ impl Driver {
                 delivered += batch.len() as u32;
                 let counted = &mut self.delivered[delivery.at];
                 counted.messages += batch.len() as u64;
-                counted.bytes += batch.iter().map(|m| u64::from(m.len)).sum::<u64>();
+                counted.bytes += self.batch.bytes();
                 counted.batches += 1;
                 self.batch.clear();
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each peer has not been told yet, as posts: spans of slots, then `slots`, then the rest of
-//! the hot line.
+//! What each peer has not been told yet, as posts: spans of payloads, descriptors and runs, then
+//! `slots`, then the rest of the hot line.
 //!
 //! O1  Per peer the order is spans, `slots`, `head` and the others (M2 at the far side).
 //! O2  A peer that takes no posts now misses nothing: words keep their newest value, spans stay one
@@ -13,11 +13,22 @@ use crate::limits::{LANES_MAX, POSTS_MAX, SENDERS_MAX};
 use crate::sst::Table;
 use crate::sst::layout::{Column, Mode, SubgroupColumns};
 
-/// The slots of my lanes that a peer has been sent: offset after the last, and how many.
+/// The slots of my lanes that a peer has been sent, and the runs.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 struct Sent {
-    at: [u64; LANES_MAX],
     slots: [u64; LANES_MAX],
+    runs: [u64; LANES_MAX],
+}
+
+impl Sent {
+    /// All that there is.
+    fn all(lanes: &[Lane]) -> Sent {
+        let mut sent = Sent::default();
+        for (at, lane) in lanes.iter().enumerate() {
+            (sent.slots[at], sent.runs[at]) = (lane.taker.slots, lane.taker.runs);
+        }
+        sent
+    }
 }
 
 struct PeerState {
@@ -37,7 +48,7 @@ pub struct Outbox {
 }
 
 /// Most posts that one group of peers can need at once.
-const GROUP_POSTS_MAX: usize = LANES_MAX * 3 + 3 + 2 * SENDERS_MAX.div_ceil(POST_WORDS_MAX);
+const GROUP_POSTS_MAX: usize = LANES_MAX * 7 + 3 + 2 * SENDERS_MAX.div_ceil(POST_WORDS_MAX);
 const _: () = assert!(GROUP_POSTS_MAX <= POSTS_MAX);
 
 impl Outbox {
@@ -95,10 +106,7 @@ impl Outbox {
                 if same && !full.contains(peer.rank) {
                     to.insert(peer.rank);
                     (peer.stale, peer.news) = (false, false);
-                    for (at, lane) in lanes.iter().enumerate() {
-                        peer.sent.at[at] = lane.taker.at;
-                        peer.sent.slots[at] = lane.taker.slots;
-                    }
+                    peer.sent = Sent::all(lanes);
                 }
             }
             if self.posting == Posting::Bells {
@@ -114,9 +122,7 @@ impl Outbox {
     #[cold]
     fn forget(&mut self, lanes: &[Lane], full: Members) {
         for peer in self.peers.iter_mut().filter(|peer| full.contains(peer.rank)) {
-            for (at, lane) in lanes.iter().enumerate() {
-                (peer.sent.at[at], peer.sent.slots[at]) = (lane.taker.at, lane.taker.slots);
-            }
+            peer.sent = Sent::all(lanes);
         }
     }
 
@@ -141,18 +147,21 @@ impl Outbox {
             }
             any = true;
             let ring = RingId { subgroup: self.subgroup, lane: at as u16 };
-            let (from, upto) = (sent.at[at], taker.at);
-            if from < upto {
-                posts.push(Post::Span { to, ring, from, upto });
-                continue;
-            }
-            // It wrapped (once: what is not sent is not released, so at most one lap is open).
-            if from < taker.wrapped_at {
-                posts.push(Post::Span { to, ring, from, upto: taker.wrapped_at });
-            }
+            let mut span = |(from, upto)| {
+                if from < upto {
+                    posts.push(Post::Span { to, ring, from, upto });
+                }
+            };
+            let [first, second] = taker.ring.payload_ranges(sent.slots[at], taker.slots);
+            span(first);
             if !crate::mutant!("second-span-of-a-wrap-forgotten") {
-                posts.push(Post::Span { to, ring, from: 0, upto });
+                span(second);
             }
+            if !crate::mutant!("descriptors-not-sent") {
+                let ranges = taker.ring.descriptor_ranges(sent.slots[at], taker.slots);
+                ranges.into_iter().for_each(&mut span);
+            }
+            taker.ring.run_ranges(sent.runs[at], taker.runs).into_iter().for_each(&mut span);
         }
         if any && !early {
             post_words(self.columns.slots, to, table, posts);

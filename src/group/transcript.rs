@@ -16,6 +16,7 @@
 use super::view::{Subgroup, View};
 use super::{Engine, State, Work};
 use crate::base::{Count, Epoch, Events, Members, Nanos, Post, Posting, Rank};
+use crate::limits::{DESCRIPTOR_BYTES, RUN_BYTES};
 use crate::mem::{Batch, Message, Region};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
@@ -106,6 +107,7 @@ impl Stage {
         let player = &mut self.players[me];
         let events = Events { lost: player.lost, full: player.full };
         let Player { engine, table, inboxes, work, batch, .. } = player;
+        let spec = &self.spec;
         engine.poll(Nanos(self.now), table, &events, work);
         if let Some(&delivery) = work.deliver.first() {
             let slots = engine.multicast(0).slots();
@@ -114,7 +116,10 @@ impl Stage {
             }
             for message in batch.messages() {
                 let Message { number, rank, len, .. } = message;
-                let index = message.index();
+                let index = match spec.mode() {
+                    Mode::Stable => number / spec.senders.len() as u64,
+                    Mode::Received => *number,
+                };
                 let text = String::from_utf8_lossy(message.bytes());
                 let text = if *len > 24 { "..".into() } else { text };
                 let _ = writeln!(
@@ -219,7 +224,18 @@ fn describe(layout: &Layout, post: &Post) -> String {
             let words: Vec<String> = (0..usize::from(*len)).map(word).collect();
             format!("post to {to}: {}", words.join(", "))
         }
-        Post::Span { from, upto, .. } => format!("post to {to}: bytes {from}..{upto}"),
+        Post::Span { from, upto, .. } => {
+            let lane = layout.shapes[0].lane();
+            let (what, first, bytes) = match from {
+                _ if *from >= lane.payloads => ("payload bytes", lane.payloads, 1),
+                _ if *from >= lane.descriptors => {
+                    ("descriptors", lane.descriptors, DESCRIPTOR_BYTES)
+                }
+                _ => ("runs", 0, RUN_BYTES),
+            };
+            let [from, upto] = [from, upto].map(|byte| (byte - first) / bytes);
+            format!("post to {to}: {what} {from}..{upto}")
+        }
         Post::Bell { news, .. } => format!("bell to {to}, news {news}"),
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A part of a region, as a ring uses it: headers by the word, payloads by the byte.
+//! A part of a region, as a ring uses it: runs and descriptors by the word, payloads by the byte.
 //!
 //! Every access is one comparison and one addition; the small copy is in line. What may be touched
 //! when is the ring's protocol (edges W, N and S of `order.rs`); what may be touched at all is here.
@@ -14,8 +14,6 @@ use std::sync::Arc;
 pub struct Extent {
     base: NonNull<u8>,
     len: u64,
-    /// Where the last header may begin.
-    header_last: u64,
     /// Where writing must end: its length, or 0 if it is a peer's.
     write_end: u64,
     /// Keeps the bytes alive.
@@ -30,29 +28,27 @@ unsafe impl Sync for Extent {}
 impl Extent {
     /// Bytes `from..from + len` of a region; `from` is a multiple of 8.
     pub fn new(region: Arc<Region>, from: usize, len: usize) -> Extent {
-        let inside = from % 8 == 0 && len >= 32 && from + len <= region.len;
+        let inside = from % 8 == 0 && from + len <= region.len;
         assert!(inside, "extent outside its region");
         // SAFETY: in bounds by the line above.
         let base = unsafe { region.base.add(from) };
         let len = len as u64;
         let write_end = if region.writable { len } else { 0 };
-        Extent { base, len, header_last: len - 32, write_end, _region: region }
+        Extent { base, len, write_end, _region: region }
     }
 
     pub fn size(&self) -> u64 {
         self.len
     }
 
-    /// The four words of a slot's header from byte `at` (rounded down to a word), if inside.
+    /// All of it as words.
     #[inline(always)]
-    pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
-        if at > self.header_last {
-            return None;
+    pub fn words(&self) -> &[Cell] {
+        // SAFETY: `len / 8` words are in bounds, aligned because `base` is (`new`), alive as long as
+        // `self`; `Cell` is a transparent atomic, for which shared references may alias.
+        unsafe {
+            std::slice::from_raw_parts(self.base.as_ptr().cast::<Cell>(), self.len as usize / 8)
         }
-        // SAFETY: in bounds by the line above (`header_last` is 32 bytes before the end),
-        // aligned because `base` and the rounded `at` are; `Cell` is a transparent atomic, for
-        // which shared references may alias.
-        Some(unsafe { &*self.base.as_ptr().add((at & !7) as usize).cast::<[Cell; 4]>() })
     }
 
     /// Copies `bytes` to byte `at`, which the ring's protocol has given to the caller alone:
@@ -65,21 +61,14 @@ impl Extent {
         unsafe { copy(bytes.as_ptr(), self.base.as_ptr().add(at as usize), bytes.len()) }
     }
 
-    /// Fills the slot at byte `at` (rounded down to a word): the header's first word, and the
-    /// payload behind the header. `false`, and nothing written, if it does not fit. Given to
-    /// the caller alone as for `write`.
+    /// The same where it fits; else `false`, and nothing is written.
     #[inline(always)]
-    pub fn fill(&self, at: u64, first: u64, bytes: &[u8]) -> bool {
-        if at + 32 + bytes.len() as u64 > self.write_end {
+    pub fn try_write(&self, at: u64, bytes: &[u8]) -> bool {
+        if at + bytes.len() as u64 > self.write_end {
             return false;
         }
-        // SAFETY: header and payload are in bounds and writable by the line above, the header
-        // aligned because `base` and the rounded `at` are; else as in `write`.
-        unsafe {
-            let slot = self.base.as_ptr().add((at & !7) as usize);
-            copy(bytes.as_ptr(), slot.add(32), bytes.len());
-            (*slot.cast::<Cell>()).prepare(first);
-        }
+        // SAFETY: as in `write`.
+        unsafe { copy(bytes.as_ptr(), self.base.as_ptr().add(at as usize), bytes.len()) }
         true
     }
 

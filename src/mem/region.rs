@@ -9,7 +9,7 @@
 //!     an error at open and not a SIGBUS later.
 //! R3  After `seal`, nobody but the owner, through the map it already has, can write.
 //!
-//! Cost: one bounds check per call; `cells` is one check for a whole slot header.
+//! Cost: one bounds check per call.
 
 use super::order::Cell;
 use crate::error::{Error, Status};
@@ -367,8 +367,8 @@ mod modelled {
             self.len
         }
 
-        pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
-            (at + 32 <= self.len).then(|| self.region.cells(self.from + at as usize))
+        pub fn words(&self) -> &[Cell] {
+            &self.region.cells[self.from / 8..(self.from + self.len as usize) / 8]
         }
 
         fn word(&self, at: u64, i: usize) -> &UnsafeCell<[u8; 8]> {
@@ -384,10 +384,12 @@ mod modelled {
             }
         }
 
-        pub fn fill(&self, at: u64, first: u64, bytes: &[u8]) -> bool {
-            self.write(at + 32, bytes);
-            self.region.cell(self.from + at as usize).prepare(first);
-            true
+        pub fn try_write(&self, at: u64, bytes: &[u8]) -> bool {
+            let fits = at + bytes.len() as u64 <= self.len;
+            if fits {
+                self.write(at, bytes);
+            }
+            fits
         }
 
         #[allow(clippy::mut_from_ref, reason = "a leaked copy, for the race check only")]

@@ -5,8 +5,8 @@
 use super::report::Row;
 use super::world::World;
 use crate::base::Epoch;
-use crate::limits::{COUNT_MAX, SLOT_ALIGN};
-use crate::sst::ring::{KIND_FILLER, KIND_MESSAGE, tagged};
+use crate::limits::{COUNT_MAX, DESCRIPTOR_BYTES, RUN_BYTES, SLOT_ALIGN};
+use crate::sst::ring::tagged;
 
 /// One piece of garbage, seen by one random peer (or by all who share its memory).
 pub fn write_garbage(world: &World, evil: usize) {
@@ -66,22 +66,32 @@ fn write_slot(world: &World, evil: usize, victim: usize) {
     let shape = &world.plan.subgroups[lane.subgroup].shape;
     let wires = world.wires.borrow();
     let region = wires.ring_mirror(evil, victim, lane.subgroup);
-    let at = dice.below(shape.ring_bytes / SLOT_ALIGN) * SLOT_ALIGN;
-    if shape.ring_bytes - at < 32 {
+    let layout = shape.lane();
+    let first = u64::from(lane.lane) * layout.bytes;
+    let place = dice.below(layout.places);
+    let sound = dice.chance(230);
+    if dice.chance(128) {
+        let cell = region.cell((first + layout.descriptors + place * DESCRIPTOR_BYTES) as usize);
+        let len = match dice.below(4) {
+            0 => dice.word() & 0x7fff_ffff,
+            1 => shape.ring_bytes,
+            _ => dice.below(u64::from(shape.message_bytes_max) + 2),
+        };
+        let at = dice.below(shape.ring_bytes / SLOT_ALIGN + 1);
+        let word = cell.own() & 15 << 60 | at << 31 | len;
+        cell.publish(if sound { word } else { dice.word() });
+        world.note("garbage slot", [evil as u64, victim as u64, place, word]);
         return;
     }
-    let header = region.cells::<4>((u64::from(lane.lane) * shape.ring_bytes + at) as usize);
-    let kind = dice.pick(&[KIND_MESSAGE, KIND_MESSAGE, KIND_MESSAGE, KIND_FILLER, 0, 3]);
-    let len = match dice.below(4) {
-        0 => dice.word() & 0xffff_ffff,
-        1 => shape.ring_bytes - at,
-        _ => dice.below(u64::from(shape.message_bytes_max) + 2),
-    };
-    let index = value(world, header[1].own() & ((1 << 48) - 1));
-    let first = kind << 48 | len;
-    header[0].publish(first);
+    let words = region.cells::<4>((first + place * RUN_BYTES) as usize);
     let epoch = Epoch(1 + world.plan.seed % 3);
-    let sound = dice.chance(230);
-    header[1].publish(if sound { tagged(0, epoch).wrapping_add(index) } else { dice.word() });
-    world.note("garbage slot", [evil as u64, victim as u64, at, index]);
+    let index = value(world, words[0].own() & ((1 << 48) - 1));
+    match dice.below(3) {
+        0 => {
+            words[0].publish(if sound { tagged(0, epoch).wrapping_add(index) } else { dice.word() })
+        }
+        1 => words[1].publish(value(world, words[1].own())),
+        _ => words[2].publish(value(world, words[2].own())),
+    }
+    world.note("garbage run", [evil as u64, victim as u64, place, index]);
 }

@@ -56,7 +56,7 @@ pub struct Wires {
     pub rings: Vec<Vec<Option<Arc<Region>>>>,
     /// By owner and reader, then subgroup.
     pub ring_mirrors: Vec<Vec<Option<Arc<Region>>>>,
-    pub ring_bytes: Vec<u64>,
+    pub lane_bytes: Vec<u64>,
 }
 
 impl Wires {
@@ -64,7 +64,7 @@ impl Wires {
     pub fn new(
         control_bytes: usize,
         rings: &[Vec<Option<usize>>],
-        ring_bytes: Vec<u64>,
+        lane_bytes: Vec<u64>,
         limit: usize,
         lazy: impl Fn(usize, usize) -> bool,
     ) -> Wires {
@@ -92,7 +92,7 @@ impl Wires {
             mirrors,
             rings: own,
             ring_mirrors,
-            ring_bytes,
+            lane_bytes,
         }
     }
 
@@ -132,7 +132,7 @@ impl Wires {
                         Parcel::Words { at, values, len, left }
                     }
                     Post::Span { ring, from, upto, .. } => {
-                        span(ring, from, upto, &self.ring_bytes, dice)
+                        span(ring, from, upto, &self.lane_bytes, dice)
                     }
                     Post::Bell { .. } => continue,
                 };
@@ -276,9 +276,9 @@ impl Wires {
     }
 }
 
-fn span(ring: RingId, from: u64, upto: u64, ring_bytes: &[u64], dice: &Dice) -> Parcel {
-    let ring_bytes = ring_bytes[usize::from(ring.subgroup)];
-    assert!(from < upto && upto <= ring_bytes, "a span lies in its ring");
+fn span(ring: RingId, from: u64, upto: u64, lane_bytes: &[u64], dice: &Dice) -> Parcel {
+    let lane_bytes = lane_bytes[usize::from(ring.subgroup)];
+    assert!(from < upto && upto <= lane_bytes, "a span lies in its lane");
     assert!(from.is_multiple_of(8) && upto.is_multiple_of(8));
     let words = (upto - from) / 8;
     // An order that visits each word once: a step without a common factor.
@@ -288,7 +288,7 @@ fn span(ring: RingId, from: u64, upto: u64, ring_bytes: &[u64], dice: &Dice) -> 
     }
     Parcel::Span {
         subgroup: ring.subgroup,
-        at: (u64::from(ring.lane) * ring_bytes + from) as usize,
+        at: (u64::from(ring.lane) * lane_bytes + from) as usize,
         words,
         landed: 0,
         first: dice.below(words),

@@ -44,7 +44,7 @@ pub struct Node {
     stopped: bool,
     /// It has been told of the departure.
     told: bool,
-    /// By subgroup of mine and lane: offset and slots of the taker before the poll.
+    /// By subgroup of mine and lane: where the last slot taken lies, and how many were.
     taken: Vec<Vec<(u64, u64)>>,
 }
 
@@ -215,18 +215,16 @@ impl Node {
 
     fn count_wraps(&mut self, world: &World) {
         for (at, multicast) in self.engine.multicasts().iter().enumerate() {
-            for (lane, (offset, slots)) in multicast.lanes.iter().zip(&mut self.taken[at]) {
+            for (lane, (last, slots)) in multicast.lanes.iter().zip(&mut self.taken[at]) {
                 let taker = &lane.taker;
                 if taker.slots == *slots {
                     continue;
                 }
-                let wrapped = taker.at <= *offset;
-                world.tallies.add(Row::Laps, wrapped.into());
-                // Some of this take-up's slots lie before the wrap.
-                let inside = taker.wrapped_at > *offset + crate::limits::HEADER_BYTES;
-                let several = taker.slots - *slots > 1;
-                world.tallies.add(Row::WrapInBatch, (wrapped && inside && several).into());
-                (*offset, *slots) = (taker.at, taker.slots);
+                let (first, end) =
+                    (taker.ring.place(*slots).0, taker.ring.place(taker.slots - 1).0);
+                world.tallies.add(Row::Laps, (end < first || first < *last).into());
+                world.tallies.add(Row::WrapInBatch, (end < first).into());
+                (*last, *slots) = (end, taker.slots);
             }
         }
     }

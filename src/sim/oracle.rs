@@ -192,12 +192,7 @@ impl Oracle {
             return Err((INTEGRITY, detail));
         };
         let name = || {
-            format!(
-                "member {} subgroup {subgroup} number {} sender {s} index {}",
-                rank.0,
-                message.number,
-                message.index()
-            )
+            format!("member {} subgroup {subgroup} number {} sender {s}", rank.0, message.number)
         };
         let at = stream.members.iter().position(|member| *member == rank).expect("a member");
         let ordinal = stream.readers[at].delivered[s];
@@ -211,12 +206,12 @@ impl Oracle {
         }
         if stream.spec.mode() == Mode::Received {
             tallies.one(Row::Received);
-            if message.number != ordinal || message.index() != ordinal {
+            if message.number != ordinal {
                 return Err((FIFO, format!("{}: is ordinal {ordinal}", name())));
             }
             return Ok(());
         }
-        if message.number != message.index() * senders as u64 + s as u64 {
+        if message.number % senders as u64 != s as u64 {
             return Err((TOTAL_ORDER, format!("{}: that is not its number", name())));
         }
         stream
@@ -403,7 +398,8 @@ impl Stream {
             let mirror = wires.mirror(sender.rank.index(), member.index());
             let head = mirror.cell(columns.head.byte(lane)).own();
             let slots = mirror.cell(columns.slots.byte(lane)).own();
-            if head <= message.index() || slots <= ordinal {
+            let index = message.number / self.spec.senders.len() as u64;
+            if head <= index || slots <= ordinal {
                 return Err(format!(
                     "member {} has {head} indices and {slots} slots of it",
                     member.0

@@ -125,7 +125,7 @@ impl World {
             plan.subgroups.iter().enumerate().map(of).collect()
         };
         let rings: Vec<Vec<Option<usize>>> = (0..plan.members).map(ring_bytes).collect();
-        let lane_bytes = plan.subgroups.iter().map(|spec| spec.shape.ring_bytes).collect();
+        let lane_bytes = plan.subgroups.iter().map(|spec| spec.shape.lane().bytes).collect();
         let lazy = |owner: usize, reader: usize| plan.lazy(owner, reader);
         let wires = Wires::new(layout.control_bytes, &rings, lane_bytes, plan.queue_limit, lazy);
         let (mut nodes, mut lanes) = (Vec::new(), Vec::new());

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Slots in rings, from the receiver's side: the messages of a subgroup in delivery order.
 //!
-//! A header is read once, at delivery, never at receipt. Index `i` of a sender is a null if its next
-//! slot has a greater index or does not exist, given that all slots before its `head` are known: the
-//! caller passes slot counts observed after the heads that bound the delivery (N).
+//! Runs and descriptors are read once, at delivery, never at receipt. Index `i` of a sender is a null
+//! if its next slot has a greater index or does not exist, given that all slots before its `head` are
+//! known: the caller passes slot counts observed after the heads that bound the delivery (N).
 //!
-//! I1  Everything read from a peer's slot is copied to a local, checked, then used.
+//! I1  Everything read from a peer's memory is copied to a local, checked, then used.
 //! I2  An inbox never goes back and never skips a slot.
 //!
-//! Cost: one header read per message; a run of nulls of any length is one step per sender.
+//! Messages come in *stretches*: as long as each sender has one in every round or in none, they are
+//! read a sender at a time, into every n-th place of the batch.
+//!
+//! Cost: one descriptor read per message; a run of messages or nulls of any length is one step per
+//! sender. Payloads are not read, only asked for.
 
-use super::frontier;
 use super::layout::{Mode, Shape};
-use super::ring::{
-    KIND_FILLER, KIND_MESSAGE, PREFETCH_SLOT_MAX, Ring, index_of, slot_bytes, tagged,
-};
+use super::ring::{Ring, Run, index_of};
 use crate::base::{Count, Epoch, Number};
-use crate::limits::{BATCH_BYTES, HEADER_BYTES};
+use crate::limits::{BATCH_BYTES, SENDERS_MAX};
 use crate::mem::{Batch, Message};
 
-/// A slot that is no message: the sender's position, the header's first two words.
+/// A slot that is no message: the sender's position, the words that say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadSlot {
     pub sender: usize,
@@ -31,14 +32,29 @@ struct Reader {
     ring: Ring,
     rank: u16,
     lane: u8,
-    /// Offset after the last slot that was handed out.
-    at: u64,
-    /// Slots known to be there; and of those, ones not handed out.
+    /// Slots known to be there, handed out; runs begun.
     known: u64,
+    consumed: u64,
+    runs: u64,
+    /// What is left of the run begun: the next slot's index, how many slots, their time.
+    index: u64,
     left: u64,
-    /// The index that a closer look found in the next slot, if `looked_at` is `consumed + 1`.
-    found: u64,
-    looked_at: u64,
+    time_ns: u64,
+}
+
+/// A place in the order: number `index * senders + s`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place {
+    index: u64,
+    s: usize,
+}
+
+impl Place {
+    /// The first index of sender `s` that is not before this place.
+    #[inline(always)]
+    fn due(self, s: usize) -> u64 {
+        self.index + u64::from(s < self.s)
+    }
 }
 
 pub struct Inbox {
@@ -46,9 +62,12 @@ pub struct Inbox {
     mode: Mode,
     epoch: Epoch,
     message_bytes_max: u32,
-    /// The next number to look at (stable mode) or the reader whose turn it is (received mode).
-    number: u64,
+    /// The next number to look at (stable mode).
+    at: Place,
+    /// The reader whose turn it is (received mode).
     turn: usize,
+    /// Who sends in the stretch at hand, in the order's order.
+    active: Box<[u16; SENDERS_MAX]>,
 }
 
 impl Inbox {
@@ -58,34 +77,38 @@ impl Inbox {
             ring,
             rank,
             lane: lane as u8,
-            at: 0,
             known: 0,
+            consumed: 0,
+            runs: 0,
+            index: 0,
             left: 0,
-            found: 0,
-            looked_at: 0,
+            time_ns: 0,
         };
+        assert!(rings.len() <= SENDERS_MAX);
         Inbox {
             readers: rings.into_iter().map(reader).collect(),
             mode: shape.mode,
             epoch,
             message_bytes_max: shape.message_bytes_max,
-            number: 0,
+            at: Place { index: 0, s: 0 },
             turn: 0,
+            active: Box::new([0; SENDERS_MAX]),
         }
     }
 
     /// How far it has been emptied, in the total order.
     pub fn number(&self) -> Number {
-        Number(self.number)
+        Number(self.at.index * self.readers.len() as u64 + self.at.s as u64)
     }
 
     /// Slots of a sender that have been handed out.
     pub fn consumed(&self, sender: usize) -> Count {
-        Count(self.readers[sender].consumed())
+        Count(self.readers[sender].consumed)
     }
 
-    /// Appends messages to `batch`, in order, until it is as long as `most`, holds `BATCH_BYTES` or
-    /// more, or the order's prefix `upto` (in *received* mode: what `slots` counts) is exhausted.
+    /// Appends messages to `batch`, in order, until it is as long as `most`, holds about
+    /// `BATCH_BYTES` or more, or the order's prefix `upto` (in *received* mode: what `slots` counts)
+    /// is exhausted.
     #[inline]
     pub fn collect(
         &mut self,
@@ -94,242 +117,254 @@ impl Inbox {
         batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
-        assert!(slots.len() == self.readers.len());
-        match self.mode {
-            Mode::Stable => self.collect_stable(upto.0, slots, batch, most),
-            Mode::Received => self.collect_received(slots, batch, most),
-        }
-    }
-
-    fn collect_stable(
-        &mut self,
-        upto: u64,
-        slots: &[Count],
-        batch: &mut Batch,
-        most: usize,
-    ) -> Result<(), BadSlot> {
         self.know(slots);
-        let senders = self.readers.len();
-        let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
-        let places = batch.free(most);
-        let mut filled = 0;
-        let mut room = BATCH_BYTES;
-        let mut number = self.number;
-        let mut looked = NO_NUMBER;
-        let outcome = 'all: loop {
-            let mut s = (number % senders as u64) as usize;
-            let mut index = number / senders as u64;
-            // Rounds without nulls: the steady state of a busy group.
-            'rounds: loop {
-                let left = (upto - number).min((places.len() - filled) as u64) as usize;
-                if left == 0 || room <= 0 {
-                    break 'all Ok(());
-                }
-                let readers = &mut self.readers[s..];
-                let due = readers.len().min(left);
-                let mut done = 0;
-                let round = readers.iter_mut().zip(&mut places[filled..filled + due]);
-                for (reader, place) in round {
-                    let Some(message) = reader.next(&by, index, number + done as u64) else {
-                        break;
-                    };
-                    room -= i64::from(message.len);
-                    *place = message;
-                    done += 1;
-                }
-                (number, filled) = (number + done as u64, filled + done);
-                if done < due {
-                    break 'rounds;
-                }
-                (s, index) = (0, index + 1);
-            }
-            // A null, or a slot that needs a closer look: on to the first number that is a message,
-            // and with its sender alone as far as no other sender has one.
-            let run = match self.find_run(number, &by) {
-                Ok(run) => run,
-                Err(bad) => break Err(bad),
-            };
-            if run.first == number && looked == number {
-                // Twice at one place: sound when looked at closely and not otherwise, so its owner
-                // writes into it.
-                let words = [0, number / senders as u64];
-                break Err(BadSlot { sender: run.sender, words });
-            }
-            number = run.first.min(upto);
-            looked = number;
-            let end = run.end.min(upto);
-            let reader = &mut self.readers[run.sender];
-            let mut index = run.first / senders as u64;
-            while number < end && room > 0 {
-                let Some(place) = places.get_mut(filled) else { break };
-                let Some(message) = reader.next(&by, index, number) else { break };
-                room -= i64::from(message.len);
-                *place = message;
-                filled += 1;
-                index += 1;
-                // What lies between is null: no other sender has a message before `end`.
-                number = (index * senders as u64 + run.sender as u64).min(end);
-            }
+        let outcome = match self.mode {
+            Mode::Stable => self.collect_stable(upto.0, batch.free(most)),
+            Mode::Received => self.collect_received(batch.free(most)),
         };
-        batch.filled(filled);
-        assert!(number >= self.number);
-        self.number = number;
-        outcome
-    }
-
-    /// The first message from `number` on, and up to where its sender is alone. Leaves every reader
-    /// at a sound slot, or with none.
-    #[inline(never)]
-    fn find_run(&mut self, number: u64, by: &Check) -> Result<Run, BadSlot> {
-        let senders = self.readers.len();
-        let mut run = Run { sender: 0, first: NO_NUMBER, end: NO_NUMBER };
-        for (s, reader) in self.readers.iter_mut().enumerate() {
-            if reader.left == 0 {
-                continue;
-            }
-            if reader.looked_at != reader.consumed() + 1 {
-                let least = frontier::share(Number(number), s, senders).0;
-                let read = reader.read(by, least);
-                reader.found = read.map_err(|words| BadSlot { sender: s, words })?;
-                reader.looked_at = reader.consumed() + 1;
-            }
-            let its = reader.found * senders as u64 + s as u64;
-            if its < run.first {
-                (run.sender, run.end, run.first) = (s, run.first, its);
-            } else {
-                run.end = run.end.min(its);
-            }
-        }
-        Ok(run)
-    }
-
-    fn collect_received(
-        &mut self,
-        slots: &[Count],
-        batch: &mut Batch,
-        most: usize,
-    ) -> Result<(), BadSlot> {
-        self.know(slots);
-        let by = Check { epoch: self.epoch, message_bytes_max: self.message_bytes_max };
-        let mut room = BATCH_BYTES;
-        for _ in 0..self.readers.len() {
-            if batch.messages().len() >= most || room <= 0 {
-                return Ok(());
-            }
-            // A full batch ends a sender's turn too: one that always has more starves nobody.
-            let s = self.turn;
-            self.turn = (s + 1) % self.readers.len();
-            let reader = &mut self.readers[s];
-            while reader.left > 0 && room > 0 {
-                let free = batch.free(most - batch.messages().len());
-                let Some(place) = free.first_mut() else { return Ok(()) };
-                let index = reader.consumed();
-                let mut message = reader.next(&by, index, index);
-                if message.is_none() {
-                    // Behind a filler, or nothing sound.
-                    match reader.read(&by, index) {
-                        Ok(found) if found == index => {}
-                        // Without nulls there are no gaps.
-                        Ok(found) => return Err(BadSlot { sender: s, words: [0, found] }),
-                        Err(words) => return Err(BadSlot { sender: s, words }),
-                    }
-                    message = reader.next(&by, index, index);
-                }
-                let Some(message) = message else {
-                    return Err(BadSlot { sender: s, words: [0, index] });
-                };
-                room -= i64::from(message.len);
-                *place = message;
-                batch.filled(1);
-            }
-        }
-        Ok(())
+        batch.filled(outcome.0);
+        outcome.1
     }
 
     /// Takes note of the slots that are there now.
+    #[inline]
     fn know(&mut self, slots: &[Count]) {
-        for (reader, known) in self.readers.iter_mut().zip(slots) {
-            assert!(known.0 >= reader.known, "known slots are not taken back");
-            reader.left += known.0 - reader.known;
-            reader.known = known.0;
+        assert!(slots.len() == self.readers.len());
+        for (reader, slots) in self.readers.iter_mut().zip(slots) {
+            reader.know(slots.0);
         }
+    }
+
+    /// How many places of `places` it has filled.
+    fn collect_stable(
+        &mut self,
+        upto: u64,
+        places: &mut [Message],
+    ) -> (usize, Result<(), BadSlot>) {
+        let senders = self.readers.len() as u64;
+        let Some(index) = upto.checked_div(senders) else { return (0, Ok(())) };
+        let end = Place { index, s: (upto % senders) as usize };
+        let mut room = BATCH_BYTES as u64;
+        let mut filled = 0;
+        while self.at < end && filled < places.len() && room > 0 {
+            let (until, active) = match self.stretch(end, places.len() - filled) {
+                Ok(stretch) => stretch,
+                Err(bad) => return (filled, Err(bad)),
+            };
+            let places = &mut places[filled..];
+            let (count, outcome) = self.fill(until, active, places, &mut room);
+            filled += count;
+            if outcome.is_err() {
+                return (filled, outcome);
+            }
+        }
+        (filled, Ok(()))
+    }
+
+    /// The longest stretch from here on: where it ends, and how many are `active` in it: have a
+    /// message in each of its rounds. The others have none in it. At most `most` messages.
+    #[inline]
+    fn stretch(&mut self, end: Place, most: usize) -> Result<(Place, usize), BadSlot> {
+        let (from, senders) = (self.at, self.readers.len());
+        let (mut until, mut active) = (end, 0);
+        for s in (from.s..senders).chain(0..from.s) {
+            let reader = &mut self.readers[s];
+            let due = from.due(s);
+            if reader.left == 0 {
+                if reader.consumed == reader.known {
+                    continue; // nulls, as far as anyone knows
+                }
+                let begun = reader.begin(self.epoch, due);
+                begun.map_err(|words| BadSlot { sender: s, words })?;
+            }
+            if reader.index > due {
+                until = until.min(Place { index: reader.index, s });
+                continue;
+            }
+            until = until.min(Place { index: due + reader.left, s });
+            if active == most {
+                until = until.min(Place { index: due, s });
+            } else {
+                self.active[active] = s as u16;
+                active += 1;
+            }
+        }
+        if active > 0 {
+            let rounds = (most / active) as u64;
+            until = until.min(Place { index: from.index + rounds, s: from.s });
+        }
+        Ok((until, active))
+    }
+
+    /// Reads the messages of a stretch, a sender at a time; passes them and the nulls between. How
+    /// many, and whether it met something that is none.
+    #[inline]
+    fn fill(
+        &mut self,
+        mut until: Place,
+        active: usize,
+        places: &mut [Message],
+        room: &mut u64,
+    ) -> (usize, Result<(), BadSlot>) {
+        let (from, senders) = (self.at, self.readers.len() as u64);
+        let mut bad = None;
+        let share = (*room / active.max(1) as u64).max(1);
+        let mut bytes = 0;
+        for (first, &s) in self.active[..active].iter().enumerate() {
+            let s = usize::from(s);
+            let (reader, due) = (&mut self.readers[s], from.due(s));
+            let to = Column {
+                first,
+                step: active,
+                number: due * senders + s as u64,
+                numbers: senders,
+                count: until.due(s).saturating_sub(due),
+                bytes_max: share,
+            };
+            let (count, its) = reader.read(to, self.message_bytes_max, places);
+            bytes += its;
+            if count < to.count {
+                // All the others end here, too: who came before has read too far and is held back.
+                until = Place { index: due + count, s };
+                bad = (its < share).then(|| (s, reader.bad(count)));
+            }
+        }
+        *room = room.saturating_sub(bytes);
+        let mut filled = 0;
+        for &s in &self.active[..active] {
+            let s = usize::from(s);
+            let count = until.due(s).saturating_sub(from.due(s));
+            self.readers[s].pass(count);
+            filled += count as usize;
+        }
+        self.at = until;
+        match bad {
+            Some((sender, words)) => (filled, Err(BadSlot { sender, words })),
+            None => (filled, Ok(())),
+        }
+    }
+
+    fn collect_received(&mut self, places: &mut [Message]) -> (usize, Result<(), BadSlot>) {
+        let mut room = BATCH_BYTES as u64;
+        let mut filled = 0;
+        for _ in 0..self.readers.len() {
+            // A full batch ends a sender's turn too: one that always has more starves nobody.
+            let s = self.turn;
+            if filled == places.len() || room == 0 {
+                break;
+            }
+            self.turn = (s + 1) % self.readers.len();
+            let reader = &mut self.readers[s];
+            while reader.consumed < reader.known && filled < places.len() && room > 0 {
+                let index = reader.consumed;
+                if reader.left == 0
+                    && let Err(words) = reader.begin(self.epoch, index)
+                {
+                    return (filled, Err(BadSlot { sender: s, words }));
+                }
+                if reader.index != index {
+                    let words = [0, reader.index]; // without nulls there are no gaps
+                    return (filled, Err(BadSlot { sender: s, words }));
+                }
+                let count = reader.left.min((places.len() - filled) as u64);
+                let to =
+                    Column { first: 0, step: 1, number: index, numbers: 1, count, bytes_max: room };
+                let (count, bytes) = reader.read(to, self.message_bytes_max, &mut places[filled..]);
+                let bad = count < to.count && bytes < room;
+                let words = reader.bad(count);
+                room = room.saturating_sub(bytes);
+                reader.pass(count);
+                filled += count as usize;
+                if bad {
+                    return (filled, Err(BadSlot { sender: s, words }));
+                }
+            }
+        }
+        (filled, Ok(()))
     }
 }
 
-const NO_NUMBER: u64 = u64::MAX;
-
-/// A sender whose messages come next, with nothing but nulls of the others between them.
-struct Run {
-    sender: usize,
-    /// Number of its next message.
-    first: u64,
-    /// The first number at which another sender has a message.
-    end: u64,
-}
-
-/// So many more slots must be known before any is asked for ahead of its turn; about
-/// `PREFETCH_BYTES` of small ones.
-const PREFETCH_SLOTS: u64 = 24;
-
-/// What a sound header is measured by.
-struct Check {
-    epoch: Epoch,
-    message_bytes_max: u32,
+/// Where the messages of one sender go in a batch, and what numbers they have.
+#[derive(Clone, Copy)]
+struct Column {
+    first: usize,
+    step: usize,
+    number: u64,
+    numbers: u64,
+    count: u64,
+    /// Payload bytes after which to stop.
+    bytes_max: u64,
 }
 
 impl Reader {
-    /// Slots handed out.
-    fn consumed(&self) -> u64 {
-        self.known - self.left
-    }
-
-    /// The message of that index, if it is the next slot and lies where the last one ended. `None`: it is a null, or `read` must say what is there.
-    #[inline(always)]
-    fn next(&mut self, by: &Check, index: u64, number: u64) -> Option<Message> {
-        let header = self.ring.header(self.at)?;
-        if self.left == 0 {
-            return None;
-        }
-        let (first, its) = (header[0].own(), header[1].own());
-        // Kind, flags (none yet) and length in one comparison, index and epoch in another.
-        let len = first.wrapping_sub(KIND_MESSAGE << 48);
-        if len > u64::from(by.message_bytes_max) || its != tagged(index, by.epoch) {
-            return None;
-        }
-        let len = len as u32;
-        let payload = self.ring.payload(self.at, len)?;
-        let bytes = slot_bytes(len);
-        // Never beyond what is known to be there: the sender may be about to write it.
-        if self.left > PREFETCH_SLOTS && bytes <= PREFETCH_SLOT_MAX {
-            self.ring.prefetch(self.at, bytes);
-        }
-        self.at += bytes;
-        self.left -= 1;
-        Some(Message::new(payload, self.rank, self.lane, number))
-    }
-
-    /// Looks closely at the next slot, which is known to be there: settles at it and answers its
-    /// index, at least `least`; else the words that are no message's (I1).
-    #[cold]
-    fn read(&mut self, by: &Check, least: u64) -> Result<u64, [u64; 2]> {
-        let (mut at, mut header) = self.ring.settle(self.at);
-        if crate::mutant!("reader-misses-a-wrap")
-            && let Some(filler) = self.ring.header(self.at)
-        {
-            (at, header) = (self.at, filler);
-        }
-        let (first, word) = (header[0].own(), header[1].own());
-        let len = first.wrapping_sub(KIND_MESSAGE << 48);
-        let fits =
-            len <= u64::from(by.message_bytes_max) && self.ring.payload(at, len as u32).is_some();
-        match index_of(word, by.epoch) {
-            Some(index) if fits && index >= least => {
-                self.at = at;
-                Ok(index)
+    /// Begins the next run, which is known to be there, with an index of at least `least`; else the
+    /// words that are no run's (I1).
+    #[inline(never)]
+    fn begin(&mut self, epoch: Epoch, least: u64) -> Result<(), [u64; 2]> {
+        let Run { tagged, slots, count, time_ns } = self.ring.run(self.runs);
+        let there = self.known - self.consumed;
+        match index_of(tagged, epoch) {
+            Some(index)
+                if index >= least && slots == self.consumed && 0 < count && count <= there =>
+            {
+                (self.index, self.left, self.time_ns) = (index, count, time_ns);
+                self.runs += 1;
+                Ok(())
             }
-            _ => Err([first, word]),
+            _ => Err([tagged, count]),
+        }
+    }
+
+    /// Reads the next `to.count` messages, all of the run begun. How many it has read, and their
+    /// bytes: fewer if one is not sound, or once there are `to.bytes_max` bytes.
+    #[inline]
+    fn read(&self, to: Column, message_bytes_max: u32, places: &mut [Message]) -> (u64, u64) {
+        let (mut number, mut at, mut bytes) = (to.number, to.first, 0);
+        let ring = &self.ring;
+        for slot in self.consumed..self.consumed + to.count {
+            let (offset, len) = ring.place(slot);
+            let (true, Some(payload), Some(place)) =
+                (len <= message_bytes_max, ring.payload(offset, len), places.get_mut(at))
+            else {
+                return (slot - self.consumed, bytes);
+            };
+            ring.payloads.prefetch(offset);
+            if len > 48 {
+                ring.payloads.prefetch(offset + 64);
+                ring.payloads.prefetch(offset + u64::from(len) - 1);
+            }
+            *place = Message::new(payload, self.rank, self.lane, number, self.time_ns);
+            number += to.numbers;
+            at += to.step;
+            bytes += u64::from(len);
+            if bytes >= to.bytes_max {
+                return (slot + 1 - self.consumed, bytes);
+            }
+        }
+        (to.count, bytes)
+    }
+
+    /// The words of the slot after `count` more: where it is no message's.
+    #[cold]
+    fn bad(&self, count: u64) -> [u64; 2] {
+        [self.ring.descriptor(self.consumed + count).own(), self.index + count]
+    }
+
+    /// The next `count` messages have been handed out.
+    #[inline(always)]
+    fn pass(&mut self, count: u64) {
+        self.consumed += count;
+        self.index += count;
+        self.left -= count;
+    }
+
+    /// Takes note of the slots that are there now, and asks for what will be read of them.
+    #[inline(always)]
+    fn know(&mut self, slots: u64) {
+        assert!(slots >= self.known, "known slots are not taken back");
+        if slots > self.known {
+            self.ring.prefetch(self.runs, self.known, slots);
+            self.known = slots;
         }
     }
 }
-
-const _: () = assert!(KIND_FILLER != KIND_MESSAGE && HEADER_BYTES == 4 * 8);

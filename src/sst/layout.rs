@@ -16,18 +16,24 @@
 //!   lines      received[senders], cut[senders], cut_ready                view changes
 //! ```
 //!
-//! A ring is `ring_bytes` bytes per lane; lanes follow each other in the region of their subgroup.
-//! A slot begins at a multiple of 16 with a header of four words:
+//! A lane has a region of its own, and in it three rings one after the other:
 //!
 //! ```text
-//! word 0   length (bits 0..32), flags (32..48), kind (48..64: 1 message, 2 filler)
-//! word 1   index of the message among its sender's, nulls included (bits 0..48), epoch (48..64)
-//! word 2   time: the sender's clock, nanoseconds
-//! word 3   check: for a later part; neither written nor read in this version
+//! runs         places * 32 bytes   which indices the slots got: a record per take-up    turn thread
+//! descriptors  places * 8 bytes    where each slot's payload lies, and how long it is   application
+//! payloads     ring_bytes          payloads, each at a multiple of 16                   application
+//!
+//! run          word 0  index of its first message among its sender's, nulls included (bits 0..48),
+//!                      epoch (48..64)
+//!              word 1  slots before it
+//!              word 2  its slots, adjoining, with adjoining indices
+//!              word 3  time: the sender's clock, nanoseconds
+//! descriptor   length (bits 0..31), offset / 16 (31..60), laps of the descriptors + 1 (60..64)
 //! ```
 //!
-//! A filler says that the next slot begins at the ring's first byte; so does a place within 32
-//! bytes of its end. Only the header of a filler is written.
+//! `places` is the window, rounded up to a power of two. Slot `n` has the descriptor `n % places`,
+//! run `n` the record `n % places`: a run has a slot at least, so records never run out before slots.
+//! A payload never crosses the end of its ring; where it begins is for the sender alone to choose.
 
 use crate::base::{Count, Epoch, Members, Nanos, Number, Word};
 use crate::limits::*;
@@ -105,8 +111,30 @@ pub struct Shape {
     /// Messages that a lane may have unreleased.
     pub window: u32,
     pub message_bytes_max: u32,
-    /// Bytes of one lane's ring.
+    /// Bytes of one lane's payloads.
     pub ring_bytes: u64,
+}
+
+/// Where the rings of a lane lie, in bytes from its first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaneLayout {
+    /// Records of runs, and descriptors: a power of two.
+    pub places: u64,
+    pub descriptors: u64,
+    pub payloads: u64,
+    /// All of it.
+    pub bytes: u64,
+}
+
+impl Shape {
+    pub fn lane(&self) -> LaneLayout {
+        let line = LINE_BYTES as u64;
+        let places = u64::from(self.window).next_power_of_two();
+        let descriptors = (places * RUN_BYTES).next_multiple_of(line);
+        let payloads = (descriptors + places * DESCRIPTOR_BYTES).next_multiple_of(line);
+        let bytes = (payloads + self.ring_bytes).next_multiple_of(line);
+        LaneLayout { places, descriptors, payloads, bytes }
+    }
 }
 
 /// The columns of a subgroup.
@@ -224,7 +252,7 @@ impl Layout {
     /// Bytes of the region that holds all lanes of one member in a subgroup.
     pub fn rings_bytes(&self, subgroup: usize) -> usize {
         let shape = &self.shapes[subgroup];
-        shape.ring_bytes as usize * usize::from(shape.lanes)
+        shape.lane().bytes as usize * usize::from(shape.lanes)
     }
 }
 

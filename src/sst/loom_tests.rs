@@ -64,7 +64,7 @@ fn lane() -> (Producer, Turn) {
         message_bytes_max: 8,
         ring_bytes: slot_bytes(8),
     };
-    let ring = Ring::new(Arc::new(Region::heap(shape.ring_bytes as usize)), 0, &shape);
+    let ring = Ring::new(Arc::new(Region::heap(shape.lane().bytes as usize)), 0, &shape);
     let block = Arc::new(Region::heap(8));
     block.cell(0).prepare(NULLS);
     let gate = Gate {

@@ -8,20 +8,17 @@
 //! G3  While the first `hot_bytes` have room the producer stays there: a small working set is worth
 //!     more than a deep window.
 //!
-//! Cost: a send is one copy, three own stores and one release store; the members' `released` cells
-//! are looked at only when the ring seems full.
+//! Cost: a send is one copy, one own store and one release store; the members' `released` cells are
+//! looked at only when the ring seems full, and then slots come back a run at a time.
 
 use super::Hook;
 use super::frontier;
 use super::layout::{Mode, Shape};
-use super::ring::{
-    KIND_FILLER, KIND_MESSAGE, LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes,
-};
+use super::ring::{LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
 use crate::base::{Count, Number, Rank};
 use crate::error::Status;
-use crate::limits::{COUNT_MAX, HEADER_BYTES};
+use crate::limits::COUNT_MAX;
 use crate::mem::Region;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The rows whose `released` decides whether a slot of mine is free: all members of the subgroup,
@@ -68,42 +65,23 @@ pub struct Producer {
     window: u64,
     message_bytes_max: u32,
     hot_bytes: u64,
-    /// Offset of the next slot, offset of the oldest unreleased one, bytes between (fillers too).
+    /// Where the next payload would begin, and where the oldest unreleased one does.
     head: u64,
     tail: u64,
-    /// Bytes ever used, fillers included, when the head was at `passed_head`; and of those, bytes
-    /// given back. What is between is in use (`used`).
-    passed: u64,
-    passed_head: u64,
-    returned: u64,
-    /// Places between slots, one in `MARK_SLOTS`, from which many slots can be given back at once.
-    marks: VecDeque<Mark>,
-    /// Slots published, slots known to be released.
+    /// Slots published, slots known to be released, runs of which all slots are.
     filled: u64,
     freed: u64,
+    freed_runs: u64,
     /// Up to which offset and which count slots may be had without another look (`place`).
     easy_end: u64,
     easy_filled: u64,
     reserved: Option<Reservation>,
 }
 
-/// Slots between two marks.
-const MARK_SLOTS: u64 = 32;
-
-/// A place between two slots: how many slots, which offset and how many bytes ever used are before
-/// it.
-struct Mark {
-    filled: u64,
-    head: u64,
-    passed: u64,
-}
-
 #[derive(Clone, Copy)]
 struct Reservation {
     at: u64,
     len: u32,
-    /// Bytes that a filler before it takes.
-    skipped: u64,
 }
 
 impl Producer {
@@ -123,12 +101,9 @@ impl Producer {
             message_bytes_max: shape.message_bytes_max,
             head: 0,
             tail: 0,
-            passed: 0,
-            passed_head: 0,
-            returned: 0,
-            marks: VecDeque::with_capacity((shape.window as u64 / MARK_SLOTS) as usize + 4),
             filled: 0,
             freed: 0,
+            freed_runs: 0,
             easy_end: 0,
             easy_filled: 0,
             reserved: None,
@@ -149,30 +124,67 @@ impl Producer {
     /// nothing has happened.
     #[inline(always)]
     pub fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
+        if self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes") {
+            return None;
+        }
+        let (slot, at) = (self.filled, self.head);
+        let head = self.fill(slot, at, bytes)?;
+        Some(self.publish_slots(slot + 1, head))
+    }
+
+    /// Sends messages one after the other, as many as there is room for, and publishes them
+    /// together. How many were sent, and what stopped it before the end.
+    #[inline(always)]
+    pub fn send_many<'a>(
+        &mut self,
+        messages: impl Iterator<Item = &'a [u8]>,
+    ) -> (u64, Result<(), Status>) {
+        let first = self.filled;
+        let stopped = self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes");
+        // In locals: fields would be stored and loaded again for each message.
+        let (mut slot, mut head) = (self.filled, self.head);
+        for bytes in messages {
+            if !stopped && let Some(next) = self.fill(slot, head, bytes) {
+                (slot, head) = (slot + 1, next);
+                continue;
+            }
+            if slot > self.filled {
+                self.publish_slots(slot, head);
+            }
+            if let Err(status) = self.send_slowly(bytes) {
+                return (self.filled - first, Err(status));
+            }
+            (slot, head) = (self.filled, self.head);
+        }
+        if slot > self.filled {
+            self.publish_slots(slot, head);
+        }
+        (self.filled - first, Ok(()))
+    }
+
+    /// Writes payload and descriptor of a slot at `at`, if that is room that needs no look: where the
+    /// next one begins.
+    #[inline(always)]
+    fn fill(&self, slot: u64, at: u64, bytes: &[u8]) -> Option<u64> {
         let len = bytes.len() as u64;
-        if len > u64::from(self.message_bytes_max) {
+        if len > u64::from(self.message_bytes_max) || slot >= self.easy_filled {
             return None;
         }
-        let (at, need) = (self.head, slot_bytes(len as u32));
-        let easy = at + need <= self.easy_end && self.filled < self.easy_filled;
-        if !easy || self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes") {
+        let need = slot_bytes(len as u32);
+        let end = at + need;
+        if end > self.easy_end || !self.ring.payloads.try_write(at, bytes) {
             return None;
         }
-        if !self.ring.bytes.fill(at, KIND_MESSAGE << 48 | len, bytes) {
-            return None;
+        if end + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(slot, at, need);
         }
-        Some(self.advance(at, need))
+        self.ring.describe(slot, at, len as u32);
+        Some(end)
     }
 
     #[inline(never)]
     fn send_slowly(&mut self, bytes: &[u8]) -> Result<u64, Status> {
-        let len = u32::try_from(bytes.len()).map_err(|_| Status::TooLong)?;
-        let slot = self.claim(len)?;
-        if crate::mutant!("count-before-bytes") {
-            return Ok(self.fill(slot, len, &[bytes]));
-        }
-        self.ring.bytes.write(slot.at + HEADER_BYTES, bytes);
-        Ok(self.count(slot, len))
+        self.send_parts(&[bytes])
     }
 
     /// The same for a message that lies in several pieces.
@@ -181,22 +193,29 @@ impl Producer {
         let total = parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(total).map_err(|_| Status::TooLong)?;
         let slot = self.claim(len)?;
-        let mut at = slot.at + HEADER_BYTES;
+        if crate::mutant!("count-before-bytes") {
+            return Ok(self.count_early(slot, parts));
+        }
+        self.write(slot, parts);
+        Ok(self.count(slot, len))
+    }
+
+    fn write(&self, slot: Reservation, parts: &[&[u8]]) {
+        let mut at = slot.at;
         for part in parts {
-            self.ring.bytes.write(at, part);
+            self.ring.payloads.write(at, part);
             at += part.len() as u64;
         }
-        Ok(self.count(slot, len))
     }
 
     /// The planted fault of edge W: the count first, then the bytes.
     #[cold]
-    fn fill(&mut self, slot: Reservation, len: u32, parts: &[&[u8]]) -> u64 {
-        let ordinal = self.count(slot, len);
+    fn count_early(&mut self, slot: Reservation, parts: &[&[u8]]) -> u64 {
+        let ordinal = self.count(slot, slot.len);
         if let Some(hook) = self.gate.hook {
             hook(self.gate.rows[0].0);
         }
-        self.ring.bytes.write(slot.at + HEADER_BYTES, parts[0]);
+        self.write(slot, parts);
         ordinal
     }
 
@@ -208,7 +227,7 @@ impl Producer {
         if !crate::mutant!("reserve-leaves-the-easy-path-open") {
             self.easy_filled = 0; // until published or aborted, nothing else has room
         }
-        Ok(self.ring.bytes.lend_mut(slot.at + HEADER_BYTES, len as usize))
+        Ok(self.ring.payloads.lend_mut(slot.at, len as usize))
     }
 
     /// Sends the first `len` bytes of what was reserved; the answer is the message's ordinal.
@@ -225,8 +244,8 @@ impl Producer {
     /// Forgets what was reserved. No other member ever hears of it.
     pub fn abort(&mut self) -> Result<(), Status> {
         let slot = self.reserved.take().ok_or(Status::NotReserved)?;
-        if crate::mutant!("abort-leaks") {
-            self.passed += slot_bytes(slot.len);
+        if crate::mutant!("abort-sends") {
+            self.count(slot, slot.len);
         }
         Ok(())
     }
@@ -249,7 +268,7 @@ impl Producer {
         let need = slot_bytes(len);
         let easy = self.head + need <= self.easy_end && self.filled < self.easy_filled;
         if easy && self.cells.stopped.own() == 0 {
-            return Ok(Reservation { at: self.head, len, skipped: 0 });
+            return Ok(Reservation { at: self.head, len });
         }
         self.claim_slowly(len, need)
     }
@@ -263,151 +282,95 @@ impl Producer {
         if stopped != 0 {
             return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
         }
-        self.mark();
-        if let Some(slot) = self.place(len, need) {
-            return Ok(slot);
+        if let Some(at) = self.place(need) {
+            return Ok(Reservation { at, len });
         }
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released(); // S
         let taken = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
-        self.free_to_mark(taken, released);
-        let mut placed = self.place(len, need);
-        if placed.is_none() {
-            self.free(taken, released);
-            placed = self.place(len, need);
+        self.free(taken, released);
+        if let Some(at) = self.place(need) {
+            self.cells.pressed[1].prepare(0);
+            return Ok(Reservation { at, len });
         }
         let pressed = &self.cells.pressed;
-        if let Some(slot) = placed {
-            pressed[1].prepare(0);
-            return Ok(slot);
-        }
         pressed[0].prepare(pressed[0].own() + 1);
         pressed[1].publish(released.0 + 1);
         Err(Status::Again)
     }
 
-    /// Finds room for `need` bytes at the head (G1, G2, G3), and how much more follows it.
-    fn place(&mut self, len: u32, need: u64) -> Option<Reservation> {
+    /// Finds room for `need` bytes (G1, G2, G3), and how much more follows it in one piece.
+    ///
+    /// Between `tail` and `head`, in the direction of writing, lies what may still be read. Slots are
+    /// never empty, so `head == tail` says that the ring is full, or that nothing is in it.
+    fn place(&mut self, need: u64) -> Option<u64> {
         let full = self.filled - self.freed >= self.window;
         if full && !crate::mutant!("reserve-ignores-window") {
             return None;
         }
-        let room = self.ring.size() - self.head;
-        let ahead = self.head >= self.tail;
-        // The rest of the ring is skipped if the slot does not fit there, or if the hot part is
-        // free again. Skipping counts as use, so `used` says by itself whether the front is free.
-        let skip = need > room || (self.head >= self.hot_bytes && ahead && need <= self.tail);
-        let skipped = if skip { room } else { 0 };
-        let used = self.used();
-        if used + skipped + need > self.ring.size() && !crate::mutant!("reserve-ignores-bytes") {
+        if self.filled == self.freed {
+            (self.head, self.tail) = (0, 0);
+        }
+        let ahead = self.head > self.tail || self.filled == self.freed;
+        let mut end = if ahead { self.ring.size() } else { self.tail };
+        if crate::mutant!("reserve-ignores-bytes") {
+            end = self.ring.size();
+        }
+        let mut at = self.head;
+        // What follows the head is left unused if the slot does not fit there, or if the hot part is
+        // free again.
+        let front = ahead && need <= self.tail;
+        if front && (need > end - at || at >= self.hot_bytes) {
+            (at, end) = (0, self.tail);
+        }
+        if need > end - at {
             return None;
         }
-        let at = if skip { 0 } else { self.head };
-        // What follows in one piece: up to the ring's end, or the hot part's while the head is in
-        // it, and not beyond what is free.
-        let end = if at < self.hot_bytes { self.hot_bytes } else { self.ring.size() };
-        let mut free = self.ring.size() - used - skipped;
+        self.easy_end =
+            if at < self.hot_bytes { end.min(self.hot_bytes.max(at + need)) } else { end };
         if crate::mutant!("easy-path-ignores-bytes") {
-            free = self.ring.size();
+            self.easy_end = self.ring.size();
         }
-        self.easy_end = at + free.min(end.max(at + need) - at);
-        let next_mark = (self.filled / MARK_SLOTS + 1) * MARK_SLOTS;
-        self.easy_filled = (self.freed + self.window).min(next_mark);
-        Some(Reservation { at, len, skipped })
+        self.easy_filled = self.freed + self.window;
+        Some(at)
     }
 
-    /// Writes the header and counts the slot: from here on the turn thread may take it. `// W`
+    /// Describes the slot and counts it: from here on the turn thread may take it. `// W`
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
-        if slot.at != self.head {
-            self.skip(slot.skipped);
-        }
-        let header = self.ring.header(slot.at).expect("a slot lies in its ring");
-        header[0].prepare(KIND_MESSAGE << 48 | u64::from(len));
-        self.advance(slot.at, slot_bytes(len))
+        self.ring.describe(self.filled, slot.at, len);
+        self.publish_slots(self.filled + 1, slot.at + slot_bytes(len))
     }
 
-    /// Counts the slot of `need` bytes at `at`, which is filled. `// W`
+    /// Counts the slots before `filled`, which end at `head`; the last one's ordinal. `// W`
     #[inline(always)]
-    fn advance(&mut self, at: u64, need: u64) -> u64 {
-        if at + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX {
-            self.ring.prefetch_write(at, need);
-        }
-        self.head = at + need;
-        let ordinal = self.filled;
-        self.filled += 1;
+    fn publish_slots(&mut self, filled: u64, head: u64) -> u64 {
+        (self.filled, self.head) = (filled, head);
         if crate::mutant!("loom-w-relaxed") {
-            self.cells.filled.prepare(self.filled);
-            return ordinal;
+            self.cells.filled.prepare(filled);
+            return filled - 1;
         }
-        self.cells.filled.publish(self.filled); // W
-        ordinal
+        self.cells.filled.publish(filled); // W
+        filled - 1
     }
 
-    /// Leaves the rest of the ring, with a filler if there is room for one (G1).
-    #[cold]
-    fn skip(&mut self, skipped: u64) {
-        if let Some(filler) = self.ring.header(self.head)
-            && !crate::mutant!("no-filler")
-        {
-            filler[0].prepare(KIND_FILLER << 48);
-        }
-        self.passed = self.passed_now() + skipped;
-        self.passed_head = 0; // where the next slot begins
-    }
-
-    /// Bytes between tail and head, fillers included.
-    fn used(&self) -> u64 {
-        self.passed_now() - self.returned
-    }
-
-    fn passed_now(&self) -> u64 {
-        self.passed + (self.head - self.passed_head)
-    }
-
-    /// Notes the place before the next slot, if one is due there.
-    fn mark(&mut self) {
-        let due = self.filled % MARK_SLOTS == 0 && self.filled > self.freed;
-        if due && self.marks.back().is_none_or(|mark| mark.filled < self.filled) {
-            let (filled, head, passed) = (self.filled, self.head, self.passed_now());
-            self.marks.push_back(Mark { filled, head, passed });
-        }
-    }
-
-    /// Gives back slots up to a mark, without a look at each: if the index of the slot behind a mark
-    /// is not above what is released, all slots before it are below. `// S, T`
-    fn free_to_mark(&mut self, taken: u64, released: Count) {
-        while let Some(mark) = self.marks.front() {
-            if mark.filled >= taken {
-                return; // the slot behind it has no index yet
-            }
-            let (_, header) = self.ring.settle(mark.head);
-            if header[1].own() & (COUNT_MAX - 1) > released.0 {
-                return;
-            }
-            (self.tail, self.freed, self.returned) = (mark.head, mark.filled, mark.passed);
-            self.marks.pop_front();
-        }
-    }
-
-    /// Gives back the slots that every member has released, one by one. `// S, T`
+    /// Gives back the slots that every member has released, run by run. `// S, T`
     fn free(&mut self, taken: u64, released: Count) {
-        let (ring, mut tail, mut freed) = (&self.ring, self.tail, self.freed);
-        while freed < taken {
-            let (at, header) = ring.settle(tail);
-            if header[1].own() & (COUNT_MAX - 1) >= released.0 {
+        while self.freed < taken {
+            let run = self.ring.run(self.freed_runs);
+            assert!(run.count > 0 && run.slots <= self.freed, "a run that was taken up");
+            let first = run.tagged & (COUNT_MAX - 1);
+            let mut gone = released.0.saturating_sub(first).min(run.count);
+            if crate::mutant!("freed-one-over") && gone < run.count {
+                gone += 1;
+            }
+            self.freed = run.slots + gone;
+            if gone < run.count {
                 break;
             }
-            if at != tail {
-                self.returned += ring.size() - tail; // what was skipped
-            }
-            let bytes = slot_bytes(header[0].own() as u32);
-            self.returned += bytes;
-            (tail, freed) = (at + bytes, freed + 1);
+            self.freed_runs += 1;
         }
-        (self.tail, self.freed) = (tail, freed);
-        while self.marks.front().is_some_and(|mark| mark.filled <= freed) {
-            self.marks.pop_front();
-        }
+        let none = self.freed == self.filled;
+        self.tail = if none { self.head } else { self.ring.place(self.freed).0 };
     }
 }

@@ -1,125 +1,230 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Slots in a ring of bytes, and the turn thread's end of it: what is sent gets its index here.
+//! A lane's slots: payloads in a ring of bytes, descriptors that say where, runs that say which.
 //!
-//! A ring belongs to one lane. The *producer* (`producer.rs`, application thread) fills slots and
-//! counts them; the *taker* (turn thread) gives each its index, which makes it a message.
+//! The *producer* (`producer.rs`, application thread) writes payloads and descriptors and counts
+//! them; the *taker* (turn thread) gives adjoining slots adjoining indices with one record, a *run*,
+//! which makes them messages.
 //!
-//! G1  A slot is as long as its message; it never crosses the ring's end (filler, see `layout`).
+//! G1  A payload never crosses the end of its ring, and its bytes are those of its message only.
 //!
-//! Cost: two own stores per message taken up.
+//! Cost: four own stores per take-up, however many messages it is.
 
-use super::layout::Shape;
+use super::layout::{LaneLayout, Shape};
 use crate::base::{Count, Epoch};
 use crate::error::Status;
-use crate::limits::{COUNT_MAX, HEADER_BYTES, SLOT_ALIGN};
+use crate::limits::*;
 use crate::mem::{Cell, Extent, Region};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
-/// Kinds of a slot: bits 48..64 of its first word.
-pub const KIND_MESSAGE: u64 = 1;
-pub const KIND_FILLER: u64 = 2;
-
-/// Bytes of a slot with a payload of `len` bytes.
+/// Bytes of a ring that a payload of `len` bytes takes. Never none, so that two slots never begin at
+/// the same place.
 #[inline(always)]
 pub fn slot_bytes(len: u32) -> u64 {
-    (HEADER_BYTES + SLOT_ALIGN - 1 + u64::from(len)) & !(SLOT_ALIGN - 1)
+    (u64::from(len) + SLOT_ALIGN - 1 & !(SLOT_ALIGN - 1)).max(SLOT_ALIGN)
 }
 
-/// Smallest ring for messages of that size: G1 needs room for a message and for the same once more
-/// before the end.
+/// Smallest ring for messages of that size: one may be read while the next is written.
 pub const fn ring_bytes_min(message_bytes_max: u64) -> u64 {
-    let slot = (HEADER_BYTES + message_bytes_max).next_multiple_of(SLOT_ALIGN);
-    let least = if 2 * slot > crate::limits::RING_BYTES_MIN {
-        2 * slot
-    } else {
-        crate::limits::RING_BYTES_MIN
-    };
+    let slot = message_bytes_max.next_multiple_of(SLOT_ALIGN);
+    let least = if 2 * slot > RING_BYTES_MIN { 2 * slot } else { RING_BYTES_MIN };
     least.next_multiple_of(4096)
 }
 
-/// Bits of a header's second word that hold the index; the epoch's low bits are above.
+/// Bits of a run's first word that hold the index; the epoch's low bits are above.
 const INDEX_BITS: u32 = 48;
 const _: () = assert!(COUNT_MAX == 1 << INDEX_BITS);
 
-/// The second word of a header: the index, tagged with the epoch, so that one comparison tells the
-/// message that is due from what an earlier lap or another epoch left.
+/// The first word of a run: the index, tagged with the epoch.
 #[inline(always)]
 pub fn tagged(index: u64, epoch: Epoch) -> u64 {
     (epoch.0 << INDEX_BITS).wrapping_add(index)
 }
 
-/// The index of a second word, if it is of that epoch.
+/// The index of a first word, if it is of that epoch.
 #[inline(always)]
 pub fn index_of(word: u64, epoch: Epoch) -> Option<u64> {
     let index = word.wrapping_sub(epoch.0 << INDEX_BITS);
     (index < COUNT_MAX).then_some(index)
 }
 
+/// A descriptor's fields (`layout`).
+const LEN_BITS: u32 = 31;
+const LAP_SHIFT: u32 = 60;
+const LAP_MASK: u64 = 15;
+const _: () = assert!(MESSAGE_BYTES_MAX < 1 << LEN_BITS);
+const _: () = assert!(RING_BYTES_MAX / SLOT_ALIGN <= 1 << (LAP_SHIFT - LEN_BITS));
+
 /// How far ahead of its use a line is asked for, in bytes: about the time that a line takes from
 /// another core at the speed of small messages. Slots above `PREFETCH_SLOT_MAX` need none.
 pub const PREFETCH_BYTES: u64 = 2048;
 pub const PREFETCH_SLOT_MAX: u64 = 4096;
 
-/// One lane's ring.
+/// A record of adjoining slots with adjoining indices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// As it is in the ring: to be checked with `index_of`.
+    pub tagged: u64,
+    /// Slots before it, and its own.
+    pub slots: u64,
+    pub count: u64,
+    pub time_ns: u64,
+}
+
+/// One lane's slots.
 #[derive(Clone)]
 pub struct Ring {
-    pub(super) bytes: Extent,
+    runs: Extent,
+    descriptors: Extent,
+    pub(super) payloads: Extent,
+    mask: u64,
+    /// Bits of `mask`.
+    lap_shift: u32,
+    pub layout: LaneLayout,
 }
 
 impl Ring {
-    /// The ring of `lane` in a member's region of a subgroup.
+    /// The slots of `lane` in a member's region of a subgroup.
     pub fn new(region: Arc<Region>, lane: usize, shape: &Shape) -> Ring {
-        let bytes = shape.ring_bytes as usize;
+        let layout = shape.lane();
         assert!(shape.ring_bytes % SLOT_ALIGN == 0);
-        Ring { bytes: Extent::new(region, lane * bytes, bytes) }
+        let first = lane * layout.bytes as usize;
+        let part = |from: u64, bytes: u64| {
+            Extent::new(region.clone(), first + from as usize, bytes as usize)
+        };
+        Ring {
+            runs: part(0, layout.places * RUN_BYTES),
+            descriptors: part(layout.descriptors, layout.places * DESCRIPTOR_BYTES),
+            payloads: part(layout.payloads, shape.ring_bytes),
+            mask: layout.places - 1,
+            lap_shift: layout.places.trailing_zeros(),
+            layout,
+        }
     }
 
+    /// Bytes of all payloads.
     #[inline(always)]
     pub fn size(&self) -> u64 {
-        self.bytes.size()
+        self.payloads.size()
     }
 
-    /// The header at an offset; `None` where there is no room for one before the ring's end.
+    /// What the descriptors of a slot's lap have in their highest bits.
     #[inline(always)]
-    pub fn header(&self, at: u64) -> Option<&[Cell; 4]> {
-        self.bytes.header(at)
+    fn lap(&self, slot: u64) -> u64 {
+        ((slot >> self.lap_shift) + 1 & LAP_MASK) << LAP_SHIFT
     }
 
-    /// The payload of the slot at an offset; `None` where it would cross the ring's end.
+    /// The descriptor of a slot, to be read or written.
+    #[inline(always)]
+    pub fn descriptor(&self, slot: u64) -> &Cell {
+        &self.descriptors.words()[(slot & self.mask) as usize]
+    }
+
+    /// Writes the descriptor of a slot.
+    #[inline(always)]
+    pub(super) fn describe(&self, slot: u64, at: u64, len: u32) {
+        let word = self.lap(slot) | at / SLOT_ALIGN << LEN_BITS | u64::from(len);
+        self.descriptor(slot).prepare(word);
+    }
+
+    /// Where the payload of a slot begins, and its length, as its descriptor says. One of another lap
+    /// says a place behind the ring's end.
+    #[inline(always)]
+    pub fn place(&self, slot: u64) -> (u64, u32) {
+        let word = self.descriptor(slot).own() ^ self.lap(slot);
+        ((word >> LEN_BITS) * SLOT_ALIGN, (word & ((1 << LEN_BITS) - 1)) as u32)
+    }
+
+    /// The bytes of a payload; `None` if they are not inside the ring.
     #[inline(always)]
     pub fn payload(&self, at: u64, len: u32) -> Option<&[u8]> {
-        self.bytes.lend(at + HEADER_BYTES, len)
+        self.payloads.lend(at, len)
     }
 
-    /// Asks for the lines of a slot of `slot` bytes, some slots ahead of the one at `at`.
+    /// The words of a run's record.
     #[inline(always)]
-    pub fn prefetch(&self, at: u64, slot: u64) {
-        self.bytes.prefetch(at + PREFETCH_BYTES);
-        self.bytes.prefetch(at + PREFETCH_BYTES + 64);
-        if slot > 128 {
-            self.bytes.prefetch(at + PREFETCH_BYTES + 128);
+    pub fn run_words(&self, run: u64) -> &[Cell; 4] {
+        let first = (run & self.mask) as usize * 4;
+        self.runs.words()[first..first + 4].try_into().expect("four words")
+    }
+
+    #[inline(always)]
+    pub fn run(&self, run: u64) -> Run {
+        let words = self.run_words(run);
+        Run {
+            tagged: words[0].own(),
+            slots: words[1].own(),
+            count: words[2].own(),
+            time_ns: words[3].own(),
         }
     }
 
-    /// The same for the slots that are about to be written.
-    #[inline(always)]
-    pub(super) fn prefetch_write(&self, at: u64, slot: u64) {
-        self.bytes.prefetch_write(at + PREFETCH_BYTES);
-        self.bytes.prefetch_write(at + PREFETCH_BYTES + 64);
-        if slot > 128 {
-            self.bytes.prefetch_write(at + PREFETCH_BYTES + 128);
+    /// Asks for what will be read of the slots `from..upto`, which have come: the record of run
+    /// `run`, and descriptors.
+    #[inline]
+    pub fn prefetch(&self, run: u64, from: u64, upto: u64) {
+        /// Descriptors in a line of 64 bytes, and lines asked for at the most.
+        const PER_LINE: u64 = 64 / DESCRIPTOR_BYTES;
+        const LINES: u64 = 32;
+        self.runs.prefetch((run & self.mask) * RUN_BYTES);
+        let upto = upto.min(from + LINES * PER_LINE);
+        let mut slot = from & !(PER_LINE - 1);
+        while slot < upto {
+            self.descriptors.prefetch((slot & self.mask) * DESCRIPTOR_BYTES);
+            slot += PER_LINE;
         }
     }
 
-    /// The slot that follows offset `at`: there, or at the first byte because of a filler or too
-    /// little room for a header. Only for slots that have been published.
+    /// Asks for the lines that are about to be written, some slots after the one at `at`.
     #[inline(always)]
-    pub fn settle(&self, at: u64) -> (u64, &[Cell; 4]) {
-        match self.header(at) {
-            Some(header) if header[0].own() >> 48 != KIND_FILLER => (at, header),
-            _ => (0, self.header(0).expect("a ring holds a header")),
+    pub(super) fn prefetch_write(&self, slot: u64, at: u64, bytes: u64) {
+        self.payloads.prefetch_write(at + PREFETCH_BYTES);
+        self.payloads.prefetch_write(at + PREFETCH_BYTES + 64);
+        if bytes > 128 {
+            self.payloads.prefetch_write(at + PREFETCH_BYTES + 128);
         }
+        self.descriptors.prefetch_write((slot + 16 & self.mask) * DESCRIPTOR_BYTES);
+    }
+
+    // ---- for a fabric that copies: ranges of the lane's bytes ----
+
+    /// The payloads of slots `from..upto`, which are all unreleased, at least one: one range, or two
+    /// where they wrap; the second is empty if they do not.
+    pub fn payload_ranges(&self, from: u64, upto: u64) -> [(u64, u64); 2] {
+        let begin = |slot: u64| self.layout.payloads + self.place(slot).0;
+        let end = |slot: u64| {
+            let (at, len) = self.place(slot);
+            self.layout.payloads + at + slot_bytes(len)
+        };
+        let first = begin(from);
+        if begin(upto - 1) >= first {
+            return [(first, end(upto - 1)), (0, 0)];
+        }
+        // Places ascend up to the wrap, and after it all are below `first`.
+        let (mut before, mut behind) = (from, upto - 1);
+        while behind - before > 1 {
+            let middle = before + (behind - before) / 2;
+            if begin(middle) >= first { before = middle } else { behind = middle }
+        }
+        [(first, end(before)), (begin(behind), end(upto - 1))]
+    }
+
+    /// The descriptors of slots `from..upto`.
+    pub fn descriptor_ranges(&self, from: u64, upto: u64) -> [(u64, u64); 2] {
+        self.ranges(self.layout.descriptors, DESCRIPTOR_BYTES, from, upto)
+    }
+
+    /// The records of runs `from..upto`.
+    pub fn run_ranges(&self, from: u64, upto: u64) -> [(u64, u64); 2] {
+        self.ranges(0, RUN_BYTES, from, upto)
+    }
+
+    /// Items `from..upto`, at most `places`, of a ring that begins at byte `base`.
+    fn ranges(&self, base: u64, bytes: u64, from: u64, upto: u64) -> [(u64, u64); 2] {
+        let (first, count) = (from & self.mask, upto - from);
+        let before = count.min(self.layout.places - first);
+        let range = |first: u64, count: u64| (base + first * bytes, base + (first + count) * bytes);
+        [range(first, before), range(0, count - before)]
     }
 }
 
@@ -152,16 +257,14 @@ impl LaneCells {
 pub struct Taker {
     pub ring: Ring,
     cells: Arc<LaneCells>,
-    /// Offset of the next slot to take; slots taken.
-    pub at: u64,
+    /// Slots taken, in how many runs.
     pub slots: u64,
-    /// End of what was used before the last wrap, the filler's header included.
-    pub wrapped_at: u64,
+    pub runs: u64,
 }
 
 impl Taker {
     pub fn new(ring: Ring, cells: Arc<LaneCells>) -> Taker {
-        Taker { ring, cells, at: 0, slots: 0, wrapped_at: 0 }
+        Taker { ring, cells, slots: 0, runs: 0 }
     }
 
     /// Slots published and not taken up yet.
@@ -170,27 +273,23 @@ impl Taker {
         self.cells.filled.observe() - self.slots // W
     }
 
-    /// Gives the next `count` slots the indices from `next` on.
+    /// Gives the next `count` slots, at least one, the indices from `next` on.
     #[inline]
-    pub fn take(&mut self, count: u64, next: Count, time: u64, epoch: Epoch) {
-        assert!(next.0 + count <= COUNT_MAX);
+    pub fn take(&mut self, count: u64, next: Count, time_ns: u64, epoch: Epoch) {
+        assert!(count > 0 && next.0 + count <= COUNT_MAX);
         if crate::mutant!("loom-t-early") {
             self.cells.taken.publish(self.slots + count);
         }
-        let (ring, mut offset) = (&self.ring, self.at);
-        for index in next.0..next.0 + count {
-            let (at, header) = ring.settle(offset);
-            if at < offset && !crate::mutant!("stale-wrapped-at") {
-                let filler = ring.header(offset).is_some();
-                self.wrapped_at = offset + if filler { HEADER_BYTES } else { 0 };
-            }
-            if !crate::mutant!("index-not-written") {
-                header[1].prepare(tagged(index, epoch));
-            }
-            header[2].prepare(time);
-            offset = at + slot_bytes(header[0].own() as u32);
+        // The record was last that of a run whose slots the producer has had back: it counted them
+        // before it filled this many more (S, then W).
+        let words = self.ring.run_words(self.runs);
+        if !crate::mutant!("index-not-written") {
+            words[0].prepare(tagged(next.0, epoch));
         }
-        self.at = offset;
+        words[1].prepare(self.slots);
+        words[2].prepare(count);
+        words[3].prepare(time_ns);
+        self.runs += 1;
         self.slots += count;
         self.cells.taken.publish(self.slots); // T
     }

@@ -119,7 +119,7 @@ impl Bench {
         let block = Arc::new(Region::heap(256));
         let mut rings = Vec::new();
         let sender = |s: usize| {
-            let region = Arc::new(Region::heap(shape.ring_bytes as usize));
+            let region = Arc::new(Region::heap(shape.lane().bytes as usize));
             let ring = Ring::new(region, 0, &shape);
             rings.push((ring.clone(), s as u16, 0));
             let at = if setup.mode == Mode::Stable { 0 } else { 8 + s * 8 };
@@ -184,6 +184,9 @@ impl Bench {
     fn take(&mut self, s: usize) {
         let sender = &mut self.senders[s];
         assert_eq!(sender.taker.waiting(), sender.waiting.len() as u64);
+        if sender.waiting.is_empty() {
+            return;
+        }
         sender.taker.take(sender.waiting.len() as u64, sender.next, 77, EPOCH);
         for (ordinal, len) in sender.waiting.drain(..) {
             let number = sender.next.0 * self.setup.senders as u64 + s as u64;
@@ -208,16 +211,18 @@ impl Bench {
         }
         for message in self.batch.messages() {
             let s = usize::from(message.rank);
-            let number = message.index() * self.setup.senders as u64 + s as u64;
-            let first = match self.setup.mode {
-                Mode::Stable => *self.expected.keys().next().unwrap(),
-                Mode::Received => number,
+            let (number, first) = match self.setup.mode {
+                Mode::Stable => (message.number, *self.expected.keys().next().unwrap()),
+                Mode::Received => {
+                    let number = message.number * self.setup.senders as u64 + s as u64;
+                    (number, number)
+                }
             };
             assert_eq!(number, first, "in order, none left out");
             let (of, ordinal, len) = self.expected.remove(&number).expect("once");
             assert_eq!((of, ordinal, len), (s, self.delivered[s], message.len));
             assert_eq!(message.bytes(), payload(s, ordinal, len), "sender {s} ordinal {ordinal}");
-            assert_eq!(message.time_ns(), 77);
+            assert_eq!(message.time_ns, 77);
             self.delivered[s] += 1;
             assert_eq!(self.inbox.consumed(s).0.max(self.delivered[s]), self.inbox.consumed(s).0);
         }
