@@ -3,7 +3,9 @@
 //!
 //! Forked processes share one mapping: a row (one hot line) for each member, a ring of fixed slots
 //! for each sender. Total order by round robin, delivery once all have received, reuse once all
-//! have delivered. Not here: nulls, views, failures, mirrors, wakes, a C door, mixed sizes.
+//! have delivered. Not here: nulls, views, failures, mirrors, wakes, a C door, mixed sizes. What the
+//! application does is: each message's sequence is checked, each line of it read, and one in 64 has
+//! its CRC computed and compared.
 //!
 //! F1  Message `index` of sender `s` is number `index * senders + s`.
 //! F2  A cell (head, received, released) is a count; only its member writes it; it never goes back.
@@ -18,6 +20,9 @@
 
 #![allow(dead_code)] // each program that includes this file uses a part of it
 
+#[path = "ticks.rs"]
+mod ticks;
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::{asm, x86_64::*};
 use std::fs::File;
@@ -29,6 +34,7 @@ use std::panic;
 use std::ptr::{copy_nonoverlapping, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
+use ticks::{ns_per_tick, ticks};
 
 /// Most messages filled in one turn: 64 loses 8-25 %, 1024 gains up to 4 %.
 const BATCH: u64 = 512;
@@ -235,6 +241,7 @@ struct Member<'a> {
     delivered: u64,     // as `released` in my row
     next: (usize, u64), // sender and index of number `delivered`
     source: Vec<u8>,
+    crc: u32, // of the source
     sum: u64,
 }
 
@@ -253,6 +260,7 @@ impl<'a> Member<'a> {
             received: 0,
             delivered: 0,
             next: (0, 0),
+            crc: crc32fast::hash(&vec![0x5a; shape.size]),
             source: vec![0x5a; slot_bytes],
             sum: 0,
         }
@@ -361,6 +369,7 @@ impl<'a> Member<'a> {
         // what I have received: that takes lines from a sender at work.
         let (ahead, end) = (self.ahead, self.received / senders as u64);
         let ((mut sender, mut index), mut sum) = (self.next, self.sum);
+        let expected = self.crc;
         for _ in self.delivered..stable {
             // SAFETY: sender and masked index name a slot in the mapping. Below `stable` it has
             // landed (F4), and is not written again before I release it (F3).
@@ -373,6 +382,9 @@ impl<'a> Member<'a> {
                 let [length, sequence] = slot(index).cast::<[u64; 2]>().read();
                 if sequence != index + 1 || length as usize > slot_bytes - HEADER {
                     libc::_exit(BAD_ORDER);
+                }
+                if index % 64 == 0 && crc(slot(index).add(HEADER), length as usize) != expected {
+                    libc::_exit(BAD_BYTES);
                 }
                 let mut at = HEADER;
                 while at < HEADER + length as usize {
@@ -400,6 +412,16 @@ impl<'a> Member<'a> {
 
 fn slot_bytes(shape: Shape) -> usize {
     (HEADER + shape.size).next_multiple_of(64)
+}
+
+/// Of one message in 64, as the engine's application does.
+///
+/// # Safety
+/// So many bytes are there.
+#[inline(never)]
+unsafe fn crc(bytes: *const u8, len: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    crc32fast::hash(unsafe { std::slice::from_raw_parts(bytes, len) })
 }
 
 fn pause(yielding: bool) {
@@ -462,28 +484,13 @@ fn stream_fence() {
     };
 }
 
-#[inline(always)]
-fn ticks() -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: reads a counter.
-    return unsafe { _rdtsc() };
-    #[cfg(not(target_arch = "x86_64"))]
-    return now_ns();
-}
-
-fn ns_per_tick() -> f64 {
-    let (start, first) = (Instant::now(), ticks());
-    std::thread::sleep(Duration::from_millis(20));
-    let last = ticks();
-    start.elapsed().as_nanos() as f64 / (last - first) as f64
-}
-
 // ---- processes ----
 
 const WARM: u64 = 1;
 const COUNT: u64 = 2;
 const STOP: u64 = 3;
 const BAD_ORDER: i32 = 3; // exit statuses of a child
+const BAD_BYTES: i32 = 4;
 const PANICKED: i32 = 2;
 
 /// Runs `body(rank)` in a process of its own on each of `cores`: warm-up, count, stop.

@@ -2,6 +2,9 @@
 //! One member process of a measurement: opens a group through the C door, sends, checks, counts.
 //! Shared by the programs in this folder; not a program itself.
 
+#[path = "ticks.rs"]
+mod ticks;
+
 use squall::capi::*;
 use std::ffi::{CString, c_int, c_void};
 use std::hint::black_box;
@@ -9,6 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use ticks::{ns_per_tick, ticks};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -218,31 +222,34 @@ pub fn open(job: &Job, idle: u32, payload: &[u8], seen: &mut Seen) -> squall_gro
 /// the first-level cache, as far as that holds any.
 struct Burst {
     size: usize,
+    offer: u64,
     bytes: Vec<u8>,
     pieces: Vec<squall_piece_t>,
 }
 
-/// Messages offered before a poll, and messages and bytes of one call, at the most.
+/// Messages offered before a poll, and messages and bytes of one call, at the most. Of the window a
+/// quarter is offered, as in the floor: with all of it sender and reader take turns.
 const OFFER: u64 = 256;
 const BURST: usize = 128;
 const BURST_BYTES: usize = 16 << 10;
 
 impl Burst {
-    fn new(payload: &[u8]) -> Burst {
+    fn new(payload: &[u8], window: usize) -> Burst {
         let size = payload.len();
-        let count = (BURST_BYTES / size).clamp(1, BURST);
+        let offer = OFFER.min(window as u64 / 4).max(1);
+        let count = (BURST_BYTES / size).clamp(1, BURST.min(offer as usize));
         let bytes = payload.repeat(count);
         let piece =
             |at: usize| squall_piece_t { bytes: bytes[at * size..].as_ptr().cast(), len: size };
         let pieces = (0..count).map(piece).collect();
-        Burst { size, bytes, pieces }
+        Burst { size, offer, bytes, pieces }
     }
 
     /// Offers messages with sequences from `sequence` on, several times if there is room; how many
     /// were taken.
     fn send(&mut self, door: &Door, group: squall_group_t, sequence: u64) -> u64 {
         let mut taken = 0;
-        while taken < OFFER {
+        while taken < self.offer {
             for (at, message) in self.bytes.chunks_exact_mut(self.size).enumerate() {
                 let sequence = sequence + taken + at as u64;
                 message[..8].copy_from_slice(&sequence.to_le_bytes());
@@ -307,7 +314,7 @@ fn drive(
 ) {
     let sends = job.rank < job.senders;
     let (mut sequence, mut rounds) = (0u64, 0u64);
-    let mut burst = Burst::new(payload);
+    let mut burst = Burst::new(payload, job.window);
     let warm = Duration::from_secs_f64(job.seconds * 0.2);
     let start = Instant::now();
     let mut from: Option<(Instant, u64)> = None;
@@ -355,6 +362,7 @@ fn one_by_one(
     }
     let mut histogram = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)
         .expect("three digits up to a minute");
+    let ns = ns_per_tick();
     let warm = Duration::from_secs_f64(job.seconds * 0.2);
     let start = Instant::now();
     let mut sequence = 0u64;
@@ -368,7 +376,7 @@ fn one_by_one(
         }
         payload[..8].copy_from_slice(&sequence.to_le_bytes());
         sequence += 1;
-        let begin = Instant::now();
+        let begin = ticks();
         // SAFETY: the payload has that many bytes.
         let sent = unsafe { (door.send)(group, 0, payload.as_ptr().cast(), job.size as u32) };
         assert!(sent >= 0, "one outstanding message always has room");
@@ -381,8 +389,9 @@ fn one_by_one(
                 (door.wait)(group, 1000);
             }
         }
+        let took = (ticks() - begin) as f64 * ns;
         if start.elapsed() > warm {
-            histogram.saturating_record(begin.elapsed().as_nanos() as u64);
+            histogram.saturating_record(took as u64);
         }
     }
     let at = |quantile: f64| histogram.value_at_quantile(quantile);

@@ -245,7 +245,8 @@ typedef struct squall_subgroup_attr_t {
    */
   uint32_t reserved;
   /**
-   * Bytes of a lane's ring; 0: four of the largest messages, and at least 512 KiB.
+   * Bytes of a lane's ring; 0: room for a window of the largest messages, but no more than
+   * 4 MiB, unless four of them need more.
    */
   uint64_t window_bytes;
 } squall_subgroup_attr_t;

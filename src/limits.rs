@@ -34,6 +34,8 @@ pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 pub const RING_BYTES_MAX: u64 = 1 << 33;
 const _: () =
     assert!(MESSAGE_BYTES_MAX <= u32::MAX as u64 && RING_BYTES_MAX > 4 * (MESSAGE_BYTES_MAX + 64));
+/// The largest ring that is chosen unasked, as long as four of the largest messages fit.
+pub const RING_BYTES_USUAL: u64 = 4 << 20;
 /// The smallest ring.
 pub const RING_BYTES_MIN: u64 = 4096;
 
@@ -43,9 +45,9 @@ pub const WINDOW_MAX: u64 = 1 << 20;
 /// Slots that one lane's messages get their index for in one poll; the rest wait for the next one.
 pub const TAKE_MAX: u64 = 1024;
 /// Messages in one call of the application.
-pub const BATCH_MAX: usize = 256;
+pub const BATCH_MAX: usize = 512;
 /// Bytes after which a call of the application ends, so that large messages are released soon.
-pub const BATCH_BYTES: i64 = 64 << 10;
+pub const BATCH_BYTES: i64 = 128 << 10;
 /// Posts of one poll and its done: per subgroup and lane two spans and a `slots` word post, per
 /// subgroup one hot-line post (or, in *received* mode, one per eight senders).
 pub const POSTS_MAX: usize = 512;

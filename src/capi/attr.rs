@@ -57,7 +57,8 @@ pub struct squall_subgroup_attr_t {
     pub message_bytes_max: u32,
     /// Reserved: 0.
     pub reserved: u32,
-    /// Bytes of a lane's ring; 0: four of the largest messages, and at least 512 KiB.
+    /// Bytes of a lane's ring; 0: room for a window of the largest messages, but no more than
+    /// 4 MiB, unless four of them need more.
     pub window_bytes: u64,
 }
 

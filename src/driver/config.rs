@@ -34,7 +34,8 @@ pub struct SubgroupConfig {
     pub mode: Mode,
     /// Messages that one lane may have unreleased.
     pub window: u32,
-    /// Bytes of a lane's ring; 0: four of the largest messages, and at least 512 KiB.
+    /// Bytes of a lane's ring; 0: room for a window of the largest messages, but no more than
+    /// 4 MiB, unless four of them need more.
     pub window_bytes: u64,
     /// Bytes of the largest message.
     pub message_bytes_max: u32,
@@ -182,7 +183,10 @@ impl SubgroupConfig {
         }
         let least = ring_bytes_min(largest);
         let ring_bytes = match self.window_bytes {
-            0 => (4 * slot_bytes(self.message_bytes_max)).max(512 << 10),
+            0 => {
+                let slot = slot_bytes(self.message_bytes_max);
+                (u64::from(self.window) * slot).min(RING_BYTES_USUAL).max(4 * slot).max(least)
+            }
             bytes if bytes < least || bytes > RING_BYTES_MAX => {
                 return Err(format!("window_bytes {bytes}: {least} to {RING_BYTES_MAX} here"));
             }

@@ -5,7 +5,7 @@ use super::config::{Config, Idle};
 use super::idle::{Pace, pin};
 use super::rendezvous::{self, Met};
 use super::stats::{self, Page, Snapshot};
-use super::{Application, Driver, Turn};
+use super::{Application, Driver, Turn, clock};
 use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::Fabric;
@@ -21,6 +21,7 @@ use crate::sst::inbox::Inbox;
 use crate::sst::layout::{Layout, MAGIC, Mode};
 use crate::sst::producer::{Gate, Producer};
 use crate::sst::ring::{LaneCells, Ring, Taker};
+use crate::sst::stores::Stores;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -187,7 +188,7 @@ impl Group {
     }
 
     /// The same, telling also whether it found something to do.
-    #[inline]
+    #[inline(always)]
     pub fn turn(&mut self, limit: u32) -> Result<Turn, Status> {
         let turn = self.driver.turn(limit);
         match self.driver.stopped_state() {
@@ -426,8 +427,9 @@ impl Assembly<'_> {
                 let ring = ring_of(me, sender.lane);
                 mine.push(Taker::new(ring.clone(), cells.clone()));
                 let gate = self.gate(&table, at, s);
-                let hot_bytes = HOT_BYTES;
-                let producer = Producer::new(ring, cells, gate, &subgroup.shape, hot_bytes);
+                let stores = Stores::adaptive(|| clock().0, subgroup.shape.message_bytes_max);
+                let mut producer = Producer::new(ring, cells, gate, &subgroup.shape, HOT_BYTES);
+                producer.store(stores);
                 let sender_end = Sender { producer, bell: own_bell.clone() };
                 senders.push((at as u16, sender.lane, Some(sender_end)));
             }

@@ -105,13 +105,22 @@ impl Driver {
     }
 
     /// One round; delivers at most `limit` messages.
-    #[inline]
+    #[inline(always)]
     pub fn turn(&mut self, limit: u32) -> Turn {
         if self.until_tick == 0 || self.armed {
             self.tick();
         }
         self.until_tick -= 1;
         self.counters.turns += 1;
+        if self.engine.is_still(&self.table, &self.events) {
+            return Turn { delivered: 0, busy: false };
+        }
+        self.work_turn(limit)
+    }
+
+    /// A round in which something is to be done.
+    #[inline(never)]
+    fn work_turn(&mut self, limit: u32) -> Turn {
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
         let delivered = self.deliver(limit);
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);

@@ -4,7 +4,7 @@
 //! It calls nobody, sleeps never, and knows neither clock, fabric nor callbacks. The driver does what
 //! `Work` asks for, in the order of its fields, and says so with `done`.
 //!
-//! E1  `poll` and `done` alternate (asserted).
+//! E1  `poll` and `done` alternate (asserted), but for polls that find all still.
 //! E2  A poll is bounded: O(members + senders) loads per subgroup, `TAKE_MAX` slots per lane,
 //!     `POSTS_MAX` posts.
 //! E3  A peer's bytes are checked before use; nonsense makes that peer suspect, never a panic.
@@ -56,6 +56,16 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Nothing to do.
+    pub fn clear(&mut self) {
+        self.deliver.clear();
+        self.posts.clear();
+        self.revoke = Members::NONE;
+        self.busy = false;
+    }
+}
+
 impl Default for Work {
     fn default() -> Self {
         Work::new()
@@ -93,13 +103,12 @@ pub struct Engine {
 impl Engine {
     /// `takers`: for each subgroup of mine, in the view's order, one per lane of mine.
     pub fn new(view: View, table: &Table, mut takers: Vec<Vec<Taker>>, posting: Posting) -> Engine {
-        let columns = &table.layout.subgroups;
         takers.reverse();
         let mut multicasts = Vec::new();
         for (subgroup, spec) in view.subgroups.iter().enumerate() {
             if spec.has(view.me) {
                 let mine = takers.pop().expect("takers for each subgroup of mine");
-                multicasts.push(Multicast::new(&view, subgroup, columns[subgroup].clone(), mine));
+                multicasts.push(Multicast::new(&view, subgroup, table, mine));
             }
         }
         for multicast in &mut multicasts {
@@ -116,14 +125,19 @@ impl Engine {
         }
     }
 
+    /// Whether a poll would come to nothing; then it may be left out, and `done` with it.
+    #[inline]
+    pub fn is_still(&self, table: &Table, events: &Events) -> bool {
+        self.state == State::Running
+            && events.lost.is_empty()
+            && self.multicasts.iter().all(|multicast| multicast.is_still(table))
+    }
+
     /// One bounded turn's decisions (E2). Calls nobody.
     pub fn poll(&mut self, now: Nanos, table: &mut Table, events: &Events, work: &mut Work) {
         assert!(self.phase == Phase::Poll, "poll after poll");
         self.phase = Phase::Done;
-        work.deliver.clear();
-        work.posts.clear();
-        work.revoke = Members::NONE;
-        work.busy = false;
+        work.clear();
         if let State::Stopped(..) = self.state {
             return;
         }

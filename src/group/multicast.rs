@@ -9,26 +9,30 @@
 //!     once; nothing above it is delivered.
 //! M4  A null is given only to an index that somebody's delivery waits for: an idle group is still.
 //!
-//! Cost of a quiet poll: two loads per foreign sender and member, from one line per member.
+//! Cost of a quiet poll: a load per foreign sender and member, from one line per member.
+
+mod quiet;
 
 use super::outbox::Outbox;
-use super::view::View;
+use super::view::{Sender, View};
 use crate::base::{Count, Epoch, Members, Number, Posting, Rank};
 use crate::error::{CellName, Fault, Suspicion};
 use crate::limits::{COUNT_MAX, TAKE_MAX};
-use crate::sst::Table;
 use crate::sst::frontier;
 use crate::sst::inbox::Inbox;
 use crate::sst::layout::{Mode, SubgroupColumns};
 use crate::sst::ring::Taker;
+use crate::sst::{Spot, Table};
 
 /// A lane of mine: sender number `s`, what it has taken up, the next index it will give.
 pub struct Lane {
     pub s: usize,
     pub taker: Taker,
     next: Count,
-    /// Slots taken up and next index, as last published.
+    /// Slots taken up and next index, as last published; and where.
     published: (u64, Count),
+    slots: Spot<Count>,
+    head: Spot<Count>,
     /// The refusal, by its count, after which the lane's producer was told of room.
     told: u64,
 }
@@ -47,6 +51,15 @@ struct Foreign {
     s: usize,
     rank: Rank,
     lane: usize,
+    head: Spot<Count>,
+    slots: Spot<Count>,
+}
+
+/// Another member: the newest prefix seen.
+struct Other {
+    rank: Rank,
+    prefix: Spot<Number>,
+    seen: Number,
 }
 
 /// What the statistics tell of a subgroup; all since the view was installed.
@@ -67,30 +80,34 @@ pub struct Multicast {
     epoch: Epoch,
     window: u64,
     foreign: Vec<Foreign>,
-    others: Vec<Rank>,
+    others: Vec<Other>,
     pub lanes: Vec<Lane>,
     /// By sender: messages received (nulls included), slots known.
     received: Vec<Count>,
     slots: Vec<Count>,
     /// By sender: slots that the callbacks have returned from.
     consumed: Vec<Count>,
-    /// By other member: the newest prefix seen.
-    prefixes: Vec<Number>,
     prefix: Number,
-    /// The prefix as last published.
+    /// The prefix as last published, and where.
     published: Number,
+    my_prefix: Spot<Number>,
+    my_delivered: Spot<Number>,
+    my_released: Spot<Number>,
     stable: Number,
     delivered: Number,
     /// What of `delivered` is published.
     released: Number,
     /// No correct member's head is above this (see `explicable`).
     heads_most: u64,
+    /// All is delivered and told that can be, until some cell moves or a lane fills.
+    settled: bool,
     outbox: Outbox,
 }
 
 impl Multicast {
     /// `takers`: one per lane of mine if this member is a sender, else none.
-    pub fn new(view: &View, subgroup: usize, columns: SubgroupColumns, takers: Vec<Taker>) -> Self {
+    pub fn new(view: &View, subgroup: usize, table: &Table, takers: Vec<Taker>) -> Self {
+        let columns = table.layout.subgroups[subgroup].clone();
         let spec = &view.subgroups[subgroup];
         let senders = spec.senders.len();
         let mine = spec.senders.iter().position(|sender| sender.rank == view.me);
@@ -102,11 +119,26 @@ impl Multicast {
             taker,
             next: Count(0),
             published: (0, Count(0)),
+            slots: table.spot(view.me, columns.slots, lane),
+            head: table.spot(view.me, columns.head, lane),
             told: 0,
         };
-        let others: Vec<Rank> =
+        let ranks: Vec<Rank> =
             spec.members.iter().copied().filter(|rank| *rank != view.me).collect();
-        let foreign = spec.senders.iter().enumerate().filter(|(_, sender)| sender.rank != view.me);
+        let other = |&rank: &Rank| Other {
+            rank,
+            prefix: table.spot(rank, columns.prefix, 0),
+            seen: Number(0),
+        };
+        let senders_of_others =
+            spec.senders.iter().enumerate().filter(|(_, sender)| sender.rank != view.me);
+        let foreign = |(s, sender): (usize, &Sender)| Foreign {
+            s,
+            rank: sender.rank,
+            lane: sender.lane.into(),
+            head: table.spot(sender.rank, columns.head, sender.lane.into()),
+            slots: table.spot(sender.rank, columns.slots, sender.lane.into()),
+        };
         let window = u64::from(spec.shape.window);
         Multicast {
             subgroup,
@@ -114,22 +146,23 @@ impl Multicast {
             tally: Tally::default(),
             epoch: view.epoch,
             window,
-            foreign: foreign
-                .map(|(s, sender)| Foreign { s, rank: sender.rank, lane: sender.lane.into() })
-                .collect(),
+            foreign: senders_of_others.map(foreign).collect(),
             lanes: lanes.map(lane).collect(),
             received: vec![Count(0); senders],
             slots: vec![Count(0); senders],
             consumed: vec![Count(0); senders],
-            prefixes: vec![Number(0); others.len()],
             prefix: Number(0),
             published: Number(0),
+            my_prefix: table.spot(view.me, columns.prefix, 0),
+            my_delivered: table.spot(view.me, columns.delivered, 0),
+            my_released: table.spot(view.me, columns.released, 0),
             stable: Number(0),
             delivered: Number(0),
             released: Number(0),
             heads_most: explicable(spec.mode(), Number(0), senders as u64, window),
-            outbox: Outbox::new(subgroup, &others, columns.clone(), spec.mode()),
-            others,
+            settled: false,
+            outbox: Outbox::new(subgroup, &ranks, columns.clone(), spec.mode()),
+            others: ranks.iter().map(other).collect(),
             columns,
         }
     }
@@ -145,11 +178,9 @@ impl Multicast {
         let received = self.receive(table)?;
         if received {
             self.advance_order();
-        }
-        self.observe_prefixes(table)?;
-        if received {
             self.publish(table);
         }
+        self.observe_prefixes(table)?;
         if crate::mutant!("released-before-callback") && self.mode == Mode::Stable {
             table.advance(self.columns.released, 0, self.stable);
             self.outbox.moved_quietly();
@@ -182,8 +213,8 @@ impl Multicast {
         for sender in &self.foreign {
             let known = self.received[sender.s];
             let early = crate::mutant!("slots-observed-before-head")
-                .then(|| table.observe(sender.rank, self.columns.slots, sender.lane));
-            let head: Count = table.observe(sender.rank, self.columns.head, sender.lane);
+                .then(|| table.observe_spot(&sender.slots));
+            let head = table.observe_spot(&sender.head);
             if head == known {
                 continue;
             }
@@ -197,8 +228,7 @@ impl Multicast {
                 let (from, to) = (known.0, head.0);
                 return Err(fault(Fault::Regressed { cell: name("head"), from, to }));
             }
-            let slots: Count = early
-                .unwrap_or_else(|| table.observe(sender.rank, self.columns.slots, sender.lane));
+            let slots = early.unwrap_or_else(|| table.observe_spot(&sender.slots));
             if slots < self.slots[sender.s] {
                 let (from, to) = (self.slots[sender.s].0, slots.0);
                 return Err(fault(Fault::Regressed { cell: name("slots"), from, to }));
@@ -255,23 +285,24 @@ impl Multicast {
         let mine = self.lanes.iter().map(|lane| lane.next.0 * senders + lane.s as u64);
         let most = mine.min().unwrap_or(COUNT_MAX * senders);
         let mut stable = self.prefix;
-        for (at, &rank) in self.others.iter().enumerate() {
-            let prefix: Number = table.observe(rank, self.columns.prefix, 0);
+        let last = self.others.len() - usize::from(!self.others.is_empty());
+        for (at, other) in self.others.iter_mut().enumerate() {
+            let (rank, prefix) = (other.rank, table.observe_spot(&other.prefix));
             let cell = CellName { column: "prefix", subgroup: self.subgroup as u16, index: 0 };
-            if prefix < self.prefixes[at] {
-                let (from, to) = (self.prefixes[at].0, prefix.0);
+            if prefix < other.seen {
+                let (from, to) = (other.seen.0, prefix.0);
                 return Err(Suspicion { rank, fault: Fault::Regressed { cell, from, to } });
             }
             if prefix.0 > most {
                 let value = prefix.0;
                 return Err(Suspicion { rank, fault: Fault::BadWord { cell, value } });
             }
-            self.prefixes[at] = prefix;
-            if crate::mutant!("stable-skips-a-member") && at + 1 == self.others.len() {
+            other.seen = prefix;
+            if crate::mutant!("stable-skips-a-member") && at == last {
                 continue;
             }
             if crate::mutant!("prefix-observed-twice") && prefix < stable {
-                stable = table.observe(rank, self.columns.prefix, 0);
+                stable = table.observe_spot(&other.prefix);
                 continue;
             }
             stable = stable.min(prefix);
@@ -286,29 +317,28 @@ impl Multicast {
 
     /// Stores my cells that have moved, in the order that M2 asks for.
     fn publish(&mut self, table: &mut Table) {
-        let columns = &self.columns;
         let swapped = crate::mutant!("head-published-before-slots");
         let mut moved = false;
-        for (at, lane) in self.lanes.iter_mut().enumerate() {
+        for lane in &mut self.lanes {
             if swapped && lane.published.1 != lane.next {
-                table.advance(columns.head, at, lane.next);
+                table.advance_spot(&lane.head, lane.next);
             }
             if lane.published.0 != lane.taker.slots {
                 lane.published.0 = lane.taker.slots;
-                table.advance(columns.slots, at, Count(lane.taker.slots));
+                table.advance_spot(&lane.slots, Count(lane.taker.slots));
                 moved = true;
             }
         }
-        for (at, lane) in self.lanes.iter_mut().enumerate() {
+        for lane in &mut self.lanes {
             if lane.published.1 != lane.next {
                 lane.published.1 = lane.next;
-                table.advance(columns.head, at, lane.next);
+                table.advance_spot(&lane.head, lane.next);
                 moved = true;
             }
         }
         if self.published != self.prefix {
             self.published = self.prefix;
-            table.advance(columns.prefix, 0, self.prefix);
+            table.advance_spot(&self.my_prefix, self.prefix);
             moved = true;
         }
         if moved {
@@ -383,80 +413,27 @@ impl Multicast {
         self.released = self.delivered;
         let early = crate::mutant!("released-before-callback");
         if !early && !crate::mutant!("released-before-delivered") {
-            table.advance(self.columns.released, 0, self.delivered);
+            table.advance_spot(&self.my_released, self.delivered);
         }
-        table.advance(self.columns.delivered, 0, self.delivered);
+        table.advance_spot(&self.my_delivered, self.delivered);
         self.outbox.moved_quietly();
     }
 
     /// The posts that bring every peer that takes some up to date.
     pub fn posts(&mut self, table: &Table, full: Members, posts: &mut Vec<crate::base::Post>) {
         self.outbox.post(&self.lanes, table, full, posts);
+        self.settled = self.deliverable().is_none() && !self.owes(Members::NONE);
     }
 
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    /// Whether a poll would find something: for the look that comes after saying "asleep". Room for
-    /// a lane that found none counts once per refusal: a producer that gave up keeps nobody awake.
-    pub fn has_work(&mut self, table: &Table, full: Members) -> bool {
-        let waiting = self.lanes.iter().any(|lane| lane.taker.waiting() > 0);
-        let head = |sender: &Foreign| {
-            let head: Count = table.observe(sender.rank, self.columns.head, sender.lane);
-            head != self.received[sender.s]
-        };
-        let prefix = |(at, &rank): (usize, &Rank)| {
-            let prefix: Number = table.observe(rank, self.columns.prefix, 0);
-            prefix != self.prefixes[at]
-        };
-        waiting
-            || self.outbox.owes(full)
-            || (self.mode == Mode::Stable && self.released != self.delivered)
-            || self.deliverable().is_some()
-            || self.foreign.iter().any(head)
-            || (self.mode == Mode::Stable && self.others.iter().enumerate().any(prefix))
-            || self.room_again(table)
-    }
-
-    /// Whether a lane that found no room would find some now.
-    fn room_again(&mut self, table: &Table) -> bool {
-        let mut any = false;
-        for at in 0..self.lanes.len() {
-            let Some((refusal, before)) = self.lanes[at].waits() else { continue };
-            if self.released_by_all(table, self.lanes[at].s) > before {
-                self.lanes[at].told = refusal;
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// How many messages of sender `s` every member has released.
-    pub fn released_by_all(&self, table: &Table, s: usize) -> Count {
-        let ranks = self.others.iter().copied().chain([table.me()]);
-        match self.mode {
-            Mode::Stable => {
-                let of = |rank| table.observe::<Number>(rank, self.columns.released, 0);
-                frontier::share(ranks.map(of).min().unwrap_or(Number(0)), s, self.received.len())
-            }
-            Mode::Received => {
-                let of = |rank| table.observe::<Count>(rank, self.columns.released_by, s);
-                ranks.map(of).min().unwrap_or(Count(0))
-            }
-        }
-    }
-
-    /// Whether a lane of mine waits for room: then `released` is news to me.
-    pub fn waits_for_room(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.waits().is_some())
-    }
-
     /// Whether all is delivered that can be without the `departed`, who left in good order: what
     /// all of them had, and the others get (each of us has told the others all it knows by then).
     pub fn is_over(&self, departed: Members) -> bool {
-        let gone = self.others.iter().zip(&self.prefixes);
-        let last = gone.filter(|(rank, _)| departed.contains(**rank)).map(|(_, prefix)| *prefix);
+        let gone = self.others.iter().filter(|other| departed.contains(other.rank));
+        let last = gone.map(|other| other.seen);
         let Some(mut last) = last.min() else { return false };
         if crate::mutant!("ends-at-the-first-silence") {
             last = Number(0);
@@ -467,12 +444,12 @@ impl Multicast {
     }
 
     pub fn has_member(&self, set: Members) -> bool {
-        self.others.iter().any(|rank| set.contains(*rank))
+        self.others.iter().any(|other| set.contains(other.rank))
     }
 
     /// By other member: how far each is in the order (for the statistics).
     pub fn progress(&self) -> impl Iterator<Item = (Rank, Number)> {
-        self.others.iter().copied().zip(self.prefixes.iter().copied())
+        self.others.iter().map(|other| (other.rank, other.seen))
     }
 
     /// Prefix, stable and delivered of mine (for the statistics).

@@ -72,6 +72,21 @@ impl Extent {
         true
     }
 
+    /// As `try_write`, past the cache: `at` is a multiple of 64, and zeros follow the bytes up to the
+    /// end of their last line, because lines written in part are slow. Then `stream_fence`.
+    #[inline]
+    pub fn try_stream(&self, at: u64, bytes: &[u8]) -> bool {
+        let to = self.base.as_ptr().wrapping_add(at as usize);
+        let end = at + (bytes.len() as u64).next_multiple_of(64);
+        let fits = to.addr() % 64 == 0 && end <= self.write_end;
+        if fits {
+            // SAFETY: whole lines, aligned, in bounds and writable by the line above; else as in
+            // `write`.
+            unsafe { stream(bytes, to) }
+        }
+        fits
+    }
+
     /// Payload bytes for their one writer, between `reserve` and `publish`.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the ring hands out each slot once, see SAFETY")]
@@ -129,6 +144,54 @@ impl Extent {
         #[cfg(not(target_arch = "x86_64"))]
         let _ = at;
     }
+}
+
+/// Orders what has been streamed before every later store: a release store alone does not.
+#[inline(always)]
+pub fn stream_fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86_64 has it.
+    unsafe {
+        std::arch::x86_64::_mm_sfence()
+    };
+}
+
+/// Writes `bytes` past the cache, and zeros up to the end of their last line.
+///
+/// # Safety
+/// `to` is aligned to 64 and may be written up to the end of the last line of `bytes`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn stream(bytes: &[u8], to: *mut u8) {
+    use std::arch::x86_64::*;
+    let mut at = 0;
+    // SAFETY: every load lies in `bytes` or `last`, every store in the lines that the caller gives,
+    // aligned to 16.
+    unsafe {
+        while at + 16 <= bytes.len() {
+            let words = _mm_loadu_si128(bytes.as_ptr().add(at).cast());
+            _mm_stream_si128(to.add(at).cast(), words);
+            at += 16;
+        }
+        let mut last = [0u8; 16];
+        last[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+        let mut words = _mm_loadu_si128(last.as_ptr().cast());
+        while at < bytes.len().next_multiple_of(64) {
+            _mm_stream_si128(to.add(at).cast(), words);
+            words = _mm_setzero_si128();
+            at += 16;
+        }
+    }
+}
+
+/// Where there are no such stores: with the usual ones.
+///
+/// # Safety
+/// As above.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn stream(bytes: &[u8], to: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
 }
 
 /// Copies like `memcpy`, in line and without a loop for what small messages are.

@@ -10,9 +10,9 @@ pub mod region;
 pub mod thread;
 
 #[cfg(not(loom))]
-pub use extent::Extent;
+pub use extent::{Extent, stream_fence};
 pub use message::{Batch, Message};
 pub use order::Cell;
+pub use region::{CellRef, Region};
 #[cfg(loom)]
-pub use region::Extent;
-pub use region::Region;
+pub use region::{Extent, stream_fence};

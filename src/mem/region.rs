@@ -26,10 +26,10 @@ pub enum Want {
 }
 
 #[cfg(not(loom))]
-pub use real::Region;
+pub use real::{CellRef, Region};
 
 #[cfg(loom)]
-pub use modelled::{Extent, Region};
+pub use modelled::{CellRef, Extent, Region, stream_fence};
 
 #[cfg(not(loom))]
 mod real {
@@ -39,9 +39,11 @@ mod real {
     use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
     use std::fs::File;
     use std::io;
+    use std::ops::Deref;
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     use std::os::unix::fs::MetadataExt;
     use std::ptr::NonNull;
+    use std::sync::Arc;
 
     const HUGE_PAGE_BYTES: usize = 2 << 20;
 
@@ -215,6 +217,34 @@ mod real {
         }
     }
 
+    /// A word of a region, found once: to read it is a load.
+    pub struct CellRef {
+        cell: NonNull<Cell>,
+        _keep: Arc<Region>,
+    }
+
+    // SAFETY: it is a shared reference to an atomic, in a region that is `Send` and `Sync`.
+    unsafe impl Send for CellRef {}
+    // SAFETY: as above.
+    unsafe impl Sync for CellRef {}
+
+    impl CellRef {
+        /// The word at byte `at` (a multiple of 8).
+        pub fn new(region: &Arc<Region>, at: usize) -> CellRef {
+            CellRef { cell: NonNull::from(region.cell(at)), _keep: region.clone() }
+        }
+    }
+
+    impl Deref for CellRef {
+        type Target = Cell;
+        #[inline(always)]
+        fn deref(&self) -> &Cell {
+            // SAFETY: made from a reference into the region, which never moves (R1) and lives as long
+            // as `_keep`.
+            unsafe { self.cell.as_ref() }
+        }
+    }
+
     /// Refuses what would end this process (SIGXFSZ) or another (the kernel, out of memory, kills)
     /// instead of failing. An estimate: whoever takes memory at the same time is not seen.
     fn room_for(len: usize, huge: bool) -> Result<(), Error> {
@@ -351,6 +381,21 @@ mod modelled {
         }
     }
 
+    pub struct CellRef(Arc<Region>, usize);
+
+    impl CellRef {
+        pub fn new(region: &Arc<Region>, at: usize) -> CellRef {
+            CellRef(region.clone(), at)
+        }
+    }
+
+    impl std::ops::Deref for CellRef {
+        type Target = Cell;
+        fn deref(&self) -> &Cell {
+            self.0.cell(self.1)
+        }
+    }
+
     #[derive(Clone)]
     pub struct Extent {
         region: Arc<Region>,
@@ -392,6 +437,10 @@ mod modelled {
             fits
         }
 
+        pub fn try_stream(&self, at: u64, bytes: &[u8]) -> bool {
+            self.try_write(at, bytes)
+        }
+
         #[allow(clippy::mut_from_ref, reason = "a leaked copy, for the race check only")]
         pub fn lend_mut(&self, at: u64, len: usize) -> &mut [u8] {
             for i in 0..len.div_ceil(8) {
@@ -414,6 +463,8 @@ mod modelled {
 
         pub fn prefetch_write(&self, _at: u64) {}
     }
+
+    pub fn stream_fence() {}
 
     #[allow(dead_code)]
     fn unused(_: Want, _: Error, _: Status) {}

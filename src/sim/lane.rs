@@ -9,6 +9,7 @@ use super::report::Row;
 use super::world::{AWAKE, World};
 use crate::error::Status;
 use crate::sst::producer::Producer;
+use crate::sst::stores::Stores;
 
 /// What becomes of a reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +89,9 @@ impl Lane {
             return held.until <= world.now.get() && self.release(held, world);
         }
         let habit = self.plan.habit;
+        if habit.streams > 0 {
+            self.producer.store(Stores::fixed(world.dice.chance(habit.streams)));
+        }
         let len = self.size(world);
         if world.dice.chance(habit.reserve) {
             return self.reserve(len, world);

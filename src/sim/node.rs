@@ -96,6 +96,12 @@ impl Node {
         world.tallies.add(Row::FullTurns, (!self.events.full.is_empty()).into());
         self.hear_of_departure(world);
         world.polling.set(world.polling.get() + 1);
+        if self.engine.is_still(&self.table, &self.events) {
+            world.polling.set(world.polling.get() - 1);
+            self.work.clear();
+            (self.cursor, self.delivered, self.phase) = (0, 0, Phase::Post);
+            return;
+        }
         let now = Nanos(world.now.get());
         self.engine.poll(now, &mut self.table, &self.events, &mut self.work);
         world.polling.set(world.polling.get() - 1);
@@ -336,11 +342,13 @@ impl Node {
         let mut before: Option<(Members, crate::base::RingId)> = None;
         let all = Members::from_ranks((0..world.plan.members as u16).map(Rank));
         for post in &self.work.posts {
-            let Post::Span { to, ring, .. } = *post else {
+            let Post::Span { to, ring, from, .. } = *post else {
                 before = None;
                 continue;
             };
-            world.tallies.add(Row::WrapInPosts, (before == Some((to, ring))).into());
+            let first = world.layout.shapes[usize::from(ring.subgroup)].lane().payloads;
+            let wrapped = before == Some((to, ring)) && from == first;
+            world.tallies.add(Row::WrapInPosts, wrapped.into());
             before = Some((to, ring));
         }
         // Different peers get different ranges: some had missed a few.

@@ -34,6 +34,8 @@ pub struct Habit {
     pub sizes: Sizes,
     pub gather: u32,
     pub reserve: u32,
+    /// Of its payloads, how many it streams.
+    pub streams: u32,
     /// Of the reservations: kept for a while, given up, never touched again.
     pub late: u32,
     pub abort: u32,
@@ -241,6 +243,7 @@ fn habit(dice: &Dice, reserves: bool) -> Habit {
         ]),
         gather: dice.pick(&[0, 64, 256]),
         reserve: some(&[0, 64, 200]),
+        streams: dice.pick(&[0, 0, 128, 256]),
         late: some(&[0, 32, 128]),
         abort: some(&[0, 32, 128]),
         abandon: some(&[0, 0, 1]),

@@ -328,11 +328,7 @@ impl Reader {
             else {
                 return (slot - self.consumed, bytes);
             };
-            ring.payloads.prefetch(offset);
-            if len > 48 {
-                ring.payloads.prefetch(offset + 64);
-                ring.payloads.prefetch(offset + u64::from(len) - 1);
-            }
+            ring.prefetch_payload(offset, len);
             *place = Message::new(payload, self.rank, self.lane, number, self.time_ns);
             number += to.numbers;
             at += to.step;

@@ -16,6 +16,7 @@ pub mod inbox;
 pub mod layout;
 pub mod producer;
 pub mod ring;
+pub mod stores;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -23,7 +24,7 @@ mod loom_tests;
 mod tests;
 
 use crate::base::{Rank, Word};
-use crate::mem::Region;
+use crate::mem::{CellRef, Region};
 use layout::{Column, Layout};
 use std::sync::Arc;
 
@@ -38,6 +39,13 @@ pub struct Table {
     /// Control blocks by rank; mine is memory that I own, the others are mirrors.
     blocks: Vec<Arc<Region>>,
     hook: Option<Hook>,
+}
+
+/// A cell of a row, found once.
+pub struct Spot<T> {
+    row: Rank,
+    column: Column<T>,
+    cell: CellRef,
 }
 
 impl Table {
@@ -93,6 +101,32 @@ impl Table {
             hook(row);
         }
         T::from_word(self.blocks[row.index()].cell(column.byte(at)).observe())
+    }
+
+    /// Finds a cell, for those that are looked at or moved in every turn.
+    pub fn spot<T>(&self, row: Rank, column: Column<T>, at: usize) -> Spot<T> {
+        let cell = CellRef::new(&self.blocks[row.index()], column.byte(at));
+        Spot { row, column, cell }
+    }
+
+    /// As `advance`, for a cell of mine that has been found.
+    #[inline(always)]
+    pub fn advance_spot<T: Word>(&mut self, spot: &Spot<T>, value: T) {
+        if let Some(hook) = self.hook {
+            hook(self.me);
+        }
+        let value = value.to_word();
+        assert!(spot.cell.own() <= value, "my cell {} would go back", spot.column.name);
+        spot.cell.publish(value);
+    }
+
+    /// As `observe`, for a cell that has been found. `// N`
+    #[inline(always)]
+    pub fn observe_spot<T: Word>(&self, spot: &Spot<T>) -> T {
+        if let Some(hook) = self.hook {
+            hook(spot.row);
+        }
+        T::from_word(spot.cell.observe())
     }
 
     pub fn block(&self, row: Rank) -> &Arc<Region> {

@@ -15,10 +15,11 @@ use super::Hook;
 use super::frontier;
 use super::layout::{Mode, Shape};
 use super::ring::{LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
+use super::stores::Stores;
 use crate::base::{Count, Number, Rank};
 use crate::error::Status;
-use crate::limits::COUNT_MAX;
-use crate::mem::Region;
+use crate::limits::{COUNT_MAX, SLOT_ALIGN};
+use crate::mem::{Region, stream_fence};
 use std::sync::Arc;
 
 /// The rows whose `released` decides whether a slot of mine is free: all members of the subgroup,
@@ -76,12 +77,27 @@ pub struct Producer {
     easy_end: u64,
     easy_filled: u64,
     reserved: Option<Reservation>,
+    stores: Stores,
+    /// Bytes of the ring ever used, about.
+    sent: u64,
+}
+
+/// Payloads from this size on are streamed, if any are: smaller ones share lines.
+const STREAM_MIN: u64 = 64;
+const LINE: u64 = 64;
+
+/// Bytes that a payload takes of the ring.
+#[inline(always)]
+fn room(len: u32, align: u64) -> u64 {
+    slot_bytes(len).next_multiple_of(align)
 }
 
 #[derive(Clone, Copy)]
 struct Reservation {
     at: u64,
     len: u32,
+    /// What its bytes are rounded up to: whole lines are there to be streamed.
+    align: u64,
 }
 
 impl Producer {
@@ -107,6 +123,16 @@ impl Producer {
             easy_end: 0,
             easy_filled: 0,
             reserved: None,
+            stores: Stores::fixed(false),
+            sent: 0,
+        }
+    }
+
+    /// Writes payloads as `stores` says; without this, with plain stores. A ring that hardly holds two
+    /// of the largest messages cannot spare the bytes to begin each on a line of its own.
+    pub fn store(&mut self, stores: Stores) {
+        if 2 * room(self.message_bytes_max, LINE) <= self.ring.size() {
+            self.stores = stores;
         }
     }
 
@@ -170,6 +196,9 @@ impl Producer {
         if len > u64::from(self.message_bytes_max) || slot >= self.easy_filled {
             return None;
         }
+        if self.stores.streaming && len >= STREAM_MIN {
+            return self.fill_past_the_cache(slot, at, bytes);
+        }
         let need = slot_bytes(len as u32);
         let end = at + need;
         if end > self.easy_end || !self.ring.payloads.try_write(at, bytes) {
@@ -179,6 +208,20 @@ impl Producer {
             self.ring.prefetch_write(slot, at, need);
         }
         self.ring.describe(slot, at, len as u32);
+        Some(end)
+    }
+
+    #[inline(never)]
+    fn fill_past_the_cache(&self, slot: u64, at: u64, bytes: &[u8]) -> Option<u64> {
+        let at = at.next_multiple_of(LINE);
+        let mut end = at + room(bytes.len() as u32, LINE);
+        if crate::mutant!("streams-beyond-its-room") {
+            end = at + bytes.len() as u64;
+        }
+        if end > self.easy_end || !self.ring.payloads.try_stream(at, bytes) {
+            return None;
+        }
+        self.ring.describe(slot, at, bytes.len() as u32);
         Some(end)
     }
 
@@ -201,6 +244,10 @@ impl Producer {
     }
 
     fn write(&self, slot: Reservation, parts: &[&[u8]]) {
+        let streams = slot.align == LINE && parts.len() == 1;
+        if streams && self.ring.payloads.try_stream(slot.at, parts[0]) {
+            return;
+        }
         let mut at = slot.at;
         for part in parts {
             self.ring.payloads.write(at, part);
@@ -265,16 +312,18 @@ impl Producer {
         if len > self.message_bytes_max {
             return Err(Status::TooLong);
         }
-        let need = slot_bytes(len);
-        let easy = self.head + need <= self.easy_end && self.filled < self.easy_filled;
+        let streams = self.stores.streaming && u64::from(len) >= STREAM_MIN;
+        let align = if streams { LINE } else { SLOT_ALIGN };
+        let (at, need) = (self.head.next_multiple_of(align), room(len, align));
+        let easy = at + need <= self.easy_end && self.filled < self.easy_filled;
         if easy && self.cells.stopped.own() == 0 {
-            return Ok(Reservation { at: self.head, len });
+            return Ok(Reservation { at, len, align });
         }
-        self.claim_slowly(len, need)
+        self.claim_slowly(len, align)
     }
 
     #[inline(never)]
-    fn claim_slowly(&mut self, len: u32, need: u64) -> Result<Reservation, Status> {
+    fn claim_slowly(&mut self, len: u32, align: u64) -> Result<Reservation, Status> {
         if self.reserved.is_some() {
             return Err(Status::NotReserved);
         }
@@ -282,28 +331,32 @@ impl Producer {
         if stopped != 0 {
             return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
         }
-        if let Some(at) = self.place(need) {
-            return Ok(Reservation { at, len });
+        if let Some(at) = self.place(len, align) {
+            self.stores.looked(self.sent);
+            return Ok(Reservation { at, len, align });
         }
         let taken = self.cells.taken.observe(); // T
         let released = self.gate.released(); // S
         let taken = if crate::mutant!("freed-before-taken") { self.filled } else { taken };
         self.free(taken, released);
-        if let Some(at) = self.place(need) {
+        if let Some(at) = self.place(len, align) {
             self.cells.pressed[1].prepare(0);
-            return Ok(Reservation { at, len });
+            self.stores.looked(self.sent);
+            return Ok(Reservation { at, len, align });
         }
+        self.stores.looked(self.sent);
         let pressed = &self.cells.pressed;
         pressed[0].prepare(pressed[0].own() + 1);
         pressed[1].publish(released.0 + 1);
         Err(Status::Again)
     }
 
-    /// Finds room for `need` bytes (G1, G2, G3), and how much more follows it in one piece.
+    /// Finds room for a payload (G1, G2, G3), and how much more follows it in one piece.
     ///
     /// Between `tail` and `head`, in the direction of writing, lies what may still be read. Slots are
     /// never empty, so `head == tail` says that the ring is full, or that nothing is in it.
-    fn place(&mut self, need: u64) -> Option<u64> {
+    fn place(&mut self, len: u32, align: u64) -> Option<u64> {
+        let need = room(len, align);
         let full = self.filled - self.freed >= self.window;
         if full && !crate::mutant!("reserve-ignores-window") {
             return None;
@@ -316,14 +369,14 @@ impl Producer {
         if crate::mutant!("reserve-ignores-bytes") {
             end = self.ring.size();
         }
-        let mut at = self.head;
+        let mut at = self.head.next_multiple_of(align);
         // What follows the head is left unused if the slot does not fit there, or if the hot part is
         // free again.
         let front = ahead && need <= self.tail;
-        if front && (need > end - at || at >= self.hot_bytes) {
+        if front && (at + need > end || at >= self.hot_bytes) {
             (at, end) = (0, self.tail);
         }
-        if need > end - at {
+        if at + need > end {
             return None;
         }
         self.easy_end =
@@ -339,13 +392,17 @@ impl Producer {
     #[inline(always)]
     fn count(&mut self, slot: Reservation, len: u32) -> u64 {
         self.ring.describe(self.filled, slot.at, len);
-        self.publish_slots(self.filled + 1, slot.at + slot_bytes(len))
+        self.publish_slots(self.filled + 1, slot.at + room(len, slot.align))
     }
 
     /// Counts the slots before `filled`, which end at `head`; the last one's ordinal. `// W`
     #[inline(always)]
     fn publish_slots(&mut self, filled: u64, head: u64) -> u64 {
+        self.sent += if head > self.head { head - self.head } else { head };
         (self.filled, self.head) = (filled, head);
+        if self.stores.streaming {
+            stream_fence();
+        }
         if crate::mutant!("loom-w-relaxed") {
             self.cells.filled.prepare(filled);
             return filled - 1;

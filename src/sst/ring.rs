@@ -175,6 +175,17 @@ impl Ring {
         }
     }
 
+    /// Asks for the lines of a payload that will be read soon; of a long one for the first, and the
+    /// processor guesses the rest.
+    #[inline(always)]
+    pub fn prefetch_payload(&self, at: u64, len: u32) {
+        self.payloads.prefetch(at);
+        if len > 48 {
+            self.payloads.prefetch(at + 64);
+            self.payloads.prefetch(at + u64::from(len) - 1);
+        }
+    }
+
     /// Asks for the lines that are about to be written, some slots after the one at `at`.
     #[inline(always)]
     pub(super) fn prefetch_write(&self, slot: u64, at: u64, bytes: u64) {

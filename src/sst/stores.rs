@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which stores a lane writes its payloads with: plain ones, or streaming ones, past the cache.
+//!
+//! Between cores that share a cache plain stores win; between cores that do not, a plain store first
+//! fetches the line that the reader still has, and streaming ones are up to three times as fast. A
+//! virtual machine may change from one to the other under us, so it is measured: as long as the lane
+//! is busy, one *phase* of sending in some is spent on trying the other kind. A lane that is not
+//! keeps to plain stores: then a message's way to its reader is what counts.
+//!
+//! Cost: two calls of the clock in each phase.
+
+/// Bytes of a phase, and messages of the largest size if that is more; of these, the first quarter
+/// is not measured: what the last phase left in the caches is still about.
+const PHASE_BYTES: u64 = 4 << 20;
+const PHASE_MESSAGES: u64 = 16;
+/// Phases of the better kind between two trials of the other one, of `TRIAL` phases.
+const SETTLED: u32 = 48;
+const TRIAL: u32 = 2;
+/// How much faster, in percent, streaming must be.
+const BETTER: u64 = 4;
+/// A lane that sends less than this, 0.5 GB/s, is not busy.
+const BUSY_BYTES_PER_US: u64 = 500;
+
+/// Nanoseconds since whenever.
+pub type Clock = fn() -> u64;
+
+pub struct Stores {
+    /// Whether payloads are streamed just now.
+    pub streaming: bool,
+    /// `None`: as it is, for ever.
+    clock: Option<Clock>,
+    phase_bytes: u64,
+    /// Bytes ever sent when the phase and its measured part began; when that was, once it has.
+    begun: u64,
+    measured_from: u64,
+    since: Option<u64>,
+    /// Phases until the kind changes.
+    left: u32,
+    /// Whether this is a trial. Best times of a phase: of the other kind's last ones, and of these.
+    trial: bool,
+    best_ns: u64,
+    rival_ns: u64,
+}
+
+impl Stores {
+    /// Always the same kind.
+    pub fn fixed(streaming: bool) -> Stores {
+        Stores { streaming, ..Stores::new(None, 0) }
+    }
+
+    /// Whichever is faster for messages of up to that size.
+    pub fn adaptive(clock: Clock, message_bytes_max: u32) -> Stores {
+        Stores::new(Some(clock), u64::from(message_bytes_max))
+    }
+
+    fn new(clock: Option<Clock>, message_bytes_max: u64) -> Stores {
+        Stores {
+            streaming: false,
+            clock,
+            phase_bytes: PHASE_BYTES.max(PHASE_MESSAGES * message_bytes_max),
+            begun: 0,
+            measured_from: 0,
+            since: None,
+            left: TRIAL,
+            trial: false,
+            best_ns: u64::MAX,
+            rival_ns: u64::MAX,
+        }
+    }
+
+    /// The lane has looked for room, with so many bytes ever sent.
+    #[inline]
+    pub fn looked(&mut self, sent: u64) {
+        let Some(clock) = self.clock else { return };
+        let phase = sent - self.begun;
+        if self.since.is_none() {
+            if phase >= self.phase_bytes / 4 {
+                (self.since, self.measured_from) = (Some(clock()), sent);
+            }
+        } else if phase >= self.phase_bytes {
+            self.end_phase(clock(), sent);
+        }
+    }
+
+    #[cold]
+    fn end_phase(&mut self, now: u64, sent: u64) {
+        let took = now - self.since.unwrap_or(now);
+        // For the same number of bytes: phases end at a look, so they differ a little.
+        let bytes = (sent - self.measured_from).max(1);
+        let took = (u128::from(took) * u128::from(self.phase_bytes) / u128::from(bytes)) as u64;
+        (self.begun, self.since) = (sent, None);
+        if took > self.phase_bytes * 1000 / BUSY_BYTES_PER_US {
+            self.settle(false);
+            return;
+        }
+        // The least of some phases: whoever is preempted seems slow.
+        if self.trial {
+            self.rival_ns = self.rival_ns.min(took);
+        } else if self.left <= TRIAL {
+            self.best_ns = self.best_ns.min(took);
+        }
+        self.left -= 1;
+        if self.left > 0 {
+            return;
+        }
+        if !self.trial {
+            (self.trial, self.left) = (true, TRIAL);
+            self.streaming = !self.streaming;
+            return;
+        }
+        let (streaming_ns, plain_ns) = match self.streaming {
+            true => (self.rival_ns, self.best_ns),
+            false => (self.best_ns, self.rival_ns),
+        };
+        self.settle(streaming_ns < plain_ns - plain_ns / 100 * BETTER);
+    }
+
+    /// This kind from now on, until the next trial. Times are taken anew: the machine may change.
+    fn settle(&mut self, streaming: bool) {
+        (self.streaming, self.trial, self.left) = (streaming, false, SETTLED);
+        (self.best_ns, self.rival_ns) = (u64::MAX, u64::MAX);
+    }
+}
