@@ -18,6 +18,7 @@ use crate::limits::LANES_MAX;
 use crate::mem::{Cell, Message, Region};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -350,7 +351,7 @@ pub extern "C" fn squall_wait(group: squall_group_t, timeout_ms: i32) -> c_int {
 /// Threads: as `squall_poll`. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_fd(group: squall_group_t) -> c_int {
-    turning(group, |group| group.fd())
+    turning(group, |group| group.as_raw_fd())
 }
 
 /// Say that this thread is about to sleep on `squall_fd`.

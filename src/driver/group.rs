@@ -21,7 +21,7 @@ use crate::sst::inbox::Inbox;
 use crate::sst::layout::{Layout, MAGIC, Mode};
 use crate::sst::producer::{Gate, Producer};
 use crate::sst::ring::{LaneCells, Ring, Taker};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -206,12 +206,7 @@ impl Group {
         }
     }
 
-    /// Readable when a turn is due, for an event loop. Arm before sleeping on it.
-    pub fn fd(&self) -> RawFd {
-        self.driver.fabric().fd()
-    }
-
-    /// Whether it is safe to sleep on `fd`: `false`, there is work, poll first. Needs `Idle::Park`.
+    /// Whether it is safe to sleep on the group's descriptor: `false`, there is work, poll first. Needs `Idle::Park`.
     pub fn arm(&mut self) -> Result<bool, Status> {
         if !self.driver.fabric().parks() {
             return Err(Status::Invalid);
@@ -322,6 +317,20 @@ impl Group {
     /// Leaves in good order: the others go on delivering what is stable.
     pub fn close(mut self) {
         self.driver.farewell();
+    }
+}
+
+/// Readable when a turn is due, for an event loop; not to be read or written. `arm` before sleeping
+/// on it.
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.driver.fabric().fd()
+    }
+}
+
+impl AsRawFd for Group {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -489,6 +498,26 @@ fn prologue(control: &Region, layout: &Layout, view: &View) {
 mod tests {
     use super::*;
     use crate::driver::config::Config;
+
+    /// Event loops of other crates take what has a descriptor.
+    #[test]
+    fn a_group_has_a_descriptor_to_wait_on() {
+        let config = Config::new(&format!("descriptor-{}", std::process::id()), 0, 1);
+        let mut group = Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {}));
+        let group = group.as_mut().unwrap();
+        while !group.arm().unwrap() {
+            group.turn(0).unwrap();
+        }
+        let readable = |group: &Group| {
+            let flags = rustix::event::PollFlags::IN;
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            rustix::event::poll(&mut [rustix::event::PollFd::new(group, flags)], Some(&now))
+        };
+        assert_eq!(readable(group), Ok(0));
+        group.waker().unwrap().ring_always();
+        assert_eq!(readable(group), Ok(1));
+        assert_eq!(group.as_raw_fd(), group.as_fd().as_raw_fd());
+    }
 
     /// The polling thread sleeps and wants to hear of messages only; then a thread that sends finds
     /// no room. Unless that wakes it, room that comes later is news to nobody.

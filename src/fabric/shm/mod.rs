@@ -18,7 +18,7 @@ use crate::mem::{Region, order};
 use crate::sst::layout::Layout;
 use door::{Door, Hello, Kind};
 use socket::{Bell, Socket, Watch};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// The `asleep` word: a generation, so that one sleep is rung once, and a state.
@@ -261,8 +261,8 @@ impl Fabric for Shm {
         }
     }
 
-    fn fd(&self) -> RawFd {
-        self.watch.as_fd().as_raw_fd()
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
     }
 
     fn arm(&mut self, room: bool) {
