@@ -17,6 +17,8 @@ pub mod outbox;
 pub mod view;
 
 #[cfg(all(test, not(loom)))]
+mod tests;
+#[cfg(all(test, not(loom)))]
 mod transcript;
 
 use crate::base::{Epoch, Events, Members, Nanos, Number, Post, Posting, Rank};
@@ -88,6 +90,8 @@ pub struct Engine {
     phase: Phase,
     /// Where the next poll starts, so that no subgroup starves another.
     turn: usize,
+    /// Whose posts come first: where the last turn had no room for more.
+    first_to_post: usize,
 }
 
 impl Engine {
@@ -113,6 +117,7 @@ impl Engine {
             state: State::Running,
             phase: Phase::Poll,
             turn: 0,
+            first_to_post: 0,
         }
     }
 
@@ -159,10 +164,22 @@ impl Engine {
         if let State::Stopped(..) = self.state {
             return;
         }
-        for multicast in &mut self.multicasts {
-            multicast.posts(table, events.full.union(self.departed), &mut work.posts);
-        }
+        self.post(table, events.full.union(self.departed), &mut work.posts);
         work.busy |= !work.posts.is_empty();
+    }
+
+    /// As many posts as a turn may have. Where they end, the next turn goes on.
+    fn post(&mut self, table: &Table, full: Members, posts: &mut Vec<Post>) {
+        let first = self.first_to_post;
+        for at in (first..self.multicasts.len()).chain(0..first) {
+            self.multicasts[at].posts(table, full, posts);
+            // Half of the posts are more than one subgroup's share: before that nothing is kept back.
+            if posts.len() > POSTS_MAX / 2 && self.multicasts[at].outbox().owes(full) {
+                let next = if at == first { at + 1 } else { at };
+                self.first_to_post = if next < self.multicasts.len() { next } else { 0 };
+                return;
+            }
+        }
     }
 
     /// An inbox met a slot that is no message: its sender is cut off (E3).
