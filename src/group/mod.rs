@@ -205,7 +205,14 @@ impl Engine {
             State::Running if closed == 1 => self.state = State::Leaving(rank),
             State::Leaving(_) if closed == 1 => {}
             State::Running | State::Leaving(_) if closed != 1 => {
-                self.state = State::Ending(Suspicion { rank, fault: Fault::Lost });
+                let fault = Fault::Lost { also: Members::NONE };
+                self.state = State::Ending(Suspicion { rank, fault });
+            }
+            State::Ending(Suspicion { rank: first, fault: Fault::Lost { mut also } })
+                if closed != 1 =>
+            {
+                also.insert(rank);
+                self.state = State::Ending(Suspicion { rank: first, fault: Fault::Lost { also } });
             }
             _ => return,
         }
@@ -224,8 +231,11 @@ impl Engine {
     fn end_if_over(&mut self) {
         match self.state {
             State::Ending(suspicion) => self.stop(Status::PeerLost, Some(suspicion)),
-            State::Leaving(_) if self.is_over() => {
-                self.state = State::Stopped(Status::PeerLeft, None);
+            State::Leaving(rank) if self.is_over() => {
+                let mut also = self.departed;
+                also.remove(rank);
+                let left = Suspicion { rank, fault: Fault::Left { also } };
+                self.state = State::Stopped(Status::PeerLeft, Some(left));
             }
             _ => {}
         }
