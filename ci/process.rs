@@ -64,6 +64,7 @@ const TESTS: &[Test] = &[
     ("huge_pages_work", huge_pages_work),
     ("missing_memory_is_named", missing_memory_is_named),
     ("the_descriptor_limit_is_named", the_descriptor_limit_is_named),
+    ("without_a_descriptor_a_door_disturbs_nobody", a_door_without_a_descriptor),
 ];
 
 const ROLES: &[Role] = &[
@@ -72,6 +73,7 @@ const ROLES: &[Role] = &[
     ("hostile", hostile),
     ("thief", thief),
     ("knock", knock),
+    ("cramped", cramped),
 ];
 
 fn main() {
