@@ -5,6 +5,8 @@
 //! Every member is this program again, with a role. What members delivered is compared by a hash
 //! over every message in its order.
 
+#[path = "process/bug.rs"]
+mod bug;
 #[path = "process/door.rs"]
 mod door;
 #[path = "process/garbage.rs"]
@@ -17,6 +19,7 @@ mod member;
 mod memory;
 mod support;
 
+use bug::*;
 use door::*;
 use garbage::*;
 use limits::*;
@@ -64,6 +67,7 @@ const TESTS: &[Test] = &[
     ("huge_pages_work", huge_pages_work),
     ("missing_memory_is_named", missing_memory_is_named),
     ("the_descriptor_limit_is_named", the_descriptor_limit_is_named),
+    ("a_bug_of_ours_is_said_in_the_log", a_bug_of_ours_is_said_in_the_log),
     ("without_a_descriptor_a_door_disturbs_nobody", a_door_without_a_descriptor),
 ];
 
@@ -74,6 +78,7 @@ const ROLES: &[Role] = &[
     ("thief", thief),
     ("knock", knock),
     ("cramped", cramped),
+    ("buggy", buggy),
 ];
 
 fn main() {

@@ -493,7 +493,7 @@ size_t squall_last_error(char *bytes, size_t len);
 
 /**
  * Sets where the library's few sentences go; NULL silences it (as at the start). Nothing is ever
- * said on the data path.
+ * said on the data path. A bug of ours that was caught (SQUALL_PANIC) is said here too.
  *
  * @param log   Called from any thread that opens, polls or closes a group. Must not call squall.
  * @param user  Handed to it.

@@ -9,7 +9,7 @@ use super::attr::{
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
-use super::{guard, refuse};
+use super::{bug, guard, refuse};
 use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
@@ -155,6 +155,7 @@ pub unsafe extern "C" fn squall_group_open(
     callbacks: *const squall_callbacks_t,
     group: *mut squall_group_t,
 ) -> c_int {
+    bug::hear_panics();
     guard(|| {
         if group.is_null() {
             return refuse(Error::new(Status::Invalid, "group is NULL"));
@@ -298,10 +299,10 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
         Turning::Caller(group) => catch_unwind(AssertUnwindSafe(|| body(group))),
         _ => Ok(Status::OwnThread as c_int),
     };
-    let code = outcome.unwrap_or_else(|_| {
+    let code = outcome.unwrap_or_else(|panic| {
         open.poisoned.prepare(1);
         open.inside.prepare(0);
-        refuse(Error::new(Status::Panic, "a bug in squall was caught; the group is poisoned"))
+        refuse(bug::of(&*panic))
     });
     open.busy.publish(0);
     code

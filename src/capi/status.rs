@@ -170,7 +170,7 @@ unsafe impl Send for User {}
 unsafe impl Sync for User {}
 
 /// Sets where the library's few sentences go; NULL silences it (as at the start). Nothing is ever
-/// said on the data path.
+/// said on the data path. A bug of ours that was caught (SQUALL_PANIC) is said here too.
 ///
 /// @param log   Called from any thread that opens, polls or closes a group. Must not call squall.
 /// @param user  Handed to it.
