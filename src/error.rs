@@ -15,7 +15,8 @@ pub enum Status {
     // Nothing is lost: ask again.
     /// No free slot, or there is work: poll, then try again.
     Again = -1,
-    /// A wait ended before anything happened.
+    /// A wait ended before anything happened. Kept for later: `wait` answers `Ok` then too, since
+    /// whoever waits polls either way.
     TimedOut = -2,
     // This call is lost.
     /// An argument is out of its range or contradicts another.

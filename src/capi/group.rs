@@ -332,7 +332,8 @@ pub extern "C" fn squall_poll(group: squall_group_t, limit: u32) -> c_int {
 /// once if there is work.
 ///
 /// @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
-/// @return SQUALL_OK (poll now), or as `squall_poll`.
+/// @return SQUALL_OK: poll now, whether something happened, the time was over, or neither (it may
+///         return early); or as `squall_poll`.
 ///
 /// Threads: as `squall_poll`. Since: 0.1
 #[unsafe(no_mangle)]
