@@ -131,7 +131,8 @@ fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
     let (block, control) = share("table", layout.control_bytes);
     let (ring, ring_descriptor) = share("ring0", layout.rings_bytes(0));
     let (_, stats) = share("stats", 4096);
-    let mine = Mine { control, rings: vec![Some(ring_descriptor)], bell: Bell::new().unwrap() };
+    let (bell, rings) = (Bell::new().unwrap(), vec![Some(ring_descriptor)]);
+    let mine = Mine { block: block.clone(), control, rings, bell };
     let met = meet(&config, &view, &layout, &mine, parks).unwrap();
     let peer = Rank(1 - rank);
     let theirs = met.blocks[peer.index()].clone().unwrap();

@@ -174,12 +174,17 @@ impl Group {
             crate::log_sink::say(crate::log_sink::Level::Warning, note);
         }
         let descriptors = rings.iter_mut().map(|ring| ring.descriptor.take()).collect();
-        let mine = rendezvous::Mine { control: control_fd, rings: descriptors, bell: Bell::new()? };
+        let (block, bell) = (Arc::new(control), Bell::new()?);
+        let mine = rendezvous::Mine {
+            block: block.clone(),
+            control: control_fd,
+            rings: descriptors,
+            bell,
+        };
         let parks = config.idle == Idle::Park;
         let met = rendezvous::meet(config, &view, &layout, &mine, parks)?;
         let regions = rings.into_iter().map(|ring| ring.region).collect();
-        let assembly =
-            Assembly { config, view, layout, control: Arc::new(control), rings: regions };
+        let assembly = Assembly { config, view, layout, control: block, rings: regions };
         assembly.build(met, mine.bell, (Arc::new(page.0), page.1), application)
     }
 
@@ -490,7 +495,9 @@ fn prologue(control: &Region, layout: &Layout, view: &View) {
     control.cell(layout.wire.byte(0)).prepare(u64::from(WIRE_VERSION));
     control.cell(layout.epoch.byte(0)).prepare(view.epoch.0);
     control.cell(layout.installed.byte(0)).prepare(view.epoch.0);
-    control.cell(layout.incarnation.byte(0)).prepare(u64::from(std::process::id()));
+    // Never that of another process of this rank, nor of this one's last group.
+    let incarnation = super::clock().0 << 22 ^ u64::from(std::process::id());
+    control.cell(layout.incarnation.byte(0)).prepare(incarnation);
     control.cell(layout.magic.byte(0)).publish(MAGIC);
 }
 
