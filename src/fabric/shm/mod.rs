@@ -367,7 +367,7 @@ mod tests {
         let parts = Parts {
             me: Rank(0),
             members: 2,
-            blocks: vec![Arc::new(Region::heap(layout.control_bytes)); 2],
+            blocks: (0..2).map(|_| Arc::new(Region::heap(layout.control_bytes))).collect(),
             neighbours: vec![neighbour],
             bell: Bell::new().unwrap(),
             door: Door::new(listener),
