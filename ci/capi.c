@@ -1215,7 +1215,7 @@ static void part_peer_left(void)
     if (!own) UNTIL(group, ear.heard == 1);
     tell(child.out);
     if (!own) {
-      over(group, &ear, SQUALL_PEER_LEFT, -1);
+      over(group, &ear, SQUALL_PEER_LEFT, 1);
     } else {
       double late = now() + PATIENCE;
       int64_t status = 0;
@@ -1224,7 +1224,7 @@ static void part_peer_left(void)
       IS(status, SQUALL_PEER_LEFT);
       IS(squall_poll(group, 1), SQUALL_OWN_THREAD);
       IS(squall_group_close(group), SQUALL_OK);
-      CHECK(ear.stops == 1 && ear.stopped == SQUALL_PEER_LEFT && ear.stopped_rank == -1);
+      CHECK(ear.stops == 1 && ear.stopped == SQUALL_PEER_LEFT && ear.stopped_rank == 1);
     }
     CHECK(reap(child) == 0);
   }

@@ -14,7 +14,7 @@ use squall::fabric::shm::socket::Bell;
 use squall::fabric::shm::{Parts, Shm};
 use squall::mem::region::Want;
 use squall::mem::{Extent, Region};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Arguments, Process, group_name, listens};
@@ -103,7 +103,8 @@ impl End for ShmEnd {
         false
     }
     fn fd_is_readable(&mut self, within: Duration) -> bool {
-        let mut watched = libc::pollfd { fd: self.shm.fd(), events: libc::POLLIN, revents: 0 };
+        let mut watched =
+            libc::pollfd { fd: self.shm.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one descriptor in a valid place.
         unsafe { libc::poll(&mut watched, 1, within.as_millis() as i32) == 1 }
     }
@@ -130,7 +131,8 @@ fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
     let (block, control) = share("table", layout.control_bytes);
     let (ring, ring_descriptor) = share("ring0", layout.rings_bytes(0));
     let (_, stats) = share("stats", 4096);
-    let mine = Mine { control, rings: vec![Some(ring_descriptor)], bell: Bell::new().unwrap() };
+    let (bell, rings) = (Bell::new().unwrap(), vec![Some(ring_descriptor)]);
+    let mine = Mine { block: block.clone(), control, rings, bell };
     let met = meet(&config, &view, &layout, &mine, parks).unwrap();
     let peer = Rank(1 - rank);
     let theirs = met.blocks[peer.index()].clone().unwrap();

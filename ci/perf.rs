@@ -96,6 +96,43 @@ fn latency_writes_a_log_and_a_plot() {
     assert!(plot.contains("</svg>") && plot.contains(sender.split("> ").next().unwrap()));
 }
 
+/// A sender that cannot run while its messages are due sends them late, and each counts: those left
+/// out would be the slowest (coordinated omission).
+#[test]
+fn a_sender_that_stands_still_counts_its_late_messages() {
+    let group = format!("perf-test-late-{}", std::process::id());
+    let start = |rank: &str| {
+        let mut command = perf(&["lat", "--group", &group, "--rank", rank, "--json"]);
+        command.args(["--seconds", "0.3", "--idle", "park", "--pace", "2ms"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let members = ["0", "1"].map(start);
+    let delivered = || {
+        let mut stat = Command::new(env!("CARGO_BIN_EXE_squall"));
+        let output = stat.args(["stat", &group, "--json"]).output().unwrap();
+        let value = serde_json::from_slice::<Value>(&output.stdout).ok()?;
+        value.pointer("/members/0/subgroups/0/messages")?.as_u64()
+    };
+    while delivered().unwrap_or(0) == 0 && runs(members[0].id()) {
+        std::thread::yield_now(); // the first message says when the measured time is
+    }
+    let signal = |name: &str| {
+        let pid = members[0].id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    signal("-STOP");
+    std::thread::sleep(std::time::Duration::from_millis(400)); // the measured time is over
+    signal("-CONT");
+    for member in members {
+        let output = member.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", errors_of(&output));
+        let value = serde_json::from_slice::<Value>(&output.stdout).unwrap();
+        for stage in value["latency"].as_array().unwrap() {
+            assert_eq!(stage["samples"], 150, "{stage}");
+        }
+    }
+}
+
 #[test]
 fn planted_faults_are_found() {
     let expected = [("payload", "checksum"), ("sequence", "was due"), ("order", "not the same")];

@@ -5,6 +5,8 @@
 //! Every member is this program again, with a role. What members delivered is compared by a hash
 //! over every message in its order.
 
+#[path = "process/bug.rs"]
+mod bug;
 #[path = "process/door.rs"]
 mod door;
 #[path = "process/garbage.rs"]
@@ -17,6 +19,7 @@ mod member;
 mod memory;
 mod support;
 
+use bug::*;
 use door::*;
 use garbage::*;
 use limits::*;
@@ -51,6 +54,7 @@ const TESTS: &[Test] = &[
     ("statistics_are_read_from_outside", statistics_are_read_from_outside),
     ("a_killed_member_is_named_and_replaced", a_killed_member_is_named_and_replaced),
     ("a_member_that_dies_before_the_group_is_complete", a_death_at_the_rendezvous),
+    ("all_meet_the_same_incarnations", all_meet_the_same_incarnations),
     ("nothing_is_left_when_all_are_killed", nothing_is_left_when_all_are_killed),
     ("garbage_in_shared_memory_is_cut_off", garbage_in_shared_memory_is_cut_off),
     ("nobody_can_write_into_anothers_memory", nobody_can_write_into_anothers_memory),
@@ -64,6 +68,8 @@ const TESTS: &[Test] = &[
     ("huge_pages_work", huge_pages_work),
     ("missing_memory_is_named", missing_memory_is_named),
     ("the_descriptor_limit_is_named", the_descriptor_limit_is_named),
+    ("a_bug_of_ours_is_said_in_the_log", a_bug_of_ours_is_said_in_the_log),
+    ("without_a_descriptor_a_door_disturbs_nobody", a_door_without_a_descriptor),
 ];
 
 const ROLES: &[Role] = &[
@@ -72,6 +78,8 @@ const ROLES: &[Role] = &[
     ("hostile", hostile),
     ("thief", thief),
     ("knock", knock),
+    ("cramped", cramped),
+    ("buggy", buggy),
 ];
 
 fn main() {
@@ -270,6 +278,30 @@ fn a_death_at_the_rendezvous() -> String {
     let heard = all_agree(vec![first, second, third]);
     assert_eq!(traces(&group), [""; 0]);
     format!("rank 1 died after it had met rank 0, its successor completed the group: {heard}")
+}
+
+/// Rank 1 meets rank 0 and dies before it meets rank 2, who meets its successor: the group of rank 0
+/// would be another one than theirs.
+fn all_meet_the_same_incarnations() -> String {
+    let group = group_name("same");
+    let start = starts(&group, 3, &[("count", &1_000)]);
+    let first = start(0);
+    until("rank 0 listens", || listens(&group, 0));
+    let maps = format!("/proc/{}/maps", first.pid());
+    let met = |rank: u16| {
+        let mapped = format!("memfd:squall-{group}-{rank}-table");
+        until("rank 0 has met it", || std::fs::read_to_string(&maps).unwrap().contains(&mapped));
+    };
+    let mut dead = start(1);
+    met(1);
+    dead.signal(Signal::STOP);
+    let third = start(2);
+    met(2);
+    dead.kill();
+    drop(dead.end());
+    let heard = all_agree(vec![first, start(1), third]);
+    assert_eq!(traces(&group), [""; 0]);
+    format!("rank 0 had met rank 1, rank 2 had not: with its successor all agree: {heard}")
 }
 
 fn nothing_is_left_when_all_are_killed() -> String {

@@ -104,7 +104,8 @@ typedef enum squall_status {
    */
   SQUALL_AGAIN = -1,
   /**
-   * Nothing is lost: a wait ended before anything happened.
+   * Nothing is lost: a wait ended before anything happened. No call of this version answers it:
+   * `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
    */
   SQUALL_TIMED_OUT = -2,
   /**
@@ -499,9 +500,10 @@ size_t squall_last_error(char *bytes, size_t len);
 
 /**
  * Sets where the library's few sentences go; NULL silences it (as at the start). Nothing is ever
- * said on the data path.
+ * said on the data path. A bug of ours that was caught (SQUALL_PANIC) is said here too.
  *
- * @param log   Called from any thread that opens, polls or closes a group. Must not call squall.
+ * @param log   Called from any thread that opens, polls or closes a group, or meets a bug. Must not
+ *              call squall.
  * @param user  Handed to it.
  *
  * Threads: any. Since: 0.1
@@ -617,7 +619,8 @@ int squall_poll(squall_group_t group, uint32_t limit);
  * once if there is work.
  *
  * @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
- * @return SQUALL_OK (poll now), or as `squall_poll`.
+ * @return SQUALL_OK: poll now, whether something happened, the time was over, or neither (it may
+ *         return early); or as `squall_poll`.
  *
  * Threads: as `squall_poll`. Since: 0.1
  */

@@ -4,7 +4,7 @@
 //! A status is grouped by what is lost: nothing yet (ask again), this call, the group, a bug of
 //! ours. Numbers are frozen; a retired one stays as a comment.
 
-use crate::base::{Nanos, Rank};
+use crate::base::{Members, Nanos, Rank};
 use std::fmt;
 
 /// The answer of a call. `Ok` is 0, everything else is negative, as in C.
@@ -15,7 +15,8 @@ pub enum Status {
     // Nothing is lost: ask again.
     /// No free slot, or there is work: poll, then try again.
     Again = -1,
-    /// A wait ended before anything happened.
+    /// A wait ended before anything happened. Kept for later: `wait` answers `Ok` then too, since
+    /// whoever waits polls either way.
     TimedOut = -2,
     // This call is lost.
     /// An argument is out of its range or contradicts another.
@@ -168,11 +169,15 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Why a peer became suspect. It goes to the log and to the view callback, never up the stack.
+/// Why a peer became suspect, or that it left. It goes to the log and to the view callback, never up
+/// the stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Its process ended, or its connection broke.
-    Lost,
+    /// Its process ended, or its connection broke; those of `also` went the same way before the
+    /// group's end.
+    Lost { also: Members },
+    /// It has closed the group in good order, and so have those of `also`.
+    Left { also: Members },
     /// Its heartbeat stood still for so long.
     Silent { for_ns: Nanos },
     /// A word of its went back.
@@ -194,7 +199,14 @@ pub struct CellName {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Lost => write!(f, "its process ended or its connection broke"),
+            Fault::Lost { also } => {
+                write!(f, "its process ended or its connection broke")?;
+                also.iter().try_for_each(|rank| write!(f, "; rank {} likewise", rank.0))
+            }
+            Fault::Left { also } => {
+                write!(f, "it has closed the group")?;
+                also.iter().try_for_each(|rank| write!(f, "; rank {} likewise", rank.0))
+            }
             Fault::Silent { for_ns } => write!(f, "silent for {} ms", for_ns.0 / 1_000_000),
             Fault::Regressed { cell, from, to } => {
                 let CellName { column, subgroup, index } = cell;
@@ -213,7 +225,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A member that was cut off, and why.
+/// A member because of which a group ends, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Suspicion {
     pub rank: Rank,

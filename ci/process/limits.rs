@@ -158,7 +158,7 @@ pub fn missing_memory_is_named() -> String {
     assert!(space.starts_with("NoMemory") && space.contains("1024.0 MiB"), "{space}");
     // Last, because a library that asked the kernel for this would bring others down.
     let absurd = refused(alone(&[("window_bytes", &(8 * gib)), ("lanes", &8)]).1);
-    assert!(absurd.starts_with("NoMemory") && absurd.contains("65536.0 MiB"), "{absurd}");
+    assert!(absurd.starts_with("NoMemory") && absurd.contains("65536.1 MiB"), "{absurd}");
     assert!(absurd.contains("use a smaller window"), "{absurd}");
     format!("{absurd}\n{space}\n{file}")
 }
@@ -210,4 +210,59 @@ pub fn the_descriptor_limit_is_named() -> String {
 pub fn all_are_done(mut members: Vec<Process>) {
     members.iter_mut().for_each(|member| member.say("close"));
     members.into_iter().for_each(|member| drop(member.end_well()));
+}
+
+/// A member alone that sleeps, and has no descriptor left for a visitor until it is told.
+pub fn cramped(arguments: &Arguments) {
+    support_notes();
+    confine(arguments);
+    let mut group = Group::open(&config(arguments), Box::new(|_: u16, _: &[Message]| {})).unwrap();
+    let open = || std::fs::File::open("/dev/null").ok();
+    let all: Vec<_> = std::iter::from_fn(open).collect();
+    println!("full {}", all.len());
+    assert_eq!(commands().next().as_deref(), Some("a visitor knocks"));
+    for _ in 0..10 {
+        group.turn(0).unwrap();
+        group.wait(Some(Duration::ZERO)).unwrap();
+    }
+    while !group.arm().unwrap() {
+        group.turn(0).unwrap();
+    }
+    let mut own = [rustix::event::PollFd::new(&group, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    println!("wakes {}", rustix::event::poll(&mut own, Some(&now)).unwrap());
+    drop(all);
+    let (waker, stop) = (group.waker().unwrap(), Arc::new(AtomicBool::new(false)));
+    let told = stop.clone();
+    std::thread::spawn(move || {
+        assert_eq!(commands().next(), None);
+        told.store(true, Ordering::Relaxed);
+        waker.ring_always();
+    });
+    while !stop.load(Ordering::Relaxed) {
+        group.turn(0).unwrap();
+        group.wait(None).unwrap();
+    }
+    group.close();
+}
+
+pub fn a_door_without_a_descriptor() -> String {
+    let group = group_name("cramped");
+    let arguments: &Options<'_> = &[("group", &group), ("members", &1), ("nofile", &64)];
+    let mut member = Process::start("cramped", arguments);
+    let taken = member.expect("full");
+    let visitor = connect(&group, 0);
+    assert!(visitor.send(&Hello::new(Kind::Stat, 0, false, "").encode(), &[]));
+    member.say("a visitor knocks");
+    let warned = member.expect("note Warning a visitor waits at the door");
+    assert!(warned.contains("ulimit -n"), "{warned}");
+    assert_eq!(member.expect("wakes"), "0", "it sleeps while the visitor waits");
+    let mut answer = None;
+    until("the door answers", || {
+        answer = visitor.receive();
+        answer.is_some()
+    });
+    assert_eq!(answer.unwrap().expect("an answer, not a hang-up").1.len(), 1);
+    drop(member.end_well());
+    format!("all {taken} descriptors taken: it slept, and answered once there was one; {warned}")
 }

@@ -9,7 +9,7 @@ use super::attr::{
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
-use super::{guard, refuse};
+use super::{bug, guard, refuse};
 use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
@@ -18,6 +18,7 @@ use crate::limits::LANES_MAX;
 use crate::mem::{Cell, Message, Region};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,6 +155,7 @@ pub unsafe extern "C" fn squall_group_open(
     callbacks: *const squall_callbacks_t,
     group: *mut squall_group_t,
 ) -> c_int {
+    bug::hear_panics();
     guard(|| {
         if group.is_null() {
             return refuse(Error::new(Status::Invalid, "group is NULL"));
@@ -297,10 +299,10 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
         Turning::Caller(group) => catch_unwind(AssertUnwindSafe(|| body(group))),
         _ => Ok(Status::OwnThread as c_int),
     };
-    let code = outcome.unwrap_or_else(|_| {
+    let code = outcome.unwrap_or_else(|panic| {
         open.poisoned.prepare(1);
         open.inside.prepare(0);
-        refuse(Error::new(Status::Panic, "a bug in squall was caught; the group is poisoned"))
+        refuse(bug::of(&*panic))
     });
     open.busy.publish(0);
     code
@@ -330,7 +332,8 @@ pub extern "C" fn squall_poll(group: squall_group_t, limit: u32) -> c_int {
 /// once if there is work.
 ///
 /// @param timeout_ms  With SQUALL_IDLE_PARK: how long to sleep at the most; negative: for ever.
-/// @return SQUALL_OK (poll now), or as `squall_poll`.
+/// @return SQUALL_OK: poll now, whether something happened, the time was over, or neither (it may
+///         return early); or as `squall_poll`.
 ///
 /// Threads: as `squall_poll`. Since: 0.1
 #[unsafe(no_mangle)]
@@ -350,7 +353,7 @@ pub extern "C" fn squall_wait(group: squall_group_t, timeout_ms: i32) -> c_int {
 /// Threads: as `squall_poll`. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_fd(group: squall_group_t) -> c_int {
-    turning(group, |group| group.fd())
+    turning(group, |group| group.as_raw_fd())
 }
 
 /// Say that this thread is about to sleep on `squall_fd`.

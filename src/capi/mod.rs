@@ -3,7 +3,8 @@
 //!
 //! C1  Nothing a C caller passes can make us panic or read out of bounds, as long as pointers point
 //!     to what their comments say; what cannot be checked is the caller's and is said there.
-//! C2  A panic of ours never crosses: `guard` turns it into `SQUALL_PANIC`.
+//! C2  A panic of ours never crosses: `guard` turns it into `SQUALL_PANIC`, and it is said in the
+//!     log sink (`bug`).
 //! C3  Outputs are written on success only.
 //! C4  Structs begin with `size`: what the caller knows of. Shorter than version 1: refused; longer:
 //!     the unknown tail must be zero.
@@ -12,6 +13,7 @@
 #![allow(clippy::missing_safety_doc, reason = "the header's comments say it for C")]
 
 mod attr;
+mod bug;
 mod group;
 mod handle;
 mod message;
@@ -27,7 +29,7 @@ pub use send::*;
 pub use stats::*;
 pub use status::*;
 
-use crate::error::{Error, Status};
+use crate::error::Error;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -45,17 +47,11 @@ fn refuse(error: Error) -> i32 {
 
 /// Runs an entry of the door (C2).
 fn guard(body: impl FnOnce() -> i32) -> i32 {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let cause = panic.downcast_ref::<&str>().map(|text| text.to_string());
-        let cause = cause.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        refuse(Error::new(Status::Panic, format!("a bug in squall was caught: {cause}")))
-    })
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| refuse(bug::of(&*panic)))
 }
 
 /// The same for entries that answer a count.
 #[inline(always)]
 fn guard_count(body: impl FnOnce() -> i64) -> i64 {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
-        i64::from(refuse(Error::new(Status::Panic, "a bug in squall was caught")))
-    })
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| i64::from(refuse(bug::of(&*panic))))
 }

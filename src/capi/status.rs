@@ -14,7 +14,8 @@ pub enum squall_status {
     SQUALL_OK = 0,
     /// Nothing is lost: no free slot, or there is work. Poll, then try again.
     SQUALL_AGAIN = -1,
-    /// Nothing is lost: a wait ended before anything happened.
+    /// Nothing is lost: a wait ended before anything happened. No call of this version answers it:
+    /// `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
     SQUALL_TIMED_OUT = -2,
     /// This call is lost: an argument is out of its range (`squall_last_error` says which).
     SQUALL_INVALID = -10,
@@ -170,9 +171,10 @@ unsafe impl Send for User {}
 unsafe impl Sync for User {}
 
 /// Sets where the library's few sentences go; NULL silences it (as at the start). Nothing is ever
-/// said on the data path.
+/// said on the data path. A bug of ours that was caught (SQUALL_PANIC) is said here too.
 ///
-/// @param log   Called from any thread that opens, polls or closes a group. Must not call squall.
+/// @param log   Called from any thread that opens, polls or closes a group, or meets a bug. Must not
+///              call squall.
 /// @param user  Handed to it.
 ///
 /// Threads: any. Since: 0.1

@@ -15,7 +15,7 @@ use squall::driver::Application;
 use squall::driver::config::Config;
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::Pace;
-use squall::error::{Status, Suspicion};
+use squall::error::{Fault, Status, Suspicion};
 use squall::mem::Message;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -256,8 +256,11 @@ fn unwritten(cause: &io::Error) -> Result<(), Failure> {
 
 fn lost(status: Status, suspicion: Option<Suspicion>) -> Failure {
     let who = match suspicion {
+        Some(Suspicion { rank, fault: Fault::Left { .. } }) => {
+            format!("rank {} has left, because another one is gone or it had an error,", rank.0)
+        }
         Some(suspicion) => format!("rank {} is gone", suspicion.rank.0),
-        None => "a member has left, because another one is gone or it had an error,".into(),
+        None => "the group has ended".into(),
     };
     Failure::Because(format!(
         "{who} before the end of all inputs ({status}); what every member had received is \

@@ -22,7 +22,7 @@ use crate::sst::layout::{Layout, MAGIC, Mode};
 use crate::sst::producer::{Gate, Producer};
 use crate::sst::ring::{LaneCells, Ring, Taker};
 use crate::sst::stores::Stores;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -165,12 +165,17 @@ impl Group {
             crate::log_sink::say(crate::log_sink::Level::Warning, note);
         }
         let descriptors = rings.iter_mut().map(|ring| ring.descriptor.take()).collect();
-        let mine = rendezvous::Mine { control: control_fd, rings: descriptors, bell: Bell::new()? };
+        let (block, bell) = (Arc::new(control), Bell::new()?);
+        let mine = rendezvous::Mine {
+            block: block.clone(),
+            control: control_fd,
+            rings: descriptors,
+            bell,
+        };
         let parks = config.idle == Idle::Park;
         let met = rendezvous::meet(config, &view, &layout, &mine, parks)?;
         let regions = rings.into_iter().map(|ring| ring.region).collect();
-        let assembly =
-            Assembly { config, view, layout, control: Arc::new(control), rings: regions };
+        let assembly = Assembly { config, view, layout, control: block, rings: regions };
         assembly.build(met, mine.bell, (Arc::new(page.0), page.1), application)
     }
 
@@ -197,12 +202,7 @@ impl Group {
         }
     }
 
-    /// Readable when a turn is due, for an event loop. Arm before sleeping on it.
-    pub fn fd(&self) -> RawFd {
-        self.driver.fabric().fd()
-    }
-
-    /// Whether it is safe to sleep on `fd`: `false`, there is work, poll first. Needs `Idle::Park`.
+    /// Whether it is safe to sleep on the group's descriptor: `false`, there is work, poll first. Needs `Idle::Park`.
     pub fn arm(&mut self) -> Result<bool, Status> {
         if !self.driver.fabric().parks() {
             return Err(Status::Invalid);
@@ -313,6 +313,20 @@ impl Group {
     /// Leaves in good order: the others go on delivering what is stable.
     pub fn close(mut self) {
         self.driver.farewell();
+    }
+}
+
+/// Readable when a turn is due, for an event loop; not to be read or written. `arm` before sleeping
+/// on it.
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.driver.fabric().fd()
+    }
+}
+
+impl AsRawFd for Group {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -473,7 +487,9 @@ fn prologue(control: &Region, layout: &Layout, view: &View) {
     control.cell(layout.wire.byte(0)).prepare(u64::from(WIRE_VERSION));
     control.cell(layout.epoch.byte(0)).prepare(view.epoch.0);
     control.cell(layout.installed.byte(0)).prepare(view.epoch.0);
-    control.cell(layout.incarnation.byte(0)).prepare(u64::from(std::process::id()));
+    // Never that of another process of this rank, nor of this one's last group.
+    let incarnation = super::clock().0 << 22 ^ u64::from(std::process::id());
+    control.cell(layout.incarnation.byte(0)).prepare(incarnation);
     control.cell(layout.magic.byte(0)).publish(MAGIC);
 }
 
@@ -481,6 +497,26 @@ fn prologue(control: &Region, layout: &Layout, view: &View) {
 mod tests {
     use super::*;
     use crate::driver::config::Config;
+
+    /// Event loops of other crates take what has a descriptor.
+    #[test]
+    fn a_group_has_a_descriptor_to_wait_on() {
+        let config = Config::new(&format!("descriptor-{}", std::process::id()), 0, 1);
+        let mut group = Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {}));
+        let group = group.as_mut().unwrap();
+        while !group.arm().unwrap() {
+            group.turn(0).unwrap();
+        }
+        let readable = |group: &Group| {
+            let flags = rustix::event::PollFlags::IN;
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            rustix::event::poll(&mut [rustix::event::PollFd::new(group, flags)], Some(&now))
+        };
+        assert_eq!(readable(group), Ok(0));
+        group.waker().unwrap().ring_always();
+        assert_eq!(readable(group), Ok(1));
+        assert_eq!(group.as_raw_fd(), group.as_fd().as_raw_fd());
+    }
 
     /// The polling thread sleeps and wants to hear of messages only; then a thread that sends finds
     /// no room. Unless that wakes it, room that comes later is news to nobody.

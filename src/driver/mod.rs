@@ -13,10 +13,11 @@ pub mod rendezvous;
 pub mod stats;
 
 use crate::base::{Events, Nanos, Peer};
-use crate::error::{Status, Suspicion};
+use crate::error::{Fault, Status, Suspicion};
 use crate::fabric::Fabric;
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
+use crate::log_sink::Level;
 use crate::mem::{Batch, Message};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
@@ -200,8 +201,12 @@ impl Driver {
         }
         self.told = true;
         if let Some(suspicion) = suspicion {
-            let text = format!("rank {} is cut off: {}", suspicion.rank.0, suspicion.fault);
-            crate::log_sink::say(crate::log_sink::Level::Error, &text);
+            let (level, what) = match suspicion.fault {
+                Fault::Left { .. } => (Level::Notice, "has left"),
+                _ => (Level::Error, "is cut off"),
+            };
+            let text = format!("rank {} {what}: {}", suspicion.rank.0, suspicion.fault);
+            crate::log_sink::say(level, &text);
         }
         self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
         self.application.stopped(status, suspicion);

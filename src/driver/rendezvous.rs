@@ -5,6 +5,12 @@
 //! sides say a hello with the descriptors of their memory and bell; then each has what it needs, and
 //! the connection stays as the sign of life. A caller whose peer is not there yet tries again: there
 //! is no event for the birth of a name.
+//!
+//! Who dies before all have met makes room for its successor. So that nobody runs with the one while
+//! somebody else runs with the other, a member that has met all shows a digest of whom it has met
+//! (their incarnations) in its control block, and goes on when all show the same. A member that goes
+//! on never changes its digest, and what one shows before that moves from incarnations to their
+//! successors only: two that go on with each other agree on all.
 
 use super::config::Config;
 use crate::base::Rank;
@@ -26,6 +32,7 @@ const PROBE: Duration = Duration::from_millis(500);
 
 /// My memory, as the others will map it.
 pub struct Mine {
+    pub block: Arc<Region>,
     pub control: OwnedFd,
     /// By subgroup; `None` where I am no sender.
     pub rings: Vec<Option<OwnedFd>>,
@@ -89,7 +96,8 @@ pub fn meet(
     loop {
         let moved = meeting.step()?;
         let missing = meeting.missing();
-        if missing.is_empty() {
+        let undecided = if missing.is_empty() { meeting.undecided() } else { Vec::new() };
+        if missing.is_empty() && undecided.is_empty() {
             return Ok(meeting.met);
         }
         let waited = start.elapsed();
@@ -97,9 +105,13 @@ pub fn meet(
             if let Some(refusal) = meeting.refusal {
                 return Err(refusal);
             }
+            let who = match missing.is_empty() {
+                true => format!("rank {undecided:?} has not met all others"),
+                false => format!("rank {missing:?} did not arrive"),
+            };
             let detail = format!(
-                "group {}: rank {missing:?} did not arrive within {:.1} s; start it with the same \
-                 name and configuration, or wait longer",
+                "group {}: {who} within {:.1} s; start it with the same name and configuration, \
+                 or wait longer",
                 config.group,
                 config.open_timeout.as_secs_f64()
             );
@@ -107,7 +119,8 @@ pub fn meet(
         }
         if waited >= told + Duration::from_secs(2) {
             told = waited;
-            crate::notice!("group {}: waiting for rank {missing:?}", config.group);
+            let whom = if missing.is_empty() { &undecided } else { &missing };
+            crate::notice!("group {}: waiting for rank {whom:?}", config.group);
         }
         if !moved {
             std::thread::sleep(CALL_AGAIN); // only before the group exists
@@ -183,19 +196,35 @@ impl Meeting<'_> {
         Ok(moved)
     }
 
-    /// Who has died since we met is missing again: its successor may come.
-    fn forget_the_dead(&mut self) -> bool {
-        let met = &mut self.met;
-        let before = met.neighbours.len();
-        met.neighbours.retain(|neighbour| {
-            let dead = matches!(neighbour.socket.receive(), Some(None));
-            if dead {
-                met.blocks[neighbour.rank.index()] = None;
-                met.rings[neighbour.rank.index()].fill(None);
-            }
-            !dead
+    /// Shows whom I have met, now that it is all; whoever shows something else or nothing yet.
+    fn undecided(&self) -> Vec<u16> {
+        let block = |rank: u16| self.met.blocks[usize::from(rank)].as_ref();
+        let block = |rank: u16| block(rank).unwrap_or(&self.mine.block);
+        let ranks = 0..self.view.members as u16;
+        let incarnation = |rank: u16| block(rank).cell(self.layout.incarnation.byte(0)).observe();
+        let digest = ranks.clone().map(incarnation).fold(1u64, |digest, incarnation| {
+            (digest.rotate_left(7) ^ incarnation).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         });
-        met.neighbours.len() < before
+        let shown = self.layout.digest_cell.byte(0);
+        self.mine.block.cell(shown).publish(digest | 1); // 0: nothing yet
+        ranks.filter(|rank| block(*rank).cell(shown).observe() != digest | 1).collect()
+    }
+
+    /// Who has died since we met is missing again: its successor may come. If all had decided, it
+    /// may have run and left already: then that is for the group to find.
+    fn forget_the_dead(&mut self) -> bool {
+        let all = self.met.neighbours.iter();
+        let dead = all.filter(|neighbour| matches!(neighbour.socket.receive(), Some(None)));
+        let dead: Vec<Rank> = dead.map(|neighbour| neighbour.rank).collect();
+        if dead.is_empty() || (self.missing().is_empty() && self.undecided().is_empty()) {
+            return false;
+        }
+        self.met.neighbours.retain(|neighbour| !dead.contains(&neighbour.rank));
+        for rank in &dead {
+            self.met.blocks[rank.index()] = None;
+            self.met.rings[rank.index()].fill(None);
+        }
+        true
     }
 
     fn call(&mut self, rank: u16) -> Result<bool, Error> {

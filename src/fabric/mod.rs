@@ -14,7 +14,7 @@ pub mod conformance;
 pub mod shm;
 
 use crate::base::{Events, Peer, Post, Posting};
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
@@ -25,7 +25,7 @@ pub trait Fabric: Send {
     fn poll(&mut self, look: bool, events: &mut Events);
     fn revoke(&mut self, peer: Peer);
     /// Readable when a peer rings, a connection ends or someone asks for something.
-    fn fd(&self) -> RawFd;
+    fn fd(&self) -> BorrowedFd<'_>;
     /// Says "asleep" to the peers (with `room`: also waiting for room). Then look again, then sleep.
     fn arm(&mut self, room: bool);
     /// Sleeps on what `fd` watches, up to `timeout_ns` (`None`: for ever), then looks.

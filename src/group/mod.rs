@@ -17,6 +17,8 @@ pub mod outbox;
 pub mod view;
 
 #[cfg(all(test, not(loom)))]
+mod tests;
+#[cfg(all(test, not(loom)))]
 mod transcript;
 
 use crate::base::{Epoch, Events, Members, Nanos, Number, Post, Posting, Rank};
@@ -98,6 +100,8 @@ pub struct Engine {
     phase: Phase,
     /// Where the next poll starts, so that no subgroup starves another.
     turn: usize,
+    /// Whose posts come first: where the last turn had no room for more.
+    first_to_post: usize,
 }
 
 impl Engine {
@@ -122,6 +126,7 @@ impl Engine {
             state: State::Running,
             phase: Phase::Poll,
             turn: 0,
+            first_to_post: 0,
         }
     }
 
@@ -173,10 +178,22 @@ impl Engine {
         if let State::Stopped(..) = self.state {
             return;
         }
-        for multicast in &mut self.multicasts {
-            multicast.posts(table, events.full.union(self.departed), &mut work.posts);
-        }
+        self.post(table, events.full.union(self.departed), &mut work.posts);
         work.busy |= !work.posts.is_empty();
+    }
+
+    /// As many posts as a turn may have. Where they end, the next turn goes on.
+    fn post(&mut self, table: &Table, full: Members, posts: &mut Vec<Post>) {
+        let first = self.first_to_post;
+        for at in (first..self.multicasts.len()).chain(0..first) {
+            self.multicasts[at].posts(table, full, posts);
+            // Half of the posts are more than one subgroup's share: before that nothing is kept back.
+            if posts.len() > POSTS_MAX / 2 && self.multicasts[at].outbox().owes(full) {
+                let next = if at == first { at + 1 } else { at };
+                self.first_to_post = if next < self.multicasts.len() { next } else { 0 };
+                return;
+            }
+        }
     }
 
     /// An inbox met a slot that is no message: its sender is cut off (E3).
@@ -202,7 +219,14 @@ impl Engine {
             State::Running if closed == 1 => self.state = State::Leaving(rank),
             State::Leaving(_) if closed == 1 => {}
             State::Running | State::Leaving(_) if closed != 1 => {
-                self.state = State::Ending(Suspicion { rank, fault: Fault::Lost });
+                let fault = Fault::Lost { also: Members::NONE };
+                self.state = State::Ending(Suspicion { rank, fault });
+            }
+            State::Ending(Suspicion { rank: first, fault: Fault::Lost { mut also } })
+                if closed != 1 =>
+            {
+                also.insert(rank);
+                self.state = State::Ending(Suspicion { rank: first, fault: Fault::Lost { also } });
             }
             _ => return,
         }
@@ -221,8 +245,11 @@ impl Engine {
     fn end_if_over(&mut self) {
         match self.state {
             State::Ending(suspicion) => self.stop(Status::PeerLost, Some(suspicion)),
-            State::Leaving(_) if self.is_over() => {
-                self.state = State::Stopped(Status::PeerLeft, None);
+            State::Leaving(rank) if self.is_over() => {
+                let mut also = self.departed;
+                also.remove(rank);
+                let left = Suspicion { rank, fault: Fault::Left { also } };
+                self.state = State::Stopped(Status::PeerLeft, Some(left));
             }
             _ => {}
         }

@@ -538,7 +538,8 @@ mod tests {
         for member in [1, 2] {
             stage.turn(member, 1);
             let state = stage.players[member].engine.state();
-            assert_eq!(state, State::Stopped(Status::PeerLeft, None));
+            let left = Suspicion { rank: Rank(0), fault: Fault::Left { also: Members::NONE } };
+            assert_eq!(state, State::Stopped(Status::PeerLeft, Some(left)));
         }
     }
 

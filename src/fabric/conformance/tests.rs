@@ -5,7 +5,7 @@ use super::super::shm::socket::Bell;
 use super::*;
 use crate::mem::order;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// What a fabric may do wrong.
@@ -144,8 +144,8 @@ impl Fabric for Lazy {
     fn revoke(&mut self, _peer: crate::base::Peer) {
         self.revoked = true;
     }
-    fn fd(&self) -> RawFd {
-        self.shared.bells[self.me].as_fd().as_raw_fd()
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.shared.bells[self.me].as_fd()
     }
     fn arm(&mut self, room: bool) {
         self.land(0);

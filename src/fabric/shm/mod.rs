@@ -3,6 +3,7 @@
 //!
 //! H1  The peers' maps are read-only and sealed, so no member can damage another's memory.
 //! H2  A connection per peer stays open; its hang-up is the peer's death (F5).
+//!     Whatever else comes through it is not listened to.
 //! H3  A bell is rung only if its owner has said "asleep" since it was last rung, and after a fence
 //!     that follows the stores it is about (P).
 //!
@@ -14,18 +15,24 @@ pub mod socket;
 
 use super::Fabric;
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};
+use crate::error::{Error, Status};
+use crate::log_sink::{Level, say};
 use crate::mem::{Region, order};
 use crate::sst::layout::Layout;
 use door::{Door, Hello, Kind};
 use socket::{Bell, Socket, Watch};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The `asleep` word: a generation, so that one sleep is rung once, and a state.
 const AWAKE: u64 = 0;
 const ASLEEP: u64 = 1;
 const ASLEEP_FOR_ROOM: u64 = 2;
 const STATE_BITS: u64 = 2;
+
+/// How long the door stays shut when nobody can be let in: a descriptor may be free by then.
+const DOOR_SHUT: Duration = Duration::from_millis(100);
 
 const TOKEN_BELL: u64 = u64::MAX;
 const TOKEN_DOOR: u64 = u64::MAX - 1;
@@ -65,6 +72,10 @@ pub struct Shm {
     /// Generation and state of my own `asleep` word.
     asleep: u64,
     gone: Members,
+    /// Since when the door is not watched, because somebody knocks who cannot be let in.
+    shut: Option<Instant>,
+    /// That has been said.
+    shut_told: bool,
 }
 
 /// Rings one's own bell from another thread: for an application thread whose group sleeps.
@@ -111,7 +122,7 @@ pub struct Parts {
 }
 
 impl Shm {
-    pub fn new(parts: Parts, layout: &Layout) -> Result<Shm, crate::error::Error> {
+    pub fn new(parts: Parts, layout: &Layout) -> Result<Shm, Error> {
         let watch = Watch::new()?;
         watch.add(&parts.bell, TOKEN_BELL)?;
         watch.add(&parts.door.listener, TOKEN_DOOR)?;
@@ -138,6 +149,8 @@ impl Shm {
             parks,
             asleep: 0,
             gone: Members::NONE,
+            shut: None,
+            shut_told: false,
         })
     }
 
@@ -156,13 +169,14 @@ impl Shm {
     }
 
     fn look(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
-        let mut lost = Members::NONE;
+        let timeout_ns = if self.shut.is_some() { self.reopen(timeout_ns) } else { timeout_ns };
+        let (mut lost, mut chatty) = (Members::NONE, Members::NONE);
         let (mut bell, mut door) = (false, false);
-        let me = usize::from(self.hello.rank);
-        self.watch.wait(timeout_ns, |token| match token {
+        self.watch.wait(timeout_ns, |token, hung_up| match token {
             TOKEN_BELL => bell = true,
             TOKEN_DOOR | TOKEN_VISITOR => door = true,
-            rank => lost.insert(Rank(rank as u16)),
+            rank if hung_up => lost.insert(Rank(rank as u16)),
+            rank => chatty.insert(Rank(rank as u16)),
         });
         if bell {
             self.bell.silence();
@@ -170,32 +184,61 @@ impl Shm {
         if door {
             self.serve();
         }
-        for rank in lost.iter().filter(|rank| rank.index() != me) {
-            self.hang_up(rank, events);
+        for rank in lost.iter() {
+            let Some(at) = self.position[rank.index()] else { continue };
+            self.watch.remove(&self.links[at].neighbour.socket);
+            if !self.gone.contains(rank) {
+                self.gone.insert(rank);
+                events.lost.insert(rank);
+            }
+        }
+        for rank in chatty.iter() {
+            self.ignore(rank);
         }
     }
 
-    /// A peer's socket is readable: after the rendezvous nobody says anything, so it has ended.
-    fn hang_up(&mut self, rank: Rank, events: &mut Events) {
+    /// After the rendezvous nobody says anything. What a peer says all the same stays unread, and
+    /// does not wake this member again; the peer's end still does (H2).
+    fn ignore(&mut self, rank: Rank) {
         let Some(at) = self.position[rank.index()] else { return };
-        let socket = &self.links[at].neighbour.socket;
-        match socket.receive() {
-            Some(Some(_)) => {} // chatter; ignored
-            None => {}
-            Some(None) => {
-                self.watch.remove(socket);
-                if !self.gone.contains(rank) {
-                    self.gone.insert(rank);
-                    events.lost.insert(rank);
-                }
-            }
+        self.watch.await_hang_up(&self.links[at].neighbour.socket, u64::from(rank.0));
+        let text = format!("rank {} says what nobody expects; it is not listened to", rank.0);
+        say(Level::Warning, &text);
+    }
+
+    /// Somebody knocks who cannot be let in, and would wake this member again and again.
+    fn shut_the_door(&mut self, trouble: &Error) {
+        if self.shut.is_some() {
+            return;
         }
+        self.watch.remove(&self.door.listener);
+        self.shut = Some(Instant::now());
+        if !std::mem::replace(&mut self.shut_told, true) {
+            say(Level::Warning, &format!("a visitor waits at the door: {trouble}"));
+        }
+    }
+
+    /// Watches the door again when it is time; until then nobody sleeps longer.
+    fn reopen(&mut self, timeout_ns: Option<u64>) -> Option<u64> {
+        let shut_for = self.shut.map_or(DOOR_SHUT, |since| since.elapsed());
+        if shut_for < DOOR_SHUT {
+            let rest = (DOOR_SHUT - shut_for).as_nanos() as u64;
+            return Some(timeout_ns.map_or(rest, |timeout| timeout.min(rest)));
+        }
+        if self.watch.add(&self.door.listener, TOKEN_DOOR).is_ok() {
+            self.shut = None;
+        }
+        timeout_ns
     }
 
     /// Answers whoever knocks at a group that is complete.
     fn serve(&mut self) {
         let watch = &self.watch;
         let visitors = self.door.visitors(|socket| drop(watch.add(socket, TOKEN_VISITOR)));
+        match self.door.trouble.take() {
+            Some(trouble) => self.shut_the_door(&trouble),
+            None => self.shut_told = false,
+        }
         for visitor in visitors {
             match visitor.hello.kind {
                 Kind::Stat => {
@@ -209,7 +252,7 @@ impl Shm {
                         "the group is complete; rank {} is open in process {}",
                         self.hello.rank, self.hello.pid
                     );
-                    let status = crate::error::Status::InUse;
+                    let status = Status::InUse;
                     door::refuse(&visitor.socket, status, &sentence, &self.hello.config);
                 }
             }
@@ -261,8 +304,8 @@ impl Fabric for Shm {
         }
     }
 
-    fn fd(&self) -> RawFd {
-        self.watch.as_fd().as_raw_fd()
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
     }
 
     fn arm(&mut self, room: bool) {
@@ -294,5 +337,85 @@ impl Fabric for Shm {
 
     fn parks(&self) -> bool {
         self.parks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sst::layout::{Mode, Shape};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    /// Rank 0 of two, in this process; the other end of its connection to rank 1.
+    fn member(name: &str) -> (Shm, Socket) {
+        let name = format!("squall/{name}-{}/0", std::process::id());
+        let listener = Socket::listen(&name).unwrap().unwrap();
+        let theirs = Socket::connect(&name).unwrap().unwrap();
+        let socket = listener.accept().unwrap().unwrap();
+        let mode = Mode::Stable;
+        let shape = Shape {
+            senders: 2,
+            lanes: 1,
+            mode,
+            window: 1,
+            message_bytes_max: 16,
+            ring_bytes: 4096,
+        };
+        let layout = Layout::new(&[shape]);
+        let (rank, bell) = (Rank(1), Bell::new().unwrap());
+        let neighbour = Neighbour { rank, pid: 1, parks: true, socket, bell };
+        let parts = Parts {
+            me: Rank(0),
+            members: 2,
+            blocks: (0..2).map(|_| Arc::new(Region::heap(layout.control_bytes))).collect(),
+            neighbours: vec![neighbour],
+            bell: Bell::new().unwrap(),
+            door: Door::new(listener),
+            hello: Hello::new(Kind::Join, 0, true, ""),
+            stats: std::fs::File::open("/dev/null").unwrap().into(),
+        };
+        (Shm::new(parts, &layout).unwrap(), theirs)
+    }
+
+    fn wakes(shm: &Shm) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&shm.fd(), PollFlags::IN)], Some(&now)).unwrap() == 1
+    }
+
+    /// Each word of it woke a member that slept, for ever if there were enough.
+    #[test]
+    fn a_peer_that_chats_is_not_listened_to_and_dies_all_the_same() {
+        let (mut shm, peer) = member("chat");
+        let mut events = Events::default();
+        assert!(!wakes(&shm));
+        (0..100).for_each(|_| assert!(peer.send(b"by the way", &[])));
+        assert!(wakes(&shm));
+        shm.sleep(None, &mut events);
+        assert!(!wakes(&shm) && events.lost.is_empty());
+        assert!(peer.send(b"what I wanted to say", &[]));
+        assert!(!wakes(&shm));
+        drop(peer);
+        assert!(wakes(&shm));
+        shm.sleep(None, &mut events);
+        assert!(!wakes(&shm) && events.lost.contains(Rank(1)));
+    }
+
+    /// The door of a member that can let nobody in stayed readable: it never slept again.
+    #[test]
+    fn a_shut_door_wakes_nobody() {
+        let (mut shm, _peer) = member("shut");
+        let name = format!("squall/shut-{}/0", std::process::id());
+        let visitor = Socket::connect(&name).unwrap().unwrap();
+        assert!(visitor.send(&Hello::new(Kind::Probe, 0, false, "").encode(), &[]));
+        assert!(wakes(&shm));
+        shm.shut_the_door(&Error::new(Status::Limit, "no descriptor"));
+        assert!(!wakes(&shm));
+        // It is tried again by itself, and then the visitor is let in.
+        let mut answer = None;
+        while answer.is_none() {
+            shm.sleep(None, &mut Events::default());
+            answer = visitor.receive();
+        }
+        assert!(answer.unwrap().is_some());
     }
 }

@@ -92,12 +92,13 @@ impl Socket {
         }
     }
 
-    /// The next one who knocks, if any. An error: this process may not open a descriptor more.
+    /// The next one who knocks, if any. An error: somebody knocks and cannot be let in, as when this
+    /// process may not open a descriptor more.
     pub fn accept(&self) -> Result<Option<Socket>, Error> {
         match accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => Ok(Some(Socket(socket))),
-            Err(cause @ (Errno::MFILE | Errno::NFILE)) => Err(system("cannot meet others", cause)),
-            Err(_) => Ok(None),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(cause) => Err(system("cannot meet others", cause)),
         }
     }
 
@@ -223,12 +224,19 @@ impl Watch {
             .map_err(|cause| system("cannot watch a descriptor", cause))
     }
 
+    /// From now on reports `token` only when the descriptor is hung up.
+    pub fn await_hang_up(&self, descriptor: impl AsFd, token: u64) {
+        let data = epoll::EventData::new_u64(token);
+        let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::RDHUP);
+    }
+
     pub fn remove(&self, descriptor: impl AsFd) {
         let _ = epoll::delete(&self.0, descriptor);
     }
 
-    /// Waits up to `timeout_ns` (`None`: for ever, 0: not at all) and calls `each` per token.
-    pub fn wait(&self, timeout_ns: Option<u64>, mut each: impl FnMut(u64)) {
+    /// Waits up to `timeout_ns` (`None`: for ever, 0: not at all) and calls `each` per token, and
+    /// with whether it is hung up.
+    pub fn wait(&self, timeout_ns: Option<u64>, mut each: impl FnMut(u64, bool)) {
         let mut timeout = timeout_ns.map(|ns| rustix::event::Timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as _,
@@ -244,7 +252,11 @@ impl Watch {
         }
         let mut space = [MaybeUninit::<epoll::Event>::uninit(); 16];
         if let Ok((ready, _)) = epoll::wait(&self.0, &mut space, timeout.as_ref()) {
-            ready.iter().for_each(|event| each(event.data.u64()));
+            use epoll::EventFlags as Flags;
+            let ended = Flags::RDHUP | Flags::HUP | Flags::ERR;
+            ready
+                .iter()
+                .for_each(|event| each(event.data.u64(), { event.flags }.intersects(ended)));
         }
     }
 }
