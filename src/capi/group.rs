@@ -15,6 +15,7 @@ use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
 use crate::error::{Error, Status, Suspicion};
 use crate::limits::LANES_MAX;
+use crate::mem::thread::this_thread;
 use crate::mem::{Cell, Message, Region};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
@@ -78,15 +79,6 @@ impl Open {
 unsafe impl Sync for Open {}
 // SAFETY: nothing in it is bound to a thread.
 unsafe impl Send for Open {}
-
-thread_local! {
-    static HERE: u8 = const { 0 };
-}
-
-/// A number that differs between live threads; never 0.
-fn this_thread() -> u64 {
-    HERE.with(|here| std::ptr::from_ref(here) as u64)
-}
 
 /// The caller's functions as an application.
 struct Trampoline {

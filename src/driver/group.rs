@@ -15,6 +15,7 @@ use crate::group::Engine;
 use crate::group::view::View;
 use crate::limits::WIRE_VERSION;
 use crate::mem::region::Want;
+use crate::mem::thread::can_order_all_threads;
 use crate::mem::{Cell, Region};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
@@ -444,6 +445,7 @@ impl Assembly<'_> {
                 let stores = Stores::adaptive(|| clock().0, subgroup.shape.message_bytes_max);
                 let mut producer = Producer::new(ring, cells, gate, &subgroup.shape, HOT_BYTES);
                 producer.store(stores);
+                producer.defer_fences(can_order_all_threads());
                 let sender_end = Sender { producer, bell: own_bell.clone() };
                 senders.push((at as u16, sender.lane, Some(sender_end)));
             }

@@ -6,7 +6,6 @@ pub mod extent;
 pub mod message;
 pub mod order;
 pub mod region;
-#[cfg(not(loom))]
 pub mod thread;
 
 #[cfg(not(loom))]

@@ -11,6 +11,7 @@
 //! | edge | release side | acquire side | after it, what is visible |
 //! |---|---|---|---|
 //! | W | application thread: slot counted in `filled` | turn thread, before it takes the slot up | the slot's bytes |
+//! | | the same, streamed (`ring::Filled`): a fence between; or in `loose`, and the fence by the turn thread, if it is the same thread, else a barrier on all threads | | |
 //! | T | turn thread: `taken`, after it wrote the slots' indices | application thread, before it reads an index back | the index in the header |
 //! | N | a member's store (or NIC, F2): payload, `slots`, then `head` | turn thread, `observe` | the payload in the mirror |
 //! | S | every member's `released` (N again) | application thread, `reserve` | all have finished with the slot: it may be overwritten |

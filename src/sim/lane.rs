@@ -91,6 +91,7 @@ impl Lane {
         let habit = self.plan.habit;
         if habit.streams > 0 {
             self.producer.store(Stores::fixed(world.dice.chance(habit.streams)));
+            self.producer.defer_fences(world.dice.chance(128));
         }
         let len = self.size(world);
         if world.dice.chance(habit.reserve) {

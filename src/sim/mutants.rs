@@ -33,6 +33,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("words-posted-before-spans", "O1: spans, then slots, then head"),
     ("second-span-of-a-wrap-forgotten", "O1: a wrapped range is two spans"),
     ("streams-beyond-its-room", "G2: what is streamed to the end of its line has that line"),
+    ("loose-slots-are-overlooked", "W: what is published without a fence is taken up, too"),
     ("descriptors-not-sent", "O1: descriptors before `slots`"),
     ("full-peer-loses-its-span", "O2: a full peer misses nothing"),
     ("counter-posted-by-reference", "F3: words land with the values posted"),

@@ -142,10 +142,12 @@ impl Inbox {
         places: &mut [Message],
     ) -> (usize, Result<(), BadSlot>) {
         let senders = self.readers.len() as u64;
-        let Some(index) = upto.checked_div(senders) else { return (0, Ok(())) };
-        let end = Place { index, s: (upto % senders) as usize };
-        let mut room = BATCH_BYTES as u64;
         let mut filled = 0;
+        if upto - self.number().0 <= FEW {
+            return self.collect_few(upto, places);
+        }
+        let end = Place { index: upto / senders, s: (upto % senders) as usize };
+        let mut room = BATCH_BYTES as u64;
         while self.at < end && filled < places.len() && room > 0 {
             let (until, active) = match self.stretch(end, places.len() - filled) {
                 Ok(stretch) => stretch,
@@ -157,6 +159,35 @@ impl Inbox {
             if outcome.is_err() {
                 return (filled, outcome);
             }
+        }
+        (filled, Ok(()))
+    }
+
+    /// The same number by number, which is less work for a few.
+    fn collect_few(&mut self, upto: u64, places: &mut [Message]) -> (usize, Result<(), BadSlot>) {
+        let (mut number, mut filled) = (self.number().0, 0);
+        while number < upto && filled < places.len() {
+            let Place { index, s } = self.at;
+            let reader = &mut self.readers[s];
+            if reader.left == 0
+                && reader.consumed < reader.known
+                && let Err(words) = reader.begin(self.epoch, index)
+            {
+                return (filled, Err(BadSlot { sender: s, words }));
+            }
+            if reader.left > 0 && reader.index == index {
+                let to = Column { first: 0, step: 1, number, numbers: 1, count: 1, bytes_max: 1 };
+                let (count, _) = reader.read(to, self.message_bytes_max, &mut places[filled..]);
+                if count == 0 {
+                    return (filled, Err(BadSlot { sender: s, words: reader.bad(0) }));
+                }
+                reader.pass(1);
+                filled += 1;
+            }
+            number += 1;
+            let wraps = s + 1 == self.readers.len();
+            self.at =
+                if wraps { Place { index: index + 1, s: 0 } } else { Place { index, s: s + 1 } };
         }
         (filled, Ok(()))
     }
@@ -283,6 +314,9 @@ impl Inbox {
         (filled, Ok(()))
     }
 }
+
+/// So many numbers are few.
+const FEW: u64 = 4;
 
 /// Where the messages of one sender go in a batch, and what numbers they have.
 #[derive(Clone, Copy)]

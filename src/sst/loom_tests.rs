@@ -119,7 +119,7 @@ fn loom_finds_a_count_without_release() {
 }
 
 #[test]
-#[should_panic(expected = "Causality violation")]
+#[should_panic(expected = "a run that was taken up")]
 fn loom_finds_a_take_up_counted_before_the_index() {
     explore(Some("loom-t-early"));
 }

@@ -19,6 +19,7 @@ use super::stores::Stores;
 use crate::base::{Count, Number, Rank};
 use crate::error::Status;
 use crate::limits::{COUNT_MAX, SLOT_ALIGN};
+use crate::mem::thread::{order_all_threads, this_thread};
 use crate::mem::{Region, stream_fence};
 use std::sync::Arc;
 
@@ -66,6 +67,8 @@ pub struct Producer {
     window: u64,
     message_bytes_max: u32,
     hot_bytes: u64,
+    /// So many bytes before they are written lines are asked for.
+    ahead: u64,
     /// Where the next payload would begin, and where the oldest unreleased one does.
     head: u64,
     tail: u64,
@@ -78,6 +81,9 @@ pub struct Producer {
     easy_filled: u64,
     reserved: Option<Reservation>,
     stores: Stores,
+    /// Whether fences may be left to the turn thread, if that is this one; and whether the last was.
+    defers: bool,
+    loose: bool,
     /// Bytes of the ring ever used, about.
     sent: u64,
 }
@@ -110,6 +116,7 @@ impl Producer {
     ) -> Self {
         Producer {
             hot_bytes: hot_bytes.clamp(1, ring.size()),
+            ahead: PREFETCH_BYTES.min(ring.size() / 8),
             ring,
             cells,
             gate,
@@ -124,6 +131,8 @@ impl Producer {
             easy_filled: 0,
             reserved: None,
             stores: Stores::fixed(false),
+            defers: false,
+            loose: false,
             sent: 0,
         }
     }
@@ -134,6 +143,12 @@ impl Producer {
         if 2 * room(self.message_bytes_max, LINE) <= self.ring.size() {
             self.stores = stores;
         }
+    }
+
+    /// Leaves fences to the turn thread where that is the same one. Needs `order_all_threads`, for
+    /// the day when it is another.
+    pub fn defer_fences(&mut self, defers: bool) {
+        self.defers = defers;
     }
 
     /// Copies `bytes` into the next slot and publishes it. The answer is the message's ordinal in
@@ -204,8 +219,9 @@ impl Producer {
         if end > self.easy_end || !self.ring.payloads.try_write(at, bytes) {
             return None;
         }
-        if end + PREFETCH_BYTES + PREFETCH_SLOT_MAX < self.easy_end && need <= PREFETCH_SLOT_MAX {
-            self.ring.prefetch_write(slot, at, need);
+        let soon = end + self.ahead;
+        if soon + 192 < self.easy_end && need <= PREFETCH_SLOT_MAX {
+            self.ring.prefetch_write(slot, soon, need);
         }
         self.ring.describe(slot, at, len as u32);
         Some(end)
@@ -400,15 +416,33 @@ impl Producer {
     fn publish_slots(&mut self, filled: u64, head: u64) -> u64 {
         self.sent += if head > self.head { head - self.head } else { head };
         (self.filled, self.head) = (filled, head);
-        if self.stores.streaming {
-            stream_fence();
-        }
-        if crate::mutant!("loom-w-relaxed") {
-            self.cells.filled.prepare(filled);
+        if (self.stores.streaming || self.loose) && self.order_stores() {
+            self.cells.filled.loose.publish(filled); // W, with a fence of the turn thread's
             return filled - 1;
         }
-        self.cells.filled.publish(filled); // W
+        if crate::mutant!("loom-w-relaxed") {
+            self.cells.filled.fenced.prepare(filled);
+            return filled - 1;
+        }
+        self.cells.filled.fenced.publish(filled); // W
         filled - 1
+    }
+
+    /// Puts a fence behind what has been streamed, or leaves it to the turn thread, which is this one as
+    /// far as is known: then `true`.
+    #[inline(always)]
+    fn order_stores(&mut self) -> bool {
+        let (me, by) = (this_thread(), &self.cells.filled.by);
+        if self.loose && by.own() != me {
+            order_all_threads(); // the lane has changed hands, with stores of the other thread open
+        }
+        self.loose = self.defers && self.stores.streaming && self.cells.taker.own() == me;
+        if self.loose {
+            by.prepare(me);
+        } else {
+            stream_fence();
+        }
+        self.loose
     }
 
     /// Gives back the slots that every member has released, run by run. `// S, T`

@@ -13,7 +13,8 @@ use super::layout::{LaneLayout, Shape};
 use crate::base::{Count, Epoch};
 use crate::error::Status;
 use crate::limits::*;
-use crate::mem::{Cell, Extent, Region};
+use crate::mem::thread::{order_all_threads, this_thread};
+use crate::mem::{Cell, Extent, Region, stream_fence};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
@@ -175,6 +176,12 @@ impl Ring {
         }
     }
 
+    /// Asks for the record of a run that will be written soon.
+    #[inline(always)]
+    fn prefetch_run(&self, run: u64) {
+        self.runs.prefetch_write((run & self.mask) * RUN_BYTES);
+    }
+
     /// Asks for the lines of a payload that will be read soon; of a long one for the first, and the
     /// processor guesses the rest.
     #[inline(always)]
@@ -186,13 +193,14 @@ impl Ring {
         }
     }
 
-    /// Asks for the lines that are about to be written, some slots after the one at `at`.
+    /// Asks for the lines that are about to be written: those of a payload of so many bytes at `at`,
+    /// and descriptors after that of `slot`.
     #[inline(always)]
     pub(super) fn prefetch_write(&self, slot: u64, at: u64, bytes: u64) {
-        self.payloads.prefetch_write(at + PREFETCH_BYTES);
-        self.payloads.prefetch_write(at + PREFETCH_BYTES + 64);
+        self.payloads.prefetch_write(at);
+        self.payloads.prefetch_write(at + 64);
         if bytes > 128 {
-            self.payloads.prefetch_write(at + PREFETCH_BYTES + 128);
+            self.payloads.prefetch_write(at + 128);
         }
         self.descriptors.prefetch_write((slot + 16 & self.mask) * DESCRIPTOR_BYTES);
     }
@@ -239,11 +247,26 @@ impl Ring {
     }
 }
 
+/// How many slots are published.
+///
+/// What has been streamed needs a fence, which waits for the stores. A producer that is the turn
+/// thread, too, leaves it to the take-up: one for all that was sent since the last one.
+#[derive(Debug)]
+pub struct Filled {
+    /// So many with all their bytes.
+    pub fenced: Cell,
+    /// So many, if a fence of the thread `by` has come in between.
+    pub loose: Cell,
+    pub by: Cell,
+}
+
 /// Where producer and taker of a lane meet: private memory of this process.
 #[derive(Debug)]
 pub struct LaneCells {
     /// Slots published by the producer. `// W`
-    pub filled: CachePadded<Cell>,
+    pub filled: CachePadded<Filled>,
+    /// The thread that took slots last.
+    pub taker: CachePadded<Cell>,
     /// Slots that have their index. `// T`
     pub taken: CachePadded<Cell>,
     /// How often a reserve found no room; and, while the last one did, one more than the count of
@@ -256,7 +279,12 @@ pub struct LaneCells {
 impl LaneCells {
     pub fn new() -> Arc<LaneCells> {
         Arc::new(LaneCells {
-            filled: CachePadded::new(Cell::new(0)),
+            filled: CachePadded::new(Filled {
+                fenced: Cell::new(0),
+                loose: Cell::new(0),
+                by: Cell::new(0),
+            }),
+            taker: CachePadded::new(Cell::new(0)),
             taken: CachePadded::new(Cell::new(0)),
             pressed: CachePadded::new([Cell::new(0), Cell::new(0)]),
             stopped: CachePadded::new(Cell::new(0)),
@@ -271,17 +299,41 @@ pub struct Taker {
     /// Slots taken, in how many runs.
     pub slots: u64,
     pub runs: u64,
+    /// Of the loose ones: so many I have fenced.
+    fenced: u64,
 }
 
 impl Taker {
     pub fn new(ring: Ring, cells: Arc<LaneCells>) -> Taker {
-        Taker { ring, cells, slots: 0, runs: 0 }
+        Taker { ring, cells, slots: 0, runs: 0, fenced: 0 }
     }
 
-    /// Slots published and not taken up yet.
+    /// Whether slots are published that are not taken up yet.
     #[inline(always)]
-    pub fn waiting(&self) -> u64 {
-        self.cells.filled.observe() - self.slots // W
+    pub fn has_waiting(&self) -> bool {
+        let Filled { fenced, loose, .. } = &*self.cells.filled;
+        if crate::mutant!("loose-slots-are-overlooked") {
+            return fenced.observe() > self.slots;
+        }
+        fenced.observe().max(loose.observe()) > self.slots
+    }
+
+    /// How many there are, all their bytes behind us. `// W`
+    #[inline(always)]
+    pub fn waiting(&mut self) -> u64 {
+        let Filled { fenced, loose, by } = &*self.cells.filled;
+        let (fenced, loose) = (fenced.observe().max(self.fenced), loose.observe());
+        if loose > fenced {
+            self.fenced = loose;
+            if by.own() == this_thread() {
+                stream_fence();
+            } else {
+                // Another thread polls than before, while that one sends: it stored before it
+                // counted, and the barrier runs after I saw the count.
+                order_all_threads();
+            }
+        }
+        fenced.max(loose) - self.slots
     }
 
     /// Gives the next `count` slots, at least one, the indices from `next` on.
@@ -300,6 +352,11 @@ impl Taker {
         words[1].prepare(self.slots);
         words[2].prepare(count);
         words[3].prepare(time_ns);
+        self.ring.prefetch_run(self.runs + 4);
+        let me = this_thread();
+        if self.cells.taker.own() != me {
+            self.cells.taker.publish(me);
+        }
         self.runs += 1;
         self.slots += count;
         self.cells.taken.publish(self.slots); // T

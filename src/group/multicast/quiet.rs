@@ -27,7 +27,7 @@ impl Multicast {
     fn has_news(&self, table: &Table) -> bool {
         let head = |sender: &Foreign| table.observe_spot(&sender.head) != self.received[sender.s];
         let prefix = |other: &Other| table.observe_spot(&other.prefix) != other.seen;
-        self.lanes.iter().any(|lane| lane.taker.waiting() > 0)
+        self.lanes.iter().any(|lane| lane.taker.has_waiting())
             || self.foreign.iter().any(head)
             || (self.mode == Mode::Stable && self.others.iter().any(prefix))
     }
