@@ -19,6 +19,7 @@ impl Source {
         let name = self.path.rsplit('/').next().unwrap_or("");
         let names = [
             "tests.rs",
+            "batch_tests.rs",
             "loom_tests.rs",
             "tidy.rs",
             "transcript.rs",

@@ -159,7 +159,7 @@ impl Multicast {
             stable: Number(0),
             delivered: Number(0),
             released: Number(0),
-            heads_most: explicable(spec.mode(), Number(0), senders as u64, window),
+            heads_most: explicable(spec.mode(), &vec![Count(0); senders], window),
             settled: false,
             outbox: Outbox::new(subgroup, &ranks, columns.clone(), spec.mode()),
             others: ranks.iter().map(other).collect(),
@@ -372,8 +372,6 @@ impl Multicast {
                 }
                 assert!(number > self.delivered && number <= self.stable);
                 self.delivered = number;
-                let senders = self.consumed.len() as u64;
-                self.heads_most = explicable(self.mode, number, senders, self.window);
                 if crate::mutant!("released-before-delivered") {
                     table.advance(self.columns.released, 0, self.stable);
                 }
@@ -383,6 +381,7 @@ impl Multicast {
                 for s in 0..self.consumed.len() {
                     self.consumed[s] = inbox.consumed(s);
                 }
+                self.heads_most = explicable(self.mode, &self.consumed, self.window);
             }
             Mode::Received => {
                 for s in 0..self.consumed.len() {
@@ -420,9 +419,21 @@ impl Multicast {
     }
 
     /// The posts that bring every peer that takes some up to date.
-    pub fn posts(&mut self, table: &Table, full: Members, posts: &mut Vec<crate::base::Post>) {
-        self.outbox.post(&self.lanes, table, full, posts);
+    ///
+    /// A peer that has released what it was never sent is answered instead.
+    pub fn posts(
+        &mut self,
+        table: &Table,
+        full: Members,
+        posts: &mut Vec<crate::base::Post>,
+    ) -> Result<(), Suspicion> {
+        if let Err(rank) = self.outbox.post(&self.lanes, table, full, posts) {
+            let cell = CellName { column: "released", subgroup: self.subgroup as u16, index: 0 };
+            let value = table.observe::<Number>(rank, self.columns.released, 0).0;
+            return Err(Suspicion { rank, fault: Fault::BadWord { cell, value } });
+        }
         self.settled = self.deliverable().is_none() && !self.owes(Members::NONE);
+        Ok(())
     }
 
     pub fn outbox(&mut self) -> &mut Outbox {
@@ -458,15 +469,15 @@ impl Multicast {
     }
 }
 
-/// The greatest head that correct members can have while I have released only `delivered`.
+/// The greatest head that correct members can have after I have released so many messages of each.
 ///
-/// Above my share of the order each sender has at most a window of messages, since I have released
-/// none of them; a null only follows a message of somebody's. So the greatest head of all rises by
-/// one per message at the most. Without this bound one word could use up everybody's indices.
-fn explicable(mode: Mode, delivered: Number, senders: u64, window: u64) -> u64 {
+/// A null only follows a message of somebody's, so the greatest head of all rises by one per message
+/// at the most; and beyond what I have released each sender has at most a window of messages.
+/// Without this bound one word could use up everybody's indices.
+fn explicable(mode: Mode, consumed: &[Count], window: u64) -> u64 {
     match mode {
         // Where nobody sends there is no head to explain.
-        Mode::Stable => delivered.0.div_ceil(senders.max(1)) + senders * window,
+        Mode::Stable => consumed.iter().map(|count| count.0 + window).sum(),
         Mode::Received => COUNT_MAX,
     }
 }
@@ -587,5 +598,45 @@ mod tests {
         assert!(stage.players[0].engine.waits_for_room());
         rest(&mut stage);
         assert!(has_work(&mut stage) && !has_work(&mut stage));
+    }
+
+    /// Found by review: a member raised its head without a message, the others followed with nulls
+    /// as they must, and some seconds later the indices of all were used up.
+    #[test]
+    fn heads_without_messages_do_not_use_up_the_indices() {
+        let mut stage = stage();
+        let columns = stage.layout.subgroups[0].clone();
+        let theirs = stage.mirrors[1][0].clone();
+        let mut head = 0;
+        for _ in 0..3 {
+            head += 3; // less than two windows of two senders
+            theirs.cell(columns.head.byte(0)).publish(head);
+            theirs.cell(columns.prefix.byte(0)).publish(head * 2);
+            stage.turn(0, 1);
+            stage.turn(0, 1);
+        }
+        assert!(matches!(stage.players[0].engine.state(), State::Stopped(Status::PeerFault, _)));
+    }
+
+    /// Found by review: of two, one takes no posts and says that it has released what it was never
+    /// sent; once it took posts again they were of slots that had been used anew.
+    #[test]
+    fn who_releases_what_it_was_never_sent_is_cut_off() {
+        let mut stage = Stage::new(2, &[Rank(0)], Shape { window: 4, ..stage_shape() });
+        let columns = stage.layout.subgroups[0].clone();
+        let theirs = stage.mirrors[1][0].clone();
+        stage.players[0].full.insert(Rank(1));
+        for n in 1..=9 {
+            stage.players[0].producer.as_mut().unwrap().send(b"0123456789").unwrap();
+            stage.turn(0, 8);
+            theirs.cell(columns.prefix.byte(0)).publish(n);
+            theirs.cell(columns.released.byte(0)).publish(n);
+            stage.turn(0, 8);
+            stage.turn(0, 8);
+        }
+        assert_eq!(stage.players[0].engine.state(), State::Running);
+        stage.players[0].full = Members::NONE;
+        assert!(!stage.turn(0, 8).contains("payload"));
+        assert!(matches!(stage.players[0].engine.state(), State::Stopped(Status::PeerFault, _)));
     }
 }

@@ -29,6 +29,13 @@ impl Sent {
         }
         sent
     }
+
+    /// Whether slots that come after it are not there any more.
+    fn is_beyond(&self, lanes: &[Lane]) -> bool {
+        let behind = |(at, lane): (usize, &Lane)| lane.taker.slots - self.slots[at];
+        let places = |lane: &Lane| lane.taker.ring.layout.places;
+        lanes.iter().enumerate().any(|(at, lane)| behind((at, lane)) > places(lane))
+    }
 }
 
 struct PeerState {
@@ -86,17 +93,27 @@ impl Outbox {
         self.peers.iter().any(|peer| peer.stale && !full.contains(peer.rank))
     }
 
-    /// Appends the posts for all peers but `full`, as far as there is room for posts.
-    pub fn post(&mut self, lanes: &[Lane], table: &Table, full: Members, posts: &mut Vec<Post>) {
+    /// Appends the posts for all peers but `full`, as far as there is room for posts. A peer to which
+    /// a post would need slots that are reused already has released what it was never sent: its rank.
+    pub fn post(
+        &mut self,
+        lanes: &[Lane],
+        table: &Table,
+        full: Members,
+        posts: &mut Vec<Post>,
+    ) -> Result<(), Rank> {
         if self.posting == Posting::Nothing {
-            return;
+            return Ok(());
         }
         if crate::mutant!("full-peer-loses-its-span") {
             self.forget(lanes, full);
         }
         while let Some(first) = self.peers.iter().position(|p| p.stale && !full.contains(p.rank)) {
             if posts.len() + GROUP_POSTS_MAX > posts.capacity() {
-                return;
+                return Ok(());
+            }
+            if self.posting == Posting::All && self.peers[first].sent.is_beyond(lanes) {
+                return Err(self.peers[first].rank);
             }
             // All peers in the same state share the posts.
             let (sent, news) = (self.peers[first].sent, self.peers[first].news);
@@ -116,6 +133,7 @@ impl Outbox {
             self.post_slots(lanes, &sent, to, table, posts);
             self.post_hot_line(to, table, posts);
         }
+        Ok(())
     }
 
     /// The planted fault of O2: what a full peer has missed counts as sent.

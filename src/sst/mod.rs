@@ -18,6 +18,8 @@ pub mod producer;
 pub mod ring;
 pub mod stores;
 
+#[cfg(all(test, not(loom)))]
+mod batch_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]

@@ -261,6 +261,7 @@ impl Producer {
 
     fn write(&self, slot: Reservation, parts: &[&[u8]]) {
         let streams = slot.align == LINE && parts.len() == 1;
+        assert!(!streams || self.stores.streaming, "what is streamed will be fenced");
         if streams && self.ring.payloads.try_stream(slot.at, parts[0]) {
             return;
         }
@@ -328,18 +329,24 @@ impl Producer {
         if len > self.message_bytes_max {
             return Err(Status::TooLong);
         }
-        let streams = self.stores.streaming && u64::from(len) >= STREAM_MIN;
-        let align = if streams { LINE } else { SLOT_ALIGN };
+        let align = self.align(len);
         let (at, need) = (self.head.next_multiple_of(align), room(len, align));
         let easy = at + need <= self.easy_end && self.filled < self.easy_filled;
         if easy && self.cells.stopped.own() == 0 {
             return Ok(Reservation { at, len, align });
         }
-        self.claim_slowly(len, align)
+        self.claim_slowly(len)
+    }
+
+    /// What the bytes of a payload of that length are rounded up to.
+    #[inline(always)]
+    fn align(&self, len: u32) -> u64 {
+        let streams = self.stores.streaming && u64::from(len) >= STREAM_MIN;
+        if streams { LINE } else { SLOT_ALIGN }
     }
 
     #[inline(never)]
-    fn claim_slowly(&mut self, len: u32, align: u64) -> Result<Reservation, Status> {
+    fn claim_slowly(&mut self, len: u32) -> Result<Reservation, Status> {
         if self.reserved.is_some() {
             return Err(Status::NotReserved);
         }
@@ -347,8 +354,11 @@ impl Producer {
         if stopped != 0 {
             return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
         }
+        // Here and not later: this may change the kind of stores, and what is claimed for one kind is
+        // written and fenced as that kind wants it.
+        self.stores.looked(self.sent);
+        let align = self.align(len);
         if let Some(at) = self.place(len, align) {
-            self.stores.looked(self.sent);
             return Ok(Reservation { at, len, align });
         }
         let taken = self.cells.taken.observe(); // T
@@ -357,10 +367,8 @@ impl Producer {
         self.free(taken, released);
         if let Some(at) = self.place(len, align) {
             self.cells.pressed[1].prepare(0);
-            self.stores.looked(self.sent);
             return Ok(Reservation { at, len, align });
         }
-        self.stores.looked(self.sent);
         let pressed = &self.cells.pressed;
         pressed[0].prepare(pressed[0].own() + 1);
         pressed[1].publish(released.0 + 1);
@@ -455,7 +463,8 @@ impl Producer {
             if crate::mutant!("freed-one-over") && gone < run.count {
                 gone += 1;
             }
-            self.freed = run.slots + gone;
+            // A peer whose word goes back takes nothing back: what was free may be in use again.
+            self.freed = self.freed.max(run.slots + gone);
             if gone < run.count {
                 break;
             }

@@ -7,7 +7,8 @@ use super::inbox::Inbox;
 use super::layout::{Mode, Shape};
 use super::producer::{Gate, Producer};
 use super::ring::{LaneCells, Ring, Taker, slot_bytes};
-use crate::base::{Count, Epoch, Rank};
+use super::stores::Stores;
+use crate::base::{Count, Epoch, Number, Rank};
 use crate::error::Status;
 use crate::limits::BATCH_MAX;
 use crate::mem::{Batch, Region};
@@ -326,5 +327,80 @@ fn a_ring_that_ends_with_a_slot_holds_no_more_than_it_can() {
         bench.take(0);
         bench.collect(9);
         bench.release();
+    }
+}
+
+/// Both ends of a lane whose slots a row of `blocks` each releases.
+fn lane(shape: &Shape, s: usize, rows: usize) -> (Producer, Taker, Ring, Vec<Arc<Region>>) {
+    let ring = Ring::new(Arc::new(Region::heap(shape.lane().bytes as usize)), 0, shape);
+    let blocks: Vec<_> = (0..rows).map(|_| Arc::new(Region::heap(128))).collect();
+    let row = |(rank, block): (usize, &Arc<Region>)| (Rank(rank as u16), block.clone(), 0);
+    let gate = Gate {
+        rows: blocks.iter().enumerate().map(row).collect(),
+        mode: shape.mode,
+        sender: s,
+        senders: shape.senders.into(),
+        hook: None,
+    };
+    let cells = LaneCells::new();
+    let producer = Producer::new(ring.clone(), cells.clone(), gate, shape, 1000);
+    (producer, Taker::new(ring.clone(), cells), ring, blocks)
+}
+
+/// Found by review: a slot was claimed to be streamed, then the kind of stores changed, and it was
+/// published without a fence. Now an assertion in `Producer::write` sees that.
+#[test]
+fn what_is_streamed_is_fenced_though_the_kind_of_stores_changes() {
+    let shape = Shape {
+        senders: 1,
+        lanes: 1,
+        mode: Mode::Stable,
+        window: 8,
+        message_bytes_max: 4096,
+        ring_bytes: 64 << 10,
+    };
+    let (mut producer, mut taker, _, blocks) = lane(&shape, 0, 1);
+    producer.store(Stores::adaptive(|| 0, 4096));
+    for ordinal in 0..200_000 {
+        // A quick reader: the lane is never refused.
+        assert_eq!(producer.send(&[7; 4096]), Ok(ordinal));
+        taker.take(1, Count(ordinal), 0, EPOCH);
+        blocks[0].cell(0).publish(ordinal + 1);
+    }
+}
+
+/// Found by review: a hostile member's `released` went back, and what an honest one was still
+/// reading was free a second time.
+#[test]
+fn released_that_goes_back_frees_nothing_that_is_still_read() {
+    let shape = Shape {
+        senders: 1,
+        lanes: 1,
+        mode: Mode::Stable,
+        window: 64,
+        message_bytes_max: 64,
+        ring_bytes: 1024,
+    };
+    let (mut producer, mut taker, ring, blocks) = lane(&shape, 0, 2);
+    let (honest, hostile) = (&blocks[0], &blocks[1]);
+    let mut inbox = Inbox::new(vec![(ring, 0, 0)], &shape, EPOCH);
+    for n in 0..16 {
+        producer.send(&[n; 64]).unwrap();
+    }
+    taker.take(16, Count(0), 0, EPOCH);
+    let mut batch = Batch::new(16);
+    inbox.collect(Number(16), &[Count(16)], &mut batch, 8).unwrap();
+    batch.clear();
+    honest.cell(0).publish(8);
+    hostile.cell(0).publish(8);
+    inbox.collect(Number(16), &[Count(16)], &mut batch, 8).unwrap();
+    for n in 16..24 {
+        producer.send(&[n; 64]).unwrap();
+    }
+    assert_eq!(producer.send(&[24; 64]), Err(Status::Again), "the ring is full");
+    hostile.cell(0).publish(0);
+    assert_eq!(producer.send(&[25; 64]), Err(Status::Again));
+    for (message, n) in batch.messages().iter().zip(8u8..) {
+        assert_eq!(message.bytes(), [n; 64], "slot {n} in its callback");
     }
 }
