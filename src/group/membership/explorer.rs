@@ -1,0 +1,677 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The explorer (tests only): real memberships with a small multicast each, moved by chance through
+//! crashes, false suspicions, broken links, joins and leaves; then the faults end, and whoever can
+//! go on must.
+//!
+//! A process is an incarnation: process `p` has incarnation `p + 1`. The seed decides everything.
+
+use super::changes::Change;
+use super::net::{Dice, Net, hook};
+use super::oracle::{Broken, Oracle};
+use super::roster::{Address, Roster};
+use super::{Carry, Decision, Membership, Options, Request, Stop};
+use crate::base::{Count, Members, Nanos, Number, Post, Posting, Rank};
+use crate::error::{Fault, Suspicion};
+use crate::group::view::Subgroup;
+use crate::sst::Table;
+use crate::sst::frontier::{owed, prefix, share};
+use crate::sst::layout::{Layout, Mode, Shape, SubgroupColumns};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes that hold every control block here.
+const BLOCK_BYTES: usize = 16 << 10;
+/// Rounds in which whoever can must have come to rest.
+const ROUNDS: usize = 600;
+
+/// What chance decided of a whole run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub founders: usize,
+    pub joiners: usize,
+    /// Subgroups: as `subgroups` reads it.
+    pub shape: usize,
+    pub crashes: usize,
+    pub falsehoods: usize,
+    pub cuts: usize,
+    pub leaves: usize,
+    pub tie_break: bool,
+    /// Of 1000 pairs that many are shared memory.
+    eager: usize,
+    steps: usize,
+    /// Weights of a step that lands words, and of one that is a fault.
+    land: usize,
+    fault: usize,
+    stall: usize,
+    burst: usize,
+    sends: usize,
+    full: usize,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let mut dice = Dice::new(seed ^ 0x6d65_6d62);
+        let founders = dice.pick(&[1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 5, 6, 7]);
+        Plan {
+            seed,
+            founders,
+            joiners: dice.pick(&[0, 0, 1, 2, 2, 3, 4]),
+            shape: dice.below(6),
+            crashes: dice.pick(&[0, 1, 1, 1, 2, 2, 3]),
+            falsehoods: dice.pick(&[0, 0, 0, 1, 1, 2, 3]),
+            cuts: dice.pick(&[0, 0, 0, 0, 1, 2]),
+            leaves: dice.pick(&[0, 0, 0, 1, 1, 2]),
+            tie_break: founders == 2 && dice.chance(400),
+            eager: dice.pick(&[0, 0, 300, 1000]),
+            steps: dice.pick(&[150, 400, 400, 900, 2000]),
+            land: dice.pick(&[20, 60, 100, 200, 400]),
+            fault: dice.pick(&[3, 10, 30]),
+            stall: dice.pick(&[0, 5, 20]),
+            burst: dice.pick(&[1, 4, 30, 1000]),
+            sends: dice.pick(&[100, 500, 900]),
+            full: dice.pick(&[0, 0, 100]),
+        }
+    }
+}
+
+/// The subgroups of a view: a function of the plan and the number of members alone.
+fn subgroups(plan: &Plan, members: usize) -> Vec<Subgroup> {
+    let base = Shape {
+        senders: 0,
+        lanes: 0,
+        mode: Mode::Stable,
+        window: 8,
+        message_bytes_max: 16,
+        ring_bytes: 4096,
+    };
+    let ranks = |from: usize, upto: usize| (from..upto.min(members)).map(|rank| Rank(rank as u16));
+    let last = |count: usize| ranks(members.saturating_sub(count), members).collect::<Vec<_>>();
+    let all = last(members);
+    let of = |members: Vec<Rank>, senders: Vec<Rank>| Subgroup::new(members, &senders, 1, base);
+    match plan.shape {
+        0 => vec![of(all.clone(), all)],
+        1 => vec![of(last(3), last(3))],
+        2 => vec![of(last(3), last(2)), of(all.clone(), vec![Rank(0)])],
+        3 => vec![of(ranks(0, 2).collect(), vec![Rank(0)]), of(last(3), last(1))],
+        4 => vec![of(last(4), last(2))],
+        _ => {
+            let received = Shape { mode: Mode::Received, ..base };
+            vec![Subgroup::new(all.clone(), &all, 1, received), of(last(3), last(3))]
+        }
+    }
+}
+
+/// A small multicast: who has how much of a subgroup, in one view.
+struct App {
+    subgroup: usize,
+    me: Rank,
+    columns: SubgroupColumns,
+    others: Vec<Rank>,
+    senders: Vec<Rank>,
+    received: Vec<Count>,
+    delivered: Number,
+    stable_mode: bool,
+}
+
+impl App {
+    /// Sends, receives, delivers what is stable.
+    fn turn(&mut self, table: &mut Table, sends: bool) {
+        for (s, &sender) in self.senders.iter().enumerate() {
+            if sender != self.me {
+                self.received[s] = table.observe(sender, self.columns.head, 0);
+            }
+        }
+        if let Some(s) = self.senders.iter().position(|sender| *sender == self.me) {
+            self.received[s].0 += u64::from(sends);
+            self.received[s] = owed(&self.received, s);
+            table.advance(self.columns.head, 0, self.received[s]);
+        }
+        if !self.stable_mode {
+            return;
+        }
+        let mine = prefix(&self.received);
+        table.advance(self.columns.prefix, 0, mine);
+        let prefixes = self.others.iter().map(|rank| table.observe(*rank, self.columns.prefix, 0));
+        self.delivered = prefixes.min().map_or(mine, |least: Number| least.min(mine));
+    }
+
+    fn delivered(&self) -> Vec<Count> {
+        let senders = self.senders.len();
+        (0..senders).map(|s| share(self.delivered, s, senders)).collect()
+    }
+}
+
+/// A process that is in a view.
+pub struct Up {
+    pub membership: Membership,
+    table: Table,
+    apps: Vec<App>,
+    frozen: bool,
+    heard: Vec<Suspicion>,
+    /// Subgroups whose cut is being delivered.
+    delivering: Vec<usize>,
+    decision: Decision,
+}
+
+pub enum Phase {
+    Unborn,
+    Asking,
+    Up(Box<Up>),
+    Crashed,
+    Stopped(Stop),
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub net: Rc<RefCell<Net>>,
+    pub processes: Vec<Phase>,
+    pub oracle: Oracle,
+    pub tally: BTreeMap<String, u64>,
+    pub trail: Vec<String>,
+    spent: [usize; 4],
+}
+
+/// One seed. What was broken, if anything was; and what was reached.
+pub fn explore(seed: u64) -> (Option<Broken>, World) {
+    explore_plan(Plan::new(seed), |_| None)
+}
+
+/// `crash`: asked before every step, whom to kill now.
+pub fn explore_plan(
+    plan: Plan,
+    mut crash: impl FnMut(&World) -> Option<usize>,
+) -> (Option<Broken>, World) {
+    let mut world = World::new(plan);
+    let mut run = |world: &mut World| -> Result<(), Broken> {
+        world.found()?;
+        for _ in 0..world.plan.steps {
+            if let Some(victim) = crash(world) {
+                world.crash(victim);
+            }
+            world.step()?;
+        }
+        world.settle()
+    };
+    let broken = match catch_unwind(AssertUnwindSafe(|| run(&mut world))) {
+        Ok(outcome) => outcome.err(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+            Some(format!("panic: {}", text.unwrap_or_default()))
+        }
+    };
+    (broken, world)
+}
+
+impl World {
+    fn new(plan: Plan) -> World {
+        let processes = plan.founders + plan.joiners;
+        World {
+            net: Net::new(plan.seed, processes, BLOCK_BYTES, plan.eager),
+            processes: (0..processes).map(|_| Phase::Unborn).collect(),
+            oracle: Oracle::new(plan.founders, plan.tie_break),
+            tally: BTreeMap::new(),
+            trail: Vec::new(),
+            spent: [0; 4],
+            plan,
+        }
+    }
+
+    fn found(&mut self) -> Result<(), Broken> {
+        let founders: Vec<_> =
+            (0..self.plan.founders as u64).map(|id| (id + 1, Address::default())).collect();
+        for who in 0..self.plan.founders {
+            let roster = Roster::first(&founders, Rank(who as u16));
+            let carry = Carry::first(&roster);
+            self.enter(who, roster, carry)?;
+        }
+        Ok(())
+    }
+
+    /// A process begins a view.
+    fn enter(&mut self, who: usize, roster: Roster, carry: Carry) -> Result<(), Broken> {
+        self.note(|| format!("{who} enters {} as {roster:?} with {carry:?}", roster.epoch.0));
+        self.oracle.install(who, &roster)?;
+        self.count("installs", 1);
+        let specs = subgroups(&self.plan, roster.len());
+        let shapes: Vec<Shape> = specs.iter().map(|spec| spec.shape).collect();
+        let layout = Arc::new(Layout::new(&shapes));
+        assert!(layout.control_bytes <= BLOCK_BYTES);
+        let epoch = roster.epoch.0;
+        let block = |member: &super::roster::Member| {
+            let owner = member.incarnation as usize - 1;
+            self.net.borrow_mut().block(epoch, owner, who)
+        };
+        let blocks = roster.members.iter().map(block).collect();
+        let mut table = Table::new(layout.clone(), roster.me, blocks, Some(hook));
+        let mut apps = Vec::new();
+        for (subgroup, spec) in specs.iter().enumerate().filter(|(_, spec)| spec.has(roster.me)) {
+            let senders: Vec<Rank> = spec.senders.iter().map(|sender| sender.rank).collect();
+            let app = App {
+                subgroup,
+                me: roster.me,
+                columns: layout.subgroups[subgroup].clone(),
+                others: spec.members.iter().copied().filter(|rank| *rank != roster.me).collect(),
+                received: vec![Count(0); senders.len()],
+                senders,
+                delivered: Number(0),
+                stable_mode: spec.mode() == Mode::Stable,
+            };
+            if app.stable_mode {
+                self.oracle.deliver(who, epoch, subgroup, app.delivered())?;
+            }
+            apps.push(app);
+        }
+        let options = Options { tie_break: self.plan.tie_break, posting: Posting::All };
+        let membership = Membership::new(roster, &specs, carry, options, &mut table);
+        let frozen = false;
+        let (heard, delivering, decision) = (Vec::new(), Vec::new(), Decision::default());
+        let up = Up { membership, table, apps, frozen, heard, delivering, decision };
+        self.processes[who] = Phase::Up(Box::new(up));
+        Ok(())
+    }
+
+    pub fn up(&self, who: usize) -> Option<&Up> {
+        match &self.processes[who] {
+            Phase::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    pub fn all_up(&self) -> Vec<usize> {
+        (0..self.processes.len()).filter(|who| self.up(*who).is_some()).collect()
+    }
+
+    pub fn process_at(up: &Up, rank: Rank) -> usize {
+        up.membership.roster().members[rank.index()].incarnation as usize - 1
+    }
+
+    fn count(&mut self, what: &str, more: u64) {
+        *self.tally.entry(what.into()).or_insert(0) += more;
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.trail.capacity() > 0 {
+            let step = self.net.borrow().step;
+            self.trail.push(format!("{step:>5} {}", what()));
+        }
+    }
+
+    fn step(&mut self) -> Result<(), Broken> {
+        let net = self.net.clone();
+        net.borrow_mut().step += 1;
+        let (land, fault, stall) = (self.plan.land, self.plan.fault, self.plan.stall);
+        let up = self.all_up();
+        if up.is_empty() {
+            return Ok(());
+        }
+        let total = 100 + land + fault + stall;
+        let (choice, who, other) = {
+            let dice = &mut net.borrow_mut().dice;
+            (dice.below(total), dice.pick(&up), dice.below(self.processes.len()))
+        };
+        if choice < 100 {
+            return self.turn(who);
+        }
+        if choice < 100 + land {
+            let mut net = net.borrow_mut();
+            let words = net.dice.range(1, self.plan.burst);
+            net.land(other, who, words);
+        } else if choice < 100 + land + stall {
+            let mut net = net.borrow_mut();
+            let until = net.step + net.dice.range(1, self.plan.steps / 2) as u64;
+            net.stall(other, who, until);
+        } else {
+            self.fault(who, other)?;
+        }
+        Ok(())
+    }
+
+    /// One of the things that happen to groups, as far as the plan allows.
+    fn fault(&mut self, who: usize, other: usize) -> Result<(), Broken> {
+        let net = self.net.clone();
+        let kind = net.borrow_mut().dice.below(12);
+        match kind {
+            0 | 1 if self.spent[0] < self.plan.crashes => {
+                self.spent[0] += 1;
+                let leads = self.up(who).map(|up| Self::process_at(up, up.membership.leader()));
+                let leader = leads.filter(|leader| self.up(*leader).is_some());
+                let victim = if kind == 0 { leader.unwrap_or(who) } else { who };
+                self.crash(victim);
+            }
+            2 if self.spent[1] < self.plan.falsehoods => {
+                if self.suspect(who, other) {
+                    self.spent[1] += 1;
+                    self.count("false suspicions", 1);
+                }
+            }
+            3 if self.spent[2] < self.plan.cuts && who != other => {
+                self.spent[2] += 1;
+                self.count("links cut", 1);
+                net.borrow_mut().cut(other, who);
+                self.note(|| format!("link {other} -> {who} is cut"));
+            }
+            4 if self.spent[3] < self.plan.leaves => {
+                self.spent[3] += 1;
+                self.oracle.leavers.insert(who);
+                let Phase::Up(up) = &mut self.processes[who] else { return Ok(()) };
+                up.membership.ask_to_leave();
+                self.note(|| format!("{who} asks to leave"));
+            }
+            5 | 6 => self.ask(other, who),
+            7 | 8 => self.sponsor(other)?,
+            _ => {
+                // A detector that is right.
+                if self.is_gone(other) {
+                    self.suspect(who, other);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self, who: usize) -> bool {
+        matches!(self.processes[who], Phase::Crashed | Phase::Stopped(_))
+    }
+
+    pub fn crash(&mut self, victim: usize) {
+        let Some(up) = self.up(victim) else { return };
+        let membership = &up.membership;
+        let role = if membership.leader() == membership.me() { "leader" } else { "member" };
+        let key = format!("crash of a {role} {}", stage(membership));
+        self.count(&key, 1);
+        self.note(|| format!("{victim} crashes"));
+        self.net.borrow_mut().crash(victim);
+        self.processes[victim] = Phase::Crashed;
+    }
+
+    /// A detector of `who` reports `other`, if both are in its view.
+    fn suspect(&mut self, who: usize, other: usize) -> bool {
+        let Phase::Up(up) = &mut self.processes[who] else { return false };
+        let members = up.membership.roster().members.iter();
+        let rank = members.zip(0..).find(|(member, _)| member.incarnation as usize == other + 1);
+        let Some((_, rank)) = rank.filter(|_| other != who) else { return false };
+        up.heard.push(Suspicion { rank: Rank(rank), fault: Fault::Lost });
+        self.note(|| format!("{who} is told that {other} is lost"));
+        true
+    }
+
+    /// A process that is not a member asks one to join.
+    fn ask(&mut self, other: usize, who: usize) {
+        if matches!(self.processes[other], Phase::Unborn | Phase::Asking) {
+            self.processes[other] = Phase::Asking;
+            let Phase::Up(up) = &mut self.processes[who] else { return };
+            let incarnation = other as u64 + 1;
+            up.membership.ask_to_join(Request { incarnation, address: Address::default() });
+        }
+    }
+
+    /// A process that was joined starts from the row of a member that has installed the view.
+    fn sponsor(&mut self, joiner: usize) -> Result<(), Broken> {
+        if !matches!(self.processes[joiner], Phase::Asking) {
+            return Ok(());
+        }
+        let sponsors = self.all_up().into_iter().filter_map(|who| {
+            let membership = &self.up(who)?.membership;
+            let roster = membership.roster();
+            let at = roster.members.iter().position(|m| m.incarnation as usize == joiner + 1)?;
+            let believed = !membership.suspects().contains(Rank(at as u16));
+            (believed && !membership.has_passed()).then_some((who, at))
+        });
+        let sponsors: Vec<(usize, usize)> = sponsors.collect();
+        if sponsors.is_empty() {
+            return Ok(());
+        }
+        let (who, at) = self.net.borrow_mut().dice.pick(&sponsors);
+        let membership = &self.up(who).expect("it is up").membership;
+        let roster = Roster { me: Rank(at as u16), ..membership.roster().clone() };
+        let carry = membership.carry();
+        self.count("joiners started", 1);
+        self.enter(joiner, roster, carry)
+    }
+
+    /// One turn of a member, as its driver would take it.
+    fn turn(&mut self, who: usize) -> Result<(), Broken> {
+        let phase = std::mem::replace(&mut self.processes[who], Phase::Unborn);
+        let Phase::Up(mut up) = phase else { unreachable!("only members take turns") };
+        self.net.borrow_mut().set_polling(Some(who));
+        let outcome = self.turn_of(who, &mut up);
+        self.net.borrow_mut().set_polling(None);
+        if matches!(self.processes[who], Phase::Unborn) {
+            self.processes[who] = Phase::Up(up);
+        }
+        if let Some(next) = outcome? {
+            self.enter(who, next.roster, next.carry)?;
+        }
+        Ok(())
+    }
+
+    fn turn_of(&mut self, who: usize, up: &mut Up) -> Result<Option<super::Install>, Broken> {
+        let epoch = up.membership.roster().epoch.0;
+        let net = self.net.clone();
+        for app in up.apps.iter_mut().filter(|_| !up.frozen) {
+            let sends = net.borrow_mut().dice.chance(self.plan.sends);
+            app.turn(&mut up.table, sends);
+            self.post_app(who, app, up.membership.roster(), &up.table);
+            if app.stable_mode {
+                self.oracle.deliver(who, epoch, app.subgroup, app.delivered())?;
+            }
+        }
+        let heard = std::mem::take(&mut up.heard);
+        let now = Nanos(net.borrow().step);
+        up.membership.poll(now, &mut up.table, &heard, &mut up.decision);
+        let membership = &mut up.membership;
+        let base = membership.roster().base;
+        let agreed = (membership.agreed() - base) as usize;
+        self.oracle.agrees(who, base, &membership.changes()[..agreed])?;
+        for suspicion in &up.decision.suspicions {
+            let suspect = membership.roster().members[suspicion.rank.index()].incarnation;
+            self.oracle.suspected.insert(suspect as usize - 1);
+            net.borrow_mut().revoke(suspect as usize - 1, who);
+            self.note(|| format!("{who} suspects {}: {}", suspect - 1, suspicion.fault));
+        }
+        if let Some(stop) = up.decision.stopped {
+            self.note(|| format!("{who} stops: {stop:?}"));
+            self.count(&format!("stopped {}", format!("{stop:?}").split(' ').next().unwrap()), 1);
+            net.borrow_mut().crash(who);
+            self.processes[who] = Phase::Stopped(stop);
+            return Ok(None);
+        }
+        if up.decision.wedge {
+            up.frozen = true;
+            for app in &up.apps {
+                membership.receipt(app.subgroup, &app.received, &app.delivered());
+            }
+            self.note(|| format!("{who} wedges"));
+        }
+        up.frozen |= membership.is_wedged();
+        up.delivering.append(&mut up.decision.deliver);
+        let now = net.borrow_mut().dice.chance(500);
+        if now && let Some(subgroup) = up.delivering.pop() {
+            let cut = membership.cut(subgroup).to_vec();
+            self.trail_cut(who, subgroup, &cut);
+            self.oracle.deliver(who, epoch, subgroup, cut)?;
+            membership.cut_delivered(subgroup);
+        }
+        self.post_membership(who, up);
+        Ok(up.decision.install.take())
+    }
+
+    fn trail_cut(&mut self, who: usize, subgroup: usize, cut: &[Count]) {
+        self.note(|| format!("{who} delivers the cut {cut:?} of {subgroup}"));
+    }
+
+    fn post_app(&mut self, who: usize, app: &App, roster: &Roster, table: &Table) {
+        for (column, value) in [
+            (app.columns.head.byte(0), table.own(app.columns.head, 0).0),
+            (app.columns.prefix.byte(0), table.own(app.columns.prefix, 0).0),
+        ] {
+            for rank in &app.others {
+                let to = roster.members[rank.index()].incarnation as usize - 1;
+                self.net.borrow_mut().send(who, to, roster.epoch.0, column, &[value]);
+            }
+        }
+    }
+
+    fn post_membership(&mut self, who: usize, up: &mut Up) {
+        let roster = up.membership.roster().clone();
+        let mut net = self.net.borrow_mut();
+        let at = |rank: Rank| roster.members[rank.index()].incarnation as usize - 1;
+        let mut full = Members::NONE;
+        for rank in roster.all().iter() {
+            if net.dice.chance(self.plan.full) {
+                full.insert(rank);
+            }
+        }
+        let mut posts = Vec::new();
+        up.membership.posts(&up.table, full, &mut posts);
+        for post in posts {
+            let Post::Words { to, at: byte, values, len } = post else { unreachable!() };
+            for rank in roster.all().iter().filter(|rank| *rank != roster.me) {
+                // Shared memory shows a suspect what is stored, too; the others get it by post.
+                let shown = net.is_eager(who, at(rank)) && up.membership.suspects().contains(rank);
+                if to.contains(rank) || shown {
+                    let values = &values[..usize::from(len)];
+                    net.send(who, at(rank), roster.epoch.0, byte as usize, values);
+                }
+            }
+        }
+    }
+
+    /// The faults end: what is in flight lands, detectors report whoever is gone or unreachable,
+    /// nobody else. Then all who are left must agree and be at rest.
+    fn settle(&mut self) -> Result<(), Broken> {
+        let must = self.survivors_at_least();
+        self.net.borrow_mut().heal();
+        self.plan.full = 0;
+        let mut still = 0;
+        for round in 0..ROUNDS {
+            self.net.borrow_mut().land_all();
+            let mut busy = false;
+            for who in self.all_up() {
+                self.detect(who, round);
+                self.turn(who)?;
+                busy |= self.up(who).is_none_or(|up| up.decision.busy);
+            }
+            for joiner in 0..self.processes.len() {
+                if let Phase::Asking = self.processes[joiner] {
+                    let leader = self.all_up().into_iter().find(|who| {
+                        let membership = &self.up(*who).expect("up").membership;
+                        membership.leader() == membership.me()
+                    });
+                    leader.into_iter().for_each(|leader| self.ask(joiner, leader));
+                    self.sponsor(joiner)?;
+                }
+            }
+            still = if busy || !self.is_at_rest() { 0 } else { still + 1 };
+            if still == 8 {
+                return self.judge_survivors(&must);
+            }
+        }
+        let stuck = self.all_up().into_iter().map(|who| {
+            let membership = &self.up(who).expect("up").membership;
+            format!("\n  {who}: {membership}")
+        });
+        Err(format!("stuck:{}", stuck.collect::<String>()))
+    }
+
+    fn detect(&mut self, who: usize, round: usize) {
+        for other in 0..self.processes.len() {
+            let (gone, cut) = (self.is_gone(other), self.net.borrow_mut().is_cut(other, who));
+            let silent = round > 40 && matches!(self.processes[other], Phase::Unborn);
+            if gone || cut || silent {
+                self.suspect(who, other);
+            }
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let up = self.all_up();
+        up.iter().all(|who| {
+            let membership = &self.up(*who).expect("up").membership;
+            let members = membership.roster().members.iter();
+            let members: Vec<usize> = members.map(|m| m.incarnation as usize - 1).collect();
+            members.len() == up.len()
+                && up.iter().all(|other| members.contains(other))
+                && membership.suspects().is_empty()
+                && membership.changes().is_empty()
+                && !membership.is_wedged()
+        })
+    }
+
+    /// Those who must survive: up, never suspected, on no broken link, not leaving; if they are a
+    /// majority of every view that any of them can be in.
+    fn survivors_at_least(&mut self) -> Vec<usize> {
+        let n = self.processes.len();
+        let mut net = self.net.borrow_mut();
+        let whole = |who: usize, net: &mut Net| {
+            (0..n).all(|other| {
+                let fine = |net: &mut Net| !net.is_cut(other, who) && !net.is_cut(who, other);
+                other == who || self.up(other).is_none() || fine(net)
+            })
+        };
+        let fine: Vec<usize> = (0..n)
+            .filter(|who| self.up(*who).is_some_and(|up| up.heard.is_empty()))
+            .filter(|who| !self.oracle.suspected.contains(who))
+            .filter(|who| !self.oracle.leavers.contains(who) && whole(*who, &mut net))
+            .collect();
+        let hears = |who: usize| self.up(who).is_some_and(|up| !up.heard.is_empty());
+        let others = (self.plan.founders..n).filter(|who| !fine.contains(who));
+        let others: Vec<usize> = others.collect();
+        let epochs = fine.iter().map(|who| self.up(*who).unwrap().membership.roster().epoch.0);
+        let Some(first) = epochs.min() else { return Vec::new() };
+        let enough = self.oracle.views.range(first..).all(|(_, view)| {
+            let strangers = others.iter().filter(|other| !view.contains(other)).count();
+            let mine = fine.iter().filter(|who| view.contains(who)).count();
+            2 * mine > view.len() + strangers
+        });
+        if enough && !(0..n).any(hears) { fine } else { Vec::new() }
+    }
+
+    fn judge_survivors(&mut self, must: &[usize]) -> Result<(), Broken> {
+        let up = self.all_up();
+        if let Some(lost) = must.iter().find(|who| !up.contains(who)) {
+            return Err(format!("progress: {lost} did not survive; of {must:?} {up:?} did"));
+        }
+        self.count("runs that had to survive", u64::from(!must.is_empty()));
+        self.count("runs that survived", u64::from(!up.is_empty()));
+        self.count("members that had to survive", must.len() as u64);
+        Ok(())
+    }
+}
+
+/// Where a member stood, for the coverage table.
+fn stage(membership: &Membership) -> &'static str {
+    let own = membership.own();
+    let decided = own.list.first_end().is_some_and(|end| own.agreed >= end);
+    let steps = [
+        (membership.has_passed(), "7 passed"),
+        (own.ended, "6 ended"),
+        (own.shards.iter().any(|shard| shard.ready), "5 with a cut"),
+        (decided, "4 agreed"),
+        (!own.list.changes.is_empty(), "3 proposed"),
+        (own.wedged, "2 wedged"),
+        (!own.suspects.is_empty(), "1 suspecting"),
+    ];
+    steps.into_iter().find(|(here, _)| *here).map_or("0 at rest", |(_, name)| name)
+}
+
+impl std::fmt::Display for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let members: Vec<u64> =
+            self.roster.members.iter().map(|member| member.incarnation - 1).collect();
+        write!(f, "epoch {} {members:?} {}", self.roster.epoch.0, stage(self))?;
+        let show = |f: &mut std::fmt::Formatter<'_>, row: &super::row::Row| {
+            let list: &[Change] = &row.list.changes;
+            let suspects: Vec<u16> = row.suspects.iter().map(|rank| rank.0).collect();
+            let (wedged, ended, installed) = (row.wedged, row.ended, row.installed.0);
+            write!(f, "\n      suspects {suspects:?} ballot {} agreed {}", row.list.ballot, row.agreed)?;
+            write!(f, " wedged {wedged} ended {ended} installed {installed} {list:?}")
+        };
+        self.rows.iter().try_for_each(|row| show(f, row))
+    }
+}
