@@ -177,7 +177,8 @@ impl List {
                 let leave = |change: &Change| change.what == What::Leave { member };
                 roster.rank_of(member).is_some() && !gone(member) && !self.changes.iter().any(leave)
             }
-            What::Remove { member } => roster.rank_of(member).is_some() && !gone(member),
+            // It may have left with the view before: then its removal, agreed later, is void.
+            What::Remove { member } => member < roster.base && !gone(member),
         }
     }
 }

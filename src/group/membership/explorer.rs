@@ -172,20 +172,23 @@ pub struct World {
     pub oracle: Oracle,
     pub tally: BTreeMap<String, u64>,
     pub trail: Vec<String>,
+    told: bool,
     spent: [usize; 4],
 }
 
 /// One seed. What was broken, if anything was; and what was reached.
 pub fn explore(seed: u64) -> (Option<Broken>, World) {
-    explore_plan(Plan::new(seed), |_| None)
+    explore_plan(Plan::new(seed), false, |_| None)
 }
 
-/// `crash`: asked before every step, whom to kill now.
+/// `told`: whether it keeps the story. `crash`: asked before every step, whom to kill now.
 pub fn explore_plan(
     plan: Plan,
+    told: bool,
     mut crash: impl FnMut(&World) -> Option<usize>,
 ) -> (Option<Broken>, World) {
     let mut world = World::new(plan);
+    world.told = told;
     let mut run = |world: &mut World| -> Result<(), Broken> {
         world.found()?;
         for _ in 0..world.plan.steps {
@@ -216,6 +219,7 @@ impl World {
             oracle: Oracle::new(plan.founders, plan.tie_break),
             tally: BTreeMap::new(),
             trail: Vec::new(),
+            told: false,
             spent: [0; 4],
             plan,
         }
@@ -295,7 +299,7 @@ impl World {
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {
-        if self.trail.capacity() > 0 {
+        if self.told {
             let step = self.net.borrow().step;
             self.trail.push(format!("{step:>5} {}", what()));
         }
@@ -551,6 +555,7 @@ impl World {
         let mut still = 0;
         for round in 0..ROUNDS {
             self.net.borrow_mut().land_all();
+            self.net.borrow_mut().step += 1;
             let mut busy = false;
             for who in self.all_up() {
                 self.detect(who, round);
@@ -574,7 +579,8 @@ impl World {
         }
         let stuck = self.all_up().into_iter().map(|who| {
             let membership = &self.up(who).expect("up").membership;
-            format!("\n  {who}: {membership}")
+            let busy = self.up(who).expect("up").decision.busy;
+            format!("\n  {who}: busy {busy} {membership}")
         });
         Err(format!("stuck:{}", stuck.collect::<String>()))
     }
@@ -582,11 +588,21 @@ impl World {
     fn detect(&mut self, who: usize, round: usize) {
         for other in 0..self.processes.len() {
             let (gone, cut) = (self.is_gone(other), self.net.borrow_mut().is_cut(other, who));
+            // Who was cut off hears nothing any more.
+            let shunned = self.shuns(other, who) || self.net.borrow_mut().is_cut(who, other);
+            let dumb = round > 20 && shunned;
             let silent = round > 40 && matches!(self.processes[other], Phase::Unborn);
-            if gone || cut || silent {
+            if other != who && (gone || cut || dumb || silent) {
                 self.suspect(who, other);
             }
         }
+    }
+
+    fn shuns(&self, other: usize, who: usize) -> bool {
+        let Some(up) = self.up(other) else { return false };
+        let mut members = up.membership.roster().members.iter();
+        let rank = members.position(|member| member.incarnation as usize == who + 1);
+        rank.is_none_or(|rank| up.membership.suspects().contains(Rank(rank as u16)))
     }
 
     fn is_at_rest(&self) -> bool {
@@ -665,6 +681,7 @@ impl std::fmt::Display for Membership {
         let members: Vec<u64> =
             self.roster.members.iter().map(|member| member.incarnation - 1).collect();
         write!(f, "epoch {} {members:?} {}", self.roster.epoch.0, stage(self))?;
+        write!(f, " {:?} {:?}", self.requests, self.trims)?;
         let show = |f: &mut std::fmt::Formatter<'_>, row: &super::row::Row| {
             let list: &[Change] = &row.list.changes;
             let suspects: Vec<u16> = row.suspects.iter().map(|rank| rank.0).collect();

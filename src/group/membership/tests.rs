@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each rule by itself, and the explorer's runs.
 
-use super::explorer::explore;
+use super::explorer::{Plan, explore, explore_plan};
 use std::collections::BTreeMap;
 
 fn seeds() -> u64 {
@@ -26,4 +26,12 @@ fn no_schedule_breaks_a_property() {
     for (what, count) in tally {
         println!("{count:>10} {what}");
     }
+}
+
+/// `SQUALL_VIEW_SEED=7`: that seed's story.
+#[test]
+fn one_seed_on_request() {
+    let Ok(seed) = std::env::var("SQUALL_VIEW_SEED") else { return };
+    let (broken, world) = explore_plan(Plan::new(seed.parse().unwrap()), true, |_| None);
+    println!("{:?}\n{}\n{broken:?}", world.plan, world.trail.join("\n"));
 }
