@@ -9,7 +9,7 @@ use super::changes::Change;
 use super::net::{Dice, Net, hook};
 use super::oracle::{Broken, Oracle};
 use super::roster::{Address, Roster};
-use super::{Carry, Decision, Membership, Options, Request, Stop};
+use super::{Carry, Decision, Membership, Options, Request};
 use crate::base::{Count, Members, Nanos, Number, Post, Posting, Rank};
 use crate::error::{Fault, Suspicion};
 use crate::group::view::Subgroup;
@@ -36,8 +36,12 @@ pub struct Plan {
     /// Subgroups: as `subgroups` reads it.
     pub shape: usize,
     pub crashes: usize,
+    /// Crashes and false suspicions wait for members in that stage (see `stage`).
+    pub ambush: usize,
     pub falsehoods: usize,
     pub cuts: usize,
+    /// Everybody is cut off from everybody of another group, by chance or by epoch.
+    pub splits: usize,
     pub leaves: usize,
     pub tie_break: bool,
     /// Of 1000 pairs that many are shared memory.
@@ -64,12 +68,14 @@ impl Plan {
             crashes: dice.pick(&[0, 1, 1, 1, 2, 2, 3]),
             falsehoods: dice.pick(&[0, 0, 0, 1, 1, 2, 3]),
             cuts: dice.pick(&[0, 0, 0, 0, 1, 2]),
+            splits: dice.pick(&[0, 0, 0, 0, 1]),
             leaves: dice.pick(&[0, 0, 0, 1, 1, 2]),
             tie_break: founders == 2 && dice.chance(400),
             eager: dice.pick(&[0, 0, 300, 1000]),
-            steps: dice.pick(&[150, 400, 400, 900, 2000]),
+            ambush: dice.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),
+            steps: dice.pick(&[150, 400, 900, 900, 2000, 4000]),
             land: dice.pick(&[20, 60, 100, 200, 400]),
-            fault: dice.pick(&[3, 10, 30]),
+            fault: dice.pick(&[3, 10, 30, 100]),
             stall: dice.pick(&[0, 5, 20]),
             burst: dice.pick(&[1, 4, 30, 1000]),
             sends: dice.pick(&[100, 500, 900]),
@@ -162,7 +168,7 @@ pub enum Phase {
     Asking,
     Up(Box<Up>),
     Crashed,
-    Stopped(Stop),
+    Stopped,
 }
 
 pub struct World {
@@ -173,7 +179,11 @@ pub struct World {
     pub tally: BTreeMap<String, u64>,
     pub trail: Vec<String>,
     told: bool,
-    spent: [usize; 4],
+    /// Crashes, falsehoods, cut links, leaves, splits so far.
+    spent: [usize; 5],
+    /// The last false suspicion: of two who suspect each other only one can be right.
+    duel: Option<(usize, usize)>,
+    paused_until: Vec<u64>,
 }
 
 /// One seed. What was broken, if anything was; and what was reached.
@@ -220,7 +230,9 @@ impl World {
             tally: BTreeMap::new(),
             trail: Vec::new(),
             told: false,
-            spent: [0; 4],
+            spent: [0; 5],
+            duel: None,
+            paused_until: vec![0; processes],
             plan,
         }
     }
@@ -290,10 +302,6 @@ impl World {
         (0..self.processes.len()).filter(|who| self.up(*who).is_some()).collect()
     }
 
-    pub fn process_at(up: &Up, rank: Rank) -> usize {
-        up.membership.roster().members[rank.index()].incarnation as usize - 1
-    }
-
     fn count(&mut self, what: &str, more: u64) {
         *self.tally.entry(what.into()).or_insert(0) += more;
     }
@@ -319,40 +327,90 @@ impl World {
             (dice.below(total), dice.pick(&up), dice.below(self.processes.len()))
         };
         if choice < 100 {
-            return self.turn(who);
+            let paused = net.borrow().step < self.paused_until[who];
+            return if paused { Ok(()) } else { self.turn(who) };
         }
         if choice < 100 + land {
             let mut net = net.borrow_mut();
             let words = net.dice.range(1, self.plan.burst);
             net.land(other, who, words);
         } else if choice < 100 + land + stall {
-            let mut net = net.borrow_mut();
-            let until = net.step + net.dice.range(1, self.plan.steps / 2) as u64;
-            net.stall(other, who, until);
+            self.stall(who, other);
         } else {
             self.fault(who, other)?;
         }
         Ok(())
     }
 
+    /// A process or some wires stand still for a while.
+    fn stall(&mut self, who: usize, other: usize) {
+        let mut net = self.net.borrow_mut();
+        let until = net.step + net.dice.range(1, self.plan.steps / 2) as u64;
+        match net.dice.below(4) {
+            0 => self.paused_until[who] = until,
+            1 => (0..self.processes.len()).for_each(|to| net.stall(who, to, until)),
+            2 => (0..self.processes.len()).for_each(|from| net.stall(from, who, until)),
+            _ => net.stall(other, who, until),
+        }
+    }
+
+    /// Cuts every link between two groups of processes.
+    fn split(&mut self) {
+        let epoch_of = |who: usize| self.up(who).map_or(u64::MAX, |up| up.membership.roster().epoch.0);
+        let oldest = (0..self.processes.len()).map(epoch_of).min().unwrap_or(0);
+        let mut net = self.net.borrow_mut();
+        let by_epoch = net.dice.chance(600);
+        let chosen = net.dice.word();
+        let side = |who: usize| {
+            if by_epoch { epoch_of(who) == oldest } else { chosen >> who & 1 == 1 }
+        };
+        for from in 0..self.processes.len() {
+            for to in 0..self.processes.len() {
+                if side(from) != side(to) {
+                    net.cut(from, to);
+                }
+            }
+        }
+    }
+
+    /// A detector errs: about one, about two, or about the one that erred last.
+    fn err(&mut self, who: usize, other: usize) {
+        let choice = self.net.borrow_mut().dice.below(4);
+        match self.duel {
+            Some((by, of)) if choice < 2 => {
+                self.duel = None;
+                self.suspect(of, by);
+                return;
+            }
+            _ => {}
+        }
+        if !self.suspect(who, other) {
+            return;
+        }
+        self.spent[1] += 1;
+        self.count("false suspicions", 1);
+        self.duel = Some((who, other));
+        if choice == 3 {
+            let another = self.net.borrow_mut().dice.below(self.processes.len());
+            self.suspect(who, another);
+        }
+    }
+
     /// One of the things that happen to groups, as far as the plan allows.
     fn fault(&mut self, who: usize, other: usize) -> Result<(), Broken> {
         let net = self.net.clone();
         let kind = net.borrow_mut().dice.below(12);
+        let here = self.up(who).map(|up| (stage(&up.membership), up.membership.leader()));
+        let (stage, leads) = here.map_or((0, false), |((stage, _), leader)| {
+            (stage, leader == self.up(who).expect("up").membership.me())
+        });
+        let now = self.plan.ambush == 8 || stage == self.plan.ambush;
         match kind {
-            0 | 1 if self.spent[0] < self.plan.crashes => {
+            0 | 1 if self.spent[0] < self.plan.crashes && now && (kind == 0 || leads) => {
                 self.spent[0] += 1;
-                let leads = self.up(who).map(|up| Self::process_at(up, up.membership.leader()));
-                let leader = leads.filter(|leader| self.up(*leader).is_some());
-                let victim = if kind == 0 { leader.unwrap_or(who) } else { who };
-                self.crash(victim);
+                self.crash(who);
             }
-            2 if self.spent[1] < self.plan.falsehoods => {
-                if self.suspect(who, other) {
-                    self.spent[1] += 1;
-                    self.count("false suspicions", 1);
-                }
-            }
+            2 if self.spent[1] < self.plan.falsehoods && now => self.err(who, other),
             3 if self.spent[2] < self.plan.cuts && who != other => {
                 self.spent[2] += 1;
                 self.count("links cut", 1);
@@ -366,11 +424,16 @@ impl World {
                 up.membership.ask_to_leave();
                 self.note(|| format!("{who} asks to leave"));
             }
-            5 | 6 => self.ask(other, who),
+            5 if self.spent[4] < self.plan.splits && now => {
+                self.spent[4] += 1;
+                self.count("splits", 1);
+                self.split();
+            }
+            5 | 6 => (0..self.processes.len()).for_each(|other| self.ask(other, who)),
             7 | 8 => self.sponsor(other)?,
             _ => {
                 // A detector that is right.
-                if self.is_gone(other) {
+                if self.is_gone(other) || net.borrow_mut().is_cut(other, who) {
                     self.suspect(who, other);
                 }
             }
@@ -379,14 +442,14 @@ impl World {
     }
 
     fn is_gone(&self, who: usize) -> bool {
-        matches!(self.processes[who], Phase::Crashed | Phase::Stopped(_))
+        matches!(self.processes[who], Phase::Crashed | Phase::Stopped)
     }
 
     pub fn crash(&mut self, victim: usize) {
         let Some(up) = self.up(victim) else { return };
         let membership = &up.membership;
         let role = if membership.leader() == membership.me() { "leader" } else { "member" };
-        let key = format!("crash of a {role} {}", stage(membership));
+        let key = format!("crash of a {role} {}", stage(membership).1);
         self.count(&key, 1);
         self.note(|| format!("{victim} crashes"));
         self.net.borrow_mut().crash(victim);
@@ -482,7 +545,7 @@ impl World {
             self.note(|| format!("{who} stops: {stop:?}"));
             self.count(&format!("stopped {}", format!("{stop:?}").split(' ').next().unwrap()), 1);
             net.borrow_mut().crash(who);
-            self.processes[who] = Phase::Stopped(stop);
+            self.processes[who] = Phase::Stopped;
             return Ok(None);
         }
         if up.decision.wedge {
@@ -579,8 +642,7 @@ impl World {
         }
         let stuck = self.all_up().into_iter().map(|who| {
             let membership = &self.up(who).expect("up").membership;
-            let busy = self.up(who).expect("up").decision.busy;
-            format!("\n  {who}: busy {busy} {membership}")
+            format!("\n  {who}: {membership}")
         });
         Err(format!("stuck:{}", stuck.collect::<String>()))
     }
@@ -627,7 +689,7 @@ impl World {
         let whole = |who: usize, net: &mut Net| {
             (0..n).all(|other| {
                 let fine = |net: &mut Net| !net.is_cut(other, who) && !net.is_cut(who, other);
-                other == who || self.up(other).is_none() || fine(net)
+                other == who || self.is_gone(other) || fine(net)
             })
         };
         let fine: Vec<usize> = (0..n)
@@ -660,28 +722,29 @@ impl World {
     }
 }
 
-/// Where a member stood, for the coverage table.
-fn stage(membership: &Membership) -> &'static str {
+/// Where a member stands, for ambushes and the coverage table.
+pub fn stage(membership: &Membership) -> (usize, &'static str) {
     let own = membership.own();
     let decided = own.list.first_end().is_some_and(|end| own.agreed >= end);
     let steps = [
-        (membership.has_passed(), "7 passed"),
-        (own.ended, "6 ended"),
-        (own.shards.iter().any(|shard| shard.ready), "5 with a cut"),
-        (decided, "4 agreed"),
-        (!own.list.changes.is_empty(), "3 proposed"),
-        (own.wedged, "2 wedged"),
+        (false, "0 at rest"),
         (!own.suspects.is_empty(), "1 suspecting"),
+        (own.wedged, "2 wedged"),
+        (!own.list.changes.is_empty(), "3 proposed"),
+        (decided, "4 agreed"),
+        (own.shards.iter().any(|shard| shard.ready), "5 with a cut"),
+        (own.ended, "6 ended"),
+        (membership.has_passed(), "7 passed"),
     ];
-    steps.into_iter().find(|(here, _)| *here).map_or("0 at rest", |(_, name)| name)
+    let mut reached = steps.into_iter().enumerate().rev().filter(|(_, (here, _))| *here);
+    reached.next().map_or((0, "0 at rest"), |(at, (_, name))| (at, name))
 }
 
 impl std::fmt::Display for Membership {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let members: Vec<u64> =
             self.roster.members.iter().map(|member| member.incarnation - 1).collect();
-        write!(f, "epoch {} {members:?} {}", self.roster.epoch.0, stage(self))?;
-        write!(f, " {:?} {:?}", self.requests, self.trims)?;
+        write!(f, "epoch {} {members:?} {}", self.roster.epoch.0, stage(self).1)?;
         let show = |f: &mut std::fmt::Formatter<'_>, row: &super::row::Row| {
             let list: &[Change] = &row.list.changes;
             let suspects: Vec<u16> = row.suspects.iter().map(|rank| rank.0).collect();

@@ -223,8 +223,4 @@ impl Net {
             }
         }
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.wires.iter().all(|wire| wire.cut || wire.queue.is_empty())
-    }
 }
