@@ -54,6 +54,10 @@ pub struct Plan {
     burst: usize,
     sends: usize,
     full: usize,
+    /// Only who has something to do takes turns, and wires and processes differ much in speed.
+    driven: bool,
+    /// Of 1000 turns, those in which a callback returns.
+    returns: usize,
 }
 
 impl Plan {
@@ -80,6 +84,8 @@ impl Plan {
             burst: dice.pick(&[1, 4, 30, 1000]),
             sends: dice.pick(&[100, 500, 900]),
             full: dice.pick(&[0, 0, 100]),
+            driven: dice.chance(750),
+            returns: dice.pick(&[100, 500, 1000]),
         }
     }
 }
@@ -120,6 +126,7 @@ struct App {
     senders: Vec<Rank>,
     received: Vec<Count>,
     delivered: Number,
+    posted: [u64; 2],
     stable_mode: bool,
 }
 
@@ -132,7 +139,8 @@ impl App {
             }
         }
         if let Some(s) = self.senders.iter().position(|sender| *sender == self.me) {
-            self.received[s].0 += u64::from(sends);
+            // A few messages per view are as good as many.
+            self.received[s].0 += u64::from(sends && self.received[s].0 < 6);
             self.received[s] = owed(&self.received, s);
             table.advance(self.columns.head, 0, self.received[s]);
         }
@@ -184,6 +192,10 @@ pub struct World {
     /// The last false suspicion: of two who suspect each other only one can be right.
     duel: Option<(usize, usize)>,
     paused_until: Vec<u64>,
+    /// By process: something landed, was heard or is left to do.
+    dirty: Vec<bool>,
+    /// By process, then by pair: how fast.
+    speeds: Vec<usize>,
 }
 
 /// One seed. What was broken, if anything was; and what was reached.
@@ -233,6 +245,8 @@ impl World {
             spent: [0; 5],
             duel: None,
             paused_until: vec![0; processes],
+            dirty: vec![true; processes],
+            speeds: Vec::new(),
             plan,
         }
     }
@@ -275,6 +289,7 @@ impl World {
                 received: vec![Count(0); senders.len()],
                 senders,
                 delivered: Number(0),
+                posted: [0; 2],
                 stable_mode: spec.mode() == Mode::Stable,
             };
             if app.stable_mode {
@@ -288,6 +303,7 @@ impl World {
         let (heard, delivering, decision) = (Vec::new(), Vec::new(), Decision::default());
         let up = Up { membership, table, apps, frozen, heard, delivering, decision };
         self.processes[who] = Phase::Up(Box::new(up));
+        self.dirty[who] = true;
         Ok(())
     }
 
@@ -316,11 +332,17 @@ impl World {
     fn step(&mut self) -> Result<(), Broken> {
         let net = self.net.clone();
         net.borrow_mut().step += 1;
-        let (land, fault, stall) = (self.plan.land, self.plan.fault, self.plan.stall);
         let up = self.all_up();
         if up.is_empty() {
             return Ok(());
         }
+        if self.spent[4] < self.plan.splits && net.borrow_mut().dice.chance(30) {
+            self.split();
+        }
+        if self.plan.driven {
+            return self.driven_step(&up);
+        }
+        let (land, fault, stall) = (self.plan.land, self.plan.fault, self.plan.stall);
         let total = 100 + land + fault + stall;
         let (choice, who, other) = {
             let dice = &mut net.borrow_mut().dice;
@@ -342,6 +364,58 @@ impl World {
         Ok(())
     }
 
+    /// One step of those that change anything, by their speeds; a fault now and then, and always
+    /// when nothing else is left to happen.
+    fn driven_step(&mut self, up: &[usize]) -> Result<(), Broken> {
+        let net = self.net.clone();
+        let n = self.processes.len();
+        let speed = |dice: &mut Dice| dice.pick(&[1, 4, 32, 256]);
+        if self.speeds.is_empty() {
+            let dice = &mut net.borrow_mut().dice;
+            self.speeds = (0..n + n * n).map(|_| speed(dice)).collect();
+        }
+        if net.borrow_mut().dice.chance(10) {
+            let dice = &mut net.borrow_mut().dice;
+            let at = dice.below(self.speeds.len());
+            self.speeds[at] = speed(dice);
+        }
+        let mut open: Vec<(usize, usize)> = Vec::new();
+        open.extend(up.iter().filter(|who| self.dirty[**who]).map(|who| (*who, *who)));
+        let wires = (0..n).flat_map(|from| up.iter().map(move |to| (from, *to)));
+        open.extend(wires.filter(|(from, to)| from != to && net.borrow().is_open(*from, *to)));
+        let weight = |&(from, to): &(usize, usize)| {
+            self.speeds[if from == to { to } else { n + from * n + to }]
+        };
+        let total: usize = open.iter().map(weight).sum();
+        let fault = net.borrow_mut().dice.chance(self.plan.fault);
+        if total == 0 || fault {
+            let (who, other) = {
+                let dice = &mut net.borrow_mut().dice;
+                (dice.pick(up), dice.below(n))
+            };
+            self.dirty[who] |= net.borrow_mut().dice.chance(300);
+            return self.fault(who, other);
+        }
+        let mut left = net.borrow_mut().dice.below(total);
+        for pair in open {
+            let its = weight(&pair);
+            if left >= its {
+                left -= its;
+                continue;
+            }
+            let (from, to) = pair;
+            if from == to {
+                return self.turn(to);
+            }
+            let mut net = net.borrow_mut();
+            let words = net.dice.range(1, self.plan.burst);
+            net.land(from, to, words);
+            self.dirty[to] = true;
+            return Ok(());
+        }
+        unreachable!("one was chosen")
+    }
+
     /// A process or some wires stand still for a while.
     fn stall(&mut self, who: usize, other: usize) {
         let mut net = self.net.borrow_mut();
@@ -359,7 +433,12 @@ impl World {
         let epoch_of = |who: usize| self.up(who).map_or(u64::MAX, |up| up.membership.roster().epoch.0);
         let oldest = (0..self.processes.len()).map(epoch_of).min().unwrap_or(0);
         let mut net = self.net.borrow_mut();
-        let by_epoch = net.dice.chance(600);
+        let mut epochs: Vec<u64> = self.all_up().into_iter().map(epoch_of).collect();
+        epochs.dedup();
+        let by_epoch = epochs.len() > 1;
+        if !by_epoch && net.dice.chance(995) {
+            return;
+        }
         let chosen = net.dice.word();
         let side = |who: usize| {
             if by_epoch { epoch_of(who) == oldest } else { chosen >> who & 1 == 1 }
@@ -371,6 +450,10 @@ impl World {
                 }
             }
         }
+        drop(net);
+        self.spent[4] += 1;
+        self.count(if by_epoch { "splits between views" } else { "splits" }, 1);
+        self.note(|| "the group is split".into());
     }
 
     /// A detector errs: about one, about two, or about the one that erred last.
@@ -424,11 +507,6 @@ impl World {
                 up.membership.ask_to_leave();
                 self.note(|| format!("{who} asks to leave"));
             }
-            5 if self.spent[4] < self.plan.splits && now => {
-                self.spent[4] += 1;
-                self.count("splits", 1);
-                self.split();
-            }
             5 | 6 => (0..self.processes.len()).for_each(|other| self.ask(other, who)),
             7 | 8 => self.sponsor(other)?,
             _ => {
@@ -463,6 +541,7 @@ impl World {
         let rank = members.zip(0..).find(|(member, _)| member.incarnation as usize == other + 1);
         let Some((_, rank)) = rank.filter(|_| other != who) else { return false };
         up.heard.push(Suspicion { rank: Rank(rank), fault: Fault::Lost });
+        self.dirty[who] = true;
         self.note(|| format!("{who} is told that {other} is lost"));
         true
     }
@@ -505,9 +584,12 @@ impl World {
     fn turn(&mut self, who: usize) -> Result<(), Broken> {
         let phase = std::mem::replace(&mut self.processes[who], Phase::Unborn);
         let Phase::Up(mut up) = phase else { unreachable!("only members take turns") };
-        self.net.borrow_mut().set_polling(Some(who));
+        let members = up.membership.roster().members.iter();
+        let view = members.map(|member| member.incarnation as usize - 1).collect();
+        self.net.borrow_mut().set_polling(Some((who, view)));
         let outcome = self.turn_of(who, &mut up);
         self.net.borrow_mut().set_polling(None);
+        self.dirty[who] = up.decision.busy || !up.delivering.is_empty();
         if matches!(self.processes[who], Phase::Unborn) {
             self.processes[who] = Phase::Up(up);
         }
@@ -556,30 +638,38 @@ impl World {
             self.note(|| format!("{who} wedges"));
         }
         up.frozen |= membership.is_wedged();
-        up.delivering.append(&mut up.decision.deliver);
-        let now = net.borrow_mut().dice.chance(500);
-        if now && let Some(subgroup) = up.delivering.pop() {
+        for subgroup in up.decision.deliver.drain(..) {
             let cut = membership.cut(subgroup).to_vec();
-            self.trail_cut(who, subgroup, &cut);
+            self.note(|| format!("{who} delivers the cut {cut:?} of {subgroup}"));
             self.oracle.deliver(who, epoch, subgroup, cut)?;
+            up.delivering.push(subgroup);
+        }
+        // The callbacks may take their time.
+        let returns = net.borrow_mut().dice.chance(self.plan.returns);
+        if returns && let Some(subgroup) = up.delivering.pop() {
             membership.cut_delivered(subgroup);
+            up.decision.busy = true;
         }
         self.post_membership(who, up);
         Ok(up.decision.install.take())
     }
 
-    fn trail_cut(&mut self, who: usize, subgroup: usize, cut: &[Count]) {
-        self.note(|| format!("{who} delivers the cut {cut:?} of {subgroup}"));
-    }
-
-    fn post_app(&mut self, who: usize, app: &App, roster: &Roster, table: &Table) {
-        for (column, value) in [
-            (app.columns.head.byte(0), table.own(app.columns.head, 0).0),
-            (app.columns.prefix.byte(0), table.own(app.columns.prefix, 0).0),
-        ] {
+    fn post_app(&mut self, who: usize, app: &mut App, roster: &Roster, table: &Table) {
+        let columns = &app.columns;
+        for (at, (byte, value)) in [
+            (columns.head.byte(0), table.own(columns.head, 0).0),
+            (columns.prefix.byte(0), table.own(columns.prefix, 0).0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            if app.posted[at] == value {
+                continue;
+            }
+            app.posted[at] = value;
             for rank in &app.others {
                 let to = roster.members[rank.index()].incarnation as usize - 1;
-                self.net.borrow_mut().send(who, to, roster.epoch.0, column, &[value]);
+                self.net.borrow_mut().send(who, to, roster.epoch.0, byte, &[value]);
             }
         }
     }

@@ -98,7 +98,8 @@ impl Membership {
         let (mut best, mut of) = (&self.own().list, self.me());
         for (row, rank) in self.rows.iter().zip(0..).filter(|(row, _)| row.is_here()) {
             let better = if mutant!("view-takeover-longest-list") {
-                row.list.upto() > best.upto()
+                let older = row.list.ballot < best.ballot;
+                row.list.upto() > best.upto() || row.list.upto() == best.upto() && older
             } else {
                 (row.list.ballot, row.list.upto()) > (best.ballot, best.upto())
             };

@@ -76,7 +76,8 @@ pub struct Net {
     pub step: u64,
     /// Words that landed in the middle of a poll.
     pub in_poll: u64,
-    polling: Option<usize>,
+    /// Who polls, and the processes of its view by rank.
+    polling: Option<(usize, Vec<usize>)>,
     hook_chance: usize,
 }
 
@@ -85,17 +86,23 @@ thread_local! {
 }
 
 /// Before every word that a member observes or advances: some may land.
-pub fn hook(_: Rank) {
+pub fn hook(row: Rank) {
     let Some(net) = NET.with(|net| net.borrow().clone()) else { return };
     let mut net = net.borrow_mut();
-    let Some(to) = net.polling else { return };
     let chance = net.hook_chance;
-    if net.dice.chance(chance) {
-        let processes = net.processes;
-        let from = net.dice.below(processes);
-        let words = net.dice.range(1, 6);
-        net.in_poll += net.land(from, to, words);
+    if net.polling.is_none() || !net.dice.chance(chance) {
+        return;
     }
+    let (to, view) = net.polling.clone().expect("looked at");
+    // Most often in the row that is being read.
+    let from = if net.dice.chance(700) {
+        view[row.index()]
+    } else {
+        let processes = net.processes;
+        net.dice.below(processes)
+    };
+    let words = net.dice.range(1, 12);
+    net.in_poll += net.land(from, to, words);
 }
 
 impl Net {
@@ -103,7 +110,7 @@ impl Net {
         let mut dice = Dice::new(seed);
         let wire = |_| Wire { eager: dice.chance(eager), ..Wire::default() };
         let wires = (0..processes * processes).map(wire).collect();
-        let hook_chance = dice.pick(&[0, 0, 30, 150]);
+        let hook_chance = dice.pick(&[0, 0, 20, 100]);
         let net = Rc::new(RefCell::new(Net {
             dice,
             processes,
@@ -119,7 +126,7 @@ impl Net {
         net
     }
 
-    pub fn set_polling(&mut self, process: Option<usize>) {
+    pub fn set_polling(&mut self, process: Option<(usize, Vec<usize>)>) {
         self.polling = process;
     }
 
@@ -172,6 +179,12 @@ impl Net {
 
     pub fn is_eager(&mut self, from: usize, to: usize) -> bool {
         self.wire(from, to).eager
+    }
+
+    /// Whether anything can land there now.
+    pub fn is_open(&self, from: usize, to: usize) -> bool {
+        let wire = &self.wires[from * self.processes + to];
+        !wire.queue.is_empty() && !wire.cut && wire.stalled_until <= self.step
     }
 
     pub fn queued(&mut self, from: usize, to: usize) -> usize {
