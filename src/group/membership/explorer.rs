@@ -462,12 +462,12 @@ impl World {
         match self.duel {
             Some((by, of)) if choice < 2 => {
                 self.duel = None;
-                self.suspect(of, by);
+                self.suspect(of, by, Fault::Lost);
                 return;
             }
             _ => {}
         }
-        if !self.suspect(who, other) {
+        if !self.suspect(who, other, Fault::Lost) {
             return;
         }
         self.spent[1] += 1;
@@ -475,7 +475,7 @@ impl World {
         self.duel = Some((who, other));
         if choice == 3 {
             let another = self.net.borrow_mut().dice.below(self.processes.len());
-            self.suspect(who, another);
+            self.suspect(who, another, Fault::Lost);
         }
     }
 
@@ -512,7 +512,7 @@ impl World {
             _ => {
                 // A detector that is right.
                 if self.is_gone(other) || net.borrow_mut().is_cut(other, who) {
-                    self.suspect(who, other);
+                    self.suspect(who, other, Fault::Lost);
                 }
             }
         }
@@ -535,12 +535,12 @@ impl World {
     }
 
     /// A detector of `who` reports `other`, if both are in its view.
-    fn suspect(&mut self, who: usize, other: usize) -> bool {
+    fn suspect(&mut self, who: usize, other: usize, fault: Fault) -> bool {
         let Phase::Up(up) = &mut self.processes[who] else { return false };
         let members = up.membership.roster().members.iter();
         let rank = members.zip(0..).find(|(member, _)| member.incarnation as usize == other + 1);
         let Some((_, rank)) = rank.filter(|_| other != who) else { return false };
-        up.heard.push(Suspicion { rank: Rank(rank), fault: Fault::Lost });
+        up.heard.push(Suspicion { rank: Rank(rank), fault });
         self.dirty[who] = true;
         self.note(|| format!("{who} is told that {other} is lost"));
         true
@@ -744,8 +744,9 @@ impl World {
             let shunned = self.shuns(other, who) || self.net.borrow_mut().is_cut(who, other);
             let dumb = round > 20 && shunned;
             let silent = round > 40 && matches!(self.processes[other], Phase::Unborn);
+            let silence = Fault::Silent { for_ns: Nanos(1) };
             if other != who && (gone || cut || dumb || silent) {
-                self.suspect(who, other);
+                self.suspect(who, other, if gone || cut { Fault::Lost } else { silence });
             }
         }
     }

@@ -219,13 +219,11 @@ impl Membership {
             decision.stopped = self.stopped;
             return;
         }
-        for suspicion in suspicions {
-            self.suspect(suspicion.rank, suspicion.fault, decision);
-        }
         let outcome = if self.has_passed() {
+            self.hear(suspicions, decision);
             self.install(decision)
         } else {
-            self.go_on(now, table, decision)
+            self.go_on(now, table, suspicions, decision)
         };
         if let Err(stop) = outcome {
             // Whoever stops says nothing more: its last words are those of its last poll.
@@ -240,8 +238,15 @@ impl Membership {
         }
     }
 
-    fn go_on(&mut self, now: Nanos, table: &Table, decision: &mut Decision) -> Result<(), Stop> {
+    fn go_on(
+        &mut self,
+        now: Nanos,
+        table: &Table,
+        suspicions: &[Suspicion],
+        decision: &mut Decision,
+    ) -> Result<(), Stop> {
         self.look(table, decision)?;
+        self.hear(suspicions, decision);
         self.count()?;
         if self.is_quiet() {
             return Ok(());
@@ -285,6 +290,17 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// What the detectors say; after a look, so that what has landed is not lost.
+    fn hear(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
+        for suspicion in suspicions {
+            // Who has passed on is silent here, and nobody has to wait for it.
+            let passed = self.rows[suspicion.rank.index()].installed > self.roster.epoch;
+            if !(passed && matches!(suspicion.fault, Fault::Silent { .. })) {
+                self.suspect(suspicion.rank, suspicion.fault, decision);
+            }
+        }
     }
 
     /// V1. My own rank is nobody's to suspect here: who hears of such a belief stops.
