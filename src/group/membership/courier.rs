@@ -6,7 +6,8 @@
 //!     memory a peer sees them at once (F6), and that order is right by itself.
 //! C2  A level is posted to a peer only when it is owed nothing of those before. Values are those
 //!     of now, so what a full peer missed is merged, never lost.
-//! C3  Nothing is posted to a suspect (V1).
+//! C3  Nothing is posted to a suspect (V1), but one farewell: that it is one. A member that is alive
+//!     stops when it reads that; else it would take the silence for our failure, and tell others.
 
 use super::Membership;
 use crate::base::{Count, Epoch, Members, POST_WORDS_MAX, Post, Posting, Rank};
@@ -40,6 +41,8 @@ pub(super) struct Courier {
     subgroups: Vec<usize>,
     /// Peers that are posted to.
     peers: Members,
+    /// New suspects, who are to hear of it.
+    farewell: Members,
     /// By rank.
     owed: Vec<Owed>,
     /// Records stored.
@@ -57,6 +60,7 @@ impl Courier {
         Courier {
             subgroups,
             peers,
+            farewell: Members::NONE,
             owed: vec![Owed::default(); most],
             records: 0,
             received: false,
@@ -69,6 +73,7 @@ impl Courier {
 
     pub fn forget(&mut self, rank: Rank) {
         self.peers.remove(rank);
+        self.farewell.insert(rank);
     }
 
     /// Whether it is published that I have ended (V6).
@@ -156,6 +161,7 @@ impl Membership {
     /// Appends what peers are owed (C2); those in `full` wait.
     pub fn posts(&mut self, table: &Table, full: Members, posts: &mut Vec<Post>) {
         let courier = &mut self.courier;
+        let farewell = std::mem::take(&mut courier.farewell).without(full);
         let records = courier.records;
         let owes = |rank: &Rank| courier.owed[rank.index()].any(records);
         let mut to = Members::from_ranks(courier.peers.without(full).iter().filter(owes));
@@ -163,10 +169,16 @@ impl Membership {
             for rank in to.iter() {
                 courier.owed[rank.index()] = Owed { records, ..Owed::default() };
             }
+            to = to.union(farewell);
             if self.options.posting == Posting::Bells && !to.is_empty() {
                 posts.push(Post::Bell { to, news: true });
             }
             return;
+        }
+        if !farewell.is_empty() {
+            let records = table.own::<Count>(table.layout.changes, 0).0 as usize;
+            let mut owed = Owed { records, levels: SUSPECTS | COLD, ..Owed::default() };
+            owed.post(table, &[], records, farewell, usize::MAX, posts);
         }
         let before = posts.len();
         while let Some(first) = to.first() {

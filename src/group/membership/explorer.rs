@@ -64,7 +64,8 @@ impl Plan {
     pub fn new(seed: u64) -> Plan {
         let mut dice = Dice::new(seed ^ 0x6d65_6d62);
         let founders = dice.pick(&[1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 5, 6, 7]);
-        Plan {
+        let theme = dice.below(4);
+        let plan = Plan {
             seed,
             founders,
             joiners: dice.pick(&[0, 0, 1, 2, 2, 3, 4]),
@@ -86,6 +87,38 @@ impl Plan {
             full: dice.pick(&[0, 0, 100]),
             driven: dice.chance(750),
             returns: dice.pick(&[100, 500, 1000]),
+        };
+        let quiet = Plan { cuts: 0, splits: 0, leaves: 0, stall: 0, full: 0, ..plan };
+        match theme {
+            // A cut under way in a part of the group, while suspicions spread.
+            0 => Plan {
+                founders: 5,
+                joiners: 1,
+                shape: dice.pick(&[1, 4]),
+                crashes: dice.below(2),
+                ambush: dice.range(2, 5),
+                falsehoods: dice.range(1, 3),
+                driven: true,
+                returns: 100,
+                steps: 900,
+                fault: dice.pick(&[3, 10, 30]),
+                tie_break: false,
+                ..quiet
+            },
+            // Leaders that fail or are believed to while they propose.
+            1 => Plan {
+                founders: dice.pick(&[3, 5, 5]),
+                joiners: dice.range(1, 2),
+                crashes: dice.below(3),
+                ambush: dice.range(3, 4),
+                falsehoods: dice.range(1, 3),
+                driven: true,
+                steps: 900,
+                fault: dice.pick(&[3, 10, 30]),
+                tie_break: false,
+                ..quiet
+            },
+            _ => plan,
         }
     }
 }
@@ -194,6 +227,8 @@ pub struct World {
     paused_until: Vec<u64>,
     /// By process: something landed, was heard or is left to do.
     dirty: Vec<bool>,
+    /// By pair, while the faults have ended: rounds for which one was silent to the other.
+    silent: Vec<usize>,
     /// By process, then by pair: how fast.
     speeds: Vec<usize>,
 }
@@ -246,6 +281,7 @@ impl World {
             duel: None,
             paused_until: vec![0; processes],
             dirty: vec![true; processes],
+            silent: vec![0; processes * processes],
             speeds: Vec::new(),
             plan,
         }
@@ -742,7 +778,9 @@ impl World {
             let (gone, cut) = (self.is_gone(other), self.net.borrow_mut().is_cut(other, who));
             // Who was cut off hears nothing any more.
             let shunned = self.shuns(other, who) || self.net.borrow_mut().is_cut(who, other);
-            let dumb = round > 20 && shunned;
+            let rounds = &mut self.silent[who * self.processes.len() + other];
+            *rounds = if shunned { *rounds + 1 } else { 0 };
+            let dumb = *rounds > 20;
             let silent = round > 40 && matches!(self.processes[other], Phase::Unborn);
             let silence = Fault::Silent { for_ns: Nanos(1) };
             if other != who && (gone || cut || dumb || silent) {
@@ -752,10 +790,11 @@ impl World {
     }
 
     fn shuns(&self, other: usize, who: usize) -> bool {
-        let Some(up) = self.up(other) else { return false };
+        let (Some(up), Some(mine)) = (self.up(other), self.up(who)) else { return false };
+        let ahead = up.membership.roster().epoch > mine.membership.roster().epoch;
         let mut members = up.membership.roster().members.iter();
         let rank = members.position(|member| member.incarnation as usize == who + 1);
-        rank.is_none_or(|rank| up.membership.suspects().contains(Rank(rank as u16)))
+        rank.map_or(ahead, |rank| up.membership.suspects().contains(Rank(rank as u16)))
     }
 
     fn is_at_rest(&self) -> bool {

@@ -101,7 +101,7 @@ pub fn hook(row: Rank) {
         let processes = net.processes;
         net.dice.below(processes)
     };
-    let words = net.dice.range(1, 12);
+    let words = net.dice.range(1, 20);
     net.in_poll += net.land(from, to, words);
 }
 
@@ -110,7 +110,7 @@ impl Net {
         let mut dice = Dice::new(seed);
         let wire = |_| Wire { eager: dice.chance(eager), ..Wire::default() };
         let wires = (0..processes * processes).map(wire).collect();
-        let hook_chance = dice.pick(&[0, 0, 20, 100]);
+        let hook_chance = dice.pick(&[0, 0, 20, 100, 300]);
         let net = Rc::new(RefCell::new(Net {
             dice,
             processes,

@@ -132,12 +132,7 @@ impl Membership {
 
     /// Copies what my leader of the subgroup says, and only that one's (R4).
     fn echo(&mut self, at: usize, leader: Rank, decision: &mut Decision) {
-        let mut from = leader;
-        if mutant!("view-echo-of-a-suspect") {
-            let mut ready = self.shards[at].members.iter();
-            from = ready.find(|rank| self.rows[rank.index()].shards[at].ready).unwrap_or(leader);
-        }
-        let row = &self.rows[from.index()].shards[at];
+        let row = &self.rows[leader.index()].shards[at];
         if !row.ready {
             return;
         }
@@ -147,9 +142,7 @@ impl Membership {
         }
         let cell = CellName { column: "cut", subgroup: self.shards[at].subgroup as u16, index: 0 };
         let value = cut.first().map_or(0, |count| count.0);
-        if !self.suspects().contains(from) {
-            self.suspect(from, Fault::BadWord { cell, value }, decision);
-        }
+        self.suspect(leader, Fault::BadWord { cell, value }, decision);
     }
 
     /// Whether survivors can deliver that: no more than I have, no less than I delivered.
