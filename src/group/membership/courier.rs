@@ -176,7 +176,6 @@ impl Membership {
             return;
         }
         if !farewell.is_empty() {
-            let records = table.own::<Count>(table.layout.changes, 0).0 as usize;
             let mut owed = Owed { records, levels: SUSPECTS | COLD, ..Owed::default() };
             owed.post(table, &[], records, farewell, usize::MAX, posts);
         }

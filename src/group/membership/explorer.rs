@@ -36,8 +36,10 @@ pub struct Plan {
     /// Subgroups: as `subgroups` reads it.
     pub shape: usize,
     pub crashes: usize,
-    /// Crashes and false suspicions wait for members in that stage (see `stage`).
+    /// Crashes and false suspicions wait for members in that stage (see `stage`), and strike then
+    /// in so many of 1000 steps.
     pub ambush: usize,
+    eager_ambush: usize,
     pub falsehoods: usize,
     pub cuts: usize,
     /// Everybody is cut off from everybody of another group, by chance or by epoch.
@@ -78,6 +80,7 @@ impl Plan {
             tie_break: founders == 2 && dice.chance(400),
             eager: dice.pick(&[0, 0, 300, 1000]),
             ambush: dice.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),
+            eager_ambush: dice.pick(&[0, 10, 50]),
             steps: dice.pick(&[150, 400, 900, 900, 2000, 4000]),
             land: dice.pick(&[20, 60, 100, 200, 400]),
             fault: dice.pick(&[3, 10, 30, 100]),
@@ -372,6 +375,9 @@ impl World {
         if up.is_empty() {
             return Ok(());
         }
+        if self.plan.ambush < 8 && net.borrow_mut().dice.chance(self.plan.eager_ambush) {
+            self.strike(&up);
+        }
         if self.spent[4] < self.plan.splits && net.borrow_mut().dice.chance(30) {
             self.split();
         }
@@ -490,6 +496,30 @@ impl World {
         self.spent[4] += 1;
         self.count(if by_epoch { "splits between views" } else { "splits" }, 1);
         self.note(|| "the group is split".into());
+    }
+
+    /// Whoever is in the stage that the plan waits for fails, or errs about a leader.
+    fn strike(&mut self, up: &[usize]) {
+        let (who, crash, of) = {
+            let dice = &mut self.net.borrow_mut().dice;
+            (dice.pick(up), dice.chance(300), dice.below(4))
+        };
+        let membership = &self.up(who).expect("it is up").membership;
+        if stage(membership).0 != self.plan.ambush {
+            return;
+        }
+        let lead = |set: Members| set.without(membership.suspects()).first();
+        let all = membership.roster().all();
+        let shard = membership.shards.last().map_or(all, |shard| shard.members);
+        let target = if of == 0 { lead(all) } else { lead(shard) }.unwrap_or_default();
+        let target = membership.roster().members[target.index()].incarnation as usize - 1;
+        let any = self.net.borrow_mut().dice.below(self.processes.len());
+        if crash && self.spent[0] < self.plan.crashes {
+            self.spent[0] += 1;
+            self.crash(who);
+        } else if self.spent[1] < self.plan.falsehoods {
+            self.err(who, if of == 3 { any } else { target });
+        }
     }
 
     /// A detector errs: about one, about two, or about the one that erred last.
