@@ -378,6 +378,10 @@ impl World {
         if self.plan.ambush < 8 && net.borrow_mut().dice.chance(self.plan.eager_ambush) {
             self.strike(&up);
         }
+        let up = self.all_up();
+        if up.is_empty() {
+            return Ok(());
+        }
         if self.spent[4] < self.plan.splits && net.borrow_mut().dice.chance(30) {
             self.split();
         }
