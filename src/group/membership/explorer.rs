@@ -57,9 +57,9 @@ pub struct Plan {
     sends: usize,
     full: usize,
     /// Only who has something to do takes turns, and wires and processes differ much in speed.
-    driven: bool,
+    pub driven: bool,
     /// Of 1000 turns, those in which a callback returns.
-    returns: usize,
+    pub returns: usize,
 }
 
 impl Plan {
@@ -123,6 +123,14 @@ impl Plan {
             },
             _ => plan,
         }
+    }
+}
+
+impl Plan {
+    /// Nothing happens by chance, and nobody sends.
+    pub fn still(founders: usize, joiners: usize, shape: usize) -> Plan {
+        let plan = Plan { founders, joiners, shape, tie_break: false, eager: 0, full: 0, ..Plan::new(0) };
+        Plan { sends: 0, returns: 1000, ..plan }
     }
 }
 
@@ -222,7 +230,7 @@ pub struct World {
     pub oracle: Oracle,
     pub tally: BTreeMap<String, u64>,
     pub trail: Vec<String>,
-    told: bool,
+    pub told: bool,
     /// Crashes, falsehoods, cut links, leaves, splits so far.
     spent: [usize; 5],
     /// The last false suspicion: of two who suspect each other only one can be right.
@@ -288,6 +296,36 @@ impl World {
             speeds: Vec::new(),
             plan,
         }
+    }
+
+    pub fn of(plan: Plan) -> Result<World, Broken> {
+        let mut world = World::new(plan);
+        world.net.borrow_mut().hook_chance = 0;
+        world.found()?;
+        Ok(world)
+    }
+
+    /// Lets everything happen that is not held back, but for some processes.
+    pub fn calm(&mut self, without: &[usize]) -> Result<(), Broken> {
+        for _ in 0..60 {
+            self.net.borrow_mut().land_all();
+            for who in self.all_up().into_iter().filter(|who| !without.contains(who)) {
+                self.turn(who)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn in which that process sends.
+    pub fn send(&mut self, who: usize) -> Result<(), Broken> {
+        self.plan.sends = 1000;
+        self.turn(who)?;
+        self.plan.sends = 0;
+        Ok(())
+    }
+
+    pub fn tell(&mut self, who: usize, other: usize) {
+        assert!(self.suspect(who, other, Fault::Lost), "both are in the view");
     }
 
     fn found(&mut self) -> Result<(), Broken> {
@@ -617,7 +655,7 @@ impl World {
     }
 
     /// A process that is not a member asks one to join.
-    fn ask(&mut self, other: usize, who: usize) {
+    pub fn ask(&mut self, other: usize, who: usize) {
         if matches!(self.processes[other], Phase::Unborn | Phase::Asking) {
             self.processes[other] = Phase::Asking;
             let Phase::Up(up) = &mut self.processes[who] else { return };
@@ -627,7 +665,7 @@ impl World {
     }
 
     /// A process that was joined starts from the row of a member that has installed the view.
-    fn sponsor(&mut self, joiner: usize) -> Result<(), Broken> {
+    pub fn sponsor(&mut self, joiner: usize) -> Result<(), Broken> {
         if !matches!(self.processes[joiner], Phase::Asking) {
             return Ok(());
         }
@@ -651,7 +689,7 @@ impl World {
     }
 
     /// One turn of a member, as its driver would take it.
-    fn turn(&mut self, who: usize) -> Result<(), Broken> {
+    pub fn turn(&mut self, who: usize) -> Result<(), Broken> {
         let phase = std::mem::replace(&mut self.processes[who], Phase::Unborn);
         let Phase::Up(mut up) = phase else { unreachable!("only members take turns") };
         let members = up.membership.roster().members.iter();
@@ -771,7 +809,7 @@ impl World {
 
     /// The faults end: what is in flight lands, detectors report whoever is gone or unreachable,
     /// nobody else. Then all who are left must agree and be at rest.
-    fn settle(&mut self) -> Result<(), Broken> {
+    pub fn settle(&mut self) -> Result<(), Broken> {
         let must = self.survivors_at_least();
         self.net.borrow_mut().heal();
         self.plan.full = 0;

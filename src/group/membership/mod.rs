@@ -35,6 +35,8 @@ mod net;
 #[cfg(all(test, not(loom)))]
 mod oracle;
 #[cfg(all(test, not(loom)))]
+mod stories;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use super::view::Subgroup;

@@ -78,7 +78,9 @@ pub struct Net {
     pub in_poll: u64,
     /// Who polls, and the processes of its view by rank.
     polling: Option<(usize, Vec<usize>)>,
-    hook_chance: usize,
+    pub hook_chance: usize,
+    /// From and to: before that look of the reader's at a word of the row, all of it lands.
+    pub trap: Option<(usize, usize, usize)>,
 }
 
 thread_local! {
@@ -89,6 +91,15 @@ thread_local! {
 pub fn hook(row: Rank) {
     let Some(net) = NET.with(|net| net.borrow().clone()) else { return };
     let mut net = net.borrow_mut();
+    if let (Some((from, to, looks)), Some((who, view))) = (net.trap, net.polling.clone())
+        && who == to
+        && view[row.index()] == from
+    {
+        if looks == 0 {
+            net.land(from, to, usize::MAX);
+        }
+        net.trap = looks.checked_sub(1).map(|looks| (from, to, looks));
+    }
     let chance = net.hook_chance;
     if net.polling.is_none() || !net.dice.chance(chance) {
         return;
@@ -121,6 +132,7 @@ impl Net {
             in_poll: 0,
             polling: None,
             hook_chance,
+            trap: None,
         }));
         NET.with(|live| *live.borrow_mut() = Some(net.clone()));
         net
