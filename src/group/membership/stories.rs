@@ -105,6 +105,7 @@ fn alone_past_all_barriers(_: usize) -> Result<(), Broken> {
     w.calm(&[])?;
     hold(&w, &[(2, 3), (2, 4)]);
     w.send(2)?;
+    hold(&w, &[(3, 2), (4, 2)]);
     w.ask(5, 0);
     w.calm(&[])?;
     hold(&w, &[(2, 0), (2, 1)]);
@@ -142,6 +143,8 @@ fn a_silent_delivery(_: usize) -> Result<(), Broken> {
 /// M10: 2 consents to 0's join, then suspects 0. 1 reads 2's row while both land, and leads.
 fn a_torn_row(variant: usize) -> Result<(), Broken> {
     let mut w = world(3, 1, 0);
+    w.turn(0)?;
+    w.turn(2)?;
     for pair in [(0, 2), (2, 0), (2, 1)] {
         w.net.borrow_mut().land(pair.0, pair.1, usize::MAX);
     }
