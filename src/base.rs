@@ -223,7 +223,10 @@ mod tests {
         let other = Members::from_ranks([Rank(5)]);
         assert!(!set.without(other).contains(Rank(5)));
         assert_eq!(set.without(other).union(other), set);
-        assert_eq!(set.common(Members::below(Rank(6))).iter().collect::<Vec<_>>(), [Rank(0), Rank(5)]);
+        assert_eq!(
+            set.common(Members::below(Rank(6))).iter().collect::<Vec<_>>(),
+            [Rank(0), Rank(5)]
+        );
         assert!(set.covers(other) && !other.covers(set) && set.first() == Some(Rank(0)));
         assert!(Members::NONE.is_empty() && !set.contains(Rank(64)));
     }

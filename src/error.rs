@@ -207,7 +207,10 @@ impl fmt::Display for Fault {
                 let CellName { column, subgroup, index } = cell;
                 write!(f, "`{column}[{index}]` of subgroup {subgroup} went back: {from} to {to}")
             }
-            Fault::BadWord { cell: CellName { column, subgroup: CellName::NONE, index }, value } => {
+            Fault::BadWord {
+                cell: CellName { column, subgroup: CellName::NONE, index },
+                value,
+            } => {
                 write!(f, "`{column}[{index}]` is {value}, which cannot be")
             }
             Fault::BadWord { cell: CellName { column, subgroup, index }, value } => {

@@ -22,11 +22,18 @@ use crate::sst::layout::RECORD_WORDS;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
-    Join { incarnation: u64, address: Address },
+    Join {
+        incarnation: u64,
+        address: Address,
+    },
     /// Asked for by the member, by seniority; it takes part until the next view is installed.
-    Leave { member: u64 },
+    Leave {
+        member: u64,
+    },
     /// Suspected; nobody waits for it once a majority has agreed.
-    Remove { member: u64 },
+    Remove {
+        member: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,7 +151,8 @@ impl List {
         match record {
             Record::Ballot { at, ballot } => {
                 let newer = if first { ballot >= self.ballot } else { ballot > self.ballot };
-                if !newer || ballot >= roster.base || at > self.upto() || at < agreed.max(self.base) {
+                if !newer || ballot >= roster.base || at > self.upto() || at < agreed.max(self.base)
+                {
                     return false;
                 }
                 self.ballot = ballot;

@@ -29,14 +29,6 @@ mod trim;
 #[cfg(all(test, not(loom)))]
 mod explorer;
 #[cfg(all(test, not(loom)))]
-mod mutants;
-#[cfg(all(test, not(loom)))]
-mod net;
-#[cfg(all(test, not(loom)))]
-mod oracle;
-#[cfg(all(test, not(loom)))]
-mod stories;
-#[cfg(all(test, not(loom)))]
 mod tests;
 
 use super::view::Subgroup;

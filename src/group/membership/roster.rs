@@ -40,11 +40,8 @@ impl Roster {
     /// The first view: incarnations and addresses by rank.
     pub fn first(founders: &[(u64, Address)], me: Rank) -> Roster {
         assert!(me.index() < founders.len() && founders.len() <= MEMBERS_MAX);
-        let member = |(&(incarnation, address), seniority)| Member {
-            seniority,
-            incarnation,
-            address,
-        };
+        let member =
+            |(&(incarnation, address), seniority)| Member { seniority, incarnation, address };
         let members: Vec<Member> = founders.iter().zip(0..).map(member).collect();
         Roster { epoch: Epoch(1), me, base: members.len() as u64, members }
     }
@@ -121,7 +118,8 @@ mod tests {
     use super::*;
 
     fn roster(members: usize, me: u16) -> Roster {
-        let founders: Vec<_> = (0..members as u64).map(|id| (id + 100, Address::default())).collect();
+        let founders: Vec<_> =
+            (0..members as u64).map(|id| (id + 100, Address::default())).collect();
         Roster::first(&founders, Rank(me))
     }
 
@@ -157,9 +155,10 @@ mod tests {
                 let after = (before >> leaves << leaves) | (((1 << joins) - 1) << old);
                 let union = before | after;
                 let subsets = || (0..=union).filter(|set| set & !union == 0);
-                let apart = subsets().filter(|set| set & !before == 0 && big(*set, before)).any(
-                    |one| subsets().any(|two| two & !after == 0 && big(two, after) && one & two == 0),
-                );
+                let apart =
+                    subsets().filter(|set| set & !before == 0 && big(*set, before)).any(|one| {
+                        subsets().any(|two| two & !after == 0 && big(two, after) && one & two == 0)
+                    });
                 let [old, next, both] = [before, after, union].map(|set| set.count_ones() as usize);
                 assert_eq!(majorities_meet(old, next, both), !apart, "{before:b} {after:b}");
             }

@@ -122,8 +122,8 @@ impl Membership {
         }
         let before = Members::below(self.me()).common(shard.members);
         let wedged = all(&|row| row.wedged) || mutant!("view-cut-before-all-are-wedged");
-        let taken_over = all(&|row| row.suspects.covers(before))
-            || mutant!("view-cut-without-takeover-barrier");
+        let taken_over =
+            all(&|row| row.suspects.covers(before)) || mutant!("view-cut-without-takeover-barrier");
         if self.is_decided() && wedged && taken_over {
             let cut = self.compute(&self.shards[at], at);
             self.take_cut(at, cut, decision);

@@ -5,8 +5,8 @@
 //!
 //! `calm` lets everything happen that is not held back; `hold` holds wires back.
 
-use super::explorer::{Plan, World};
 use super::oracle::Broken;
+use super::{Plan, World};
 use crate::mutants::plant;
 
 type Story = fn(usize) -> Result<(), Broken>;

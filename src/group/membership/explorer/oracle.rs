@@ -3,8 +3,8 @@
 //!
 //! It remembers what every process ever did, dead ones included: agreement is *uniform*.
 
-use super::changes::Change;
-use super::roster::Roster;
+use super::super::changes::Change;
+use super::super::roster::Roster;
 use crate::base::Count;
 use std::collections::{BTreeMap, BTreeSet};
 
