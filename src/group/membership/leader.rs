@@ -200,7 +200,7 @@ impl Membership {
         let mut agreed = self.own().list.upto();
         for rank in self.roster.all().without(self.suspects()).iter() {
             let row = &self.rows[rank.index()];
-            if rank == self.me() || (mutant!("view-leaver-is-not-counted") && row.leaving) {
+            if rank == self.me() {
                 continue;
             }
             if row.is_here() && row.list.ballot == ballot {

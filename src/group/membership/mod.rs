@@ -318,11 +318,7 @@ impl Membership {
         }
         self.uncounted = false;
         let suspects = self.suspects();
-        let mut all = self.roster.all();
-        if mutant!("view-leaver-is-not-counted") {
-            let leavers = all.iter().filter(|rank| self.rows[rank.index()].leaving);
-            all = all.without(Members::from_ranks(leavers));
-        }
+        let all = self.roster.all();
         let whole = all.len();
         if is_majority(all.without(suspects).len(), whole) || self.breaks_the_tie() {
             return Ok(());

@@ -91,7 +91,12 @@ impl Membership {
         if mutant!("view-barriers-trust-suspicion") {
             return self.suspects();
         }
-        self.removed_by(&self.own().list, self.own().agreed)
+        let mut excluded = self.removed_by(&self.own().list, self.own().agreed);
+        if mutant!("view-leaver-is-not-awaited") {
+            let leavers = self.roster.all().iter().filter(|rank| self.rows[rank.index()].leaving);
+            leavers.for_each(|rank| excluded.insert(rank));
+        }
+        excluded
     }
 
     /// One subgroup's next step: cut, echo, deliver.

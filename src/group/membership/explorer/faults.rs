@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What happens to groups (tests only): crashes, errors of detectors, broken links, stalls, joins.
 
-use super::super::roster::{Address, Roster};
 use super::super::Request;
+use super::super::roster::{Address, Roster};
 use super::net::Dice;
 use super::oracle::Broken;
 use super::settle::stage;

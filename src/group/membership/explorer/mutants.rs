@@ -22,7 +22,7 @@ const MUTANTS: &[(&str, &str)] = &[
         "view-cut-without-takeover-barrier",
         "R4: the cut waits for everyone's suspicion of those before",
     ),
-    ("view-leaver-is-not-counted", "R5: who leaves counts until the next view"),
+    ("view-leaver-is-not-awaited", "R5: who leaves counts until the next view"),
     ("view-suspects-observed-last", "R6: guards first"),
     ("view-changes-before-records", "R6: records, then their count"),
     ("view-takeover-without-barrier", "R7: a new leader waits for everyone's suspicion of the old"),

@@ -45,7 +45,7 @@ impl Plan {
     pub fn new(seed: u64) -> Plan {
         let mut dice = Dice::new(seed ^ 0x6d65_6d62);
         let founders = dice.pick(&[1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 5, 6, 7]);
-        let theme = dice.below(4);
+        let theme = dice.below(5);
         let plan = Plan {
             seed,
             founders,
@@ -97,6 +97,18 @@ impl Plan {
                 driven: true,
                 steps: 900,
                 fault: dice.pick(&[3, 10, 30]),
+                tie_break: false,
+                ..quiet
+            },
+            // Leaves, and suspicions of those who stay.
+            2 => Plan {
+                founders: dice.pick(&[3, 4, 5]),
+                leaves: dice.range(1, 3),
+                crashes: dice.below(2),
+                ambush: 8,
+                falsehoods: dice.range(2, 3),
+                driven: true,
+                fault: dice.pick(&[10, 30, 100]),
                 tie_break: false,
                 ..quiet
             },

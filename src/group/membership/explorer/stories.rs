@@ -16,6 +16,7 @@ pub const STORIES: &[(&str, Story, usize)] = &[
     ("view-joins-uncapped", two_joins_at_once, 1),
     ("view-cut-without-takeover-barrier", two_leaders_of_a_part, 1),
     ("view-suspects-observed-last", a_torn_row, 16),
+    ("view-takeover-without-barrier", a_blind_leader, 1),
     ("view-takeover-longest-list", an_old_proposal, 1),
     ("view-barriers-trust-suspicion", alone_past_all_barriers, 1),
     ("view-cut-not-echoed", a_silent_delivery, 1),
@@ -168,6 +169,27 @@ fn a_torn_row(variant: usize) -> Result<(), Broken> {
     w.net.borrow_mut().trap = None;
     free(&w, &[(1, 2)]);
     w.calm(&[0])?;
+    die(&mut w, 0);
+    end(w)
+}
+
+/// M1: 0 suspects 1, and 2 has consented to its join; 1 suspects 0 and has seen nothing of that.
+fn a_blind_leader(_: usize) -> Result<(), Broken> {
+    let mut w = world(3, 1, 0);
+    w.calm(&[])?;
+    hold(&w, &[(0, 1), (1, 0), (2, 1), (1, 2)]);
+    w.ask(3, 0);
+    w.turn(0)?;
+    w.net.borrow_mut().land(0, 2, usize::MAX);
+    w.turn(2)?;
+    w.net.borrow_mut().land(2, 0, usize::MAX);
+    hold(&w, &[(0, 2), (2, 0)]);
+    w.tell(0, 1);
+    w.turn(0)?;
+    w.tell(1, 0);
+    w.turn(1)?;
+    free(&w, &[(1, 2)]);
+    w.calm(&[0, 1])?;
     die(&mut w, 0);
     end(w)
 }
