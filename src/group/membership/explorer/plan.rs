@@ -118,6 +118,23 @@ impl Plan {
 }
 
 impl Plan {
+    /// Joins and messages, and no fault of its own.
+    pub fn calm_join(seed: u64) -> Plan {
+        Plan {
+            crashes: 0,
+            falsehoods: 0,
+            cuts: 0,
+            splits: 0,
+            leaves: 0,
+            tie_break: false,
+            driven: true,
+            steps: 900,
+            fault: 30,
+            ambush: 8,
+            ..Plan::new(seed)
+        }
+    }
+
     /// Nothing happens by chance, and nobody sends.
     pub fn still(founders: usize, joiners: usize, shape: usize) -> Plan {
         let plan =
