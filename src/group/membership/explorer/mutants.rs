@@ -9,6 +9,7 @@
 //! suspicion of the same poll.
 
 use super::explore;
+use super::oracle::Broken;
 use super::stories::{STORIES, tell};
 use crate::mutants::plant;
 use std::time::Instant;
@@ -67,6 +68,28 @@ fn each_view_mutant_dies() {
         println!("{name:36} {by:>11} {millis:>6} ms  {what}");
     }
     assert!(survivors.is_empty(), "no property sees {survivors:?}");
+}
+
+/// `SQUALL_VIEW_STORY=torn`: what happened in those.
+pub fn show(trail: &[String], outcome: &Result<(), Broken>) {
+    if std::env::var("SQUALL_VIEW_STORY").is_ok() {
+        println!("{}\n{outcome:?}\n", trail.join("\n"));
+    }
+}
+
+#[test]
+fn stories_end_well_and_each_fault_spoils_its_own() {
+    let mut harmless: Vec<&str> = Vec::new();
+    let only = std::env::var("SQUALL_VIEW_STORY").unwrap_or_default();
+    for (name, story, variants) in STORIES.iter().filter(|(name, ..)| name.contains(&only)) {
+        assert_eq!(tell(*story, *variants), None, "{name}");
+        plant(Some(name));
+        let spoilt = tell(*story, *variants);
+        plant(None);
+        println!("{name:36} {spoilt:?}");
+        harmless.extend(spoilt.is_none().then_some(*name));
+    }
+    assert!(harmless.is_empty(), "{harmless:?} do no harm in their stories");
 }
 
 /// The list above is the list of faults in this folder.

@@ -70,6 +70,12 @@ impl Plan {
             driven: dice.chance(750),
             returns: dice.pick(&[100, 500, 1000]),
         };
+        plan.themed(theme, &mut dice)
+    }
+
+    /// Half of the seeds are about something.
+    fn themed(self, theme: usize, dice: &mut Dice) -> Plan {
+        let plan = self;
         let quiet = Plan { cuts: 0, splits: 0, leaves: 0, stall: 0, full: 0, ..plan };
         match theme {
             // A cut under way in a part of the group, while suspicions spread.
