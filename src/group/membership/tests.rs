@@ -2,7 +2,7 @@
 //! Each rule by itself, on tables that the test writes, and the explorer's runs.
 
 use super::changes::{Change, Record, What};
-use super::explorer::{Plan, explore, explore_plan};
+use super::explorer::{Dice, Plan, explore, explore_plan};
 use super::roster::{Address, Roster};
 use super::{Carry, Decision, Membership, Options, Request, Stop};
 use crate::base::{Count, Epoch, Members, Nanos, Post, Posting, Rank};
@@ -230,6 +230,51 @@ fn nonsense_makes_its_owner_suspect_and_never_panics() {
     bench.write(1, bench.layout.cold, 0, 0);
     bench.poll();
     assert!(matches!(bench.fault(1), Some(Fault::Regressed { .. })));
+}
+
+/// E3: whatever words a row holds, its owner is suspected at worst.
+#[test]
+fn random_words_never_panic() {
+    let mut ends = BTreeMap::new();
+    for seed in 0..3_000 {
+        let mut dice = Dice::new(seed);
+        let mut bench = bench_of(5, dice.below(2) as u16 * 2, Options::default());
+        let me = bench.membership.me().index();
+        let words = bench.layout.change.byte(8 * RECORD_WORDS - 1) / 8;
+        let first = bench.layout.changes.byte(0) / 8;
+        let cut = bench.layout.subgroups[0].received.byte(0) / 8;
+        for _ in 0..40 {
+            let rank = (me + 1 + dice.below(4)) % 5;
+            for _ in 0..dice.below(6) {
+                let at =
+                    if dice.chance(800) { dice.range(first, words) } else { cut + dice.below(5) };
+                let small = dice.below(6) as u64;
+                let value = match dice.below(8) {
+                    0 => dice.word(),
+                    1 => 1 << dice.below(64),
+                    // A record's first word, or a member's bit.
+                    2 => dice.range(1, 4) as u64 | (dice.below(2) as u64) << 8 | (5 + small) << 32,
+                    3 => 1 << dice.below(5),
+                    _ => small,
+                };
+                bench.blocks[rank].cell(at * 8).publish(value);
+            }
+            bench.cold(rank);
+            bench.poll();
+            if bench.decision.wedge {
+                bench.membership.receipt(0, &[Count(4), Count(4)], &[Count(1), Count(1)]);
+            }
+            if bench.decision.deliver == [0] {
+                bench.membership.cut_delivered(0);
+            }
+            if bench.decision.install.is_some() {
+                break;
+            }
+        }
+        let name = bench.decision.stopped.map_or("goes on".into(), |stop| format!("{stop:?}"));
+        *ends.entry(name.split(' ').next().unwrap().to_string()).or_insert(0) += 1;
+    }
+    println!("{ends:?}");
 }
 
 #[test]

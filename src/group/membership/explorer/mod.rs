@@ -20,6 +20,7 @@ use crate::error::{Fault, Suspicion};
 use crate::sst::Table;
 use crate::sst::frontier::{owed, prefix, share};
 use crate::sst::layout::{Layout, Mode, Shape, SubgroupColumns};
+pub use net::Dice;
 use net::{Net, hook};
 use oracle::{Broken, Oracle};
 pub use plan::Plan;

@@ -61,8 +61,8 @@ impl Oracle {
             let stay = before.iter().filter(|process| members.contains(process)).count();
             let gone = before.iter().filter(|process| !members.contains(process));
             let leavers = gone.filter(|process| self.leavers.contains(process)).count();
-            let majority = 2 * stay > before.len() - leavers;
-            if !majority && !(self.tie_break && before.len() == 2) {
+            let tie = self.tie_break && before.len() == 2;
+            if 2 * stay <= before.len() - leavers && !tie {
                 return Err(format!("primary partition: {members:?} after {before:?}"));
             }
         }
