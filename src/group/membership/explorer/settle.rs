@@ -26,6 +26,12 @@ impl World {
             let mut busy = false;
             for who in self.all_up() {
                 self.detect(who, round);
+                // A wish does not outlive its view; its driver repeats it.
+                if let (true, Phase::Up(up)) =
+                    (self.oracle.leavers.contains(&who), &mut self.processes[who])
+                {
+                    up.membership.ask_to_leave();
+                }
                 self.turn(who)?;
                 busy |= self.up(who).is_none_or(|up| up.decision.busy);
             }
@@ -77,6 +83,12 @@ impl World {
 
     pub fn is_at_rest(&self) -> bool {
         let up = self.all_up();
+        // Who asked to join is in, who asked to leave is out; the last one has nobody to ask.
+        let asking = self.processes.iter().any(|phase| matches!(phase, Phase::Asking));
+        let leaving = up.iter().any(|who| self.oracle.leavers.contains(who));
+        if (asking && !up.is_empty()) || (leaving && up.len() > 1 && !self.plan.tie_break) {
+            return false;
+        }
         up.iter().all(|who| {
             let membership = &self.up(*who).expect("up").membership;
             let members = membership.roster().members.iter();
