@@ -122,6 +122,29 @@ impl Members {
         self
     }
 
+    /// Those that are in both.
+    #[inline]
+    pub fn common(self, other: Members) -> Members {
+        self.without(self.without(other))
+    }
+
+    /// Whether every one of `other` is in it.
+    #[inline]
+    pub fn covers(self, other: Members) -> bool {
+        other.without(self).is_empty()
+    }
+
+    /// The ranks below `bound`.
+    pub fn below(bound: Rank) -> Members {
+        Members::from_ranks((0..bound.0).map(Rank))
+    }
+
+    /// The lowest rank.
+    #[inline]
+    pub fn first(self) -> Option<Rank> {
+        self.iter().next()
+    }
+
     /// The ranks in ascending order.
     #[inline]
     pub fn iter(self) -> impl Iterator<Item = Rank> {
@@ -200,6 +223,11 @@ mod tests {
         let other = Members::from_ranks([Rank(5)]);
         assert!(!set.without(other).contains(Rank(5)));
         assert_eq!(set.without(other).union(other), set);
+        assert_eq!(
+            set.common(Members::below(Rank(6))).iter().collect::<Vec<_>>(),
+            [Rank(0), Rank(5)]
+        );
+        assert!(set.covers(other) && !other.covers(set) && set.first() == Some(Rank(0)));
         assert!(Members::NONE.is_empty() && !set.contains(Rank(64)));
     }
 }

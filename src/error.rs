@@ -186,6 +186,8 @@ pub enum Fault {
     BadWord { cell: CellName, value: u64 },
     /// A slot of its ring is not a message: the header's first two words.
     BadSlot { subgroup: u16, sender: u16, words: [u64; 2] },
+    /// Another member believes it failed; such beliefs are shared and never taken back.
+    Reported { by: Rank },
 }
 
 /// Which word a fault speaks of.
@@ -194,6 +196,11 @@ pub struct CellName {
     pub column: &'static str,
     pub subgroup: u16,
     pub index: u16,
+}
+
+impl CellName {
+    /// The subgroup of a column that belongs to none.
+    pub const NONE: u16 = u16::MAX;
 }
 
 impl fmt::Display for Fault {
@@ -212,6 +219,12 @@ impl fmt::Display for Fault {
                 let CellName { column, subgroup, index } = cell;
                 write!(f, "`{column}[{index}]` of subgroup {subgroup} went back: {from} to {to}")
             }
+            Fault::BadWord {
+                cell: CellName { column, subgroup: CellName::NONE, index },
+                value,
+            } => {
+                write!(f, "`{column}[{index}]` is {value}, which cannot be")
+            }
             Fault::BadWord { cell: CellName { column, subgroup, index }, value } => {
                 write!(f, "`{column}[{index}]` of subgroup {subgroup} is {value}, which cannot be")
             }
@@ -221,6 +234,7 @@ impl fmt::Display for Fault {
                  ({:#018x} {:#018x})",
                 words[0], words[1]
             ),
+            Fault::Reported { by } => write!(f, "member {} believes it failed", by.0),
         }
     }
 }

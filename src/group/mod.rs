@@ -12,6 +12,7 @@
 //! Views do not change yet: a suspicion ends the group. `Work::revoke` is where the rest of part B
 //! (records, install) will stand beside it.
 
+pub mod membership;
 pub mod multicast;
 pub mod outbox;
 pub mod view;

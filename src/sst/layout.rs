@@ -8,13 +8,30 @@
 //! line 0       magic, wire version, epoch, digest, incarnation           written once
 //! line 1       beat                                                      at most every heartbeat
 //! line 2       asleep, closed                                            parking, leaving
-//! line 3       cold, installed, suspects, wedged, ballot, changes, proposed, agreed   view changes
-//! line 4 ..    change[CHANGES_MAX * 2]                                   view changes
+//! line 3       changes, wedged, leaving, agreed, ended, suspects, installed, cold   view changes
+//! line 4 ..    change[RECORDS_MAX * RECORD_WORDS]                        view changes
 //! per subgroup:
 //!   hot line   slots[lanes] head[lanes] prefix delivered released        the steady state
 //!   lines      delivered_by[senders], released_by[senders]               only in *received* mode
 //!   lines      received[senders], cut[senders], cut_ready                view changes
 //! ```
+//!
+//! What a view change moves is published in this order, level by level, and observed in the
+//! reverse (`group/membership`); a level is posted only when those before it are:
+//!
+//! ```text
+//! 0   change, received, cut           data
+//! 1   changes, wedged, leaving, cut_ready       what guards the data
+//! 2   agreed, ended                   what rests on level 1
+//! 3   suspects                        only after every agreement and echo made before
+//! 4   installed                       this row is written; then: its owner is in the next view
+//! 5   cold                            counts all of these: the one word that a quiet poll looks at
+//! ```
+//!
+//! The changes are a journal, not a list that is overwritten: a record once counted by `changes`
+//! never changes. A new leader's list is a record that names the ballot and cuts the old list, then
+//! the records that differ. So one word guards ballot, list and length at once, nothing goes back
+//! (T1), and there is neither a `ballot` nor a `proposed` column that could be read apart from it.
 //!
 //! A lane has a region of its own, and in it three rings one after the other:
 //!
@@ -35,14 +52,19 @@
 //! run `n` the record `n % places`: a run has a slot at least, so records never run out before slots.
 //! A payload never crosses the end of its ring; where it begins is for the sender alone to choose.
 
-use crate::base::{Count, Epoch, Members, Nanos, Number, Word};
+use crate::base::{Count, Epoch, Members, Nanos, Number, Rank, Word};
 use crate::limits::*;
 use std::marker::PhantomData;
 
 /// The first word of every control block: "squall" and a format byte.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"squall\0\x01");
-/// Membership changes that one batch may hold (part B).
-pub const CHANGES_MAX: usize = 64;
+/// Words of one record of the journal of changes: kind, end mark, position; who; address.
+pub const RECORD_WORDS: usize = 4;
+/// Records that one member may write in one epoch. Half of the largest group failing leader by
+/// leader is 31 removals and 31 ballots; two joins, and a third again for proposals that a new
+/// leader replaced. Whoever has no room left stops.
+pub const RECORDS_MAX: usize = 96;
+const _: () = assert!(RECORDS_MAX > MEMBERS_MAX + MEMBERS_MAX / 3 && RECORDS_MAX < 1 << 16);
 
 /// A column: `len` adjoining words in every row.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -171,14 +193,21 @@ pub struct Layout {
     pub asleep: Column<u64>,
     /// 1 once this member has closed the group in good order; nothing of its row moves after.
     pub closed: Column<u64>,
-    pub cold: Column<u64>,
-    pub installed: Column<Epoch>,
-    pub suspects: Column<MembersWord>,
-    pub wedged: Column<Epoch>,
-    pub ballot: Column<u64>,
+    /// Records of the journal `change` that are written.
     pub changes: Column<Count>,
-    pub proposed: Column<Count>,
+    /// The epoch, once `received` is final.
+    pub wedged: Column<Epoch>,
+    /// 1 once this member asks to be left out of the next view.
+    pub leaving: Column<u64>,
+    /// How many changes of the group's life a majority has: never taken back.
     pub agreed: Column<Count>,
+    /// The epoch, once every subgroup of mine has delivered its cut.
+    pub ended: Column<Epoch>,
+    pub suspects: Column<MembersWord>,
+    /// This block's epoch once the row is written; the next one once its owner has passed on.
+    pub installed: Column<Epoch>,
+    /// How often any column of this group has moved.
+    pub cold: Column<u64>,
     pub change: Column<u64>,
     pub subgroups: Vec<SubgroupColumns>,
     pub shapes: Vec<Shape>,
@@ -215,12 +244,13 @@ impl Layout {
         r.line();
         let (asleep, closed) = (r.column("asleep", 1), r.column("closed", 1));
         r.line();
-        let (cold, installed) = (r.column("cold", 1), r.column("installed", 1));
-        let (suspects, wedged) = (r.column("suspects", MEMBERS_WORDS), r.column("wedged", 1));
-        let (ballot, changes) = (r.column("ballot", 1), r.column("changes", 1));
-        let (proposed, agreed) = (r.column("proposed", 1), r.column("agreed", 1));
+        let (changes, wedged) = (r.column("changes", 1), r.column("wedged", 1));
+        let leaving = r.column("leaving", 1);
+        let (agreed, ended) = (r.column("agreed", 1), r.column("ended", 1));
+        let suspects = r.column("suspects", MEMBERS_WORDS);
+        let (installed, cold) = (r.column("installed", 1), r.column("cold", 1));
         r.line();
-        let change = r.column("change", CHANGES_MAX * 2);
+        let change = r.column("change", RECORDS_MAX * RECORD_WORDS);
         let subgroups = shapes.iter().map(|shape| SubgroupColumns::new(r, shape)).collect();
         r.line();
         let control_bytes = r.at;
@@ -234,14 +264,14 @@ impl Layout {
             beat,
             asleep,
             closed,
-            cold,
-            installed,
-            suspects,
-            wedged,
-            ballot,
             changes,
-            proposed,
+            wedged,
+            leaving,
             agreed,
+            ended,
+            suspects,
+            installed,
+            cold,
             change,
             subgroups,
             shapes,
@@ -292,6 +322,15 @@ pub fn members_words(set: Members) -> [MembersWord; MEMBERS_WORDS] {
         words[rank.index() / 64].0 |= 1 << (rank.index() % 64);
     }
     words
+}
+
+/// The set whose words these are.
+pub fn members_of(words: [MembersWord; MEMBERS_WORDS]) -> Members {
+    let bits = |word: MembersWord| (0..64u16).filter(move |bit| word.0 >> bit & 1 == 1);
+    let ranks = words.into_iter().enumerate();
+    Members::from_ranks(
+        ranks.flat_map(|(at, word)| bits(word).map(move |bit| Rank((at * 64) as u16 + bit))),
+    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who is in the group: suspicion, agreement on the changes, and the way to the next view.
+//!
+//! One value per member and epoch; pure, like the engine: rows in, decisions and own cells out.
+//! Suspicion is an input (detectors and their mercy for one's own pauses belong to the driver).
+//! Rules R1–R7 are those of the exhaustively searched model; they stand where they are obeyed.
+//!
+//! V1  Suspicion is viral and never taken back. A suspect's row is frozen here at once, and nothing
+//!     is posted to it (`row.rs`).
+//! V2  Only a strict majority of the view goes on; every other member stops, and says so.
+//! V3  What a majority has agreed to is never taken back, whoever leads (`leader.rs`).
+//! V4  Barriers wait for every member whose removal is not agreed, suspects too (`trim.rs`).
+//! V5  A trim is computed once, echoed by all before anyone acts on it, and never computed anew.
+//! V6  A member acts on what it has published in an earlier poll, never on what it will say.
+//!
+//! The steps of a view change, by the names that the statistics and the model use: *suspect* or
+//! *ask*, *propose*, *agree*; *wedge*, *cut*, *echo*, *deliver*, *end*; *pass*, *install*.
+//!
+//! Cost: a quiet poll is one load per other member (`cold`) and nothing else. Only a view change
+//! allocates.
+
+pub mod changes;
+mod courier;
+mod leader;
+pub mod roster;
+mod row;
+mod trim;
+
+#[cfg(all(test, not(loom)))]
+mod explorer;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use super::view::Subgroup;
+use crate::base::{Members, Nanos, Posting, Rank};
+use crate::error::{Fault, Suspicion};
+use crate::mutant;
+use crate::sst::Table;
+use crate::sst::layout::{Layout, Mode, RECORD_WORDS};
+use changes::{Change, List, Record};
+use courier::Courier;
+use roster::{Address, Roster, is_majority};
+use row::{Row, Shard};
+use trim::Trim;
+
+/// What the user may choose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// In a view of two, rank 0 goes on alone. It is not safe against a broken link between two
+    /// living members in the sense that both believe the other failed; only one of them stops.
+    pub tie_break: bool,
+    pub posting: Posting,
+}
+
+/// What a member brings into a view (R1): nothing is reset but the rows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Carry {
+    pub list: List,
+    pub agreed: u64,
+    /// By rank of the view that begins.
+    pub suspects: Members,
+}
+
+impl Carry {
+    pub fn first(roster: &Roster) -> Carry {
+        let list = List { base: roster.base, ballot: 0, changes: Vec::new() };
+        Carry { agreed: list.base, list, suspects: Members::NONE }
+    }
+}
+
+/// Why a member takes no more part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Another member suspects this one.
+    Expelled { by: Rank },
+    /// The members that are not suspected are no majority of the view.
+    Partitioned { suspects: Members },
+    /// It asked to leave, and the next view is without it.
+    Left,
+    /// Its journal is full: too many leaders failed in one view change (`RECORDS_MAX`).
+    Exhausted,
+}
+
+/// The next view and what this member brings into it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Install {
+    pub roster: Roster,
+    pub carry: Carry,
+    /// Ranks of the new view that were not in the old one.
+    pub joined: Members,
+    /// Ranks of the old view that are not in the new one.
+    pub gone: Members,
+}
+
+/// What one poll asks of the world, in the order of the fields.
+#[derive(Default, Debug)]
+pub struct Decision {
+    /// New suspicions, with their reasons.
+    pub suspicions: Vec<Suspicion>,
+    /// Receive nothing more in this view, deliver nothing beyond what is stable now, and say
+    /// `receipt` for each subgroup of mine.
+    pub wedge: bool,
+    /// Subgroups whose old view is to be delivered up to `Membership::cut`, no further; then say
+    /// `cut_delivered`.
+    pub deliver: Vec<usize>,
+    /// The old view is over: its last message was delivered everywhere. This value is spent.
+    pub install: Option<Install>,
+    pub stopped: Option<Stop>,
+    /// Peers that may write no more.
+    pub revoke: Members,
+    /// Whether anything was new: poll again soon.
+    pub busy: bool,
+}
+
+impl Decision {
+    fn clear(&mut self) {
+        self.suspicions.clear();
+        self.deliver.clear();
+        self.install = None;
+        self.stopped = None;
+        (self.wedge, self.revoke, self.busy) = (false, Members::NONE, false);
+    }
+}
+
+/// When the steps of this view's end were first reached; 0 is not yet.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Timings {
+    pub suspected: Nanos,
+    pub wedged: Nanos,
+    pub agreed: Nanos,
+    pub echoed: Nanos,
+    pub ended: Nanos,
+    pub passed: Nanos,
+}
+
+/// A process that asks to become a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    pub incarnation: u64,
+    pub address: Address,
+}
+
+pub struct Membership {
+    roster: Roster,
+    options: Options,
+    shards: Vec<Shard>,
+    /// By rank; mine is what I publish, possibly not yet published.
+    rows: Vec<Row>,
+    /// Mine, as `rows[me].list` came about.
+    journal: Vec<[u64; RECORD_WORDS]>,
+    /// As `shards`.
+    trims: Vec<Trim>,
+    requests: Vec<Request>,
+    courier: Courier,
+    frozen: bool,
+    /// A suspicion was added since the majority was last counted.
+    uncounted: bool,
+    stopped: Option<Stop>,
+    timings: Timings,
+}
+
+impl Membership {
+    /// Begins a view and publishes my row of it. `table` is fresh: nothing of mine is in it.
+    pub fn new(
+        roster: Roster,
+        subgroups: &[Subgroup],
+        carry: Carry,
+        options: Options,
+        table: &mut Table,
+    ) -> Membership {
+        assert!(table.me() == roster.me && table.members() == roster.len());
+        assert_eq!(carry.list.base, roster.base);
+        let shards = shards_of(&roster, subgroups, &table.layout);
+        let mut rows = vec![Row::new(roster.base, shards.len()); roster.len()];
+        let own = &mut rows[roster.me.index()];
+        own.installed = roster.epoch;
+        own.suspects = carry.suspects;
+        own.agreed = carry.agreed;
+        let ballot = Record::Ballot { at: roster.base, ballot: carry.list.ballot };
+        let mut journal = vec![ballot.words()];
+        journal.extend(records(&carry.list, roster.base));
+        own.list = carry.list;
+        let peers = roster.all().without(Members::from_ranks([roster.me]));
+        let courier = Courier::new(peers, shards.iter().map(|shard| shard.subgroup).collect());
+        let mut membership = Membership {
+            options,
+            rows,
+            journal,
+            trims: vec![Trim::default(); shards.len()],
+            shards,
+            requests: Vec::new(),
+            courier,
+            frozen: false,
+            uncounted: true,
+            stopped: None,
+            timings: Timings::default(),
+            roster,
+        };
+        membership.publish(table);
+        membership
+    }
+
+    /// One bounded turn's decisions. `suspicions`: what the detectors and the application believe.
+    pub fn poll(
+        &mut self,
+        now: Nanos,
+        table: &mut Table,
+        suspicions: &[Suspicion],
+        decision: &mut Decision,
+    ) {
+        decision.clear();
+        if self.stopped.is_some() {
+            decision.stopped = self.stopped;
+            return;
+        }
+        let outcome = if self.has_passed() {
+            self.hear(suspicions, decision);
+            self.install(decision)
+        } else {
+            self.go_on(now, table, suspicions, decision)
+        };
+        if let Err(stop) = outcome {
+            // Whoever stops says nothing more: its last words are those of its last poll.
+            self.stopped = Some(stop);
+            decision.stopped = self.stopped;
+            decision.deliver.clear();
+            decision.wedge = false;
+            return;
+        }
+        if !self.has_passed() || self.courier.owes_passing() {
+            decision.busy |= self.publish(table);
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        now: Nanos,
+        table: &Table,
+        suspicions: &[Suspicion],
+        decision: &mut Decision,
+    ) -> Result<(), Stop> {
+        self.look(table, decision)?;
+        self.hear(suspicions, decision);
+        self.count()?;
+        if self.is_quiet() {
+            return Ok(());
+        }
+        self.follow(decision)?;
+        self.lead(decision)?;
+        self.wedge(decision);
+        for at in 0..self.shards.len() {
+            self.trim(at, decision);
+        }
+        self.count()?;
+        self.end();
+        self.pass();
+        self.note(now);
+        Ok(())
+    }
+
+    /// Observes every row that has moved, in the order of the ranks. A suspicion takes effect at
+    /// once, so that of two members who suspect each other only one is believed here.
+    fn look(&mut self, table: &Table, decision: &mut Decision) -> Result<(), Stop> {
+        let me = self.me();
+        for rank in self.roster.all().iter() {
+            if rank == me || self.suspects().contains(rank) {
+                continue;
+            }
+            let row = &mut self.rows[rank.index()];
+            match row.look(rank, table, &self.roster, &self.shards) {
+                Ok(false) => continue,
+                Err(fault) => self.suspect(rank, fault, decision),
+                Ok(true) => {
+                    decision.busy = true;
+                    let reported = self.rows[rank.index()].suspects;
+                    let removes = |row: &Row| row.list.removes(self.seniority(), row.list.upto());
+                    if reported.contains(me) || removes(&self.rows[rank.index()]) {
+                        return Err(Stop::Expelled { by: rank });
+                    }
+                    for other in reported.iter() {
+                        self.suspect(other, Fault::Reported { by: rank }, decision);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the detectors say; after a look, so that what has landed is not lost.
+    fn hear(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
+        for suspicion in suspicions {
+            // Who has passed on is silent here, and nobody has to wait for it.
+            let passed = self.rows[suspicion.rank.index()].installed > self.roster.epoch;
+            if !(passed && matches!(suspicion.fault, Fault::Silent { .. })) {
+                self.suspect(suspicion.rank, suspicion.fault, decision);
+            }
+        }
+    }
+
+    /// V1. My own rank is nobody's to suspect here: who hears of such a belief stops.
+    fn suspect(&mut self, rank: Rank, fault: Fault, decision: &mut Decision) {
+        assert!(rank != self.me() && rank.index() < self.rows.len(), "a peer of this view");
+        if self.suspects().contains(rank) {
+            return;
+        }
+        self.own_mut().suspects.insert(rank);
+        self.courier.forget(rank);
+        self.uncounted = true;
+        decision.suspicions.push(Suspicion { rank, fault });
+        decision.revoke.insert(rank);
+        decision.busy = true;
+    }
+
+    /// V2.
+    fn count(&mut self) -> Result<(), Stop> {
+        if !self.uncounted || mutant!("view-majority-untested") {
+            return Ok(());
+        }
+        self.uncounted = false;
+        let suspects = self.suspects();
+        let all = self.roster.all();
+        let whole = all.len();
+        if is_majority(all.without(suspects).len(), whole) || self.breaks_the_tie() {
+            return Ok(());
+        }
+        Err(Stop::Partitioned { suspects })
+    }
+
+    /// Of two members the first goes on alone, if the user wants that. Only where no majority of a
+    /// neighbouring view can do without it: the other one was seen in this view, so it is not
+    /// agreeing to anything in the one before, and it cannot be in a next view that outvotes me.
+    fn breaks_the_tie(&self) -> bool {
+        let next = self.roster.after(self.own().list.first_batch());
+        let first = next.first().map(|member| member.seniority);
+        let outvoted = self.own().ended && (next.len() > 2 || first != Some(self.seniority()));
+        self.options.tie_break
+            && self.roster.len() == 2
+            && self.me() == Rank(0)
+            && self.rows[1].is_here()
+            && !outvoted
+    }
+
+    /// Nothing to do but wait: nobody suspected, nothing proposed or asked for, and I follow the
+    /// leader that there is.
+    fn is_quiet(&self) -> bool {
+        let own = self.own();
+        let leader = self.leader();
+        let asked = !self.requests.is_empty() || self.rows.iter().any(|row| row.leaving);
+        let follows = own.list.ballot == self.roster.seniority(leader)
+            && self.rows[leader.index()].list.upto() == own.list.base
+            && own.list.upto() == own.list.base;
+        own.suspects.is_empty() && follows && !(asked && leader == self.me())
+    }
+
+    /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others.
+    pub fn ask_to_join(&mut self, request: Request) {
+        assert!(request.incarnation != 0);
+        let known = |member: &roster::Member| member.incarnation == request.incarnation;
+        if !self.roster.members.iter().any(known) && !self.requests.contains(&request) {
+            self.requests.push(request);
+        }
+    }
+
+    /// This member asks to be left out of the next view. It takes part until that is installed.
+    pub fn ask_to_leave(&mut self) {
+        self.own_mut().leaving = true;
+    }
+
+    /// What a process that has joined this view starts from.
+    pub fn carry(&self) -> Carry {
+        let own = self.own();
+        Carry { list: own.list.clone(), agreed: own.agreed, suspects: own.suspects }
+    }
+
+    pub fn me(&self) -> Rank {
+        self.roster.me
+    }
+
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// The lowest rank that I do not suspect.
+    pub fn leader(&self) -> Rank {
+        self.roster.all().without(self.suspects()).first().expect("I do not suspect myself")
+    }
+
+    pub fn suspects(&self) -> Members {
+        self.own().suspects
+    }
+
+    /// How many changes of the group's life are agreed, as far as I know.
+    pub fn agreed(&self) -> u64 {
+        self.own().agreed
+    }
+
+    /// The changes beyond my view that I know, agreed or not.
+    pub fn changes(&self) -> &[Change] {
+        &self.own().list.changes
+    }
+
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stopped
+    }
+
+    fn seniority(&self) -> u64 {
+        self.roster.seniority(self.me())
+    }
+
+    fn own(&self) -> &Row {
+        &self.rows[self.roster.me.index()]
+    }
+
+    fn own_mut(&mut self) -> &mut Row {
+        &mut self.rows[self.roster.me.index()]
+    }
+
+    fn note(&mut self, now: Nanos) {
+        let own = &self.rows[self.roster.me.index()];
+        let agreed = own.list.first_end().is_some_and(|end| own.agreed >= end);
+        let mut shards = own.shards.iter().zip(&self.shards);
+        let echoed = shards.all(|(mine, shard)| mine.ready || !shard.has_cut);
+        let t = &mut self.timings;
+        for (reached, at) in [
+            (!own.suspects.is_empty(), &mut t.suspected),
+            (own.wedged, &mut t.wedged),
+            (agreed, &mut t.agreed),
+            (agreed && echoed, &mut t.echoed),
+            (own.ended, &mut t.ended),
+            (own.installed != self.roster.epoch, &mut t.passed),
+        ] {
+            if reached && at.0 == 0 {
+                *at = now;
+            }
+        }
+    }
+}
+
+/// My subgroups, as the trim sees them.
+fn shards_of(roster: &Roster, subgroups: &[Subgroup], layout: &Layout) -> Vec<Shard> {
+    let all = subgroups.iter().enumerate().filter(|(_, subgroup)| subgroup.has(roster.me));
+    all.map(|(at, subgroup)| Shard {
+        subgroup: at,
+        members: Members::from_ranks(subgroup.members.iter().copied()),
+        senders: subgroup.senders.len(),
+        has_cut: subgroup.mode() == Mode::Stable,
+        columns: layout.subgroups[at].clone(),
+    })
+    .collect()
+}
+
+/// A list's records from a position on.
+fn records(list: &List, from: u64) -> impl Iterator<Item = [u64; RECORD_WORDS]> + '_ {
+    let changes = list.changes.iter().zip(list.base..).skip((from - list.base) as usize);
+    changes.map(|(&change, at)| Record::Change { at, change }.words())
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The way from a wedged view to the next: receipts, ragged trim, echo, end, pass, install.
+//!
+//! Per subgroup the lowest rank that one does not suspect computes the *cut*: how many messages of
+//! each sender the survivors deliver. It is the least final receipt of all members that are not
+//! removed. Why it covers everything that anybody ever delivered: that was stable, so every member
+//! had received it before it was wedged.
+//!
+//! T1  A cut is computed only from final receipts, and copied if any row shows one (V5).
+//! T2  R4: and only when every member that is not removed suspects all of the subgroup before me:
+//!     what such a member echoed before, I see, because it published the suspicion later.
+//! T3  Nobody acts on a cut before everyone who is not removed has echoed it: then it can be read
+//!     from any one survivor's row.
+//! T4  A member passes on when everyone who is not removed has ended, or when somebody has passed:
+//!     those it waited for may have failed since, and who has passed agrees to nothing here.
+
+use super::row::{Row, Shard};
+use super::{Carry, Decision, Install, Membership, Stop};
+use crate::base::{Count, Epoch, Members, Rank};
+use crate::error::{CellName, Fault};
+use crate::mutant;
+
+/// Where a subgroup of mine stands on its way; its receipts and cut are in my row.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trim {
+    has_receipt: bool,
+    /// By sender: what was delivered before the cut, no more than which it can be.
+    delivered: Vec<Count>,
+    /// The cut was published in an earlier poll (V6).
+    pub echoed: bool,
+    asked: bool,
+    done: bool,
+}
+
+impl Membership {
+    /// My final receipts of a subgroup, and how much of them is delivered at the most before its
+    /// cut is: the answer to `Decision::wedge`.
+    pub fn receipt(&mut self, subgroup: usize, received: &[Count], delivered: &[Count]) {
+        let at = self.shard(subgroup);
+        assert!(self.frozen && !self.trims[at].has_receipt, "one receipt, when it was asked for");
+        assert_eq!((received.len(), delivered.len()), (self.shards[at].senders, received.len()));
+        assert!(!self.shards[at].has_cut || received.iter().zip(delivered).all(|(r, d)| d <= r));
+        self.own_mut().shards[at].received = received.to_vec();
+        self.trims[at].delivered = delivered.to_vec();
+        self.trims[at].has_receipt = true;
+    }
+
+    /// Up to where the old view of a subgroup is delivered, by sender.
+    pub fn cut(&self, subgroup: usize) -> &[Count] {
+        &self.own().shards[self.shard(subgroup)].cut
+    }
+
+    /// The callbacks have returned from everything below the cut.
+    pub fn cut_delivered(&mut self, subgroup: usize) {
+        let at = self.shard(subgroup);
+        assert!(self.trims[at].asked && !self.trims[at].done, "it was asked for, and once");
+        self.trims[at].done = true;
+        if mutant!("view-cut-not-echoed") {
+            self.own_mut().shards[at].ready = true;
+        }
+    }
+
+    /// Whether multicast stands still.
+    pub fn is_wedged(&self) -> bool {
+        self.frozen
+    }
+
+    /// Freezes the view once it is known to end, and says so when all my receipts are final.
+    pub(super) fn wedge(&mut self, decision: &mut Decision) {
+        let own = self.own();
+        let ends = !own.suspects.is_empty() || !own.list.changes.is_empty();
+        if ends && !self.frozen {
+            self.frozen = true;
+            decision.wedge = !self.shards.is_empty();
+            decision.busy = true;
+        }
+        if self.frozen && self.trims.iter().all(|trim| trim.has_receipt) {
+            self.own_mut().wedged = true;
+        }
+    }
+
+    /// The next view is decided.
+    fn is_decided(&self) -> bool {
+        let own = self.own();
+        own.list.first_end().is_some_and(|end| own.agreed >= end)
+    }
+
+    /// Whom barriers do not wait for (V4): those whose removal is agreed, and nobody else. A
+    /// suspicion may die with the one who has it.
+    fn excluded(&self) -> Members {
+        if mutant!("view-barriers-trust-suspicion") {
+            return self.suspects();
+        }
+        let mut excluded = self.removed_by(&self.own().list, self.own().agreed);
+        if mutant!("view-leaver-is-not-awaited") {
+            let leavers = self.roster.all().iter().filter(|rank| self.rows[rank.index()].leaving);
+            leavers.for_each(|rank| excluded.insert(rank));
+        }
+        excluded
+    }
+
+    /// One subgroup's next step: cut, echo, deliver.
+    pub(super) fn trim(&mut self, at: usize, decision: &mut Decision) {
+        let shard = &self.shards[at];
+        if !shard.has_cut {
+            // In *received* mode each has delivered what it got, and that is all.
+            self.trims[at].done = self.own().wedged;
+            return;
+        }
+        let all = |of: &dyn Fn(&Row) -> bool| {
+            let waits_for = shard.members.without(self.excluded());
+            waits_for.iter().all(|rank| of(&self.rows[rank.index()]))
+        };
+        if self.own().shards[at].ready || self.trims[at].asked {
+            let echoed = all(&|row| row.shards[at].ready);
+            if self.trims[at].echoed && !self.trims[at].asked && echoed {
+                self.ask_for(at, decision);
+            }
+            return;
+        }
+        let leader = shard.members.without(self.suspects()).first().expect("I am one");
+        if !self.own().wedged {
+            return;
+        }
+        if leader != self.me() {
+            return self.echo(at, leader, decision);
+        }
+        let before = Members::below(self.me()).common(shard.members);
+        let wedged = all(&|row| row.wedged) || mutant!("view-cut-before-all-are-wedged");
+        let taken_over =
+            all(&|row| row.suspects.covers(before)) || mutant!("view-cut-without-takeover-barrier");
+        if self.is_decided() && wedged && taken_over {
+            let cut = self.compute(&self.shards[at], at);
+            self.take_cut(at, cut, decision);
+        }
+    }
+
+    /// Copies what my leader of the subgroup says, and only that one's (R4).
+    fn echo(&mut self, at: usize, leader: Rank, decision: &mut Decision) {
+        let row = &self.rows[leader.index()].shards[at];
+        if !row.ready {
+            return;
+        }
+        let cut = row.cut.clone();
+        if self.is_sound(at, &cut) {
+            return self.take_cut(at, cut, decision);
+        }
+        let cell = CellName { column: "cut", subgroup: self.shards[at].subgroup as u16, index: 0 };
+        let value = cut.first().map_or(0, |count| count.0);
+        self.suspect(leader, Fault::BadWord { cell, value }, decision);
+    }
+
+    /// Whether survivors can deliver that: no more than I have, no less than I delivered.
+    fn is_sound(&self, at: usize, cut: &[Count]) -> bool {
+        let received = &self.own().shards[at].received;
+        let delivered = &self.trims[at].delivered;
+        let mut counts = cut.iter().zip(received).zip(delivered);
+        counts.all(|((cut, received), delivered)| cut <= received && cut >= delivered)
+    }
+
+    /// T1. Of several that show a cut the newest leader's: on another nobody can have acted.
+    fn compute(&self, shard: &Shard, at: usize) -> Vec<Count> {
+        let rows = |set: Members| set.iter().map(|rank| &self.rows[rank.index()].shards[at]);
+        let shown = rows(shard.members).filter(|row| row.ready && self.is_sound(at, &row.cut));
+        if let Some(row) = shown.last()
+            && !mutant!("view-cut-recomputed")
+        {
+            return row.cut.clone();
+        }
+        let mut cut = self.own().shards[at].received.clone();
+        for row in rows(shard.members.without(self.excluded())) {
+            for (least, received) in cut.iter_mut().zip(&row.received) {
+                *least = (*least).min(*received);
+            }
+        }
+        cut
+    }
+
+    fn take_cut(&mut self, at: usize, cut: Vec<Count>, decision: &mut Decision) {
+        self.own_mut().shards[at].cut = cut;
+        decision.busy = true;
+        if mutant!("view-cut-not-echoed") {
+            return self.ask_for(at, decision);
+        }
+        self.own_mut().shards[at].ready = true;
+    }
+
+    fn ask_for(&mut self, at: usize, decision: &mut Decision) {
+        self.trims[at].asked = true;
+        decision.deliver.push(self.shards[at].subgroup);
+        decision.busy = true;
+    }
+
+    /// My part of the old view is over.
+    pub(super) fn end(&mut self) {
+        if self.own().wedged && self.is_decided() && self.trims.iter().all(|trim| trim.done) {
+            self.own_mut().ended = true;
+        }
+    }
+
+    /// T4: the old view is over everywhere. I say so before I go.
+    pub(super) fn pass(&mut self) {
+        let next = Epoch(self.roster.epoch.0 + 1);
+        let waits_for = self.roster.all().without(self.excluded());
+        let ended = waits_for.iter().all(|rank| self.rows[rank.index()].ended);
+        let passed = self.rows.iter().any(|row| row.installed == next);
+        let heard = passed && !mutant!("view-passing-is-not-heard");
+        let may_go = ended || heard || mutant!("view-install-without-ended");
+        if self.courier.has_ended() && may_go {
+            self.own_mut().installed = next;
+        }
+    }
+
+    pub(super) fn has_passed(&self) -> bool {
+        self.own().installed != self.roster.epoch
+    }
+
+    /// Goes, once everything that I said in the old view is on its way.
+    pub(super) fn install(&mut self, decision: &mut Decision) -> Result<(), Stop> {
+        if self.courier.owes_anyone() {
+            return Ok(());
+        }
+        let own = self.own();
+        let end = own.list.first_end().expect("it was decided");
+        let batch = own.list.first_batch();
+        let Some(roster) = self.roster.next(batch) else { return Err(Stop::Left) };
+        let mut list = own.list.clone();
+        list.changes.drain(..batch.len());
+        list.base = end;
+        let agreed = own.agreed;
+        let suspects = self.roster.carried(own.suspects, &roster);
+        let stays = self.roster.carried(self.roster.all(), &roster);
+        let is_gone = |rank: &Rank| roster.rank_of(self.roster.seniority(*rank)).is_none();
+        let gone = Members::from_ranks(self.roster.all().iter().filter(is_gone));
+        let joined = roster.all().without(stays);
+        let carry = Carry { list, agreed, suspects };
+        decision.install = Some(Install { roster, carry, joined, gone });
+        Ok(())
+    }
+
+    fn shard(&self, subgroup: usize) -> usize {
+        let at = self.shards.iter().position(|shard| shard.subgroup == subgroup);
+        at.expect("a subgroup of mine")
+    }
+}
