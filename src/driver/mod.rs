@@ -131,6 +131,9 @@ impl Driver {
         if !self.work.posts.is_empty() {
             self.fabric.post(&self.work.posts);
         }
+        if !self.work.expel.is_empty() {
+            self.work.expel.iter().for_each(|rank| self.fabric.revoke(Peer(rank.0)));
+        }
         self.events.lost = crate::base::Members::NONE;
         let busy = self.work.busy || delivered > 0;
         self.counters.busy_turns += u64::from(busy);
@@ -150,10 +153,9 @@ impl Driver {
                 break;
             }
             let delivery = self.work.deliver[at];
-            let multicast = self.engine.multicast(delivery.at);
+            let multicast = self.engine.multicast_mut(delivery.at);
             let inbox = &mut self.inboxes[delivery.at];
-            let slots = multicast.slots();
-            let outcome = inbox.collect(delivery.upto, slots, &mut self.batch, most);
+            let outcome = multicast.collect(inbox, delivery.upto, &mut self.batch, most);
             let batch = self.batch.messages();
             if !batch.is_empty() {
                 self.application.deliver(multicast.subgroup as u16, batch);

@@ -9,9 +9,10 @@
 //!     `POSTS_MAX` posts.
 //! E3  A peer's bytes are checked before use; nonsense makes that peer suspect, never a panic.
 //!
-//! Views do not change yet: a suspicion ends the group. `Work::revoke` is where the rest of part B
-//! (records, install) will stand beside it.
+//! Without a membership the view is fixed and a suspicion ends the group; with one (`evolve.rs`) it
+//! ends the view, and `Work::install` says what comes next.
 
+mod evolve;
 pub mod membership;
 pub mod multicast;
 pub mod outbox;
@@ -28,6 +29,7 @@ use crate::limits::POSTS_MAX;
 use crate::sst::Table;
 use crate::sst::inbox::{BadSlot, Inbox};
 use crate::sst::ring::Taker;
+use membership::Install;
 use multicast::Multicast;
 use view::View;
 
@@ -48,6 +50,10 @@ pub struct Work {
     pub revoke: Members,
     /// 3  In this order.
     pub posts: Vec<Post>,
+    /// 4  Peers that heard their last word in those posts, and then may write no more.
+    pub expel: Members,
+    /// 5  The next view: this engine is over.
+    pub install: Option<Install>,
     /// Whether the poll found anything new or said anything new.
     pub busy: bool,
 }
@@ -55,7 +61,9 @@ pub struct Work {
 impl Work {
     pub fn new() -> Work {
         let deliver = Vec::with_capacity(crate::limits::SUBGROUPS_MAX);
-        Work { deliver, revoke: Members::NONE, posts: Vec::with_capacity(POSTS_MAX), busy: false }
+        let posts = Vec::with_capacity(POSTS_MAX);
+        let (revoke, expel) = (Members::NONE, Members::NONE);
+        Work { deliver, revoke, posts, expel, install: None, busy: false }
     }
 }
 
@@ -64,7 +72,8 @@ impl Work {
     pub fn clear(&mut self) {
         self.deliver.clear();
         self.posts.clear();
-        self.revoke = Members::NONE;
+        (self.revoke, self.expel) = (Members::NONE, Members::NONE);
+        self.install = None;
         self.busy = false;
     }
 }
@@ -103,6 +112,8 @@ pub struct Engine {
     turn: usize,
     /// Whose posts come first: where the last turn had no room for more.
     first_to_post: usize,
+    /// `None`: the view is fixed.
+    evolution: Option<Box<evolve::Evolution>>,
 }
 
 impl Engine {
@@ -128,6 +139,7 @@ impl Engine {
             phase: Phase::Poll,
             turn: 0,
             first_to_post: 0,
+            evolution: None,
         }
     }
 
@@ -137,6 +149,7 @@ impl Engine {
         self.state == State::Running
             && events.lost.is_empty()
             && self.multicasts.iter().all(|multicast| multicast.is_still(table))
+            && self.evolution.as_ref().is_none_or(|evolution| evolution.is_still(table))
     }
 
     /// One bounded turn's decisions (E2). Calls nobody.
@@ -146,6 +159,9 @@ impl Engine {
         work.clear();
         if let State::Stopped(..) = self.state {
             return;
+        }
+        if self.evolution.is_some() {
+            return self.poll_evolving(now, table, events, work);
         }
         if !events.lost.is_empty() {
             for rank in events.lost.without(self.departed).iter() {
@@ -158,12 +174,7 @@ impl Engine {
                 return;
             }
         }
-        for at in (self.turn..self.multicasts.len()).chain(0..self.turn) {
-            if let Some(upto) = self.multicasts[at].deliverable() {
-                work.deliver.push(Delivery { at, upto });
-            }
-        }
-        self.turn = if self.turn + 1 < self.multicasts.len() { self.turn + 1 } else { 0 };
+        self.offer(work);
         if work.deliver.is_empty() && self.state != State::Running {
             self.end_if_over();
         }
@@ -177,6 +188,11 @@ impl Engine {
             self.multicasts[delivery.at].done(&inboxes[delivery.at], table);
         }
         if let State::Stopped(..) = self.state {
+            return;
+        }
+        if self.evolution.is_some() {
+            self.done_evolving(table, events, work);
+            work.busy |= !work.posts.is_empty();
             return;
         }
         let full = events.full.union(self.departed);
@@ -213,10 +229,14 @@ impl Engine {
         assert!(sender.rank != self.view.me, "a slot of my own is no message");
         let (subgroup, sender_at) = (subgroup as u16, bad.sender as u16);
         let fault = Fault::BadSlot { subgroup, sender: sender_at, words: bad.words };
+        self.multicasts[at].stumble();
         self.suspect(Suspicion { rank: sender.rank, fault }, work);
     }
 
     fn suspect(&mut self, suspicion: Suspicion, work: &mut Work) {
+        if self.tell(suspicion) {
+            return;
+        }
         work.revoke.insert(suspicion.rank);
         self.stop(Status::PeerFault, Some(suspicion));
     }
@@ -300,6 +320,12 @@ impl Engine {
         &self.multicasts[at]
     }
 
+    /// For `Multicast::collect`.
+    #[inline]
+    pub fn multicast_mut(&mut self, at: usize) -> &mut Multicast {
+        &mut self.multicasts[at]
+    }
+
     /// Whether a turn would find something to do: for the look between saying "asleep" and sleeping.
     /// `events` tells who is full now, not who was at the last poll.
     pub fn has_work(&mut self, table: &Table, events: &Events) -> bool {
@@ -309,7 +335,8 @@ impl Engine {
             State::Running | State::Stopped(..) => false,
         };
         let full = events.full.union(self.departed);
-        over || self.multicasts.iter_mut().any(|multicast| multicast.has_work(table, full))
+        over || self.evolution.as_ref().is_some_and(|evolution| evolution.has_work(table, full))
+            || self.multicasts.iter_mut().any(|multicast| multicast.has_work(table, full))
     }
 
     /// Whether `released` of others is news to me: a lane of mine waits for room.

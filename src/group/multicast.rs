@@ -11,6 +11,7 @@
 //!
 //! Cost of a quiet poll: a load per foreign sender and member, from one line per member.
 
+mod ending;
 mod quiet;
 
 use super::outbox::Outbox;
@@ -101,6 +102,7 @@ pub struct Multicast {
     heads_most: u64,
     /// All is delivered and told that can be, until some cell moves or a lane fills.
     settled: bool,
+    ending: ending::Ending,
     outbox: Outbox,
 }
 
@@ -161,6 +163,7 @@ impl Multicast {
             released: Number(0),
             heads_most: explicable(spec.mode(), &vec![Count(0); senders], window),
             settled: false,
+            ending: ending::Ending::default(),
             outbox: Outbox::new(subgroup, &ranks, columns.clone(), spec.mode()),
             others: ranks.iter().map(other).collect(),
             columns,
@@ -169,6 +172,10 @@ impl Multicast {
 
     /// Takes up what the application has sent, receives, decides what is stable.
     pub fn poll(&mut self, now: u64, table: &mut Table) -> Result<(), Suspicion> {
+        if self.ending.wedged && !crate::mutant!("wire-receives-when-wedged") {
+            self.release(table);
+            return Ok(());
+        }
         if self.take_up(now) {
             // Announced before the others are looked at: their lines may be a miss away.
             self.advance_order();
@@ -353,7 +360,7 @@ impl Multicast {
             Mode::Stable => self.stable > self.delivered,
             Mode::Received => self.slots != self.consumed,
         };
-        any.then_some(self.stable)
+        (any && !self.is_broken()).then_some(self.stable)
     }
 
     /// By sender: the slots that delivery may use.
@@ -411,6 +418,9 @@ impl Multicast {
         }
         self.released = self.delivered;
         let early = crate::mutant!("released-before-callback");
+        if self.has_cut() {
+            return; // the old view's senders are stopped: nobody waits for room
+        }
         if !early && !crate::mutant!("released-before-delivered") {
             table.advance_spot(&self.my_released, self.delivered);
         }

@@ -110,8 +110,8 @@ impl Stage {
         let spec = &self.spec;
         engine.poll(Nanos(self.now), table, &events, work);
         if let Some(&delivery) = work.deliver.first() {
-            let slots = engine.multicast(0).slots();
-            if let Err(bad) = inboxes[0].collect(delivery.upto, slots, batch, limit) {
+            let multicast = engine.multicast_mut(0);
+            if let Err(bad) = multicast.collect(&mut inboxes[0], delivery.upto, batch, limit) {
                 engine.bad_slot(0, bad, work);
             }
             for message in batch.messages() {

@@ -156,6 +156,13 @@ impl Wires {
         }
     }
 
+    /// Nothing of what is on its way between the two lands any more.
+    pub fn drop_all(&mut self, from: Rank, to: Rank) {
+        let queue = &mut self.wires[from.index() * self.members + to.index()].queue;
+        self.queued -= queue.len();
+        queue.clear();
+    }
+
     /// Holds a random wire up until a step of the world.
     pub fn stick(&mut self, until: u64, dice: &Dice) {
         let wire = dice.below(self.wires.len() as u64) as usize;
@@ -175,6 +182,18 @@ impl Wires {
         dice: &Dice,
         tallies: &Tallies,
     ) -> Option<Landed> {
+        self.land_where(now, parcels, dice, tallies, |_, _| true)
+    }
+
+    /// The same, of those wires only, by owner and reader.
+    pub fn land_where(
+        &mut self,
+        now: u64,
+        parcels: u64,
+        dice: &Dice,
+        tallies: &Tallies,
+        allowed: impl Fn(usize, usize) -> bool,
+    ) -> Option<Landed> {
         if self.queued == 0 {
             return None;
         }
@@ -182,6 +201,7 @@ impl Wires {
         let order = (start..self.wires.len()).chain(0..start);
         let ready =
             |&at: &usize| !self.wires[at].queue.is_empty() && self.wires[at].stuck_until <= now;
+        let ready = |at: &usize| ready(at) && allowed(at / self.members, at % self.members);
         let at = order.into_iter().find(ready)?;
         let (owner, reader) = (at / self.members, at % self.members);
         let was_full = self.wires[at].queue.len() >= self.limit;

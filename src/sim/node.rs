@@ -241,10 +241,10 @@ impl Node {
             return;
         }
         let delivery = self.work.deliver[self.cursor];
-        let multicast = self.engine.multicast(delivery.at);
+        let multicast = self.engine.multicast_mut(delivery.at);
         let inbox = &mut self.inboxes[delivery.at];
         let most = self.budget.min(BATCH_MAX as u64) as usize;
-        let outcome = inbox.collect(delivery.upto, multicast.slots(), &mut self.batch, most);
+        let outcome = multicast.collect(inbox, delivery.upto, &mut self.batch, most);
         self.budget -= self.batch.messages().len() as u64;
         world.tallies.add(Row::CutShort, (self.budget == 0).into());
         let subgroup = multicast.subgroup;

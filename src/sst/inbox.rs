@@ -165,17 +165,29 @@ impl Inbox {
 
     /// The same number by number, which is less work for a few.
     fn collect_few(&mut self, upto: u64, places: &mut [Message]) -> (usize, Result<(), BadSlot>) {
+        self.collect_some(upto, None, places)
+    }
+
+    #[inline(always)]
+    fn collect_some(
+        &mut self,
+        upto: u64,
+        cut: Option<&[Count]>,
+        places: &mut [Message],
+    ) -> (usize, Result<(), BadSlot>) {
         let (mut number, mut filled) = (self.number().0, 0);
         while number < upto && filled < places.len() {
             let Place { index, s } = self.at;
             let reader = &mut self.readers[s];
+            let cut_off = cut.is_some_and(|cut| index >= cut[s].0);
             if reader.left == 0
                 && reader.consumed < reader.known
+                && !cut_off
                 && let Err(words) = reader.begin(self.epoch, index)
             {
                 return (filled, Err(BadSlot { sender: s, words }));
             }
-            if reader.left > 0 && reader.index == index {
+            if reader.left > 0 && reader.index == index && !cut_off {
                 let to = Column { first: 0, step: 1, number, numbers: 1, count: 1, bytes_max: 1 };
                 let (count, _) = reader.read(to, self.message_bytes_max, &mut places[filled..]);
                 if count == 0 {
@@ -190,6 +202,23 @@ impl Inbox {
                 if wraps { Place { index: index + 1, s: 0 } } else { Place { index, s: s + 1 } };
         }
         (filled, Ok(()))
+    }
+
+    /// As `collect`, at the end of a view: of each sender no more than `cut`, by count. What is
+    /// beyond is passed over as if it were nulls, and never looked at.
+    pub fn collect_cut(
+        &mut self,
+        upto: Number,
+        cut: &[Count],
+        slots: &[Count],
+        batch: &mut Batch,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        self.know(slots);
+        assert!(self.mode == Mode::Stable && cut.len() == self.readers.len());
+        let (filled, outcome) = self.collect_some(upto.0, Some(cut), batch.free(most));
+        batch.filled(filled);
+        outcome
     }
 
     /// The longest stretch from here on: where it ends, and how many are `active` in it: have a

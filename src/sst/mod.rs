@@ -13,6 +13,7 @@
 
 pub mod frontier;
 pub mod inbox;
+pub mod kept;
 pub mod layout;
 pub mod producer;
 pub mod ring;

@@ -87,8 +87,13 @@ impl Courier {
     }
 
     pub fn owes_anyone(&self) -> bool {
+        self.owes(Members::NONE)
+    }
+
+    /// Whether some peer but `full` is owed something.
+    pub fn owes(&self, full: Members) -> bool {
         let records = self.records;
-        self.peers.iter().any(|rank| self.owed[rank.index()].any(records))
+        self.peers.without(full).iter().any(|rank| self.owed[rank.index()].any(records))
     }
 }
 

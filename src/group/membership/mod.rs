@@ -352,6 +352,30 @@ impl Membership {
         own.suspects.is_empty() && follows && !(asked && leader == self.me())
     }
 
+    /// Whether the last poll left nothing to be done or said, but for what others' rows bring.
+    #[inline]
+    pub fn is_still(&self) -> bool {
+        !self.frozen && !self.courier.owes_anyone()
+    }
+
+    /// Whether a row that I look at has moved. Keeps nothing of what it sees.
+    #[inline]
+    pub fn has_news(&self, table: &Table) -> bool {
+        if self.stopped.is_some() || self.has_passed() {
+            return false;
+        }
+        let peers = self.roster.all().without(self.suspects()).iter();
+        let moved = |rank: Rank| {
+            table.observe(rank, table.layout.cold, 0) != self.rows[rank.index()].cold()
+        };
+        peers.filter(|rank| *rank != self.me()).any(moved)
+    }
+
+    /// Whether peers but `full` are still to be told something.
+    pub fn owes(&self, full: Members) -> bool {
+        self.courier.owes(full)
+    }
+
     /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others.
     pub fn ask_to_join(&mut self, request: Request) {
         assert!(request.incarnation != 0);

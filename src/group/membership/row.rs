@@ -111,6 +111,12 @@ impl Row {
         }
     }
 
+    /// How often it had moved at the last look.
+    #[inline]
+    pub fn cold(&self) -> u64 {
+        self.cold
+    }
+
     /// Whether that member was seen in this view.
     pub fn is_here(&self) -> bool {
         self.installed.0 != 0

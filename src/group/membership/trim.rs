@@ -60,6 +60,12 @@ impl Membership {
         }
     }
 
+    /// Whether a cut of that subgroup was asked for and `cut_delivered` not said.
+    pub fn waits_for_delivery(&self, subgroup: usize) -> bool {
+        let trim = &self.trims[self.shard(subgroup)];
+        trim.asked && !trim.done
+    }
+
     /// Whether multicast stands still.
     pub fn is_wedged(&self) -> bool {
         self.frozen

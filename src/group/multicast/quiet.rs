@@ -25,6 +25,9 @@ impl Multicast {
     /// Whether a lane has filled or a foreign cell has moved.
     #[inline]
     fn has_news(&self, table: &Table) -> bool {
+        if self.ending.wedged {
+            return false;
+        }
         let head = |sender: &Foreign| table.observe_spot(&sender.head) != self.received[sender.s];
         let prefix = |other: &Other| table.observe_spot(&other.prefix) != other.seen;
         self.lanes.iter().any(|lane| lane.taker.has_waiting())
@@ -38,7 +41,7 @@ impl Multicast {
         self.owes(full)
             || self.deliverable().is_some()
             || self.has_news(table)
-            || self.room_again(table)
+            || (!self.ending.wedged && self.room_again(table))
     }
 
     /// Whether a lane that found no room would find some now.

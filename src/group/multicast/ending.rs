@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The end of a subgroup's view: wedge, the cut, and what of mine the next view sends again.
+//!
+//! W1  After the wedge nothing is taken up or received, and no prefix raises `stable`: what the
+//!     receipt says is final.
+//! W2  Below the cut all is stable among those who go on; nothing beyond it is delivered.
+//! W3  A message of mine is below the cut, or it is kept: those in the order sent, once each.
+
+use super::Multicast;
+use crate::base::{Count, Number};
+use crate::error::Status;
+use crate::mem::Batch;
+use crate::mutant;
+use crate::sst::frontier;
+use crate::sst::inbox::{BadSlot, Inbox};
+use crate::sst::kept::Kept;
+use crate::sst::layout::Mode;
+use crate::sst::ring::index_of;
+
+/// Where the view of a subgroup stands on its way to its end.
+#[derive(Default)]
+pub(super) struct Ending {
+    pub wedged: bool,
+    /// By sender: how many messages of it the view delivers.
+    cut: Option<Vec<Count>>,
+    /// A slot below `stable` is no message: nothing is delivered until the cut.
+    broken: bool,
+}
+
+impl Multicast {
+    /// Stops everything (W1). By sender: what is received, nulls included, and how much of that is
+    /// delivered at the most before there is a cut. Producers are told to ask again.
+    pub fn wedge(&mut self) -> (Vec<Count>, Vec<Count>) {
+        assert!(!self.ending.wedged, "it is wedged once");
+        self.ending.wedged = true;
+        for lane in &self.lanes {
+            lane.taker.stop(Status::Again);
+        }
+        let senders = self.received.len();
+        let below = |s| frontier::share(self.stable, s, senders);
+        (self.received.clone(), (0..senders).map(below).collect())
+    }
+
+    /// From now on the view is delivered up to the cut, and no further (W2).
+    pub fn deliver_cut(&mut self, cut: &[Count]) {
+        assert!(self.ending.wedged && self.ending.cut.is_none());
+        let (mut cut, senders) = (cut.to_vec(), cut.len() as u64);
+        if mutant!("wire-cut-ignored") {
+            cut.clone_from(&self.received);
+        }
+        let last = cut.iter().zip(0..).filter(|(count, _)| count.0 > 0);
+        let end = last.map(|(count, s)| (count.0 - 1) * senders + s + 1).max().unwrap_or(0);
+        assert!(end >= self.stable.0, "what was stable is below the cut");
+        self.stable = Number(end);
+        self.ending.cut = Some(cut);
+        self.ending.broken = false;
+    }
+
+    /// Appends the next messages to a batch: as `Inbox::collect`, and not beyond the cut.
+    #[inline]
+    pub fn collect(
+        &mut self,
+        inbox: &mut Inbox,
+        upto: Number,
+        batch: &mut Batch,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        if self.ending.wedged {
+            return self.collect_last(inbox, upto, batch, most);
+        }
+        inbox.collect(upto, &self.slots, batch, most)
+    }
+
+    #[cold]
+    fn collect_last(
+        &mut self,
+        inbox: &mut Inbox,
+        upto: Number,
+        batch: &mut Batch,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        let Some(cut) = &mut self.ending.cut else {
+            return inbox.collect(upto, &self.slots, batch, most);
+        };
+        let outcome = inbox.collect_cut(upto, cut, &self.slots, batch, most);
+        if let Err(bad) = outcome {
+            // Whoever wrote that has no more messages here.
+            cut[bad.sender] = Count(inbox.number().0 / cut.len() as u64);
+        }
+        outcome
+    }
+
+    /// A slot below `stable` is no message. Its sender becomes suspect; what of the view is still
+    /// to be delivered is for the cut to say.
+    pub fn stumble(&mut self) {
+        self.ending.broken = self.ending.cut.is_none();
+    }
+
+    pub(super) fn has_cut(&self) -> bool {
+        self.ending.cut.is_some()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.ending.broken
+    }
+
+    /// Whether there is a cut, and all below it is delivered.
+    pub fn has_delivered_cut(&self) -> bool {
+        self.ending.cut.is_some() && self.deliverable().is_none()
+    }
+
+    /// What of a lane of mine the view does not deliver (W3). In *received* mode, what nobody was
+    /// sent.
+    pub fn keep(&mut self, lane: usize) -> Kept {
+        let from = self.first_kept(lane);
+        let taker = &mut self.lanes[lane].taker;
+        let upto = taker.slots + taker.waiting();
+        Kept::new(taker.ring.clone(), from, upto)
+    }
+
+    fn first_kept(&self, lane: usize) -> u64 {
+        let lane = &self.lanes[lane];
+        let (taker, ring) = (&lane.taker, &lane.taker.ring);
+        let (Mode::Stable, Some(cut)) = (self.mode, &self.ending.cut) else { return taker.slots };
+        if mutant!("wire-own-message-lost") {
+            return taker.slots;
+        }
+        // A run that is not released is still there, and what is not below the cut is not released.
+        let mut from = taker.slots;
+        for at in (taker.runs.saturating_sub(ring.layout.places)..taker.runs).rev() {
+            let run = ring.run(at);
+            let first = index_of(run.tagged, self.epoch).expect("a run of mine");
+            let below = cut[lane.s].0.saturating_sub(first).min(run.count);
+            from = run.slots + below;
+            if below > 0 {
+                break;
+            }
+        }
+        if mutant!("wire-resent-though-delivered") { from.saturating_sub(1) } else { from }
+    }
+}
