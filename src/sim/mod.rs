@@ -13,6 +13,7 @@ mod node;
 mod oracle;
 mod plan;
 mod report;
+mod views;
 mod world;
 
 #[cfg(test)]
@@ -86,6 +87,8 @@ fn run_thread(
             seed
         };
         let violation = world::run_seed(seed, |tallies| lock().absorb(tallies));
+        let violation =
+            violation.or_else(|| views::run_seed(seed, |tallies| lock().absorb(tallies)));
         let mut report = lock();
         report.violations.extend(violation);
         report.took = start.elapsed();
@@ -103,6 +106,29 @@ mod tests {
         let report = run(&options, &|_| ());
         assert!(report.violations.is_empty(), "{report}");
         assert!(report.get(Row::Deliveries) > 10_000, "{report}");
+    }
+
+    /// `SECONDS=60 cargo test --release --lib sim::tests::long_views -- --ignored --nocapture`, or
+    /// `SEED=7` for one: views only.
+    #[test]
+    #[ignore = "as long as one wants"]
+    fn long_views() {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let start = Instant::now();
+        let (mut report, mut seed) = (Report::new(1, 1), number("FIRST").unwrap_or(1));
+        let only = number("SEED");
+        while start.elapsed().as_secs() < number("SECONDS").unwrap_or(10) {
+            let at = only.unwrap_or(seed);
+            let violation = views::run_seed(at, |tallies| report.absorb(tallies));
+            seed += 1;
+            report.violations.extend(violation);
+            if !report.violations.is_empty() || only.is_some() {
+                break;
+            }
+        }
+        (report.seeds.end, report.took) = (seed, start.elapsed());
+        println!("{report}");
+        assert!(report.violations.is_empty());
     }
 
     /// `SECONDS=180 cargo test --release --lib sim::tests::long -- --ignored --nocapture`, or

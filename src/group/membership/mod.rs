@@ -181,7 +181,10 @@ impl Membership {
         journal.extend(records(&carry.list, roster.base));
         own.list = carry.list;
         let peers = roster.all().without(Members::from_ranks([roster.me]));
-        let courier = Courier::new(peers, shards.iter().map(|shard| shard.subgroup).collect());
+        let subgroups = shards.iter().map(|shard| shard.subgroup).collect();
+        let mut courier = Courier::new(peers, subgroups);
+        // Whoever was suspect before the view is so in it: it is told, and nobody waits for it (V1).
+        rows[roster.me.index()].suspects.iter().for_each(|rank| courier.forget(rank));
         let mut membership = Membership {
             options,
             rows,

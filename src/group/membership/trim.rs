@@ -217,6 +217,11 @@ impl Membership {
         }
     }
 
+    /// Whether this member goes on to the next view.
+    pub fn passed(&self) -> bool {
+        self.has_passed()
+    }
+
     pub(super) fn has_passed(&self) -> bool {
         self.own().installed != self.roster.epoch
     }

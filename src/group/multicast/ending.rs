@@ -96,7 +96,8 @@ impl Multicast {
         self.ending.broken = self.ending.cut.is_none();
     }
 
-    pub(super) fn has_cut(&self) -> bool {
+    /// Whether the cut is known.
+    pub fn has_cut(&self) -> bool {
         self.ending.cut.is_some()
     }
 

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The seeded world of groups whose views change. As its elder sister (`sim/world.rs`), with real
+//! memberships; what the two judge differs: here it is what a view promises to those who go on.
+
+mod faults;
+mod node;
+mod oracle;
+mod plan;
+mod world;
+
+#[cfg(test)]
+mod mutants;
+
+pub use world::run_seed;

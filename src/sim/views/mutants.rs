@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Faults planted in what joins multicast and membership: the world must find each.
+
+use super::run_seed;
+use crate::mutants::plant;
+
+/// Every fault of this kind, with what it breaks.
+const MUTANTS: &[(&str, &str)] = &[
+    ("wire-receives-when-wedged", "W1: after the receipt nothing is received or becomes stable"),
+    ("wire-cut-ignored", "W2: nothing beyond the cut is delivered"),
+    ("wire-own-message-lost", "W3: what the view did not deliver is sent again"),
+    ("wire-resent-though-delivered", "W3: and what it did deliver is not"),
+    ("wire-installs-undelivered", "X3: the view is delivered before the next begins"),
+    ("wire-cut-not-awaited", "a member says that it ended when its callbacks have returned"),
+];
+
+const SEEDS_MAX: u64 = 3_000;
+
+#[test]
+fn each_dies() {
+    let mut survivors = Vec::new();
+    for (name, rule) in MUTANTS {
+        plant(Some(name));
+        let found = (1..=SEEDS_MAX).find_map(|seed| Some((seed, run_seed(seed, |_| ())?)));
+        plant(None);
+        match found {
+            Some((seed, violation)) => {
+                let detail: String = violation.detail.chars().take(70).collect();
+                println!("{name:32} {seed:>4} seeds  {}: {detail}", violation.property);
+            }
+            None => survivors.push((name, rule)),
+        }
+    }
+    assert!(survivors.is_empty(), "no property sees {survivors:?}");
+}
+
+#[test]
+fn each_is_listed() {
+    let mut planted = Vec::new();
+    for folder in ["src/group", "src/group/multicast", "src/sst"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+            let names = text.split("mutant!(\"").skip(1).filter_map(|part| part.split('"').next());
+            planted.extend(names.filter(|name| name.starts_with("wire-")).map(str::to_owned));
+        }
+    }
+    planted.sort();
+    planted.dedup();
+    let mut listed: Vec<&str> = MUTANTS.iter().map(|(name, _)| *name).collect();
+    listed.sort_unstable();
+    assert_eq!(planted, listed);
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What views add to what must hold; numbers as in `protocol.md` §f.
+//!
+//! It remembers what every process was ever given, dead ones included: agreement is *uniform*.
+
+use super::plan::Plan;
+use crate::mem::Message;
+use crate::sim::dice::Pattern;
+use crate::sim::oracle::{Broken, FIFO, INTEGRITY, LIVENESS, TOTAL_ORDER};
+use crate::sst::layout::Mode;
+use std::collections::BTreeMap;
+
+pub const VIEWS: &str = "2, 3 same epoch, same view; each a later one";
+pub const PRIMARY: &str = "4 a majority of a view makes the next";
+pub const SAME: &str = "6 who installs a view has delivered the same of the one before";
+pub const UNIFORM: &str = "7 what anybody delivered all survivors have";
+
+/// A lane: process and lane.
+type Lane = (usize, u16);
+
+/// What of one subgroup was delivered in one epoch.
+#[derive(Default)]
+struct Chapter {
+    /// Number, sender and ordinal.
+    sequence: Vec<(u64, Lane, u64)>,
+    /// By process: how far it is.
+    at: BTreeMap<usize, usize>,
+    /// Somebody has installed the next view with so many delivered.
+    closed: Option<usize>,
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    seed: u64,
+    modes: Vec<Mode>,
+    templates: Vec<super::plan::Template>,
+    /// By subgroup and lane: lengths of the messages sent, by ordinal.
+    sent: BTreeMap<(usize, Lane), Vec<u32>>,
+    /// By process, subgroup and lane: the next ordinal that it is to be given.
+    next: BTreeMap<(usize, usize, Lane), u64>,
+    chapters: BTreeMap<(u64, usize), Chapter>,
+    /// By epoch and subgroup: the counts with which its members begin.
+    starts: BTreeMap<(u64, usize), BTreeMap<Lane, u64>>,
+    pub views: BTreeMap<u64, Vec<usize>>,
+    pub installed: BTreeMap<usize, u64>,
+    pub leavers: Vec<usize>,
+    pub suspected: Vec<usize>,
+}
+
+impl Oracle {
+    pub fn new(plan: &Plan) -> Oracle {
+        let templates = plan.templates.clone();
+        let modes = templates.iter().map(|template| template.shape.mode).collect();
+        Oracle { seed: plan.seed, modes, templates, ..Oracle::default() }
+    }
+
+    fn lanes(&self, subgroup: usize) -> Vec<Lane> {
+        let template = &self.templates[subgroup];
+        let lanes = |&process: &usize| (0..template.lanes).map(move |lane| (process, lane));
+        template.senders.iter().flat_map(lanes).collect()
+    }
+
+    pub fn pattern(&self, subgroup: usize, lane: Lane, ordinal: u64) -> Pattern {
+        Pattern::new(self.seed, subgroup, lane.0 * 16 + usize::from(lane.1), ordinal)
+    }
+
+    pub fn count(&self, subgroup: usize, lane: Lane) -> u64 {
+        self.sent.get(&(subgroup, lane)).map_or(0, |sent| sent.len() as u64)
+    }
+
+    pub fn sent(
+        &mut self,
+        subgroup: usize,
+        lane: Lane,
+        ordinal: u64,
+        len: u32,
+    ) -> Result<(), Broken> {
+        let sent = self.sent.entry((subgroup, lane)).or_default();
+        if sent.len() as u64 != ordinal {
+            return Err((FIFO, format!("{lane:?} sends ordinal {ordinal} after {}", sent.len())));
+        }
+        sent.push(len);
+        Ok(())
+    }
+
+    /// A process begins a view.
+    pub fn install(&mut self, who: usize, epoch: u64, view: &[usize]) -> Result<(), Broken> {
+        let known = self.views.entry(epoch).or_insert_with(|| view.to_vec());
+        if known != view {
+            return Err((VIEWS, format!("{epoch} is {known:?}, and at {who} {view:?}")));
+        }
+        let before = self.installed.insert(who, epoch);
+        if before.is_some_and(|before| before + 1 != epoch) {
+            return Err((VIEWS, format!("{who} installs {epoch} after {before:?}")));
+        }
+        if let Some(parent) = self.views.get(&(epoch - 1)) {
+            let stay = parent.iter().filter(|process| view.contains(process)).count();
+            let left = parent.iter().filter(|p| !view.contains(p) && self.leavers.contains(p));
+            if 2 * stay <= parent.len() - left.count() {
+                return Err((PRIMARY, format!("{view:?} after {parent:?}")));
+            }
+        }
+        for subgroup in 0..self.templates.len() {
+            if self.templates[subgroup].members.contains(&who) {
+                self.begin(who, epoch, subgroup, before.is_some())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, who: usize, epoch: u64, subgroup: usize, was: bool) -> Result<(), Broken> {
+        let lanes = self.lanes(subgroup);
+        let stable = self.modes[subgroup] == Mode::Stable;
+        if was && stable {
+            let chapter = self.chapters.entry((epoch - 1, subgroup)).or_default();
+            let mine = chapter.at.get(&who).copied().unwrap_or(0);
+            let closed = *chapter.closed.get_or_insert(mine);
+            if closed != mine || mine != chapter.sequence.len() {
+                let all = chapter.sequence.len();
+                let detail = format!(
+                    "{who} installs {epoch} with {mine} messages of subgroup {subgroup}, others \
+                     with {closed}, somebody had {all}"
+                );
+                return Err((if closed != mine { SAME } else { UNIFORM }, detail));
+            }
+        }
+        let next = |of: usize, lane: Lane| self.next.get(&(of, subgroup, lane)).copied();
+        let counts_of = |of: usize| -> BTreeMap<Lane, u64> {
+            lanes.iter().map(|&lane| (lane, next(of, lane).unwrap_or(0))).collect()
+        };
+        // A joiner begins where the survivors are; if there are none, at the end of what was sent.
+        let counts = match self.starts.get(&(epoch, subgroup)) {
+            _ if was || epoch == 1 => counts_of(who),
+            Some(counts) => counts.clone(),
+            None => {
+                let (parent, view) = (&self.views[&(epoch - 1)], &self.views[&epoch]);
+                let members = &self.templates[subgroup].members;
+                let stays = |p: &&usize| view.contains(p) && members.contains(p);
+                let all = |lane: &Lane| (*lane, self.count(subgroup, *lane));
+                let survivor = parent.iter().find(stays);
+                survivor.map_or_else(|| lanes.iter().map(all).collect(), |of| counts_of(*of))
+            }
+        };
+        let start = self.starts.entry((epoch, subgroup)).or_insert_with(|| counts.clone());
+        if stable && *start != counts {
+            return Err((SAME, format!("{who} begins {epoch} with {counts:?}, others {start:?}")));
+        }
+        for (lane, count) in counts {
+            self.next.insert((who, subgroup, lane), count);
+        }
+        Ok(())
+    }
+
+    /// A message is handed to the callback of a process.
+    pub fn delivered(
+        &mut self,
+        who: usize,
+        epoch: u64,
+        subgroup: usize,
+        lane: Lane,
+        message: &Message,
+    ) -> Result<(), Broken> {
+        let name = || format!("{who} in view {epoch} subgroup {subgroup} of {lane:?}");
+        let number = message.number;
+        let expected = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
+        let count = self.count(subgroup, lane);
+        let is = |ordinal: u64| {
+            let len = self.sent[&(subgroup, lane)][ordinal as usize];
+            let pattern = self.pattern(subgroup, lane, ordinal);
+            len == message.len && pattern.first_difference(message.bytes()).is_none()
+        };
+        // Without a cut a view may end with messages that this member was not sent.
+        let most = if self.modes[subgroup] == Mode::Stable { expected + 1 } else { count };
+        let Some(ordinal) = (expected..most.min(count)).find(|ordinal| is(*ordinal)) else {
+            let other = (0..count).find(|ordinal| is(*ordinal));
+            let detail = format!(
+                "{}: number {number}, {} bytes, is not ordinal {expected} of {count} but {other:?}",
+                name(),
+                message.len
+            );
+            return Err((if other.is_some() { FIFO } else { INTEGRITY }, detail));
+        };
+        self.next.insert((who, subgroup, lane), ordinal + 1);
+        if self.modes[subgroup] == Mode::Received {
+            return Ok(());
+        }
+        let chapter = self.chapters.entry((epoch, subgroup)).or_default();
+        let at = chapter.at.entry(who).or_insert(0);
+        let entry = (number, lane, ordinal);
+        match chapter.sequence.get(*at) {
+            Some(other) if *other != entry => {
+                return Err((TOTAL_ORDER, format!("{}: {entry:?}, others {other:?}", name())));
+            }
+            Some(_) => {}
+            None => {
+                if let Some(closed) = chapter.closed {
+                    let detail = format!("{}: beyond the {closed} of the view", name());
+                    return Err((UNIFORM, detail));
+                }
+                if chapter.sequence.last().is_some_and(|last| last.0 >= number) {
+                    return Err((TOTAL_ORDER, format!("{}: number {number}", name())));
+                }
+                chapter.sequence.push(entry);
+            }
+        }
+        *at += 1;
+        Ok(())
+    }
+
+    /// All is silent, and `up` are left: they have all that those among them have sent.
+    pub fn quiet(&self, up: &[usize]) -> Result<(), Broken> {
+        for subgroup in 0..self.templates.len() {
+            let members = &self.templates[subgroup].members;
+            let here: Vec<usize> = up.iter().copied().filter(|who| members.contains(who)).collect();
+            for lane in self.lanes(subgroup).into_iter().filter(|lane| up.contains(&lane.0)) {
+                let count = self.count(subgroup, lane);
+                for &who in &here {
+                    let next = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
+                    if next != count && self.modes[subgroup] == Mode::Stable {
+                        let detail =
+                            format!("{who} has {next} of the {count} of {lane:?} in {subgroup}");
+                        return Err((LIVENESS, detail));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
