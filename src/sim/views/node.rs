@@ -247,8 +247,10 @@ impl Node {
                 world.is_gone(*process) && !self.told.contains(Rank(rank))
             };
             let news = self.view.iter().zip(0..).any(told);
-            if !news && !self.engine.has_work(&self.table, &self.events) {
-                world.sleep(self.process, room);
+            // Says "asleep", then looks.
+            world.sleep(self.process, room);
+            if news || self.engine.has_work(&self.table, &self.events) {
+                world.wake(self.process, true);
             }
         }
         None

@@ -137,8 +137,12 @@ impl Oracle {
                 let members = &self.templates[subgroup].members;
                 let stays = |p: &&usize| view.contains(p) && members.contains(p);
                 let all = |lane: &Lane| (*lane, self.count(subgroup, *lane));
-                let survivor = parent.iter().find(stays);
-                survivor.map_or_else(|| lanes.iter().map(all).collect(), |of| counts_of(*of))
+                let survivors: Vec<_> =
+                    parent.iter().filter(stays).map(|p| counts_of(*p)).collect();
+                let most = |lane: &Lane| (*lane, survivors.iter().map(|of| of[lane]).max());
+                let known = |(lane, count): (Lane, Option<u64>)| count.map(|count| (lane, count));
+                let most: Option<_> = lanes.iter().map(most).map(known).collect();
+                most.unwrap_or_else(|| lanes.iter().map(all).collect())
             }
         };
         let start = self.starts.entry((epoch, subgroup)).or_insert_with(|| counts.clone());
