@@ -90,7 +90,9 @@ impl Engine {
         for multicast in &mut self.multicasts {
             evolution.heard.extend(multicast.poll(now.0, table).err());
         }
-        evolution.hear_of(events.lost, table);
+        if !mutant!("wire-loss-not-told") {
+            evolution.hear_of(events.lost, table);
+        }
         let Evolution { membership, decision, heard, .. } = evolution;
         membership.poll(now, table, heard, decision);
         heard.clear();
@@ -227,12 +229,13 @@ impl Evolution {
         !self.again
             && self.heard.is_empty()
             && self.membership.is_still()
-            && !self.membership.has_news(table)
+            && (!self.membership.has_news(table) || mutant!("wire-rows-not-looked-at"))
     }
 
     /// Whether a turn would find something to do.
     pub fn has_work(&self, table: &Table, full: Members) -> bool {
-        let news = self.membership.has_news(table) || self.membership.owes(full);
+        let blind = mutant!("wire-sleeps-on-rows");
+        let news = (self.membership.has_news(table) && !blind) || self.membership.owes(full);
         !self.over && (self.again || !self.heard.is_empty() || news)
     }
 }

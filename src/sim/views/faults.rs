@@ -10,7 +10,27 @@ use crate::sim::oracle::{IDLE, LIVENESS, SLEEP};
 use crate::sim::report::Row;
 
 /// Rounds in which whoever can must have come to rest.
-const ROUNDS: u32 = 1500;
+const ROUNDS: u32 = 600;
+
+/// By the step of the view change that the member had reached.
+const CRASHES: [Row; 7] = [
+    Row::Crashes,
+    Row::CrashesFrozen,
+    Row::CrashesWedged,
+    Row::CrashesAgreed,
+    Row::CrashesEchoed,
+    Row::CrashesEnded,
+    Row::CrashesPassed,
+];
+const FALSEHOODS: [Row; 7] = [
+    Row::Falsehoods,
+    Row::FalsehoodsFrozen,
+    Row::FalsehoodsWedged,
+    Row::FalsehoodsAgreed,
+    Row::FalsehoodsEchoed,
+    Row::FalsehoodsEnded,
+    Row::FalsehoodsPassed,
+];
 
 const LOST: Fault = Fault::Lost { also: Members::NONE };
 const SILENT: Fault = Fault::Silent { for_ns: Nanos(1) };
@@ -43,16 +63,23 @@ impl World {
             self.spent[kind].set(spent + u32::from(spent < most));
             spent < most
         };
-        let changing = changing.contains(&who);
+        // A gentle fate takes one where the others are a majority, and waits for the next view.
+        let hard = !self.plan.gentle || up.len() > 2 && changing.len() < 2;
         match self.dice.below(10) {
-            0 | 1 if spend(0, self.plan.crashes) => {
-                self.tallies.one(if changing { Row::CrashesInChange } else { Row::Crashes });
+            0 | 1 if hard && spend(0, self.plan.crashes) => {
+                self.tallies.one(CRASHES[self.stage(who)]);
                 self.crash(who);
             }
-            2 | 3 if who != other && spend(1, self.plan.falsehoods) => {
+            2 | 3 if who != other && hard && spend(1, self.plan.falsehoods) => {
+                let stopped: Vec<usize> =
+                    up.iter().copied().filter(|p| self.is_paused(*p)).collect();
+                let other = match stopped.is_empty() || self.dice.chance(128) {
+                    true => other,
+                    false => self.dice.pick(&stopped),
+                };
+                let stage = self.stage(who);
                 if self.suspect(who, other, SILENT) {
-                    let row = if changing { Row::FalseInChange } else { Row::FalseSuspicions };
-                    self.tallies.one(row);
+                    self.tallies.one(FALSEHOODS[stage]);
                     // They may err about each other.
                     if self.dice.chance(96) && self.suspect(other, who, SILENT) {
                         self.tallies.one(Row::Duels);
@@ -90,6 +117,18 @@ impl World {
                 }
             }
         }
+    }
+
+    /// How far a member is on its way to the next view.
+    fn stage(&self, who: usize) -> usize {
+        let Ok(life) = self.lives[who].try_borrow() else { return 0 };
+        let Life::Up(node) = &*life else { return 0 };
+        let membership = node.engine.membership().expect("views");
+        let t = membership.timings();
+        let wedged = membership.is_wedged();
+        let steps = [t.wedged.0 > 0, t.agreed.0 > 0, t.echoed.0 > 0, t.ended.0 > 0, t.passed.0 > 0];
+        let last = steps.iter().rposition(|reached| *reached);
+        last.map_or(usize::from(wedged), |at| at + 2)
     }
 
     fn is_changing(&self, who: usize) -> bool {
@@ -194,7 +233,7 @@ impl World {
         let before = self.stirs.get();
         while self.land(self.dice.below(4)) {}
         for who in self.all_up() {
-            self.detect(who, round);
+            self.detect(who);
             if self.oracle.borrow().leavers.contains(&who) && round % 8 == 0 {
                 self.ask_to_leave(who); // a wish does not outlive its view
             }
@@ -205,6 +244,12 @@ impl World {
         }
         for joiner in 0..self.plan.processes {
             if matches!(*self.lives[joiner].borrow(), Life::Asking) {
+                let up = self.all_up();
+                let broken = |who: &usize| self.is_cut(joiner, *who) || self.is_cut(*who, joiner);
+                if up.iter().any(broken) {
+                    self.gives_up(joiner); // else it would be joined and cut off for ever
+                    continue;
+                }
                 if let Some(leader) = self.all_up().into_iter().find(|who| self.leads(*who)) {
                     self.ask(joiner, leader);
                 }
@@ -225,19 +270,26 @@ impl World {
     }
 
     /// Detectors that are right.
-    fn detect(&self, who: usize, round: u32) {
+    fn detect(&self, who: usize) {
         for other in (0..self.plan.processes).filter(|other| *other != who) {
             let cut = self.is_cut(other, who);
-            let deaf = self.shuns(other, who) || self.is_cut(who, other);
+            let unborn = matches!(*self.lives[other].borrow(), Life::Unborn | Life::Asking);
+            let absent = unborn && self.has_member(who, other);
+            let deaf = self.shuns(other, who) || self.is_cut(who, other) || absent;
             let silent = &self.silent[who * self.plan.processes + other];
             silent.set(if deaf { silent.get() + 1 } else { 0 });
-            let unborn =
-                round > 60 && matches!(*self.lives[other].borrow(), Life::Unborn | Life::Asking);
             if self.is_gone(other) || cut {
                 self.suspect(who, other, LOST);
-            } else if silent.get() > 40 || unborn {
+            } else if silent.get() > 40 {
                 self.suspect(who, other, SILENT);
             }
+        }
+    }
+
+    fn has_member(&self, who: usize, other: usize) -> bool {
+        match &*self.lives[who].borrow() {
+            Life::Up(node) => node.rank_of(other).is_some(),
+            _ => false,
         }
     }
 

@@ -11,6 +11,9 @@ const MUTANTS: &[(&str, &str)] = &[
     ("wire-own-message-lost", "W3: what the view did not deliver is sent again"),
     ("wire-resent-though-delivered", "W3: and what it did deliver is not"),
     ("wire-installs-undelivered", "X3: the view is delivered before the next begins"),
+    ("wire-loss-not-told", "the membership hears of connections that end"),
+    ("wire-rows-not-looked-at", "a turn is still only if no row has moved"),
+    ("wire-sleeps-on-rows", "P: a member that sleeps has looked at the rows, too"),
     ("wire-cut-not-awaited", "a member says that it ended when its callbacks have returned"),
 ];
 

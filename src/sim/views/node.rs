@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A member's turn thread and its application threads, where views change.
 
+use super::oracle::EMPTY;
 use super::world::World;
 use crate::base::{Events, Members, Nanos, Post, Rank};
 use crate::error::{Fault, Status, Suspicion};
@@ -8,11 +9,12 @@ use crate::group::membership::Install;
 use crate::group::{Engine, Work};
 use crate::limits::BATCH_MAX;
 use crate::mem::Batch;
-use crate::sim::oracle::TRUST;
+use crate::sim::oracle::{Broken, TRUST};
 use crate::sim::report::Row;
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
 use crate::sst::kept::Kept;
+use crate::sst::layout::Mode;
 use crate::sst::producer::Producer;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +42,9 @@ pub struct Node {
     cursor: usize,
     budget: u64,
     callback_steps: u64,
+    callback_began: u64,
+    /// The messages of the batch: lane and ordinal.
+    lent: Vec<((usize, u16), u64)>,
     busy: bool,
     told: Members,
     wedged: bool,
@@ -67,6 +72,8 @@ impl Node {
             cursor: 0,
             budget: 0,
             callback_steps: 0,
+            callback_began: 0,
+            lent: Vec::new(),
             busy: false,
             told: Members::NONE,
             wedged: false,
@@ -91,12 +98,25 @@ impl Node {
         news
     }
 
+    /// At the end of a view: where there is no cut, all that came has been delivered.
+    pub fn has_emptied(&self) -> Result<(), Broken> {
+        for (multicast, inbox) in self.engine.multicasts().iter().zip(&self.inboxes) {
+            let all = multicast.slots().iter().enumerate();
+            let left = all.filter(|(s, slots)| inbox.consumed(*s) != **slots).count();
+            if left > 0 && multicast.mode == Mode::Received {
+                let detail = format!("{} goes on with messages undelivered", self.process);
+                return Err((EMPTY, detail));
+            }
+        }
+        Ok(())
+    }
+
     /// The next step of the turn. The next view, if it ends this one.
     pub fn step(&mut self, world: &World) -> Option<Install> {
         match self.phase {
             Phase::Poll => self.poll(world),
             Phase::Collect => self.collect(world),
-            Phase::Callback => self.callback(),
+            Phase::Callback => self.callback(world),
             Phase::Done => self.done(),
             Phase::Post => return self.post(world),
         }
@@ -177,6 +197,7 @@ impl Node {
             world.fail((TRUST, format!("process {}: {bad:?}", self.process)));
         }
         self.budget -= self.batch.messages().len() as u64;
+        self.lent.clear();
         for message in self.batch.messages() {
             let lane = (self.view[usize::from(message.rank)], u16::from(message.lane));
             world.note(
@@ -186,7 +207,8 @@ impl Node {
             world.tallies.one(Row::Deliveries);
             world.tallies.add(Row::CutDeliveries, cut.into());
             let mut oracle = world.oracle.borrow_mut();
-            world.check(oracle.delivered(self.process, self.epoch, subgroup, lane, message));
+            let given = oracle.delivered(self.process, self.epoch, subgroup, lane, message);
+            self.lent.push((lane, world.check(given)));
         }
         if self.batch.messages().is_empty() {
             self.cursor += 1;
@@ -195,13 +217,28 @@ impl Node {
         self.busy = true;
         world.stir();
         self.callback_steps = world.dice.range(0, world.plan.callback_steps);
+        self.callback_began = world.now.get();
         self.phase = Phase::Callback;
     }
 
-    fn callback(&mut self) {
+    fn callback(&mut self, world: &World) {
         if self.callback_steps > 0 {
             self.callback_steps -= 1;
+            if !world.hush.get() && world.dice.chance(world.plan.pause_chance) {
+                world.stop_for_long(self.process);
+            }
             return;
+        }
+        let delivery = self.work.deliver[self.cursor];
+        let subgroup = self.engine.multicast(delivery.at).subgroup;
+        for (message, &(lane, ordinal)) in self.batch.messages().iter().zip(&self.lent) {
+            let oracle = world.oracle.borrow();
+            world.check(oracle.still(self.process, subgroup, lane, ordinal, message));
+        }
+        if world.now.get() - self.callback_began > 0 {
+            let ahead = world.epoch_of_most() - self.epoch;
+            world.tallies.add(Row::CallbackOverView, (ahead == 1).into());
+            world.tallies.add(Row::CallbackOverViews, (ahead > 1).into());
         }
         self.batch.clear();
         self.cursor += 1;

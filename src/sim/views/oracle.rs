@@ -6,11 +6,12 @@
 use super::plan::Plan;
 use crate::mem::Message;
 use crate::sim::dice::Pattern;
-use crate::sim::oracle::{Broken, FIFO, INTEGRITY, LIVENESS, TOTAL_ORDER};
+use crate::sim::oracle::{Broken, FIFO, INTEGRITY, LIVENESS, REUSE, TOTAL_ORDER};
 use crate::sst::layout::Mode;
 use std::collections::BTreeMap;
 
 pub const VIEWS: &str = "2, 3 same epoch, same view; each a later one";
+pub const EMPTY: &str = "on receipt: what came is delivered before the view ends";
 pub const PRIMARY: &str = "4 a majority of a view makes the next";
 pub const SAME: &str = "6 who installs a view has delivered the same of the one before";
 pub const UNIFORM: &str = "7 what anybody delivered all survivors have";
@@ -163,7 +164,7 @@ impl Oracle {
         subgroup: usize,
         lane: Lane,
         message: &Message,
-    ) -> Result<(), Broken> {
+    ) -> Result<u64, Broken> {
         let name = || format!("{who} in view {epoch} subgroup {subgroup} of {lane:?}");
         let number = message.number;
         let expected = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
@@ -186,7 +187,7 @@ impl Oracle {
         };
         self.next.insert((who, subgroup, lane), ordinal + 1);
         if self.modes[subgroup] == Mode::Received {
-            return Ok(());
+            return Ok(ordinal);
         }
         let chapter = self.chapters.entry((epoch, subgroup)).or_default();
         let at = chapter.at.entry(who).or_insert(0);
@@ -208,7 +209,25 @@ impl Oracle {
             }
         }
         *at += 1;
-        Ok(())
+        Ok(ordinal)
+    }
+
+    /// A callback is about to return: its messages have not changed under it, however long it took
+    /// and whatever views came and went meanwhile.
+    pub fn still(
+        &self,
+        who: usize,
+        subgroup: usize,
+        lane: Lane,
+        ordinal: u64,
+        message: &Message,
+    ) -> Result<(), Broken> {
+        match self.pattern(subgroup, lane, ordinal).first_difference(message.bytes()) {
+            None => Ok(()),
+            Some(byte) => {
+                Err((REUSE, format!("{who}: byte {byte} of ordinal {ordinal} of {lane:?} changed")))
+            }
+        }
     }
 
     /// All is silent, and `up` are left: they have all that those among them have sent.

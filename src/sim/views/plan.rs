@@ -51,6 +51,8 @@ pub struct Plan {
     pub pause_max: u64,
     /// Of 4096 steps, how many are a fault; and how many of each kind at the most.
     pub fault_chance: u64,
+    /// Faults mostly leave a majority.
+    pub gentle: bool,
     pub crashes: u32,
     pub falsehoods: u32,
     pub cuts: u32,
@@ -64,8 +66,8 @@ pub struct Plan {
 impl Plan {
     pub fn new(seed: u64) -> Plan {
         let dice = &Dice::new(seed ^ 0x7669_6577);
-        let founders = if dice.chance(24) { dice.range(6, 7) } else { dice.range(2, 5) } as usize;
-        let processes = founders + dice.pick(&[0, 0, 1, 2, 3]) as usize;
+        let founders = if dice.chance(24) { dice.range(8, 9) } else { dice.range(2, 7) } as usize;
+        let processes = founders + dice.pick(&[0, 1, 2, 4, 6]) as usize;
         let templates = (0..dice.pick(&[1, 1, 1, 2, 3])).map(|_| template(dice, processes));
         let templates = templates.collect();
         let pairs = processes * processes;
@@ -100,12 +102,13 @@ impl Plan {
             reserves: some(&[0, 0, 64]),
             pause_chance: some(&[0, 0, 4, 24]),
             pause_max: dice.pick(&[20, 200, 2000]),
-            fault_chance: dice.pick(&[4, 8, 16, 64]),
-            crashes: some(&[0, 1, 1, 2, 3]),
-            falsehoods: some(&[0, 0, 1, 1, 2, 3]),
+            fault_chance: dice.pick(&[8, 16, 32, 64]),
+            gentle: dice.chance(160),
+            crashes: some(&[0, 1, 2, 3, 4]),
+            falsehoods: some(&[0, 0, 1, 2, 3, 4]),
             cuts: some(&[0, 0, 0, 1, 2]),
-            splits: some(&[0, 0, 0, 0, 1]),
-            leaves: some(&[0, 0, 0, 1]),
+            splits: some(&[0, 0, 0, 0, 0, 1]),
+            leaves: some(&[0, 0, 1, 2]),
             ambush: dice.chance(128),
             wire_share: dice.pick(&[2, 4, 8]),
         }

@@ -210,6 +210,7 @@ impl World {
                 return;
             }
             if let Some(install) = node.step(self) {
+                self.check(node.has_emptied());
                 let kept = node.keep();
                 drop(life);
                 return self.enter(process, install.roster, install.carry, kept);
@@ -403,6 +404,20 @@ impl World {
         self.cut[self.pair(from, to)].get()
     }
 
+    /// In the middle of a callback a member is stopped for long.
+    pub fn stop_for_long(&self, process: usize) {
+        let most = self.plan.pause_max * 8;
+        self.paused_until[process].set(self.now.get() + self.dice.below(most) + 1);
+    }
+
+    pub fn epoch_of_most(&self) -> u64 {
+        *self.eras.borrow().keys().last().expect("a first view")
+    }
+
+    pub fn is_paused(&self, process: usize) -> bool {
+        self.paused_until[process].get() > self.now.get()
+    }
+
     pub fn pause(&self, process: usize) {
         let until = || self.now.get() + self.dice.below(self.plan.pause_max) + 1;
         self.paused_until[process].set(until());
@@ -425,6 +440,10 @@ impl World {
                 era.wires.cut_off(rank, &self.dice);
             }
         }
+        self.end(process);
+    }
+
+    pub fn gives_up(&self, process: usize) {
         self.end(process);
     }
 
