@@ -359,7 +359,7 @@ impl World {
         self.tallies.add(Row::SurvivedSeeds, u64::from(!up.is_empty()));
         self.check(self.oracle.borrow().quiet(&up));
         for _ in 0..3 {
-            if self.round(0) {
+            if self.round(1) {
                 self.fail((IDLE, "something moved after all had come to rest".into()));
             }
         }

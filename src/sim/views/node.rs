@@ -224,7 +224,7 @@ impl Node {
     fn callback(&mut self, world: &World) {
         if self.callback_steps > 0 {
             self.callback_steps -= 1;
-            if !world.hush.get() && world.dice.chance(world.plan.pause_chance) {
+            if !world.hush.get() && world.dice.chance(world.plan.sleepy) {
                 world.stop_for_long(self.process);
             }
             return;

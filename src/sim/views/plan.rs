@@ -51,6 +51,8 @@ pub struct Plan {
     pub pause_max: u64,
     /// Of 4096 steps, how many are a fault; and how many of each kind at the most.
     pub fault_chance: u64,
+    /// Of 256 steps of a callback, how many stop its process for long.
+    pub sleepy: u32,
     /// Faults mostly leave a majority.
     pub gentle: bool,
     pub crashes: u32,
@@ -67,7 +69,7 @@ impl Plan {
     pub fn new(seed: u64) -> Plan {
         let dice = &Dice::new(seed ^ 0x7669_6577);
         let founders = if dice.chance(24) { dice.range(8, 9) } else { dice.range(2, 7) } as usize;
-        let processes = founders + dice.pick(&[0, 1, 2, 4, 6]) as usize;
+        let processes = founders + dice.pick(&[0, 2, 4, 6, 7]) as usize;
         let templates = (0..dice.pick(&[1, 1, 1, 2, 3])).map(|_| template(dice, processes));
         let templates = templates.collect();
         let pairs = processes * processes;
@@ -82,6 +84,7 @@ impl Plan {
             }
         };
         let some = |of: &[u32]| dice.pick(of);
+        let sleepy = some(&[0, 0, 4]);
         Plan {
             seed,
             founders,
@@ -90,22 +93,23 @@ impl Plan {
             posting,
             lazy,
             parking: posting != Posting::Nothing && dice.chance(128),
-            steps: dice.range(2_000, 12_000),
+            steps: dice.range(4_000, 14_000),
             hook_chance: some(&[0, 8, 32, 96, 160]),
             depth_max: dice.range(1, 3) as u32,
             fuse: some(&[0, 128, 230, 256]),
             budget_max: dice.pick(&[1, 3, 16, 256]),
-            callback_steps: dice.pick(&[0, 0, 2, 20]),
+            callback_steps: if sleepy > 0 { 6 } else { dice.pick(&[0, 0, 2, 20]) },
             queue_limit: dice.pick(&[usize::MAX, usize::MAX, 64, 16, 4]),
             land_max: dice.pick(&[0, 1, 4, 16]),
             zeal: some(&[16, 64, 256]),
             reserves: some(&[0, 0, 64]),
             pause_chance: some(&[0, 0, 4, 24]),
             pause_max: dice.pick(&[20, 200, 2000]),
-            fault_chance: dice.pick(&[8, 16, 32, 64]),
+            fault_chance: if sleepy > 0 { 128 } else { 0 } + dice.pick(&[12, 24, 48, 96]),
+            sleepy,
             gentle: dice.chance(160),
             crashes: some(&[0, 1, 2, 3, 4]),
-            falsehoods: some(&[0, 0, 1, 2, 3, 4]),
+            falsehoods: if sleepy > 0 { 5 } else { some(&[0, 0, 1, 2, 3, 4]) },
             cuts: some(&[0, 0, 0, 1, 2]),
             splits: some(&[0, 0, 0, 0, 0, 1]),
             leaves: some(&[0, 0, 1, 2]),

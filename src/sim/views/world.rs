@@ -406,7 +406,7 @@ impl World {
 
     /// In the middle of a callback a member is stopped for long.
     pub fn stop_for_long(&self, process: usize) {
-        let most = self.plan.pause_max * 8;
+        let most = self.plan.steps;
         self.paused_until[process].set(self.now.get() + self.dice.below(most) + 1);
     }
 
