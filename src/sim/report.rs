@@ -64,7 +64,7 @@ rows! {
     CutDeliveries 1_000 "messages delivered by a cut",
     Resent 1_000 "messages sent again in the next view",
     CallbackOverView 100 "callbacks during which others went on by one view",
-    CallbackOverViews 50 "callbacks during which others went on by several",
+    CallbackOverViews 3 "callbacks during which others went on by several",
     Crashes 1_000 "crashes of a member at rest",
     CrashesFrozen 20 "crashes of one that has just stopped receiving",
     CrashesWedged 100 "crashes of one that is wedged",

@@ -140,3 +140,82 @@ impl Multicast {
         if mutant!("wire-resent-though-delivered") { from.saturating_sub(1) } else { from }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::base::Rank;
+    use crate::group::transcript::Stage;
+    use crate::sst::layout::Shape;
+
+    fn stage() -> Stage {
+        let shape = Shape {
+            senders: 0,
+            lanes: 0,
+            mode: Mode::Stable,
+            window: 4,
+            message_bytes_max: 16,
+            ring_bytes: 4096,
+        };
+        let mut stage = Stage::new(2, &[Rank(0), Rank(1)], shape);
+        for text in ["a", "b", "c", "d"] {
+            stage.players[0].producer.as_mut().unwrap().send(text.as_bytes()).unwrap();
+            if text == "c" {
+                stage.turn(0, 0);
+            }
+        }
+        stage.land(0, 1);
+        stage.turn(1, 0);
+        stage
+    }
+
+    fn texts(stage: &mut Stage, member: usize, most: usize) -> Vec<String> {
+        let player = &mut stage.players[member];
+        let multicast = player.engine.multicast_mut(0);
+        let mut batch = Batch::new(8);
+        if let Some(upto) = multicast.deliverable() {
+            multicast.collect(&mut player.inboxes[0], upto, &mut batch, most).unwrap();
+            multicast.done(&player.inboxes[0], &mut player.table);
+        }
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        batch.messages().iter().map(|message| text(message.bytes())).collect()
+    }
+
+    /// A cut in the middle of a run, beyond which one sender has a hole and the other messages.
+    #[test]
+    fn what_is_below_the_cut_is_delivered_and_the_rest_kept() {
+        let mut stage = stage();
+        let counts = |counts: [u64; 2]| counts.map(Count).to_vec();
+        let one = stage.players[1].engine.multicast_mut(0);
+        assert_eq!(one.wedge(), (counts([3, 2]), counts([1, 0])));
+        assert_eq!(one.deliverable(), Some(Number(1)), "\"a\" is stable");
+        one.deliver_cut(&counts([2, 0]));
+        assert_eq!(texts(&mut stage, 1, 1), ["a"]);
+        assert!(!stage.players[1].engine.multicast(0).has_delivered_cut());
+        assert_eq!(texts(&mut stage, 1, 8), ["b"]);
+        assert!(stage.players[1].engine.multicast(0).has_delivered_cut());
+
+        let zero = stage.players[0].engine.multicast_mut(0);
+        zero.wedge();
+        zero.deliver_cut(&counts([2, 0]));
+        // "c" was taken up, "d" was not: both are kept.
+        let kept = zero.keep(0);
+        assert_eq!((kept.next(), kept.len(), kept.is_empty()), (2, 2, false));
+        assert_eq!(texts(&mut stage, 0, 8), ["a", "b"]);
+        let refused = stage.players[0].producer.as_mut().unwrap().send(b"e");
+        assert_eq!(refused, Err(Status::Again));
+    }
+
+    /// After the wedge neither heads nor prefixes that land are looked at.
+    #[test]
+    fn a_wedged_subgroup_is_deaf() {
+        let mut stage = stage();
+        stage.players[1].engine.multicast_mut(0).wedge();
+        stage.land(1, 0);
+        stage.turn(0, 0);
+        stage.land(0, 1);
+        stage.turn(1, 0);
+        let one = stage.players[1].engine.multicast(0);
+        assert_eq!((one.slots()[0], one.deliverable()), (Count(3), Some(Number(1))));
+    }
+}

@@ -247,7 +247,7 @@ impl World {
                 let up = self.all_up();
                 let broken = |who: &usize| self.is_cut(joiner, *who) || self.is_cut(*who, joiner);
                 if up.iter().any(broken) {
-                    self.gives_up(joiner); // else it would be joined and cut off for ever
+                    self.end(joiner); // else it would be joined and cut off for ever
                     continue;
                 }
                 if let Some(leader) = self.all_up().into_iter().find(|who| self.leads(*who)) {
@@ -278,9 +278,10 @@ impl World {
             let deaf = self.shuns(other, who) || self.is_cut(who, other) || absent;
             let silent = &self.silent[who * self.plan.processes + other];
             silent.set(if deaf { silent.get() + 1 } else { 0 });
-            if self.is_gone(other) || cut {
+            // That a process is gone is the fabric's to tell (`events.lost`).
+            if cut && !self.is_gone(other) {
                 self.suspect(who, other, LOST);
-            } else if silent.get() > 40 {
+            } else if silent.get() > 40 && !self.is_gone(other) {
                 self.suspect(who, other, SILENT);
             }
         }

@@ -2,6 +2,7 @@
 //! The seeded world of groups whose views change. As its elder sister (`sim/world.rs`), with real
 //! memberships; what the two judge differs: here it is what a view promises to those who go on.
 
+mod era;
 mod faults;
 mod node;
 mod oracle;

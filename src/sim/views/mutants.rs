@@ -54,3 +54,25 @@ fn each_is_listed() {
     listed.sort_unstable();
     assert_eq!(planted, listed);
 }
+
+/// How many of the faults in the membership's own rules this world sees (its explorer sees all).
+#[test]
+#[ignore = "as long as one wants"]
+fn of_the_membership() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/group/membership");
+    let mut names = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        let planted = text.split("mutant!(\"").skip(1).filter_map(|part| part.split('"').next());
+        names.extend(planted.map(|name| &*Box::leak(name.to_owned().into_boxed_str())));
+    }
+    for name in names {
+        plant(Some(name));
+        let found = (1..=SEEDS_MAX).find_map(|seed| Some((seed, run_seed(seed, |_| ())?)));
+        plant(None);
+        match found {
+            Some((seed, violation)) => println!("{name:36} {seed:>4} {}", violation.property),
+            None => println!("{name:36}    - not seen"),
+        }
+    }
+}

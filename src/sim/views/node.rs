@@ -26,6 +26,9 @@ pub enum Phase {
     Post,
 }
 
+/// Subgroup and lane, and what it must send again.
+pub type KeptOf = (usize, u16, Kept);
+
 /// A process in one view.
 pub struct Node {
     pub process: usize,
@@ -109,6 +112,19 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// What its lanes are to send again in the next view.
+    pub fn keep(&mut self) -> Vec<KeptOf> {
+        let mut kept = Vec::new();
+        for at in 0..self.engine.multicasts().len() {
+            let multicast = self.engine.multicast(at);
+            let subgroup = multicast.subgroup;
+            for lane in 0..multicast.lanes.len() {
+                kept.push((subgroup, lane as u16, self.engine.keep(at, lane)));
+            }
+        }
+        kept
     }
 
     /// The next step of the turn. The next view, if it ends this one.

@@ -6,38 +6,21 @@
 //! A process is an incarnation: process `p` has incarnation `p + 1`. Each epoch has wires, blocks and
 //! rings of its own; what is posted between two processes lands epoch after epoch.
 
-use super::node::{Lane, Node, Phase};
+use super::era::Era;
+use super::node::{KeptOf, Lane, Node, Phase};
 use super::oracle::Oracle;
 use super::plan::Plan;
 use crate::base::{Members, Post, Rank};
-use crate::group::Engine;
 use crate::group::membership::roster::{Address, Roster};
-use crate::group::membership::{Carry, Options, Stop};
-use crate::group::view::{Subgroup, View};
+use crate::group::membership::{Carry, Stop};
 use crate::sim::dice::Dice;
-use crate::sim::fabric::Wires;
 use crate::sim::oracle::{Broken, PANIC};
 use crate::sim::report::{Row, Tallies, Violation};
-use crate::sst::inbox::Inbox;
-use crate::sst::kept::Kept;
-use crate::sst::layout::{Layout, Mode, Shape};
-use crate::sst::producer::{Gate, Producer};
-use crate::sst::ring::{LaneCells, Ring, Taker};
-use crate::sst::{Hook, Table};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
-
-/// One view's memory and wires.
-struct Era {
-    view: Vec<usize>,
-    specs: Vec<Subgroup>,
-    layout: Arc<Layout>,
-    wires: Wires,
-}
 
 /// Where a process is.
 pub enum Life {
@@ -78,7 +61,8 @@ thread_local! {
     static WORLD: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
 }
 
-fn hook(_: Rank) {
+/// Before a word is observed or advanced: the world may move.
+pub fn hook(_: Rank) {
     WORLD.with(|world| {
         if let Some(world) = &*world.borrow() {
             world.meanwhile();
@@ -443,11 +427,7 @@ impl World {
         self.end(process);
     }
 
-    pub fn gives_up(&self, process: usize) {
-        self.end(process);
-    }
-
-    fn end(&self, process: usize) {
+    pub fn end(&self, process: usize) {
         self.gone[process].set(true);
         self.stir();
         self.asleep.iter().for_each(|asleep| asleep.set(None));
@@ -519,105 +499,5 @@ impl World {
             let _ = writeln!(page, "  {line}");
         }
         page
-    }
-}
-
-/// Subgroup and lane, and what it must send again.
-pub type KeptOf = (usize, u16, Kept);
-
-impl Node {
-    fn keep(&mut self) -> Vec<KeptOf> {
-        let mut kept = Vec::new();
-        for at in 0..self.engine.multicasts().len() {
-            let multicast = self.engine.multicast(at);
-            let subgroup = multicast.subgroup;
-            for lane in 0..multicast.lanes.len() {
-                kept.push((subgroup, lane as u16, self.engine.keep(at, lane)));
-            }
-        }
-        kept
-    }
-}
-
-impl Era {
-    fn new(plan: &Plan, view: Vec<usize>) -> Era {
-        let specs: Vec<Subgroup> = plan.templates.iter().map(|t| t.of(&view)).collect();
-        let shapes: Vec<Shape> = specs.iter().map(|spec| spec.shape).collect();
-        let layout = Arc::new(Layout::new(&shapes));
-        let ring_bytes = |owner: usize| {
-            let of = |(at, spec): (usize, &Subgroup)| {
-                let sends = spec.senders.iter().any(|sender| sender.rank.index() == owner);
-                sends.then(|| layout.rings_bytes(at))
-            };
-            specs.iter().enumerate().map(of).collect()
-        };
-        let rings: Vec<Vec<Option<usize>>> = (0..view.len()).map(ring_bytes).collect();
-        let lane_bytes = shapes.iter().map(|shape| shape.lane().bytes).collect();
-        let lazy = |owner: usize, reader: usize| plan.lazy(view[owner], view[reader]);
-        let wires = Wires::new(layout.control_bytes, &rings, lane_bytes, plan.queue_limit, lazy);
-        Era { view, specs, layout, wires }
-    }
-
-    fn rank(&self, process: usize) -> Option<Rank> {
-        self.view.iter().position(|of| *of == process).map(|at| Rank(at as u16))
-    }
-
-    fn busy_pairs(&self) -> Vec<(usize, usize)> {
-        let n = self.view.len();
-        let pairs = (0..n).flat_map(|from| (0..n).map(move |to| (from, to)));
-        let busy =
-            |(from, to): &(usize, usize)| !self.wires.is_idle(Rank(*from as u16), Rank(*to as u16));
-        pairs.filter(busy).map(|(from, to)| (self.view[from], self.view[to])).collect()
-    }
-
-    /// Puts one member together: as `install` says, and the same policy everywhere.
-    fn build(
-        &self,
-        plan: &Plan,
-        process: usize,
-        roster: Roster,
-        carry: Carry,
-    ) -> (Node, Vec<(usize, u16, Producer)>) {
-        let (me, members) = (roster.me, roster.len());
-        let hook: Option<Hook> = Some(hook);
-        let block = |owner: usize| self.wires.mirror(owner, me.index()).clone();
-        let blocks = (0..members).map(block).collect();
-        let mut table = Table::new(self.layout.clone(), me, blocks, hook);
-        let (mut takers, mut lanes, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, spec) in self.specs.iter().enumerate().filter(|(_, spec)| spec.has(me)) {
-            let columns = &self.layout.subgroups[at];
-            let ring = |rank: Rank, lane: u16| {
-                let region = self.wires.ring_mirror(rank.index(), me.index(), at).clone();
-                Ring::new(region, lane.into(), &spec.shape)
-            };
-            let rings = spec.senders.iter();
-            let rings = rings.map(|of| (ring(of.rank, of.lane), of.rank.0, of.lane)).collect();
-            inboxes.push(Inbox::new(rings, &spec.shape, roster.epoch));
-            let mut mine = Vec::new();
-            let all = spec.senders.iter().enumerate();
-            for (s, sender) in all.filter(|(_, sender)| sender.rank == me) {
-                let released = match spec.mode() {
-                    Mode::Stable => columns.released.byte(0),
-                    Mode::Received => columns.released_by.byte(s),
-                };
-                let row = |&rank: &Rank| (rank, table.block(rank).clone(), released);
-                let gate = Gate {
-                    rows: spec.members.iter().map(row).collect(),
-                    mode: spec.mode(),
-                    sender: s,
-                    senders: spec.senders.len(),
-                    hook,
-                };
-                let (ring, cells) = (ring(me, sender.lane), LaneCells::new());
-                mine.push(Taker::new(ring.clone(), cells.clone()));
-                let hot = spec.shape.ring_bytes;
-                lanes.push((at, sender.lane, Producer::new(ring, cells, gate, &spec.shape, hot)));
-            }
-            takers.push(mine);
-        }
-        let view = View { epoch: roster.epoch, me, members, subgroups: self.specs.clone() };
-        let options = Options { tie_break: false, posting: plan.posting };
-        let engine = Engine::evolving(view, &mut table, takers, (roster, carry), options);
-        (Node::new(process, self.view.clone(), engine, table, inboxes), lanes)
     }
 }
