@@ -50,6 +50,8 @@ pub struct Node {
     lent: Vec<((usize, u16), u64)>,
     busy: bool,
     told: Members,
+    /// Its progress at the last poll.
+    seen: u64,
     wedged: bool,
 }
 
@@ -79,6 +81,7 @@ impl Node {
             lent: Vec::new(),
             busy: false,
             told: Members::NONE,
+            seen: 0,
             wedged: false,
         }
     }
@@ -164,9 +167,22 @@ impl Node {
         let now = Nanos(world.now.get());
         self.engine.poll(now, &mut self.table, &self.events, &mut self.work);
         world.polling.set(world.polling.get() - 1);
+        let progress = self.progress();
+        if progress != std::mem::replace(&mut self.seen, progress) {
+            world.stir(); // where nothing is posted nothing else shows it
+            self.busy = true;
+        }
         self.look(world);
         self.budget = world.dice.range(1, world.plan.budget_max);
         self.phase = if self.work.deliver.is_empty() { Phase::Done } else { Phase::Collect };
+    }
+
+    fn progress(&self) -> u64 {
+        let of = |multicast: &crate::group::multicast::Multicast| {
+            let mine: u64 = multicast.own_progress().iter().map(|number| number.0).sum();
+            mine + multicast.slots().iter().map(|count| count.0).sum::<u64>()
+        };
+        self.engine.multicasts().iter().map(of).sum()
     }
 
     /// What the membership has decided, for the oracle and the world.
