@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The engine as a whole: several subgroups, several losses.
 
+use super::membership::roster::{Address, Roster};
+use super::membership::{Carry, Options};
 use super::transcript::Stage;
 use super::view::{Subgroup, View};
 use super::{Engine, State, Work};
@@ -9,6 +11,7 @@ use crate::error::{Fault, Status, Suspicion};
 use crate::mem::Region;
 use crate::sst::Table;
 use crate::sst::layout::{Mode, Shape};
+use std::cell::Cell;
 use std::sync::Arc;
 
 fn shape(mode: Mode) -> Shape {
@@ -54,6 +57,55 @@ fn no_subgroup_waits_for_ever_to_post() {
     let (least, most) = (turns_of.iter().min().unwrap(), turns_of.iter().max().unwrap());
     assert!(*most < TURNS, "a turn has room for all: this test says nothing");
     assert!(most - least <= 1, "turns in which each subgroup has posted: {turns_of:?}");
+}
+
+thread_local! {
+    static LOOKS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Views that may change cost a quiet turn one look per other member, and a fixed view nothing.
+#[test]
+fn a_quiet_turn_costs_a_look_more_per_member() {
+    const MEMBERS: u16 = 4;
+    let all: Vec<Rank> = (0..MEMBERS).map(Rank).collect();
+    let subgroups = vec![Subgroup::new(all.clone(), &all[..0], 1, shape(Mode::Stable))];
+    let looks = |evolving: bool| {
+        let members = MEMBERS.into();
+        let view = |me| View { epoch: Epoch(1), me, members, subgroups: subgroups.clone() };
+        let layout = Arc::new(view(Rank(0)).layout());
+        let blocks: Vec<Arc<Region>> =
+            all.iter().map(|_| Arc::new(Region::heap(layout.control_bytes))).collect();
+        let founders: Vec<_> =
+            (1..=u64::from(MEMBERS)).map(|id| (id, Address::default())).collect();
+        let look = |_| LOOKS.set(LOOKS.get() + 1);
+        let member = |&me: &Rank| {
+            let mut table = Table::new(layout.clone(), me, blocks.clone(), Some(look));
+            let engine = if evolving {
+                let roster = Roster::first(&founders, me);
+                let carry = Carry::first(&roster);
+                let options = Options { tie_break: false, posting: Posting::Nothing };
+                Engine::evolving(view(me), &mut table, vec![vec![]], (roster, carry), options)
+            } else {
+                Engine::new(view(me), &table, vec![vec![]], Posting::Nothing)
+            };
+            (engine, table)
+        };
+        let mut group: Vec<(Engine, Table)> = all.iter().map(member).collect();
+        let (mut work, events) = (Work::new(), Events::default());
+        for turn in 0..16 {
+            let at = turn % group.len();
+            let (engine, table) = &mut group[at];
+            engine.poll(Nanos(turn as u64), table, &events, &mut work);
+            engine.done(&[], table, &events, &mut work);
+        }
+        LOOKS.set(0);
+        let (engine, table) = &mut group[0];
+        assert!(engine.is_still(table, &events) && !engine.has_work(table, &events));
+        LOOKS.set(0);
+        assert!(engine.is_still(table, &events));
+        LOOKS.get()
+    };
+    assert_eq!(looks(true), looks(false) + u64::from(MEMBERS) - 1);
 }
 
 /// Member 0 hears at its turns, one after the other, of those who have gone; `farewell`: of these in

@@ -327,6 +327,21 @@ fn on_shared_memory_a_bell_is_enough() {
 }
 
 /// A view of one goes its whole way by itself, in polls: wedge, agree, cut, deliver, end, pass.
+/// Found by the world of views: a member that began a view with a suspect, whose connection was gone,
+/// owed it its row for ever, and so never went on to the next view.
+#[test]
+fn nobody_waits_for_one_who_was_suspect_before() {
+    let Bench { mut table, membership, .. } = bench(3);
+    let (roster, mut carry) = (membership.roster().clone(), membership.carry());
+    carry.suspects.insert(Rank(2));
+    let blocks = (0..3).map(|_| Arc::new(Region::heap(table.layout.control_bytes))).collect();
+    table = Table::new(table.layout.clone(), Rank(0), blocks, None);
+    let mut membership = Membership::new(roster, &[], carry, Options::default(), &mut table);
+    let mut posts = Vec::new();
+    membership.posts(&table, Members::from_ranks([Rank(2)]), &mut posts);
+    assert!(!posts.is_empty() && !membership.owes(Members::NONE));
+}
+
 #[test]
 fn the_steps_of_a_view_change_in_order() {
     let mut bench = bench(1);
