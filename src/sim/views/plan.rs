@@ -69,7 +69,7 @@ impl Plan {
     pub fn new(seed: u64) -> Plan {
         let dice = &Dice::new(seed ^ 0x7669_6577);
         let founders = if dice.chance(24) { dice.range(8, 9) } else { dice.range(2, 7) } as usize;
-        let processes = founders + dice.pick(&[0, 2, 4, 6, 7]) as usize;
+        let processes = founders + dice.pick(&[0, 4, 5, 6, 7]) as usize;
         let templates = (0..dice.pick(&[1, 1, 1, 2, 3])).map(|_| template(dice, processes));
         let templates = templates.collect();
         let pairs = processes * processes;
@@ -111,7 +111,7 @@ impl Plan {
             crashes: some(&[0, 1, 2, 3, 4]),
             falsehoods: if sleepy > 0 { 5 } else { some(&[0, 0, 1, 2, 3, 4]) },
             cuts: some(&[0, 0, 0, 1, 2]),
-            splits: some(&[0, 0, 0, 0, 0, 1]),
+            splits: some(&[0, 0, 0, 0, 0, 0, 0, 1]),
             leaves: some(&[0, 0, 1, 2]),
             ambush: dice.chance(128),
             wire_share: dice.pick(&[2, 4, 8]),
