@@ -130,7 +130,10 @@ impl Outbox {
                 posts.push(Post::Bell { to, news });
                 continue;
             }
-            self.post_slots(lanes, &sent, to, table, posts);
+            let there = self.post_slots(lanes, &sent, to, table, posts);
+            if there.is_none() {
+                return Err(self.peers[first].rank);
+            }
             self.post_hot_line(to, table, posts);
         }
         Ok(())
@@ -144,7 +147,8 @@ impl Outbox {
         }
     }
 
-    /// The spans that hold the slots after `sent`, then the `slots` words (O1, O3).
+    /// The spans that hold the slots after `sent`, then the `slots` words (O1, O3). `None` if some of
+    /// them are not there any more.
     fn post_slots(
         &self,
         lanes: &[Lane],
@@ -152,7 +156,7 @@ impl Outbox {
         to: Members,
         table: &Table,
         posts: &mut Vec<Post>,
-    ) {
+    ) -> Option<()> {
         let mut any = false;
         let early = crate::mutant!("words-posted-before-spans");
         if early {
@@ -170,7 +174,7 @@ impl Outbox {
                     posts.push(Post::Span { to, ring, from, upto });
                 }
             };
-            let [first, second] = taker.ring.payload_ranges(sent.slots[at], taker.slots);
+            let [first, second] = taker.ring.payload_ranges(sent.slots[at], taker.slots)?;
             span(first);
             if !crate::mutant!("second-span-of-a-wrap-forgotten") {
                 span(second);
@@ -184,6 +188,7 @@ impl Outbox {
         if any && !early {
             post_words(self.columns.slots, to, table, posts);
         }
+        Some(())
     }
 
     /// Everything else of the hot line, by value.
