@@ -207,8 +207,8 @@ impl Ring {
 
     // ---- for a fabric that copies: ranges of the lane's bytes ----
 
-    /// The payloads of slots `from..upto`, at least one, which are all unreleased: one range, or two
-    /// where they wrap; the second is empty if they do not. `None`: one of them has been used anew.
+    /// The payloads of slots `from..upto`, at least one: one range, or two where they wrap; the second
+    /// is empty if they do not. `None`: not all of them are there any more.
     pub fn payload_ranges(&self, from: u64, upto: u64) -> Option<[(u64, u64); 2]> {
         let payload = |slot: u64| {
             let (at, len) = self.place(slot);
@@ -216,6 +216,9 @@ impl Ring {
             let base = self.layout.payloads;
             (end <= self.size()).then_some((base + at, base + end))
         };
+        if upto - from > self.layout.places {
+            return None;
+        }
         let (first, last) = (payload(from)?, payload(upto - 1)?);
         if last.0 >= first.0 {
             return Some([(first.0, last.1), (0, 0)]);
