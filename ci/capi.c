@@ -1133,6 +1133,35 @@ static void part_mismatch(void)
   CHECK(group == 77);
 }
 
+/* A child has none of its parent's groups, and whatever it does with them harms nobody. */
+static void part_fork(void)
+{
+  ear_t ear = {0}, other = {0};
+  squall_group_t group = opened(attr_of(0, 1), &ear), own = 0;
+  int status = -1, fd = squall_fd(group);
+  IS(squall_send(group, 0, "before", 6), 0);
+  fflush(stdout);
+  pid_t pid = fork();
+  if (pid == 0) {
+    failures = 0;
+    all_answer(group, SQUALL_CLOSED);
+    IS(squall_group_close(group), SQUALL_CLOSED);
+    SAYS(open_with(attr_of(0, 1), &other, &own), SQUALL_IN_USE, "rank 0", name);
+    snprintf(name + strlen(name), 8, "-2");
+    own = opened(attr_of(0, 1), &other);
+    CHECK(own != group);
+    IS(squall_send(own, 0, "child", 5), 0);
+    UNTIL(own, other.heard == 1);
+    IS(squall_group_close(own), SQUALL_OK);
+    exit(failures != 0);
+  }
+  CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+  IS(squall_send(group, 0, "after", 5), 1);
+  UNTIL(group, ear.heard == 2);
+  CHECK(squall_fd(group) == fd);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
 static void part_not_complete(void)
 {
   ear_t ear = {0};
@@ -1245,6 +1274,7 @@ int main(int argc, char **argv)
     {"threads", part_threads},           {"stats", part_stats},
     {"limit", part_limit},               {"in_use", part_in_use},
     {"foreign_owner", part_foreign_owner}, {"one_process", part_one_process},
+    {"fork", part_fork},
     {"mismatch", part_mismatch},         {"not_complete", part_not_complete},
     {"peer_lost", part_peer_lost},       {"peer_left", part_peer_left},
   };
