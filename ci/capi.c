@@ -474,6 +474,9 @@ static void part_arguments(void)
   SAYS(squall_group_open(NULL, NULL, NULL), SQUALL_INVALID, "NULL");
   empty.deliver = NULL;
   SAYS(squall_group_open(&good, &empty, &group), SQUALL_INVALID, "deliver", "message");
+  empty = callbacks;
+  empty.reserved = 1;
+  SAYS(squall_group_open(&good, &empty, &group), SQUALL_INVALID, "callbacks.reserved is 1", "_init");
   before = descriptors();
 #define REFUSED(change, ...) \
   do { \
@@ -501,10 +504,15 @@ static void part_arguments(void)
   REFUSED(attr.idle = 3, "idle", "3");
   REFUSED(attr.flags = 32, "flags", "0x20");
   REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffe0");
+  REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
+  REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
+  REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
+  REFUSED(attr.flags = SQUALL_FLAG_REQUIRE | SQUALL_FLAG_OWN_THREAD, "SQUALL_FLAG_HUGE");
   REFUSED(attr.subgroups = subgroups, "subgroup");
   REFUSED(attr.subgroup_count = 1, "subgroup");
   REFUSED((attr.subgroups = subgroups, attr.subgroup_count = 33), "33 subgroups", "32");
   REFUSED((attr.subgroups = subgroups, attr.subgroup_count = UINT32_MAX), "subgroups", "32");
+  REFUSED_SUBGROUP(subgroup.reserved = 9, "subgroups[1].reserved is 9", "_init");
   REFUSED_SUBGROUP(subgroup.mode = 2, "subgroup", "1", "mode 2");
   REFUSED_SUBGROUP(subgroup.lanes = 9, "subgroup 1", "9 lanes", "8");
   REFUSED_SUBGROUP(subgroup.lanes = UINT32_MAX, "subgroup 1", "lanes", "8");
