@@ -101,6 +101,7 @@ static void on_deliver(void *user, squall_group_t group, uint32_t subgroup,
   (void)subgroup;
   ear->group = group;
   ear->batches++;
+  CHECK(count >= 1 && count <= SQUALL_BATCH_MAX);
   for (uint32_t i = 0; i < count; i++) {
     const squall_message_t *message = &messages[i];
     ear->aligned += message->bytes != NULL && (uintptr_t)message->bytes % 16 == 0;
@@ -710,6 +711,20 @@ static void part_send(void)
   IS(squall_group_close(group), SQUALL_OK);
 }
 
+/* One turn delivers so many, and no more. */
+static void part_batch(void)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened(attr_of(0, 1), &ear);
+  const int all = 2 * SQUALL_BATCH_MAX + 1;
+  for (int i = 0; i < all; i++) IS(squall_send(group, 0, &i, sizeof i), i);
+  IS(squall_poll(group, UINT32_MAX), SQUALL_BATCH_MAX);
+  CHECK(ear.batches == 1);
+  IS(squall_poll(group, UINT32_MAX), SQUALL_BATCH_MAX);
+  UNTIL(group, ear.heard == (uint64_t)all);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
 static void part_reserve(void)
 {
   ear_t ear = {0};
@@ -1312,6 +1327,7 @@ int main(int argc, char **argv)
     {"no_handle", part_no_handle},       {"last_error", part_last_error},
     {"closed", part_closed},             {"arguments", part_arguments},
     {"sizes", part_sizes},               {"send", part_send},
+    {"batch", part_batch},
     {"reserve", part_reserve},           {"callbacks", part_callbacks},
     {"early_callback", part_early_callback}, {"pages", part_pages},
     {"own_thread", part_own_thread},     {"idle", part_idle},

@@ -14,7 +14,7 @@ use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
 use crate::error::{Error, Status, Suspicion};
-use crate::limits::LANES_MAX;
+use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
 use crate::mem::{Cell, Message, Region};
 use std::cell::UnsafeCell;
@@ -141,7 +141,8 @@ impl Application for Trampoline {
 ///         SQUALL_FOREIGN_OWNER another user's process holds the name;
 ///         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
 ///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
-///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
+///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
+///         SQUALL_LIMIT         also if this process has 256 groups open already.
 ///
 /// Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
 /// Ownership: the handle is the caller's, to be closed by it.
@@ -315,10 +316,15 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
     if code < Status::Again as c_int { refusal::turning(open, code) } else { code }
 }
 
+/// Messages of a subgroup that one turn delivers at the most, and that one callback gets.
+pub const SQUALL_BATCH_MAX: u32 = 512;
+const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
+
 /// Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
 /// Never blocks.
 ///
-/// @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+/// @param limit  Messages to deliver at the most. Whatever it is, one turn delivers SQUALL_BATCH_MAX
+///               per subgroup at the most.
 /// @return How many were delivered (>= 0), or
 ///         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
 ///         SQUALL_OWN_THREAD  the group polls itself;

@@ -8,7 +8,7 @@ use crate::mem::Cell;
 use std::cell::UnsafeCell;
 use std::sync::{Mutex, Once};
 
-/// An open group: a value, not a pointer. 0 is none.
+/// An open group: a value, not a pointer. 0 is none. A process has at most 256 at once.
 pub type squall_group_t = u64;
 
 /// Groups that one process may have open at once.
