@@ -1095,7 +1095,7 @@ static void part_in_use(void)
   squall_group_t mine = opened(attr_of(0, 2), &ear);
   hear(child.in);
   snprintf(pid, sizeof pid, "process %d", (int)child.pid);
-  SAYS(open_with(attr_of(1, 2), &ear, &group), SQUALL_IN_USE, "rank 1", name, pid);
+  SAYS(open_with(attr_of(1, 2), &ear, &group), SQUALL_IN_USE, "rank 1", name, pid, "close it");
   CHECK(group == 77);
   tell(child.out);
   CHECK(reap(child) == 0);
@@ -1184,7 +1184,8 @@ static void part_mismatch(void)
     do status = open_with(attr, &ear, &group);
     while (status == SQUALL_NOT_COMPLETE && waitpid(child.pid, NULL, WNOHANG | WNOWAIT) == 0);
     if (status != SQUALL_NOT_COMPLETE)
-      SAYS(status, SQUALL_MISMATCH, "subgroup.0.window=16", "subgroup.0.window=17", "rank 0");
+      SAYS(status, SQUALL_MISMATCH, "subgroup.0.window=16", "subgroup.0.window=17", "rank 0",
+           "same attributes");
     CHECK(reap(child) == 0); /* the one that came first is not disturbed */
   } while (status == SQUALL_NOT_COMPLETE && failures == 0);
   CHECK(group == 77);

@@ -250,7 +250,8 @@ impl Shm {
                 }
                 Kind::Join | Kind::Welcome | Kind::Refuse => {
                     let sentence = format!(
-                        "the group is complete; rank {} is open in process {}",
+                        "the group is complete; rank {} is open in process {}: wait for its end, or \
+                         choose another name",
                         self.hello.rank, self.hello.pid
                     );
                     let status = Status::InUse;
