@@ -32,7 +32,8 @@ mod header {
  * STATUSES   0 or negative; where a count is the answer, it is >= 0. squall_last_error has the cause,
  *            the value and the remedy, per thread.
  * STRUCTS    begin with their size, which their _init sets; zero is the default of every field.
- * FORK       Handles are of no use in a forked child, which must not call with them.
+ * FORK       A forked child has none of its parent's groups: their handles answer SQUALL_CLOSED
+ *            there, and the others notice the parent's end, not the child's. It may open its own.
  */";
 
     const AFTER: &str = "

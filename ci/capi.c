@@ -101,6 +101,7 @@ static void on_deliver(void *user, squall_group_t group, uint32_t subgroup,
   (void)subgroup;
   ear->group = group;
   ear->batches++;
+  CHECK(count >= 1 && count <= SQUALL_BATCH_MAX);
   for (uint32_t i = 0; i < count; i++) {
     const squall_message_t *message = &messages[i];
     ear->aligned += message->bytes != NULL && (uintptr_t)message->bytes % 16 == 0;
@@ -361,8 +362,16 @@ static void part_last_error(void)
     CHECK(got == need - 1 || got + 2 >= len);              /* no shorter than it must be */
     CHECK((whole[got] & 0xc0) != 0x80);                    /* no letter is cut in two */
   }
-  IS(squall_poll(0, 1), SQUALL_NO_HANDLE); /* no sentence of its own: the last one stays */
+  attr.name = name;
+  group = opened(attr, &ear); /* neither what succeeds nor SQUALL_AGAIN says anything */
+  while (squall_send(group, 0, "x", 1) != SQUALL_AGAIN) {}
+  void *slot;
+  IS(squall_reserve(group, 0, 1, &slot), SQUALL_AGAIN);
+  IS(squall_arm(group), SQUALL_AGAIN);
+  IS(squall_group_close(group), SQUALL_OK);
   CHECK(squall_last_error(part, sizeof part) == need && strcmp(part, whole) == 0);
+  SAYS(squall_poll(0, 1), SQUALL_NO_HANDLE, "handle 0");
+  SAYS(squall_poll(group, 1), SQUALL_CLOSED, "closed");
   in_thread(fresh_thread); /* each thread has its own */
   CHECK(pthread_key_create(&late_key, at_thread_end) == 0);
   in_thread(ending_thread);
@@ -378,28 +387,33 @@ static void all_answer(squall_group_t group, int expected)
   squall_stats_t stats = {0};
   squall_piece_t piece = {"x", 1};
   stats.size = sizeof stats;
-  IS(squall_group_rank(group), expected);
-  IS(squall_group_members(group), expected);
-  IS(squall_send(group, 0, "x", 1), expected);
-  IS(squall_send(group, 99, NULL, 7), expected);
-  IS(squall_send(group, SQUALL_LANE(0, 99), "x", UINT32_MAX), expected);
-  IS(squall_sendv(group, 0, &piece, 1), expected);
-  IS(squall_sendv(group, 99, NULL, UINT32_MAX), expected);
-  IS(squall_send_many(group, 0, &piece, 1), expected);
-  IS(squall_send_many(group, 99, NULL, UINT32_MAX), expected);
-  IS(squall_reserve(group, 0, 1, &slot), expected);
-  IS(squall_reserve(group, 99, 1, NULL), expected);
+  char handle[24];
+  const char *what = expected == SQUALL_CLOSED ? "closed" : "handle";
+  snprintf(handle, sizeof handle, group ? "%#llx" : "%llu", (unsigned long long)group);
+#define ANSWERS(call) SAYS(call, expected, handle, what)
+  ANSWERS(squall_group_rank(group));
+  ANSWERS(squall_group_members(group));
+  ANSWERS(squall_send(group, 0, "x", 1));
+  ANSWERS(squall_send(group, 99, NULL, 7));
+  ANSWERS(squall_send(group, SQUALL_LANE(0, 99), "x", UINT32_MAX));
+  ANSWERS(squall_sendv(group, 0, &piece, 1));
+  ANSWERS(squall_sendv(group, 99, NULL, UINT32_MAX));
+  ANSWERS(squall_send_many(group, 0, &piece, 1));
+  ANSWERS(squall_send_many(group, 99, NULL, UINT32_MAX));
+  ANSWERS(squall_reserve(group, 0, 1, &slot));
+  ANSWERS(squall_reserve(group, 99, 1, NULL));
   CHECK(slot == &slot);
-  IS(squall_publish(group, 0, 1), expected);
-  IS(squall_abort(group, 0), expected);
-  IS(squall_poll(group, 1), expected);
-  IS(squall_poll(group, 0), expected);
-  IS(squall_wait(group, 0), expected);
-  IS(squall_wait(group, -1), expected);
-  IS(squall_fd(group), expected);
-  IS(squall_arm(group), expected);
-  IS(squall_stats_get(group, 0, &stats), expected);
-  IS(squall_stats_get(group, 99, NULL), expected);
+  ANSWERS(squall_publish(group, 0, 1));
+  ANSWERS(squall_abort(group, 0));
+  ANSWERS(squall_poll(group, 1));
+  ANSWERS(squall_poll(group, 0));
+  ANSWERS(squall_wait(group, 0));
+  ANSWERS(squall_wait(group, -1));
+  ANSWERS(squall_fd(group));
+  ANSWERS(squall_arm(group));
+  ANSWERS(squall_stats_get(group, 0, &stats));
+  ANSWERS(squall_stats_get(group, 99, NULL));
+#undef ANSWERS
   CHECK(stats.turns == 0 && stats.size == sizeof stats);
 }
 
@@ -461,6 +475,9 @@ static void part_arguments(void)
   SAYS(squall_group_open(NULL, NULL, NULL), SQUALL_INVALID, "NULL");
   empty.deliver = NULL;
   SAYS(squall_group_open(&good, &empty, &group), SQUALL_INVALID, "deliver", "message");
+  empty = callbacks;
+  empty.reserved = 1;
+  SAYS(squall_group_open(&good, &empty, &group), SQUALL_INVALID, "callbacks.reserved is 1", "_init");
   before = descriptors();
 #define REFUSED(change, ...) \
   do { \
@@ -488,10 +505,15 @@ static void part_arguments(void)
   REFUSED(attr.idle = 3, "idle", "3");
   REFUSED(attr.flags = 32, "flags", "0x20");
   REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffe0");
+  REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
+  REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
+  REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
+  REFUSED(attr.flags = SQUALL_FLAG_REQUIRE | SQUALL_FLAG_OWN_THREAD, "SQUALL_FLAG_HUGE");
   REFUSED(attr.subgroups = subgroups, "subgroup");
   REFUSED(attr.subgroup_count = 1, "subgroup");
   REFUSED((attr.subgroups = subgroups, attr.subgroup_count = 33), "33 subgroups", "32");
   REFUSED((attr.subgroups = subgroups, attr.subgroup_count = UINT32_MAX), "subgroups", "32");
+  REFUSED_SUBGROUP(subgroup.reserved = 9, "subgroups[1].reserved is 9", "_init");
   REFUSED_SUBGROUP(subgroup.mode = 2, "subgroup", "1", "mode 2");
   REFUSED_SUBGROUP(subgroup.lanes = 9, "subgroup 1", "9 lanes", "8");
   REFUSED_SUBGROUP(subgroup.lanes = UINT32_MAX, "subgroup 1", "lanes", "8");
@@ -611,15 +633,15 @@ static void part_send(void)
   ear.since = nanoseconds();
   squall_group_t group = opened(attr, &ear);
 
-  IS(squall_send(group, 0, bytes, 1001), SQUALL_TOO_LONG);
-  IS(squall_send(group, 0, bytes, UINT32_MAX), SQUALL_TOO_LONG);
-  IS(squall_send(group, 0, NULL, 1), SQUALL_INVALID);
-  IS(squall_send(group, 1, "x", 1), SQUALL_NOT_SENDER);
-  IS(squall_send(group, 3, "x", 1), SQUALL_INVALID);
-  IS(squall_send(group, 0xffff, "x", 1), SQUALL_INVALID);
-  IS(squall_send(group, SQUALL_LANE(0, 1), "x", 1), SQUALL_NOT_SENDER);
+  SAYS(squall_send(group, 0, bytes, 1001), SQUALL_TOO_LONG, "1001 bytes", "subgroup 0", "1000");
+  SAYS(squall_send(group, 0, bytes, UINT32_MAX), SQUALL_TOO_LONG, "4294967295 bytes");
+  SAYS(squall_send(group, 0, NULL, 1), SQUALL_INVALID, "bytes is NULL", "len is 1");
+  SAYS(squall_send(group, 1, "x", 1), SQUALL_NOT_SENDER, "rank 0", "lane 0 of subgroup 1");
+  SAYS(squall_send(group, 3, "x", 1), SQUALL_INVALID, "subgroup 3", "with 3");
+  SAYS(squall_send(group, 0xffff, "x", 1), SQUALL_INVALID, "subgroup 65535");
+  SAYS(squall_send(group, SQUALL_LANE(0, 1), "x", 1), SQUALL_NOT_SENDER, "lane 1 of subgroup 0");
   IS(squall_send(group, SQUALL_LANE(2, 2), "x", 1), SQUALL_NOT_SENDER);
-  IS(squall_send(group, SQUALL_LANE(2, 8), "x", 1), SQUALL_NOT_SENDER);
+  SAYS(squall_send(group, SQUALL_LANE(2, 8), "x", 1), SQUALL_NOT_SENDER, "lane 8", "at most 8");
   IS(squall_send(group, SQUALL_LANE(2, 0xffff), "x", 1), SQUALL_NOT_SENDER);
   IS(squall_poll(group, UINT32_MAX), 0); /* none of these was a message */
 
@@ -635,8 +657,8 @@ static void part_send(void)
   UNTIL(group, ear.heard == 5);
 
   for (int i = 0; i < 65; i++) many[i] = (squall_piece_t){"z", 1};
-  IS(squall_sendv(group, 0, NULL, 1), SQUALL_INVALID);
-  IS(squall_sendv(group, 0, many, 65), SQUALL_INVALID);
+  SAYS(squall_sendv(group, 0, NULL, 1), SQUALL_INVALID, "pieces is NULL", "count is 1");
+  SAYS(squall_sendv(group, 0, many, 65), SQUALL_INVALID, "65 pieces", "64");
   IS(squall_sendv(group, 0, many, UINT32_MAX), SQUALL_INVALID);
   IS(squall_sendv(group, 0, NULL, 0), 2);
   IS(squall_sendv(group, 0, many, 64), 3);
@@ -646,15 +668,29 @@ static void part_send(void)
   UNTIL(group, ear.heard == 8);
   CHECK(ear.last_len == 5 && memcmp(ear.last, "abcde", 5) == 0);
   three[1].len = 1;
-  IS(squall_sendv(group, 0, three, 3), SQUALL_INVALID);
+  SAYS(squall_sendv(group, 0, three, 3), SQUALL_INVALID, "pieces[1].bytes is NULL", "its len is 1");
   three[1] = (squall_piece_t){bytes, 996};
-  IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
+  SAYS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG, "1001 bytes");
   three[1].len = SIZE_MAX; /* the sum, and the sum's sum, go round */
   IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
   three[0] = three[1], three[1] = (squall_piece_t){bytes, 2};
   IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
   three[0].len = three[1].len = (size_t)1 << 63, three[2].len = 3;
   IS(squall_sendv(group, 0, three, 3), SQUALL_TOO_LONG);
+  IS(squall_poll(group, UINT32_MAX), 0);
+
+  /* A row ends before the first piece that cannot be a message; alone it is refused. */
+  SAYS(squall_send_many(group, 0, NULL, 2), SQUALL_INVALID, "messages is NULL", "count is 2");
+  IS(squall_send_many(group, 0, NULL, 0), 0);
+  three[0] = (squall_piece_t){NULL, 7};
+  SAYS(squall_send_many(group, 0, three, 3), SQUALL_INVALID, "messages[0].bytes", "len is 7");
+  three[0] = (squall_piece_t){bytes, 1001};
+  SAYS(squall_send_many(group, 0, three, 3), SQUALL_TOO_LONG, "1001 bytes");
+  const size_t endless[] = {SIZE_MAX, SIZE_MAX / 2 + 1, (size_t)UINT32_MAX + 1};
+  for (size_t i = 0; i < 3; i++) {
+    three[0] = (squall_piece_t){bytes, endless[i]};
+    SAYS(squall_send_many(group, 0, three, 3), SQUALL_TOO_LONG, "1000");
+  }
   IS(squall_poll(group, UINT32_MAX), 0);
 
   for (int i = 0; i < 8; i++) IS(squall_send(group, 0, &i, sizeof i), 5 + i);
@@ -668,6 +704,24 @@ static void part_send(void)
   IS(squall_send(group, 0, "x", 1), 13);
   UNTIL(group, ear.heard == 17);
   CHECK(ear.aligned == 17 && ear.timed == 17 && ear.last_number == 13);
+  three[0] = (squall_piece_t){"one", 3}, three[1] = (squall_piece_t){bytes, SIZE_MAX};
+  IS(squall_send_many(group, 0, three, 3), 1);
+  UNTIL(group, ear.heard == 18);
+  CHECK(ear.last_len == 3);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+/* One turn delivers so many, and no more. */
+static void part_batch(void)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened(attr_of(0, 1), &ear);
+  const int all = 2 * SQUALL_BATCH_MAX + 1;
+  for (int i = 0; i < all; i++) IS(squall_send(group, 0, &i, sizeof i), i);
+  IS(squall_poll(group, UINT32_MAX), SQUALL_BATCH_MAX);
+  CHECK(ear.batches == 1);
+  IS(squall_poll(group, UINT32_MAX), SQUALL_BATCH_MAX);
+  UNTIL(group, ear.heard == (uint64_t)all);
   IS(squall_group_close(group), SQUALL_OK);
 }
 
@@ -680,26 +734,26 @@ static void part_reserve(void)
   attr.subgroups = &subgroup, attr.subgroup_count = 1;
   squall_group_t group = opened(attr, &ear);
   void *slot = &slot, *other = &other;
-  IS(squall_publish(group, 0, 0), SQUALL_NOT_RESERVED);
-  IS(squall_abort(group, 0), SQUALL_NOT_RESERVED);
-  IS(squall_reserve(group, 0, 101, &slot), SQUALL_TOO_LONG);
+  SAYS(squall_publish(group, 0, 0), SQUALL_NOT_RESERVED, "nothing is reserved");
+  SAYS(squall_abort(group, 0), SQUALL_NOT_RESERVED, "nothing is reserved");
+  SAYS(squall_reserve(group, 0, 101, &slot), SQUALL_TOO_LONG, "101 bytes", "100");
   IS(squall_reserve(group, 0, UINT32_MAX, &slot), SQUALL_TOO_LONG);
-  IS(squall_reserve(group, 0, 10, NULL), SQUALL_INVALID);
-  IS(squall_reserve(group, 1, 10, &slot), SQUALL_INVALID);
+  SAYS(squall_reserve(group, 0, 10, NULL), SQUALL_INVALID, "bytes is NULL");
+  SAYS(squall_reserve(group, 1, 10, &slot), SQUALL_INVALID, "subgroup 1");
   IS(squall_reserve(group, SQUALL_LANE(0, 2), 10, &slot), SQUALL_NOT_SENDER);
   CHECK(slot == &slot);
   IS(squall_abort(group, 0), SQUALL_NOT_RESERVED); /* none of these has reserved */
   IS(squall_reserve(group, 0, 100, &slot), SQUALL_OK);
   CHECK(slot != NULL && (uintptr_t)slot % 16 == 0);
   memset(slot, 'a', 100);
-  IS(squall_reserve(group, 0, 1, &other), SQUALL_NOT_RESERVED);
-  IS(squall_send(group, 0, "x", 1), SQUALL_NOT_RESERVED);
+  SAYS(squall_reserve(group, 0, 1, &other), SQUALL_NOT_RESERVED, "publish or abort");
+  SAYS(squall_send(group, 0, "x", 1), SQUALL_NOT_RESERVED, "publish or abort");
   IS(squall_sendv(group, 0, NULL, 0), SQUALL_NOT_RESERVED);
   CHECK(other == &other);
   IS(squall_send(group, SQUALL_LANE(0, 1), "other lane", 10), 0);
   UNTIL(group, ear.heard == 1); /* a reserved slot delays nobody */
   IS(squall_publish(group, 0, 101), SQUALL_TOO_LONG); /* it stays */
-  IS(squall_publish(group, 0, UINT32_MAX), SQUALL_TOO_LONG);
+  SAYS(squall_publish(group, 0, UINT32_MAX), SQUALL_TOO_LONG, "4294967295 bytes", "reserved");
   IS(squall_publish(group, 0, 10), 0);
   IS(squall_publish(group, 0, 10), SQUALL_NOT_RESERVED);
   IS(squall_abort(group, 0), SQUALL_NOT_RESERVED);
@@ -724,6 +778,8 @@ static void try_all(ear_t *ear, squall_group_t group)
 {
   if (ear->codes[7]++ > 0) return;
   ear->codes[0] = squall_poll(group, 1);
+  if (ear->codes[0] == SQUALL_REENTRANT)
+    SAYS(ear->codes[0], SQUALL_REENTRANT, "inside a callback", "return");
   ear->codes[1] = squall_wait(group, 0);
   ear->codes[2] = squall_arm(group);
   ear->codes[3] = squall_fd(group);
@@ -764,7 +820,7 @@ static void part_callbacks(void)
   squall_stats_t stats = {0};
   for (stats.size = sizeof stats; stats.messages < 2 && now() < late;)
     IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
-  IS(squall_poll(group, 1), SQUALL_OWN_THREAD);
+  SAYS(squall_poll(group, 1), SQUALL_OWN_THREAD, "SQUALL_FLAG_OWN_THREAD");
   IS(squall_wait(group, 0), SQUALL_OWN_THREAD);
   IS(squall_arm(group), SQUALL_OWN_THREAD);
   IS(squall_fd(group), SQUALL_OWN_THREAD);
@@ -848,7 +904,8 @@ static void part_idle(void)
   squall_group_attr_t attr = attr_of(0, 1);
   for (attr.idle = SQUALL_IDLE_PARK; attr.idle <= SQUALL_IDLE_SPIN; attr.idle++) {
     squall_group_t group = opened(attr, &ear);
-    IS(squall_arm(group), attr.idle == SQUALL_IDLE_PARK ? SQUALL_OK : SQUALL_INVALID);
+    if (attr.idle == SQUALL_IDLE_PARK) IS(squall_arm(group), SQUALL_OK);
+    else SAYS(squall_arm(group), SQUALL_INVALID, "SQUALL_IDLE_PARK");
     IS(squall_poll(group, 1), 0);
     IS(squall_wait(group, 0), SQUALL_OK);
     IS(squall_wait(group, 1), SQUALL_OK);
@@ -1038,7 +1095,7 @@ static void part_in_use(void)
   squall_group_t mine = opened(attr_of(0, 2), &ear);
   hear(child.in);
   snprintf(pid, sizeof pid, "process %d", (int)child.pid);
-  SAYS(open_with(attr_of(1, 2), &ear, &group), SQUALL_IN_USE, "rank 1", name, pid);
+  SAYS(open_with(attr_of(1, 2), &ear, &group), SQUALL_IN_USE, "rank 1", name, pid, "close it");
   CHECK(group == 77);
   tell(child.out);
   CHECK(reap(child) == 0);
@@ -1127,10 +1184,40 @@ static void part_mismatch(void)
     do status = open_with(attr, &ear, &group);
     while (status == SQUALL_NOT_COMPLETE && waitpid(child.pid, NULL, WNOHANG | WNOWAIT) == 0);
     if (status != SQUALL_NOT_COMPLETE)
-      SAYS(status, SQUALL_MISMATCH, "subgroup.0.window=16", "subgroup.0.window=17", "rank 0");
+      SAYS(status, SQUALL_MISMATCH, "subgroup.0.window=16", "subgroup.0.window=17", "rank 0",
+           "same attributes");
     CHECK(reap(child) == 0); /* the one that came first is not disturbed */
   } while (status == SQUALL_NOT_COMPLETE && failures == 0);
   CHECK(group == 77);
+}
+
+/* A child has none of its parent's groups, and whatever it does with them harms nobody. */
+static void part_fork(void)
+{
+  ear_t ear = {0}, other = {0};
+  squall_group_t group = opened(attr_of(0, 1), &ear), own = 0;
+  int status = -1, fd = squall_fd(group);
+  IS(squall_send(group, 0, "before", 6), 0);
+  fflush(stdout);
+  pid_t pid = fork();
+  if (pid == 0) {
+    failures = 0;
+    all_answer(group, SQUALL_CLOSED);
+    IS(squall_group_close(group), SQUALL_CLOSED);
+    SAYS(open_with(attr_of(0, 1), &other, &own), SQUALL_IN_USE, "rank 0", name);
+    snprintf(name + strlen(name), 8, "-2");
+    own = opened(attr_of(0, 1), &other);
+    CHECK(own != group);
+    IS(squall_send(own, 0, "child", 5), 0);
+    UNTIL(own, other.heard == 1);
+    IS(squall_group_close(own), SQUALL_OK);
+    exit(failures != 0);
+  }
+  CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+  IS(squall_send(group, 0, "after", 5), 1);
+  UNTIL(group, ear.heard == 2);
+  CHECK(squall_fd(group) == fd);
+  IS(squall_group_close(group), SQUALL_OK);
 }
 
 static void part_not_complete(void)
@@ -1164,9 +1251,11 @@ static void over(squall_group_t group, ear_t *ear, int expected, int32_t blamed)
   while (status >= 0 && now() < late) status = turn(group);
   IS(status, expected);
   for (int i = 0; i < 3; i++) { /* and so it stays */
-    IS(squall_poll(group, UINT32_MAX), expected);
-    IS(squall_wait(group, -1), expected);
-    IS(squall_send(group, 0, "x", 1), expected);
+    SAYS(squall_poll(group, UINT32_MAX), expected, ear->why, "close");
+    IS(squall_poll(0, 1), SQUALL_NO_HANDLE);
+    SAYS(squall_wait(group, -1), expected, ear->why, "close");
+    IS(squall_poll(0, 1), SQUALL_NO_HANDLE);
+    SAYS(squall_send(group, 0, "x", 1), expected, ear->why, "close");
   }
   void *slot;
   IS(squall_reserve(group, 0, 1, &slot), expected);
@@ -1239,12 +1328,14 @@ int main(int argc, char **argv)
     {"no_handle", part_no_handle},       {"last_error", part_last_error},
     {"closed", part_closed},             {"arguments", part_arguments},
     {"sizes", part_sizes},               {"send", part_send},
+    {"batch", part_batch},
     {"reserve", part_reserve},           {"callbacks", part_callbacks},
     {"early_callback", part_early_callback}, {"pages", part_pages},
     {"own_thread", part_own_thread},     {"idle", part_idle},
     {"threads", part_threads},           {"stats", part_stats},
     {"limit", part_limit},               {"in_use", part_in_use},
     {"foreign_owner", part_foreign_owner}, {"one_process", part_one_process},
+    {"fork", part_fork},
     {"mismatch", part_mismatch},         {"not_complete", part_not_complete},
     {"peer_lost", part_peer_lost},       {"peer_left", part_peer_left},
   };

@@ -91,7 +91,12 @@ fn latency_writes_a_log_and_a_plot() {
     let log = std::fs::read_to_string(hlog).unwrap();
     assert!(log.starts_with("#[Histogram log format version 1.3]\n"), "{log}");
     assert!(log.contains("\"StartTimestamp\",\"Interval_Length\""));
-    assert_eq!(log.lines().filter(|line| line.starts_with("Tag=")).count(), 3);
+    let intervals: Vec<&str> = log.lines().filter(|line| line.starts_with("Tag=")).collect();
+    assert_eq!(intervals.len(), 3);
+    // After the tag: when it began, how long it was.
+    let times =
+        |line: &&str| line.split(',').skip(1).take(2).collect::<Vec<_>>() == ["0.000", "0.300"];
+    assert!(intervals.iter().all(times), "{log}");
     let plot = std::fs::read_to_string(plot).unwrap();
     assert!(plot.contains("</svg>") && plot.contains(sender.split("> ").next().unwrap()));
 }
@@ -227,11 +232,17 @@ fn the_tour_ends_with_a_table() {
 
 #[test]
 fn wrong_use_says_what_is_right() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["rate", "--size", "4"], "at least 8 bytes"),
         (&["rate", "--members", "65"], "1 to 64"),
         (&["rate", "--senders", "3"], "it is 1 to 2"),
         (&["lat", "--pace", "5"], "100us"),
+        (&["lat", "--pace", "10s", "--seconds", "1"], "more --seconds"),
+        (&["lat", "--pace", "0ns"], "1 ns to 10 s"),
+        (&["lat", "--seconds", "0.1", "--pace", "1ns"], "a longer --pace"),
+        (&["lat", "--plot", "lat.png"], "name it .svg"),
+        (&["lat", "--hlog", "no/such/folder/lat.hlog"], "make it first"),
+        (&["lat", "--plot", "no/such/folder/lat.svg"], "make it first"),
         (&["rate", "--cores", "x"], "0,2-3"),
         (&["rate", "--seconds", "0"], "0.01 to 3600"),
     ];

@@ -9,6 +9,8 @@
 mod bug;
 #[path = "process/door.rs"]
 mod door;
+#[path = "process/fork.rs"]
+mod fork;
 #[path = "process/garbage.rs"]
 mod garbage;
 #[path = "process/limits.rs"]
@@ -21,6 +23,7 @@ mod support;
 
 use bug::*;
 use door::*;
+use fork::*;
 use garbage::*;
 use limits::*;
 use member::*;
@@ -53,6 +56,7 @@ const TESTS: &[Test] = &[
     ("a_stopped_member_loses_nothing", a_stopped_member_loses_nothing),
     ("statistics_are_read_from_outside", statistics_are_read_from_outside),
     ("a_killed_member_is_named_and_replaced", a_killed_member_is_named_and_replaced),
+    ("a_member_that_forked_is_named_and_replaced", a_member_that_forked_is_named_and_replaced),
     ("a_member_that_dies_before_the_group_is_complete", a_death_at_the_rendezvous),
     ("all_meet_the_same_incarnations", all_meet_the_same_incarnations),
     ("nothing_is_left_when_all_are_killed", nothing_is_left_when_all_are_killed),

@@ -12,7 +12,8 @@
  * STATUSES   0 or negative; where a count is the answer, it is >= 0. squall_last_error has the cause,
  *            the value and the remedy, per thread.
  * STRUCTS    begin with their size, which their _init sets; zero is the default of every field.
- * FORK       Handles are of no use in a forked child, which must not call with them.
+ * FORK       A forked child has none of its parent's groups: their handles answer SQUALL_CLOSED
+ *            there, and the others notice the parent's end, not the child's. It may open its own.
  */
 
 #ifndef SQUALL_H
@@ -72,7 +73,7 @@
 #define SQUALL_FLAG_OWN_THREAD 1
 
 /**
- * With `SQUALL_FLAG_OWN_THREAD`: that thread runs on `core`.
+ * That thread runs on `core`; only with `SQUALL_FLAG_OWN_THREAD`.
  */
 #define SQUALL_FLAG_PIN 2
 
@@ -87,9 +88,15 @@
 #define SQUALL_FLAG_HUGE 8
 
 /**
- * What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened.
+ * What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened; only
+ * with one of them.
  */
 #define SQUALL_FLAG_REQUIRE 16
+
+/**
+ * Messages of a subgroup that one turn delivers at the most, and that one callback gets.
+ */
+#define SQUALL_BATCH_MAX 512
 
 /**
  * The answers of calls: 0, or negative and grouped by what is lost. The numbers are frozen.
@@ -299,7 +306,7 @@ typedef struct squall_group_attr_t {
 } squall_group_attr_t;
 
 /**
- * An open group: a value, not a pointer. 0 is none.
+ * An open group: a value, not a pointer. 0 is none. A process has at most 256 at once.
  */
 typedef uint64_t squall_group_t;
 
@@ -340,7 +347,7 @@ typedef struct squall_message_t {
 } squall_message_t;
 
 /**
- * Receives a batch of a subgroup, in delivery order; `count` is at least 1.
+ * Receives a batch of a subgroup, in delivery order; `count` is 1 to SQUALL_BATCH_MAX.
  */
 typedef void (*squall_deliver_fn)(void *user,
                                   squall_group_t group,
@@ -487,8 +494,9 @@ const char *squall_version_text(void);
 const char *squall_status_text(int status);
 
 /**
- * Copies the sentence about this thread's last error that had one: cause, value and remedy, in
- * UTF-8. What does not fit is left out, by whole letters.
+ * Copies the sentence about the last call of this thread that failed: cause, value and remedy, in
+ * UTF-8. SQUALL_AGAIN is no failure and leaves it as it is. What does not fit is left out, by whole
+ * letters.
  *
  * @param bytes  Where to; may be NULL if `len` is 0. Always ended with a NUL if `len` is not 0.
  * @param len    Bytes there.
@@ -566,7 +574,8 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
  *         SQUALL_FOREIGN_OWNER another user's process holds the name;
  *         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
  *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
- *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
+ *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
+ *         SQUALL_LIMIT         also if this process has 256 groups open already.
  *
  * Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
  * Ownership: the handle is the caller's, to be closed by it.
@@ -602,7 +611,8 @@ int squall_group_members(squall_group_t group);
  * Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
  * Never blocks.
  *
- * @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+ * @param limit  Messages to deliver at the most. Whatever it is, one turn delivers SQUALL_BATCH_MAX
+ *               per subgroup at the most.
  * @return How many were delivered (>= 0), or
  *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
  *         SQUALL_OWN_THREAD  the group polls itself;

@@ -184,7 +184,7 @@ pub enum Fault {
     Regressed { cell: CellName, from: u64, to: u64 },
     /// A word of its is one that no correct member writes.
     BadWord { cell: CellName, value: u64 },
-    /// A slot of its ring is not a message: the header's first two words.
+    /// A slot of its ring is not a message, as these words say.
     BadSlot { subgroup: u16, sender: u16, words: [u64; 2] },
     /// Another member believes it failed; such beliefs are shared and never taken back.
     Reported { by: Rank },

@@ -48,8 +48,10 @@ pub const TAKE_MAX: u64 = 1024;
 pub const BATCH_MAX: usize = 512;
 /// Bytes after which a call of the application ends, so that large messages are released soon.
 pub const BATCH_BYTES: i64 = 128 << 10;
-/// Posts of one poll and its done: per subgroup and lane two spans and a `slots` word post, per
-/// subgroup one hot-line post (or, in *received* mode, one per eight senders).
+/// Posts of one poll and its done. Peers that have been sent the same need, per subgroup, at the
+/// most: for each lane six spans (of payloads, descriptors and runs, each of which may go round) and
+/// a post of `slots`, three of the hot line, and in *received* mode two per eight senders. That fits
+/// at least once (asserted in `group::outbox`); what does not fit waits for the next poll.
 pub const POSTS_MAX: usize = 512;
 
 /// A name of a group or a member, in bytes.

@@ -41,7 +41,7 @@ pub fn the_lock_limit_is_named() -> String {
         all
     };
     let line = refused(alone(&with(&"require")).1);
-    let named = line.contains("RLIMIT_MEMLOCK is 0.1 MiB") && line.contains("ulimit -l");
+    let named = line.contains("RLIMIT_MEMLOCK is 64 KiB") && line.contains("ulimit -l");
     assert!(line.starts_with("Limit") && named, "{line}");
     let lines = runs(&with(&"try"));
     let warned = lines.iter().find(|line| line.starts_with("note Warning"));

@@ -295,6 +295,9 @@ pub fn stream(arguments: &Arguments) {
     let config = config(arguments);
     let count = arguments.or("count", u64::MAX >> 16);
     let mut member = Member::open(&config, arguments, count);
+    if arguments.or("fork", false) {
+        leave_an_orphan();
+    }
     let status = member.run();
     let history = std::mem::take(&mut member.shared.lock().heard[0].history);
     if status != Status::Ok && arguments.or("reopen", false) {

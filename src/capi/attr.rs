@@ -24,13 +24,14 @@ pub const SQUALL_IDLE_SPIN: u32 = 2;
 
 /// The group polls itself in a thread of its own, which blocks all signals.
 pub const SQUALL_FLAG_OWN_THREAD: u32 = 1;
-/// With `SQUALL_FLAG_OWN_THREAD`: that thread runs on `core`.
+/// That thread runs on `core`; only with `SQUALL_FLAG_OWN_THREAD`.
 pub const SQUALL_FLAG_PIN: u32 = 2;
 /// Lock the shared pages in memory; without `SQUALL_FLAG_REQUIRE`, as far as RLIMIT_MEMLOCK allows.
 pub const SQUALL_FLAG_LOCK: u32 = 4;
 /// Use huge pages; without `SQUALL_FLAG_REQUIRE`, if there are any.
 pub const SQUALL_FLAG_HUGE: u32 = 8;
-/// What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened.
+/// What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened; only
+/// with one of them.
 pub const SQUALL_FLAG_REQUIRE: u32 = 16;
 const KNOWN_FLAGS: u32 = 31;
 
@@ -151,6 +152,36 @@ pub unsafe extern "C" fn squall_callbacks_init(callbacks: *mut squall_callbacks_
     unsafe { init(callbacks.cast(), size) }
 }
 
+/// What is 0 in this version, so that a later one can give it a meaning.
+fn unreserved(value: u32, of: &str) -> Result<(), Error> {
+    match value {
+        0 => Ok(()),
+        _ => invalid(format!("{of}.reserved is {value}, it must be 0: call its _init first")),
+    }
+}
+
+/// Flags that do nothing without others.
+fn flags_of(flags: u32) -> Result<(), Error> {
+    let unknown = flags & !KNOWN_FLAGS;
+    if unknown != 0 {
+        return invalid(format!("attr.flags has unknown bits: {unknown:#x}"));
+    }
+    let pages = SQUALL_FLAG_LOCK | SQUALL_FLAG_HUGE;
+    if flags & SQUALL_FLAG_PIN != 0 && flags & SQUALL_FLAG_OWN_THREAD == 0 {
+        return invalid(
+            "attr.flags has SQUALL_FLAG_PIN without SQUALL_FLAG_OWN_THREAD: there is no thread to \
+             pin; add that flag, or pin the polling thread yourself",
+        );
+    }
+    if flags & SQUALL_FLAG_REQUIRE != 0 && flags & pages == 0 {
+        return invalid(
+            "attr.flags has SQUALL_FLAG_REQUIRE without SQUALL_FLAG_LOCK or SQUALL_FLAG_HUGE: \
+             nothing is required; add one of them, or leave it out",
+        );
+    }
+    Ok(())
+}
+
 fn invalid<T>(detail: impl Into<String>) -> Result<T, Error> {
     Err(Error::new(Status::Invalid, detail))
 }
@@ -190,6 +221,7 @@ unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Er
 pub unsafe fn callbacks_of(at: *const squall_callbacks_t) -> Result<squall_callbacks_t, Error> {
     // SAFETY: the caller's promise is ours.
     let callbacks = unsafe { adopt(at, CALLBACKS_V1, "callbacks")? };
+    unreserved(callbacks.reserved, "callbacks")?;
     if callbacks.deliver.is_none() && callbacks.message.is_none() {
         return invalid("callbacks: neither deliver nor message is set");
     }
@@ -206,9 +238,7 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
     if attr.name.is_null() {
         return invalid("attr.name is NULL");
     }
-    if attr.flags & !KNOWN_FLAGS != 0 {
-        return invalid(format!("attr.flags has unknown bits: {:#x}", attr.flags & !KNOWN_FLAGS));
-    }
+    flags_of(attr.flags)?;
     // SAFETY: the caller says that it is a string.
     let name = unsafe { CStr::from_ptr(attr.name) }.to_string_lossy();
     let narrow = |value: u32, what: &str| match u16::try_from(value) {
@@ -284,6 +314,7 @@ unsafe fn subgroups_of(
         }
         // SAFETY: as promised, it is as long as the first, which says so.
         let attr = unsafe { adopt(at, SUBGROUP_ATTR_V1, &format!("subgroups[{i}]"))? };
+        unreserved(attr.reserved, &format!("subgroups[{i}]"))?;
         // SAFETY: the caller says that so many ranks are there.
         let (members, senders) = unsafe {
             (

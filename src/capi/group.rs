@@ -9,19 +9,19 @@ use super::attr::{
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
-use super::{bug, guard, refuse};
+use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
 use crate::error::{Error, Status, Suspicion};
-use crate::limits::LANES_MAX;
+use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
 use crate::mem::{Cell, Message, Region};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Who turns the group.
@@ -39,12 +39,16 @@ pub struct Open {
     /// 0: nobody is in; else `TURNING` or `COUNTING`.
     busy: Cell,
     /// Which thread is inside a callback: the address of a thread-local of its, or 0.
-    inside: Arc<Cell>,
+    pub(super) inside: Arc<Cell>,
+    /// Why the group has stopped, once it has.
+    pub(super) stopped: Arc<OnceLock<String>>,
+    /// Bytes of the largest message, by subgroup.
+    pub(super) largest: Vec<u32>,
     /// By subgroup, then lane; each only for the one thread that sends in it.
     pub(super) senders: Vec<UnsafeCell<Option<Sender>>>,
     stats: Arc<Region>,
     poisoned: Cell,
-    rank: u16,
+    pub(super) rank: u16,
     members: u16,
     own_thread: bool,
 }
@@ -85,6 +89,7 @@ struct Trampoline {
     callbacks: squall_callbacks_t,
     group: squall_group_t,
     inside: Arc<Cell>,
+    why: Arc<OnceLock<String>>,
 }
 
 // SAFETY: the header says on which thread the callbacks run; `user` is the caller's.
@@ -109,10 +114,11 @@ impl Application for Trampoline {
     }
 
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
-        let Some(stopped) = self.callbacks.stopped else { return };
         let rank = suspicion.map_or(-1, |suspicion| i32::from(suspicion.rank.0));
         let text = suspicion
             .map_or(status.text().to_string(), |s| format!("rank {}: {}", s.rank.0, s.fault));
+        let _ = self.why.set(text.clone()); // it stops once
+        let Some(stopped) = self.callbacks.stopped else { return };
         let text = CString::new(text).unwrap_or_default();
         self.inside.prepare(this_thread());
         // SAFETY: the caller's function; the text lives across the call.
@@ -135,7 +141,8 @@ impl Application for Trampoline {
 ///         SQUALL_FOREIGN_OWNER another user's process holds the name;
 ///         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
 ///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
-///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named.
+///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
+///         SQUALL_LIMIT         also if this process has 256 groups open already.
 ///
 /// Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
 /// Ownership: the handle is the caller's, to be closed by it.
@@ -181,8 +188,9 @@ fn open(
     flags: u32,
     handle: squall_group_t,
 ) -> Result<Open, Error> {
-    let inside = Arc::new(Cell::new(0));
-    let trampoline = Trampoline { callbacks, group: handle, inside: inside.clone() };
+    let (inside, stopped) = (Arc::new(Cell::new(0)), Arc::new(OnceLock::new()));
+    let trampoline =
+        Trampoline { callbacks, group: handle, inside: inside.clone(), why: stopped.clone() };
     let mut group = Group::open(config, Box::new(trampoline))?;
     let mut senders = Vec::new();
     for subgroup in 0..config.subgroups.len() as u16 {
@@ -196,6 +204,8 @@ fn open(
         turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
         busy: Cell::new(if own_thread { TURNING } else { 0 }), // until `start` has ended
         inside,
+        stopped,
+        largest: config.subgroups.iter().map(|subgroup| subgroup.message_bytes_max).collect(),
         senders,
         stats,
         poisoned: Cell::new(0),
@@ -233,40 +243,46 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
         }
         let open = match handle::lookup(group) {
             Ok(open) => open,
-            Err(status) => return status as c_int,
+            Err(status) => return refusal::no_group(group, status),
         };
         if open.inside.own() == this_thread() || !open.enter() {
-            return Status::Reentrant as c_int;
+            return refusal::reentrant(open);
         }
         match handle::remove(group) {
-            Ok(open) => close(*open) as c_int,
-            Err(status) => status as c_int,
+            Ok(open) => close(*open),
+            Err(status) => refusal::no_group(group, status),
         }
     })
 }
 
-fn close(open: Open) -> Status {
+fn close(open: Open) -> c_int {
     match open.turning.into_inner() {
         Turning::Starting => {}
         Turning::Caller(group) => group.close(),
         Turning::Own(polling) => {
-            let Some((group, _)) = polling.join() else { return Status::Panic };
+            let Some((group, _)) = polling.join() else { return refusal::poisoned() };
             group.close();
         }
     }
-    Status::Ok
+    Status::Ok as c_int
 }
 
 /// This member's rank, or a negative status. Threads: any. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_rank(group: squall_group_t) -> c_int {
-    handle::lookup(group).map_or_else(|status| status as c_int, |open| c_int::from(open.rank))
+    guard(|| match handle::lookup(group) {
+        Ok(open) => c_int::from(open.rank),
+        Err(status) => refusal::no_group(group, status),
+    })
 }
 
 /// How many members the group has, or a negative status. Threads: any. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_members(group: squall_group_t) -> c_int {
-    handle::lookup(group).map_or_else(|status| status as c_int, |open| c_int::from(open.members))
+    guard(|| match handle::lookup(group) {
+        Ok(open) => c_int::from(open.members),
+        Err(status) => refusal::no_group(group, status),
+    })
 }
 
 /// Runs `body` with the group that the caller polls, as the only one in it.
@@ -274,17 +290,17 @@ pub extern "C" fn squall_group_members(group: squall_group_t) -> c_int {
 fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_int {
     let open = match handle::lookup(group) {
         Ok(open) => open,
-        Err(status) => return status as c_int,
+        Err(status) => return refusal::no_group(group, status),
     };
     if open.own_thread {
-        return Status::OwnThread as c_int;
+        return refusal::own_thread();
     }
     if !open.enter() {
-        return Status::Reentrant as c_int;
+        return refusal::reentrant(open);
     }
     if open.poisoned.own() != 0 {
         open.busy.publish(0);
-        return Status::Panic as c_int;
+        return refusal::poisoned();
     }
     // SAFETY: `busy` is taken: nobody else is here.
     let outcome = match unsafe { &mut *open.turning.get() } {
@@ -297,13 +313,18 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
         refuse(bug::of(&*panic))
     });
     open.busy.publish(0);
-    code
+    if code < Status::Again as c_int { refusal::turning(open, code) } else { code }
 }
+
+/// Messages of a subgroup that one turn delivers at the most, and that one callback gets.
+pub const SQUALL_BATCH_MAX: u32 = 512;
+const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
 
 /// Take one turn: send what is waiting, receive, deliver at most `limit` messages to the callbacks.
 /// Never blocks.
 ///
-/// @param limit  Messages to deliver at the most; one turn delivers 256 per subgroup at the most.
+/// @param limit  Messages to deliver at the most. Whatever it is, one turn delivers SQUALL_BATCH_MAX
+///               per subgroup at the most.
 /// @return How many were delivered (>= 0), or
 ///         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
 ///         SQUALL_OWN_THREAD  the group polls itself;

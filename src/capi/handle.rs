@@ -3,11 +3,12 @@
 
 use super::group::Open;
 use crate::error::{Error, Status};
+use crate::fabric::shm::fork::in_children;
 use crate::mem::Cell;
 use std::cell::UnsafeCell;
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 
-/// An open group: a value, not a pointer. 0 is none.
+/// An open group: a value, not a pointer. 0 is none. A process has at most 256 at once.
 pub type squall_group_t = u64;
 
 /// Groups that one process may have open at once.
@@ -59,6 +60,8 @@ pub fn lookup(handle: squall_group_t) -> Result<&'static Open, Status> {
 pub fn insert(
     make: impl FnOnce(squall_group_t) -> Result<Box<Open>, Error>,
 ) -> Result<squall_group_t, Error> {
+    static HEARD: Once = Once::new();
+    HEARD.call_once(|| in_children(close_inherited));
     let index = {
         let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let free = taken.iter().position(|taken| !taken);
@@ -86,6 +89,15 @@ pub fn insert(
             release(index);
             other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(|_| handle)
         }
+    }
+}
+
+/// A forked child has no group: it shares their memory with the parent, who uses it. Its handles
+/// are closed ones; what is behind them stays where it is, untouched.
+unsafe extern "C" fn close_inherited() {
+    for entry in &ENTRIES {
+        let generation = entry.generation.own();
+        entry.generation.publish(generation + generation % 2);
     }
 }
 

@@ -38,7 +38,7 @@ const _: () = {
     assert!(offset_of!(squall_message_t, time_ns) == offset_of!(Message, time_ns));
 };
 
-/// Receives a batch of a subgroup, in delivery order; `count` is at least 1.
+/// Receives a batch of a subgroup, in delivery order; `count` is 1 to SQUALL_BATCH_MAX.
 pub type squall_deliver_fn = Option<
     unsafe extern "C" fn(
         user: *mut c_void,

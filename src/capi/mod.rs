@@ -17,6 +17,7 @@ mod bug;
 mod group;
 mod handle;
 mod message;
+mod refusal;
 mod send;
 mod stats;
 mod status;

@@ -5,6 +5,7 @@
 //! another thread than the poller needs no lock.
 
 use super::handle::{self, squall_group_t};
+use super::refusal::{self, Doing};
 use super::{guard, guard_count};
 use crate::driver::group::Sender;
 use crate::error::Status;
@@ -14,6 +15,12 @@ use std::ffi::{c_int, c_void};
 /// Bits of a subgroup argument below the lane.
 const LANE_SHIFT: u32 = 16;
 
+/// Subgroup and lane of a subgroup argument.
+#[inline(always)]
+pub(super) fn lane_of(subgroup: u32) -> (usize, usize) {
+    ((subgroup & ((1 << LANE_SHIFT) - 1)) as usize, (subgroup >> LANE_SHIFT) as usize)
+}
+
 /// The lane that a subgroup argument means.
 ///
 /// # Safety
@@ -22,19 +29,34 @@ const LANE_SHIFT: u32 = 16;
 #[allow(clippy::mut_from_ref, reason = "the lane belongs to the calling thread")]
 unsafe fn lane(group: squall_group_t, subgroup: u32) -> Result<&'static mut Sender, Status> {
     let open = handle::lookup(group)?;
-    let (subgroup, lane) = (subgroup & ((1 << LANE_SHIFT) - 1), subgroup >> LANE_SHIFT);
-    if lane as usize >= LANES_MAX {
+    let (subgroup, lane) = lane_of(subgroup);
+    if lane >= LANES_MAX {
         return Err(Status::NotSender);
     }
-    let at = subgroup as usize * LANES_MAX + lane as usize;
+    let at = subgroup * LANES_MAX + lane;
     let Some(sender) = open.senders.get(at) else { return Err(Status::Invalid) };
     // SAFETY: the caller's thread is the only one in this lane.
     unsafe { &mut *sender.get() }.as_mut().ok_or(Status::NotSender)
 }
 
+/// An ordinal, or the refusal and why.
 #[inline(always)]
-fn answer(outcome: Result<u64, Status>) -> i64 {
-    outcome.map_or_else(|status| i64::from(status as i32), |ordinal| ordinal as i64)
+fn answer(
+    outcome: Result<u64, Status>,
+    (group, subgroup): (squall_group_t, u32),
+    doing: impl FnOnce() -> Doing,
+) -> i64 {
+    match outcome {
+        Ok(ordinal) => ordinal as i64,
+        Err(Status::Again) => Status::Again as i64,
+        Err(status) => refusal::sending(group, subgroup, status, doing()).into(),
+    }
+}
+
+/// A NULL that should not be one.
+#[cold]
+fn null(what: &str, number: &str, value: usize) -> i64 {
+    refusal::argument(format!("{what} is NULL, but {number} is {value}")).into()
 }
 
 /// Send `len` bytes to every member of a subgroup, in the subgroup's total order.
@@ -91,12 +113,12 @@ unsafe fn send_slowly(group: squall_group_t, subgroup: u32, bytes: *const c_void
     // SAFETY: the caller keeps to one thread per lane.
     let sender = match unsafe { lane(group, subgroup) } {
         Ok(sender) => sender,
-        Err(status) => return i64::from(status as i32),
+        Err(status) => return refusal::no_lane(group, subgroup, status).into(),
     };
     // SAFETY: the caller says that `len` bytes are there.
     match unsafe { slice(bytes, len as usize) } {
-        Some(bytes) => answer(sender.send(bytes)),
-        None => i64::from(Status::Invalid as i32),
+        Some(bytes) => answer(sender.send(bytes), (group, subgroup), || Doing::Send(len as usize)),
+        None => null("bytes", "len", len as usize),
     }
 }
 
@@ -120,6 +142,12 @@ pub struct squall_piece_t {
     pub len: usize,
 }
 
+/// No slice may be that long, no message is, and the sum of 64 shorter ones does not overflow.
+#[inline(always)]
+fn is_endless(piece: &squall_piece_t) -> bool {
+    !piece.bytes.is_null() && piece.len > u32::MAX as usize
+}
+
 /// Pieces of one gathered message.
 const PIECES_MAX: usize = 64;
 
@@ -140,27 +168,32 @@ pub unsafe extern "C" fn squall_sendv(
         // SAFETY: the caller keeps to one thread per lane.
         let sender = match unsafe { lane(group, subgroup) } {
             Ok(sender) => sender,
-            Err(status) => return i64::from(status as i32),
+            Err(status) => return refusal::no_lane(group, subgroup, status).into(),
         };
         let count = count as usize;
-        if count > PIECES_MAX || (pieces.is_null() && count > 0) {
-            return i64::from(Status::Invalid as i32);
+        if count > PIECES_MAX {
+            let detail = format!("{count} pieces: at most {PIECES_MAX} make a message");
+            return refusal::argument(detail).into();
+        }
+        if pieces.is_null() && count > 0 {
+            return null("pieces", "count", count);
         }
         let mut parts: [&[u8]; PIECES_MAX] = [&[]; PIECES_MAX];
         for (at, part) in parts.iter_mut().enumerate().take(count) {
             // SAFETY: the caller says that `count` pieces are there, and their bytes.
-            let bytes = unsafe { pieces.add(at).read() };
-            // No slice may be that long, and the sum of 64 shorter ones does not overflow.
-            if !bytes.bytes.is_null() && bytes.len > u32::MAX as usize {
-                return i64::from(Status::TooLong as i32);
+            let piece = unsafe { pieces.add(at).read() };
+            if is_endless(&piece) {
+                return answer(Err(Status::TooLong), (group, subgroup), || Doing::Send(piece.len));
             }
             // SAFETY: as above.
-            match unsafe { slice(bytes.bytes, bytes.len) } {
+            match unsafe { slice(piece.bytes, piece.len) } {
                 Some(bytes) => *part = bytes,
-                None => return i64::from(Status::Invalid as i32),
+                None => return null(&format!("pieces[{at}].bytes"), "its len", piece.len),
             }
         }
-        answer(sender.send_parts(&parts[..count]))
+        let parts = &parts[..count];
+        let total = || Doing::Send(parts.iter().map(|part| part.len()).sum());
+        answer(sender.send_parts(parts), (group, subgroup), total)
     })
 }
 
@@ -182,20 +215,30 @@ pub unsafe extern "C" fn squall_send_many(
         // SAFETY: the caller keeps to one thread per lane.
         let sender = match unsafe { lane(group, subgroup) } {
             Ok(sender) => sender,
-            Err(status) => return i64::from(status as i32),
+            Err(status) => return refusal::no_lane(group, subgroup, status).into(),
         };
         if messages.is_null() {
-            return if count == 0 { 0 } else { i64::from(Status::Invalid as i32) };
+            return if count == 0 { 0 } else { null("messages", "count", count as usize) };
         }
-        // SAFETY: the caller says that `count` pieces are there, and their bytes. A NULL with a
-        // length ends the row.
-        let each = (0..count as usize).map_while(|at| unsafe {
-            let piece = messages.add(at).read();
-            slice(piece.bytes, piece.len)
+        // SAFETY: the caller says that `count` pieces are there.
+        let piece = |at: usize| unsafe { messages.add(at).read() };
+        // What no message can be ends the row, and so does a NULL with a length.
+        let each = (0..count as usize).map_while(|at| {
+            let piece = piece(at);
+            if piece.len > u32::MAX as usize {
+                return None;
+            }
+            // SAFETY: the caller says that the bytes of a piece are there.
+            unsafe { slice(piece.bytes, piece.len) }
         });
         match sender.send_many(each) {
-            (0, Err(status)) => i64::from(status as i32),
-            (0, Ok(())) if count > 0 => i64::from(Status::Invalid as i32),
+            (0, Ok(())) if count > 0 && !is_endless(&piece(0)) => {
+                null("messages[0].bytes", "its len", piece(0).len)
+            }
+            (0, outcome) if count > 0 => {
+                let refused = Err(outcome.err().unwrap_or(Status::TooLong));
+                answer(refused, (group, subgroup), || Doing::Send(piece(0).len))
+            }
             (sent, _) => sent as i64,
         }
     })
@@ -223,10 +266,10 @@ pub unsafe extern "C" fn squall_reserve(
         // SAFETY: the caller keeps to one thread per lane.
         let sender = match unsafe { lane(group, subgroup) } {
             Ok(sender) => sender,
-            Err(status) => return status as c_int,
+            Err(status) => return refusal::no_lane(group, subgroup, status),
         };
         if bytes.is_null() {
-            return Status::Invalid as c_int;
+            return refusal::argument("bytes is NULL: it gets the address of the slot".into());
         }
         match sender.reserve(len) {
             Ok(lent) => {
@@ -234,7 +277,8 @@ pub unsafe extern "C" fn squall_reserve(
                 unsafe { bytes.write(lent.as_mut_ptr().cast()) };
                 Status::Ok as c_int
             }
-            Err(status) => status as c_int,
+            Err(Status::Again) => Status::Again as c_int,
+            Err(status) => refusal::sending(group, subgroup, status, Doing::Send(len as usize)),
         }
     })
 }
@@ -251,8 +295,8 @@ pub unsafe extern "C" fn squall_reserve(
 pub extern "C" fn squall_publish(group: squall_group_t, subgroup: u32, len: u32) -> i64 {
     // SAFETY: the caller keeps to one thread per lane.
     guard_count(|| match unsafe { lane(group, subgroup) } {
-        Ok(sender) => answer(sender.publish(len)),
-        Err(status) => i64::from(status as i32),
+        Ok(sender) => answer(sender.publish(len), (group, subgroup), || Doing::Publish(len)),
+        Err(status) => refusal::no_lane(group, subgroup, status).into(),
     })
 }
 
@@ -265,7 +309,10 @@ pub extern "C" fn squall_publish(group: squall_group_t, subgroup: u32, len: u32)
 pub extern "C" fn squall_abort(group: squall_group_t, subgroup: u32) -> c_int {
     // SAFETY: the caller keeps to one thread per lane.
     guard(|| match unsafe { lane(group, subgroup) } {
-        Ok(sender) => sender.abort().map_or_else(|status| status as c_int, |()| 0),
-        Err(status) => status as c_int,
+        Ok(sender) => match sender.abort() {
+            Ok(()) => Status::Ok as c_int,
+            Err(status) => refusal::sending(group, subgroup, status, Doing::Abort),
+        },
+        Err(status) => refusal::no_lane(group, subgroup, status),
     })
 }

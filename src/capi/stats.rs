@@ -3,7 +3,7 @@
 
 use super::group::snapshot;
 use super::handle::squall_group_t;
-use super::{guard, refuse};
+use super::{guard, refusal, refuse};
 use crate::driver::stats::SubgroupSnapshot;
 use crate::error::{Error, Status};
 use std::ffi::c_int;
@@ -58,7 +58,11 @@ pub unsafe extern "C" fn squall_stats_get(
     guard(|| {
         let snapshot = match snapshot(group) {
             Ok(snapshot) => snapshot,
-            Err(status) => return status as c_int,
+            Err(Status::Failed) => {
+                let detail = "the statistics changed whenever they were looked at: ask again";
+                return refuse(Error::new(Status::Failed, detail));
+            }
+            Err(status) => return refusal::no_group(group, status),
         };
         if stats.is_null() {
             return refuse(Error::new(Status::Invalid, "stats is NULL"));
@@ -74,7 +78,7 @@ pub unsafe extern "C" fn squall_stats_get(
         let Some(of) = found else {
             return refuse(Error::new(
                 Status::Invalid,
-                format!("no member of subgroup {subgroup}"),
+                format!("this member is not in a subgroup {subgroup} of the group"),
             ));
         };
         let size = size.min(size_of::<squall_stats_t>());

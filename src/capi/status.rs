@@ -128,8 +128,9 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
         PeerLost PeerFault PeerLeft Failed Panic)
 }
 
-/// Copies the sentence about this thread's last error that had one: cause, value and remedy, in
-/// UTF-8. What does not fit is left out, by whole letters.
+/// Copies the sentence about the last call of this thread that failed: cause, value and remedy, in
+/// UTF-8. SQUALL_AGAIN is no failure and leaves it as it is. What does not fit is left out, by whole
+/// letters.
 ///
 /// @param bytes  Where to; may be NULL if `len` is 0. Always ended with a NUL if `len` is not 0.
 /// @param len    Bytes there.

@@ -114,11 +114,17 @@ fn table(lines: &[Line]) -> String {
     if table.width().is_none() {
         table.set_width(120);
     }
-    table.set_header(["what", "", "found", "remedy"]);
+    table.set_header(["what", "", "found"]);
     for line in lines {
-        table.add_row([line.name, state_text(line.state), &line.found, &line.remedy]);
+        table.add_row([line.name, state_text(line.state), &line.found]);
     }
-    table.to_string()
+    format!("{table}{}", remedies(lines))
+}
+
+/// Each on a line of its own, however long: a command that a table breaks cannot be copied.
+fn remedies(lines: &[Line]) -> String {
+    let lines = lines.iter().filter(|line| !line.remedy.is_empty());
+    lines.map(|line| format!("\n{}: {}", line.name, line.remedy)).collect()
 }
 
 fn kernel() -> Line {
@@ -363,5 +369,20 @@ fn gpu() -> Line {
             let peer = if peer { "with nvidia_peermem" } else { "without nvidia_peermem" };
             Line::ok("GPU", format!("{count} NVIDIA, {peer}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_in_one_piece() {
+        let remedy =
+            format!("`echo advise > /sys/{}` lets rings have large pages", "long/".repeat(40));
+        let lines = [Line::ok("clock", "tsc"), Line::note("huge", "x ".repeat(200), &remedy)];
+        let text = table(&lines);
+        assert!(text.ends_with(&format!("\nhuge: {remedy}")), "{text}");
+        assert!(!text.contains("\nclock: "), "what is well needs no remedy");
     }
 }

@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use message::Plant;
 use plan::{Plan, Test};
 use report::Outcome;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Without a test it takes a tour of about half a minute and ends with a table. Every test starts its
@@ -136,6 +136,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         }
         Some(TestVerb::Lat { common, pace, hlog, plot }) => {
             let plan = make_plan(Test::Lat, common, *pace)?;
+            hlog.iter().chain(plot).try_for_each(|path| can_be_made(path))?;
+            if let Some(path) = plot
+                && path.extension().is_none_or(|ending| ending != "svg")
+            {
+                return fail!("--plot {}: only SVG is drawn; name it .svg", path.display());
+            }
             let Some(outcome) = measure(&plan, common)? else { return Ok(()) };
             if let Some(path) = hlog {
                 hlog::write(path, &outcome)?;
@@ -155,6 +161,22 @@ fn whole(test: Test, common: &Common) -> Result<(), Failure> {
     outcome.map_or(Ok(()), |outcome| outcome.print(common.json))
 }
 
+/// Whether a result has a place, asked before anything is measured.
+fn can_be_made(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            fail!(
+                "cannot write {}: there is no folder {}; make it first",
+                path.display(),
+                folder.display()
+            )
+        }
+        _ if path.is_dir() => fail!("cannot write {}: it is a folder; name a file", path.display()),
+        _ => Ok(()),
+    }
+}
+
 /// Runs a plan with all its members, or one member of it (`None`: that has printed already).
 fn measure(plan: &Plan, common: &Common) -> Result<Option<Outcome>, Failure> {
     plan.check()?;
@@ -167,7 +189,7 @@ fn measure(plan: &Plan, common: &Common) -> Result<Option<Outcome>, Failure> {
     }
     let floor = report::Floor::measure(plan)?;
     let reports = crew::run(plan, || ())?;
-    Ok(Some(Outcome { plan: plan.clone(), floor, reports }))
+    Outcome { plan: plan.clone(), floor, reports }.check().map(Some)
 }
 
 fn make_plan(test: Test, common: &Common, pace: Option<u64>) -> Result<Plan, Failure> {

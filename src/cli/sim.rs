@@ -66,18 +66,23 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     if let Some(bar) = &bar {
         bar.finish_and_clear();
     }
-    say(&if options.json { format!("{:#}", report_json(&report)) } else { report.to_string() })?;
-    match (report.violations.first(), report.coverage_complete()) {
-        (Some(violation), _) => {
+    let json = || format!("{:#}", report_json(&report, passed(options, &report)));
+    say(&if options.json { json() } else { report.to_string() })?;
+    match report.violations.first() {
+        Some(violation) => {
             let seed = violation.seed;
             fail!("a property was violated; see it again with `squall sim --seed {seed}`")
         }
-        // One seed alone owes nothing.
-        (None, false) if options.seed.is_none() => {
-            fail!("these seeds reached less than they should: see \"short of\" above")
-        }
-        (None, _) => Ok(()),
+        None if passed(options, &report) => Ok(()),
+        None => fail!(
+            "these seeds reached less than they should: see \"short of\" above, and take more seeds"
+        ),
     }
+}
+
+/// What the exit status says. One seed alone owes nothing but to violate nothing.
+fn passed(options: &Options, report: &Report) -> bool {
+    report.violations.is_empty() && (options.seed.is_some() || report.coverage_complete())
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -88,9 +93,13 @@ fn plan(options: &Options) -> Result<sim::Options, Failure> {
     if let Some(seed) = options.seed {
         return Ok(sim::Options::replay(seed));
     }
+    if options.seeds == Some(0) || options.threads == Some(0) {
+        let what = if options.seeds == Some(0) { "--seeds" } else { "--threads" };
+        return fail!("{what} 0: nothing would be searched; at least 1");
+    }
     let budget = match options.seconds {
-        Some(seconds) if !(0.0..=1e7).contains(&seconds) => {
-            return fail!("--seconds {seconds}: it is 0 to 10000000");
+        Some(seconds) if !(seconds > 0.0 && seconds <= 1e7) => {
+            return fail!("--seconds {seconds}: more than 0, at most 10000000");
         }
         seconds => seconds.map(Duration::from_secs_f64),
     };
@@ -103,7 +112,7 @@ fn plan(options: &Options) -> Result<sim::Options, Failure> {
     })
 }
 
-fn report_json(report: &Report) -> Value {
+fn report_json(report: &Report, passed: bool) -> Value {
     let lines = report.lines();
     let lines =
         lines.map(|line| json!({ "what": line.text, "count": line.count, "want": line.want }));
@@ -117,7 +126,7 @@ fn report_json(report: &Report) -> Value {
         })
     });
     json!({
-        "passed": report.passed(),
+        "passed": passed,
         "first": report.seeds.start,
         "seeds": report.seeds.end - report.seeds.start,
         "seconds": report.took.as_secs_f64(),
@@ -125,4 +134,40 @@ fn report_json(report: &Report) -> Value {
         "reached": lines.collect::<Vec<_>>(),
         "violations": violations.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn a_search_of_nothing_is_refused() {
+        let planned = |words: &[&str]| {
+            let line = Line::parse_from(["sim"].iter().chain(words));
+            plan(&line.options)
+        };
+        for words in [["--seeds", "0"], ["--threads", "0"], ["--seconds", "0"]] {
+            let refused = planned(&words).err().map(|why| why.to_string());
+            assert!(refused.is_some_and(|why| why.contains(words[0])), "{words:?}");
+        }
+        assert!(planned(&["--seeds", "1", "--threads", "1", "--seconds", "0.1"]).is_ok());
+    }
+
+    /// What `--json` says and the exit status are one.
+    #[test]
+    fn one_seed_alone_owes_nothing_else() {
+        let options = |words: &[&str]| Line::parse_from(["sim"].iter().chain(words)).options;
+        let report = sim::run(&sim::Options::replay(7), &|_| ());
+        assert!(report.violations.is_empty() && !report.coverage_complete());
+        assert!(passed(&options(&["--seed", "7"]), &report));
+        assert!(!passed(&options(&["--first", "7", "--seeds", "1"]), &report));
+        assert_eq!(report_json(&report, true)["passed"], true);
+    }
 }

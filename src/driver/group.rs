@@ -276,9 +276,7 @@ impl Group {
             (group, status)
         };
         let spawned = std::thread::Builder::new().name("squall-poll".into()).spawn(run);
-        let thread = spawned.map_err(|cause| {
-            Error::new(Status::System, format!("cannot start a polling thread: {cause}"))
-        })?;
+        let thread = spawned.map_err(|cause| no_thread(&cause))?;
         let mut outcome = pinned.0.lock().unwrap_or_else(PoisonError::into_inner);
         while outcome.is_none() && !thread.is_finished() {
             let woken = pinned.1.wait_timeout(outcome, Duration::from_millis(100));
@@ -481,6 +479,17 @@ impl Assembly<'_> {
     }
 }
 
+/// Too many threads are told like too little memory for one more: "try again".
+fn no_thread(cause: &std::io::Error) -> Error {
+    let what = format!("cannot start a polling thread: {cause}");
+    if cause.kind() == std::io::ErrorKind::WouldBlock {
+        let remedy = "raise the limit of threads (`ulimit -u`, or pids.max of the control group), or \
+                      poll the group yourself";
+        return Error::new(Status::Limit, format!("{what}; {remedy}"));
+    }
+    Error::new(Status::System, what)
+}
+
 /// A ring's first part, where small messages stay while there is room (half of a usual L2).
 const HOT_BYTES: u64 = 512 << 10;
 
@@ -499,6 +508,13 @@ fn prologue(control: &Region, layout: &Layout, view: &View) {
 mod tests {
     use super::*;
     use crate::driver::config::Config;
+
+    #[test]
+    fn a_limit_of_threads_is_named() {
+        let error = no_thread(&std::io::Error::from_raw_os_error(libc::EAGAIN));
+        assert_eq!(error.status, Status::Limit);
+        assert!(error.detail.contains("ulimit -u"), "{error}");
+    }
 
     /// Event loops of other crates take what has a descriptor.
     #[test]

@@ -132,7 +132,10 @@ pub fn meet(
 fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
     let (group, rank) = (&config.group, config.rank);
     let in_use = |who: String| {
-        let detail = format!("rank {rank} of group {group} is already open{who}");
+        let detail = format!(
+            "rank {rank} of group {group} is already open{who}: close it there or end that process, \
+             or choose another rank or name"
+        );
         Error::new(Status::InUse, detail)
     };
     let Ok(Some(socket)) = Socket::connect(name) else { return in_use(String::new()) };

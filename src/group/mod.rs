@@ -196,30 +196,22 @@ impl Engine {
             return;
         }
         let full = events.full.union(self.departed);
-        if let Err(suspicion) = self.post(table, full, &mut work.posts) {
-            self.suspect(suspicion, work);
-        }
+        self.post(table, full, &mut work.posts);
         work.busy |= !work.posts.is_empty();
     }
 
     /// As many posts as a turn may have. Where they end, the next turn goes on.
-    fn post(
-        &mut self,
-        table: &Table,
-        full: Members,
-        posts: &mut Vec<Post>,
-    ) -> Result<(), Suspicion> {
+    fn post(&mut self, table: &Table, full: Members, posts: &mut Vec<Post>) {
         let first = self.first_to_post;
         for at in (first..self.multicasts.len()).chain(0..first) {
-            self.multicasts[at].posts(table, full, posts)?;
+            self.multicasts[at].posts(table, full, posts);
             // Half of the posts are more than one subgroup's share: before that nothing is kept back.
             if posts.len() > POSTS_MAX / 2 && self.multicasts[at].outbox().owes(full) {
                 let next = if at == first { at + 1 } else { at };
                 self.first_to_post = if next < self.multicasts.len() { next } else { 0 };
-                break;
+                return;
             }
         }
-        Ok(())
     }
 
     /// An inbox met a slot that is no message: its sender is cut off (E3).

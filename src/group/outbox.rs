@@ -29,13 +29,6 @@ impl Sent {
         }
         sent
     }
-
-    /// Whether slots that come after it are not there any more.
-    fn is_beyond(&self, lanes: &[Lane]) -> bool {
-        let behind = |(at, lane): (usize, &Lane)| lane.taker.slots - self.slots[at];
-        let places = |lane: &Lane| lane.taker.ring.layout.places;
-        lanes.iter().enumerate().any(|(at, lane)| behind((at, lane)) > places(lane))
-    }
 }
 
 struct PeerState {
@@ -93,27 +86,17 @@ impl Outbox {
         self.peers.iter().any(|peer| peer.stale && !full.contains(peer.rank))
     }
 
-    /// Appends the posts for all peers but `full`, as far as there is room for posts. A peer to which
-    /// a post would need slots that are reused already has released what it was never sent: its rank.
-    pub fn post(
-        &mut self,
-        lanes: &[Lane],
-        table: &Table,
-        full: Members,
-        posts: &mut Vec<Post>,
-    ) -> Result<(), Rank> {
+    /// Appends the posts for all peers but `full`, as far as there is room for posts.
+    pub fn post(&mut self, lanes: &[Lane], table: &Table, full: Members, posts: &mut Vec<Post>) {
         if self.posting == Posting::Nothing {
-            return Ok(());
+            return;
         }
         if crate::mutant!("full-peer-loses-its-span") {
             self.forget(lanes, full);
         }
         while let Some(first) = self.peers.iter().position(|p| p.stale && !full.contains(p.rank)) {
             if posts.len() + GROUP_POSTS_MAX > posts.capacity() {
-                return Ok(());
-            }
-            if self.posting == Posting::All && self.peers[first].sent.is_beyond(lanes) {
-                return Err(self.peers[first].rank);
+                return;
             }
             // All peers in the same state share the posts.
             let (sent, news) = (self.peers[first].sent, self.peers[first].news);
@@ -133,7 +116,6 @@ impl Outbox {
             self.post_slots(lanes, &sent, to, table, posts);
             self.post_hot_line(to, table, posts);
         }
-        Ok(())
     }
 
     /// The planted fault of O2: what a full peer has missed counts as sent.
@@ -145,6 +127,9 @@ impl Outbox {
     }
 
     /// The spans that hold the slots after `sent`, then the `slots` words (O1, O3).
+    ///
+    /// Slots that are in use anew have been released by a peer that was never sent them: one that
+    /// reads my memory itself, or a liar. Neither needs them.
     fn post_slots(
         &self,
         lanes: &[Lane],
@@ -164,13 +149,14 @@ impl Outbox {
                 continue;
             }
             any = true;
+            let payloads = taker.ring.payload_ranges(sent.slots[at], taker.slots);
+            let Some([first, second]) = payloads else { continue };
             let ring = RingId { subgroup: self.subgroup, lane: at as u16 };
             let mut span = |(from, upto)| {
                 if from < upto {
                     posts.push(Post::Span { to, ring, from, upto });
                 }
             };
-            let [first, second] = taker.ring.payload_ranges(sent.slots[at], taker.slots);
             span(first);
             if !crate::mutant!("second-span-of-a-wrap-forgotten") {
                 span(second);

@@ -10,10 +10,10 @@
 //!
 //! | edge | release side | acquire side | after it, what is visible |
 //! |---|---|---|---|
-//! | W | application thread: slot counted in `filled` | turn thread, before it takes the slot up | the slot's bytes |
+//! | W | application thread: slot counted in `filled` | turn thread, before it takes the slot up | the slot's payload and descriptor |
 //! | | the same, streamed (`ring::Filled`): a fence between; or in `loose`, and the fence by the turn thread, if it is the same thread, else a barrier on all threads | | |
-//! | T | turn thread: `taken`, after it wrote the slots' indices | application thread, before it reads an index back | the index in the header |
-//! | N | a member's store (or NIC, F2): payload, `slots`, then `head` | turn thread, `observe` | the payload in the mirror |
+//! | T | turn thread: `taken`, after it wrote the run of the slots | application thread, before it reads the run back | the run's record |
+//! | N | a member's store (or NIC, F2): payload, descriptor, run, `slots`, then `head` | turn thread, `observe` | all of them in the mirror |
 //! | S | every member's `released` (N again) | application thread, `reserve` | all have finished with the slot: it may be overwritten |
 //! | P | waker: its stores, fence, reads `asleep`; sleeper: stores `asleep`, fence, looks again, sleeps | each other | no wake-up is lost (Dekker) |
 //! | L D K X | log, disk, epochs, reuse after a removal | parts B and E | |

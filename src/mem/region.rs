@@ -174,8 +174,8 @@ mod real {
                 } else {
                     (Status::NoMemory, "use a smaller window or largest message, or free memory")
                 };
-                let mib = len as f64 / 1048576.0;
-                let detail = format!("cannot map {mib:.1} MiB of a peer's: {cause}; {remedy}");
+                let size = size_text(len as u64);
+                let detail = format!("cannot map {size} of a peer's: {cause}; {remedy}");
                 Error::new(status, detail)
             };
             let file = File::from(fd.try_clone().map_err(|cause| refused(&cause))?);
@@ -248,21 +248,19 @@ mod real {
     /// Refuses what would end this process (SIGXFSZ) or another (the kernel, out of memory, kills)
     /// instead of failing. An estimate: whoever takes memory at the same time is not seen.
     fn room_for(len: usize, huge: bool) -> Result<(), Error> {
-        let mib = |bytes: u64| bytes as f64 / 1048576.0;
         let need = len as u64;
         let limit = limit_of(libc::RLIMIT_FSIZE);
         if let Some(limit) = limit.filter(|limit| need > *limit) {
             let detail = format!(
-                "cannot get {:.1} MiB of shared memory: RLIMIT_FSIZE is {:.1} MiB; raise it with \
-                 `ulimit -f`",
-                mib(need),
-                mib(limit)
+                "cannot get {} of shared memory: RLIMIT_FSIZE is {}; raise it with `ulimit -f`",
+                size_text(need),
+                size_text(limit)
             );
             return Err(Error::new(Status::Limit, detail));
         }
         let available = available_bytes().filter(|bytes| need > *bytes && !huge);
         available.map_or(Ok(()), |bytes| {
-            let cause = io::Error::other(format!("{:.1} MiB are available", mib(bytes)));
+            let cause = io::Error::other(format!("{} are available", size_text(bytes)));
             Err(memory_error(len, huge, &cause))
         })
     }
@@ -286,38 +284,47 @@ mod real {
     }
 
     fn memory_error(len: usize, huge: bool, cause: &io::Error) -> Error {
-        let mib = len as f64 / 1048576.0;
+        let size = size_text(len as u64);
         if is_descriptor_limit(cause) {
             let detail = format!(
-                "cannot get {mib:.1} MiB of shared memory: {cause}; raise the limit with `ulimit -n`"
+                "cannot get {size} of shared memory: {cause}; raise the limit with `ulimit -n`"
             );
             return Error::new(Status::Limit, detail);
         }
         if huge {
             let pages = len.div_ceil(HUGE_PAGE_BYTES);
             let detail = format!(
-                "no huge pages for {mib:.1} MiB ({cause}): reserve them with \
+                "no huge pages for {size} ({cause}): reserve them with \
                  `sysctl vm.nr_hugepages={pages}` or more"
             );
             return Error::new(Status::Limit, detail);
         }
         let detail = format!(
-            "cannot get {mib:.1} MiB of shared memory: {cause}; use a smaller window or largest \
+            "cannot get {size} of shared memory: {cause}; use a smaller window or largest \
              message, or free memory"
         );
         Error::new(Status::NoMemory, detail)
     }
 
     fn lock_error(len: usize, cause: &io::Error) -> Error {
-        let mib = len as f64 / 1048576.0;
+        let size = size_text(len as u64);
         let limit = crate::mem::region::memlock_limit();
-        let limit = limit
-            .map_or("unlimited".into(), |bytes| format!("{:.1} MiB", bytes as f64 / 1048576.0));
+        let limit = limit.map_or("unlimited".into(), size_text);
         let detail = format!(
-            "cannot lock {mib:.1} MiB ({cause}): RLIMIT_MEMLOCK is {limit}; raise it with \
+            "cannot lock {size} ({cause}): RLIMIT_MEMLOCK is {limit}; raise it with \
              `ulimit -l` or in limits.conf"
         );
         Error::new(Status::Limit, detail)
+    }
+}
+
+/// `64 KiB`, `1.5 MiB`.
+#[cfg(not(loom))]
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }
 

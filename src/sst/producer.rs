@@ -457,7 +457,8 @@ impl Producer {
     fn free(&mut self, taken: u64, released: Count) {
         while self.freed < taken {
             let run = self.ring.run(self.freed_runs);
-            assert!(run.count > 0 && run.slots <= self.freed, "a run that was taken up");
+            let holds = run.slots <= self.freed && self.freed < run.slots + run.count;
+            assert!(holds, "a run that was taken up");
             let first = run.tagged & (COUNT_MAX - 1);
             let mut gone = released.0.saturating_sub(first).min(run.count);
             if crate::mutant!("freed-one-over") && gone < run.count {

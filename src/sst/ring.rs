@@ -207,25 +207,29 @@ impl Ring {
 
     // ---- for a fabric that copies: ranges of the lane's bytes ----
 
-    /// The payloads of slots `from..upto`, which are all unreleased, at least one: one range, or two
-    /// where they wrap; the second is empty if they do not.
-    pub fn payload_ranges(&self, from: u64, upto: u64) -> [(u64, u64); 2] {
-        let begin = |slot: u64| self.layout.payloads + self.place(slot).0;
-        let end = |slot: u64| {
+    /// The payloads of slots `from..upto`, at least one: one range, or two where they wrap; the second
+    /// is empty if they do not. `None`: not all of them are there any more.
+    pub fn payload_ranges(&self, from: u64, upto: u64) -> Option<[(u64, u64); 2]> {
+        let payload = |slot: u64| {
             let (at, len) = self.place(slot);
-            self.layout.payloads + at + slot_bytes(len)
+            let end = at + slot_bytes(len);
+            let base = self.layout.payloads;
+            (end <= self.size()).then_some((base + at, base + end))
         };
-        let first = begin(from);
-        if begin(upto - 1) >= first {
-            return [(first, end(upto - 1)), (0, 0)];
+        if upto - from > self.layout.places {
+            return None;
         }
-        // Places ascend up to the wrap, and after it all are below `first`.
+        let (first, last) = (payload(from)?, payload(upto - 1)?);
+        if last.0 >= first.0 {
+            return Some([(first.0, last.1), (0, 0)]);
+        }
+        // Places ascend up to the wrap, and after it all are below the first.
         let (mut before, mut behind) = (from, upto - 1);
         while behind - before > 1 {
             let middle = before + (behind - before) / 2;
-            if begin(middle) >= first { before = middle } else { behind = middle }
+            if payload(middle)?.0 >= first.0 { before = middle } else { behind = middle }
         }
-        [(first, end(before)), (begin(behind), end(upto - 1))]
+        Some([(first.0, payload(before)?.1), (payload(behind)?.0, last.1)])
     }
 
     /// The descriptors of slots `from..upto`.

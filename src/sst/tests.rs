@@ -404,3 +404,24 @@ fn released_that_goes_back_frees_nothing_that_is_still_read() {
         assert_eq!(message.bytes(), [n; 64], "slot {n} in its callback");
     }
 }
+
+/// Found by `squall sim`, seed 71476 of its day: a hostile member had released what it was never sent,
+/// a producer used the slots anew, and the posts for that member were spans outside the lane.
+#[test]
+fn ranges_of_slots_that_are_used_anew_are_none() {
+    let shape = Shape {
+        senders: 1,
+        lanes: 1,
+        mode: Mode::Received,
+        window: 2,
+        message_bytes_max: 0,
+        ring_bytes: 48,
+    };
+    let (mut producer, mut taker, ring, blocks) = lane(&shape, 0, 1);
+    assert_eq!((producer.send(b""), producer.send(b"")), (Ok(0), Ok(1)));
+    taker.take(2, Count(0), 0, EPOCH);
+    assert!(ring.payload_ranges(0, 2).is_some());
+    blocks[0].cell(0).publish(1);
+    assert_eq!(producer.send(b""), Ok(2));
+    assert!(ring.payload_ranges(0, 2).is_none() && ring.payload_ranges(1, 2).is_some());
+}

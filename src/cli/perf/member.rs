@@ -7,7 +7,7 @@
 use super::message::{Checkpoint, END, FINAL, Meaning, Reader, START, Writer, touch};
 use super::plan::{Plan, Report, Stage, Test, new_histogram};
 use crate::failure::{Failure, fail};
-use crate::text::IdleOption;
+use crate::text::{IdleOption, time_text};
 use hdrhistogram::Histogram;
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::{Pace, pin};
@@ -19,6 +19,11 @@ use std::time::Duration;
 
 /// Messages sent between two turns.
 const BURST: usize = 1024;
+/// With `lat`: how long after its end a measurement may still be sending what was due in it.
+const CATCH_UP_NS: f64 = 10e9;
+/// How often, and after which time each, it is asked whether that will do.
+const LOOKS: u32 = 3;
+const LOOK_NS: u64 = 100_000_000;
 /// With `lat`: so near to the next send nothing else is begun.
 const HOLD_NS: u64 = 2_000;
 
@@ -195,6 +200,10 @@ pub fn run(plan: &Plan, rank: u16) -> Result<Report, Failure> {
         step: if rank == 0 { Step::Start } else { Step::Await },
         due: 0,
         late: new_histogram(),
+        look: None,
+        looks: 0,
+        needed: f64::INFINITY,
+        hopeless: None,
     };
     let (wall, ran) = (clock().0, ran_ns());
     member.converse(&mut group)?;
@@ -233,6 +242,13 @@ struct Member<'a> {
     due: u64,
     /// By how much it was sent late.
     late: Histogram<u64>,
+    /// After the end: the last look, as the time and what was due then; how many there were.
+    look: Option<(u64, u64)>,
+    looks: u32,
+    /// The least time, by that of the pace, that was needed between two of them.
+    needed: f64,
+    /// Why the pace cannot be kept.
+    hopeless: Option<String>,
 }
 
 impl Member<'_> {
@@ -261,6 +277,9 @@ impl Member<'_> {
     }
 
     fn lost<T>(&self, status: Status) -> Result<T, Failure> {
+        if let Some(why) = &self.hopeless {
+            return fail!("{why}");
+        }
         match lock(&self.shared).suspicion {
             Some(suspicion) => fail!("rank {} is gone: {}", suspicion.rank.0, suspicion.fault),
             None => fail!("the group has ended too early: {status}"),
@@ -358,6 +377,10 @@ impl Member<'_> {
         if now < self.due {
             return Ok(false);
         }
+        if now >= board.end.own() {
+            self.catch_up(now)?;
+        }
+        let board = &self.shared.board;
         let newest = Checkpoint { number: board.checkpoint.own(), hash: board.hash.own() };
         let sender = self.sender.as_mut().expect("only senders flow");
         self.writer.data(sender, newest)?;
@@ -366,6 +389,31 @@ impl Member<'_> {
         }
         self.due += self.plan.pace_ns;
         Ok(true)
+    }
+
+    /// The measured time is over, and not all that was due in it is sent. Whether it ever will be, as
+    /// the best of a few looks says: this member may have stood still, but hardly in each.
+    #[cold]
+    fn catch_up(&mut self, now: u64) -> Result<(), Status> {
+        let (since, due) = *self.look.get_or_insert((now, self.due));
+        if now - since < LOOK_NS {
+            return Ok(());
+        }
+        let needed = (now - since) as f64 / (self.due - due).max(1) as f64;
+        self.looks += 1;
+        self.look = Some((now, self.due));
+        self.needed = self.needed.min(needed);
+        let left = (self.shared.board.end.own() - self.due) as f64;
+        if self.looks < LOOKS || self.needed * left <= CATCH_UP_NS {
+            return Ok(());
+        }
+        self.hopeless = Some(format!(
+            "a send each {} is more than these members can do: they needed {} each; a longer \
+             --pace, or `squall perf rate` for how many they can",
+            time_text(self.plan.pace_ns),
+            time_text((self.needed * self.plan.pace_ns as f64) as u64)
+        ));
+        Err(Status::TimedOut)
     }
 
     /// How long a sleep may be.

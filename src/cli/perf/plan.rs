@@ -4,7 +4,7 @@
 
 use super::message::{Checked, Plant};
 use crate::failure::{Failure, fail};
-use crate::text::IdleOption;
+use crate::text::{IdleOption, time_text};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use squall::driver::config::Config;
@@ -83,6 +83,15 @@ impl Plan {
         }
         if self.pace_ns == 0 || self.pace_ns > 10_000_000_000 {
             return fail!("--pace {} ns: it is 1 ns to 10 s", self.pace_ns);
+        }
+        // One message at least is due in the measured time.
+        if self.test == Test::Lat && self.pace_ns as f64 > self.seconds * 1e9 {
+            return fail!(
+                "--pace {} is longer than the {} s that are measured: a shorter pace, or more \
+                 --seconds",
+                time_text(self.pace_ns),
+                self.seconds
+            );
         }
         self.config(0).view()?;
         Ok(())

@@ -3,7 +3,7 @@
 
 use super::floor;
 use super::plan::{Plan, Report, Stage, Test};
-use crate::failure::Failure;
+use crate::failure::{Failure, fail};
 use crate::machine;
 use crate::text::{IdleOption, bytes_text, digits, new_table, rate_text, say, time_text};
 use comfy_table::CellAlignment;
@@ -71,6 +71,14 @@ impl Outcome {
     fn stable(&self) -> Histogram<u64> {
         let stable = self.reports[0].stages.iter().find(|stage| stage.name.contains("stable"));
         stable.map_or_else(super::plan::new_histogram, Stage::histogram)
+    }
+
+    /// What has no figure is no result.
+    pub fn check(self) -> Result<Outcome, Failure> {
+        if self.plan.test == Test::Lat && self.stable().is_empty() {
+            return fail!("no latency was measured: a shorter --pace, or more --seconds");
+        }
+        Ok(self)
     }
 
     fn ratio(&self) -> f64 {

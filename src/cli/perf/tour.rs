@@ -59,7 +59,7 @@ pub fn run(cores: &[usize], seconds: f64, as_json: bool) -> Result<(), Failure> 
         progress.tick();
         let reports = crew::run(&plan, || progress.tick())?;
         progress.end();
-        outcomes.push(Outcome { plan, floor, reports });
+        outcomes.push(Outcome { plan, floor, reports }.check()?);
     }
     progress.close();
     if as_json {

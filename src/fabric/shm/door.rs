@@ -193,7 +193,10 @@ pub fn welcome(visitor: &Visitor, hello: &Hello, descriptors: &[BorrowedFd<'_>])
 pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
     if mine.wire != theirs.wire {
         let (mine, theirs) = (mine.wire, theirs.wire);
-        let detail = format!("{who} speaks wire version {theirs}, this library speaks {mine}");
+        let detail = format!(
+            "{who} speaks wire version {theirs}, this library speaks {mine}: use one version of \
+             squall in all members"
+        );
         return Err(Error::new(Status::WireVersion, detail));
     }
     if mine.config == theirs.config {
@@ -208,7 +211,7 @@ pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
     let others = others.get(at).cloned().unwrap_or_else(absent);
     let detail = format!(
         "the group runs with another configuration: {who} has `{others}` where this process \
-         has `{ours}`"
+         has `{ours}`: open it with the same attributes everywhere, or choose another name"
     );
     Err(Error::new(Status::Mismatch, detail))
 }

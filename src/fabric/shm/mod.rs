@@ -2,8 +2,8 @@
 //! Shared memory: a mirror *is* the owner's memory, mapped read-only. A post is a bell at most.
 //!
 //! H1  The peers' maps are read-only and sealed, so no member can damage another's memory.
-//! H2  A connection per peer stays open; its hang-up is the peer's death (F5).
-//!     Whatever else comes through it is not listened to.
+//! H2  A connection per peer stays open; its hang-up is the peer's death (F5),
+//!     since forked children do not hold it (`fork`). What comes through it is not listened to.
 //! H3  A bell is rung only if its owner has said "asleep" since it was last rung, and after a fence
 //!     that follows the stores it is about (P).
 //!
@@ -11,6 +11,7 @@
 //! system call per sleeping peer.
 
 pub mod door;
+pub mod fork;
 pub mod socket;
 
 use super::Fabric;
@@ -249,7 +250,8 @@ impl Shm {
                 }
                 Kind::Join | Kind::Welcome | Kind::Refuse => {
                     let sentence = format!(
-                        "the group is complete; rank {} is open in process {}",
+                        "the group is complete; rank {} is open in process {}: wait for its end, or \
+                         choose another name",
                         self.hello.rank, self.hello.pid
                     );
                     let status = Status::InUse;

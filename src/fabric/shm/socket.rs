@@ -3,8 +3,9 @@
 //!
 //! The names are abstract: nothing of them is in the file system, and they vanish with their owner
 //! however it ends. A hang-up of a connection means that the process at its other end is gone (or
-//! has closed it); no process number can be reused in between.
+//! has closed it); no process number can be reused in between. Forked children hold neither (`fork`).
 
+use super::fork::Unshared;
 use crate::error::{Error, Status};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
@@ -27,7 +28,7 @@ const UNREAD_MAX: usize = 64;
 
 /// One end of a connection, or a listener.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket(Unshared);
 
 /// Who is at the other end, as the kernel says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,9 +43,9 @@ impl AsFd for Socket {
     }
 }
 
-fn new_socket() -> Result<OwnedFd, Error> {
+fn new_socket() -> Result<Unshared, Error> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+    Unshared::make(|| socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None))
         .map_err(|cause| system("cannot make a Unix socket", cause))
 }
 
@@ -95,7 +96,8 @@ impl Socket {
     /// The next one who knocks, if any. An error: somebody knocks and cannot be let in, as when this
     /// process may not open a descriptor more.
     pub fn accept(&self) -> Result<Option<Socket>, Error> {
-        match accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match Unshared::make(|| accept_with(&self.0, flags)) {
             Ok(socket) => Ok(Some(Socket(socket))),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(cause) => Err(system("cannot meet others", cause)),
