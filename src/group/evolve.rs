@@ -139,9 +139,7 @@ impl Engine {
             self.evolution = Some(evolution);
             return;
         }
-        if let Err(suspicion) = self.post(table, full, &mut work.posts) {
-            evolution.told(suspicion);
-        }
+        self.post(table, full, &mut work.posts);
         evolution.finish(&self.multicasts);
         let before = work.posts.len();
         evolution.membership.posts(table, events.full.union(evolution.lost), &mut work.posts);
