@@ -143,6 +143,7 @@ impl Inbox {
     ) -> (usize, Result<(), BadSlot>) {
         let senders = self.readers.len() as u64;
         let mut filled = 0;
+        assert!(upto >= self.number().0 && (senders > 0 || upto == 0), "an order has senders");
         if upto - self.number().0 <= FEW {
             return self.collect_few(upto, places);
         }

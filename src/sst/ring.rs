@@ -328,7 +328,6 @@ impl Taker {
         let Filled { fenced, loose, by } = &*self.cells.filled;
         let (fenced, loose) = (fenced.observe().max(self.fenced), loose.observe());
         if loose > fenced {
-            self.fenced = loose;
             if by.own() == this_thread() {
                 stream_fence();
             } else {
@@ -336,6 +335,7 @@ impl Taker {
                 // counted, and the barrier runs after I saw the count.
                 order_all_threads();
             }
+            self.fenced = loose;
         }
         fenced.max(loose) - self.slots
     }
