@@ -65,6 +65,7 @@ impl Engine {
     }
 
     /// The poll of a view that may end.
+    #[inline(never)]
     pub(super) fn poll_evolving(
         &mut self,
         now: Nanos,
@@ -123,15 +124,19 @@ impl Engine {
 
     /// What may be delivered, in turns.
     pub(super) fn offer(&mut self, work: &mut Work) {
-        for at in (self.turn..self.multicasts.len()).chain(0..self.turn) {
+        let count = self.multicasts.len();
+        for step in 0..count {
+            let at = self.turn + step;
+            let at = if at < count { at } else { at - count };
             if let Some(upto) = self.multicasts[at].deliverable() {
                 work.deliver.push(Delivery { at, upto });
             }
         }
-        self.turn = if self.turn + 1 < self.multicasts.len() { self.turn + 1 } else { 0 };
+        self.turn = if self.turn + 1 < count { self.turn + 1 } else { 0 };
     }
 
     /// The second half of `done`.
+    #[inline(never)]
     pub(super) fn done_evolving(&mut self, table: &mut Table, events: &Events, work: &mut Work) {
         let mut evolution = self.evolution.take().expect("views may change");
         let full = events.full.union(self.departed);
