@@ -133,10 +133,7 @@ pub unsafe extern "C" fn deliver(
     // In locals, as a program that counts nanoseconds would.
     let (mut number, mut sum, mut own) = (seen.number, seen.sum, 0);
     let (rank, expected) = (seen.rank, seen.crc);
-    for (at, message) in messages.iter().enumerate() {
-        if let Some(soon) = messages.get(at + AHEAD).filter(|soon| AHEAD_LENS.contains(&soon.len)) {
-            prefetch(soon);
-        }
+    for message in messages {
         // SAFETY: valid until the callback returns.
         let bytes =
             unsafe { std::slice::from_raw_parts(message.bytes.cast::<u8>(), message.len as usize) };
@@ -156,23 +153,6 @@ pub unsafe extern "C" fn deliver(
     }
     (seen.number, seen.sum, seen.own) = (number, sum, seen.own + own);
     seen.messages += u64::from(count);
-}
-
-/// How many messages ahead the callback asks for payloads, as the floor does where it reads them. Of
-/// smaller ones the library asks for the lines, of larger ones the processor guesses them.
-const AHEAD: usize = 2;
-const AHEAD_LENS: std::ops::RangeInclusive<u32> = 256..=4096;
-
-#[inline(always)]
-fn prefetch(message: &squall_message_t) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..message.len as usize).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch touches no memory and faults on none.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(message.bytes.cast::<i8>().wrapping_add(at)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = message;
 }
 
 /// Reads every line of the payload: a byte of each 64, and the last one.
