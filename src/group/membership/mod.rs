@@ -252,7 +252,7 @@ impl Membership {
         self.lead(decision)?;
         self.wedge(decision);
         for at in 0..self.shards.len() {
-            self.trim(at, decision);
+            self.trim(at, decision)?;
         }
         self.count()?;
         self.end();
@@ -379,11 +379,13 @@ impl Membership {
         self.courier.owes(full)
     }
 
-    /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others.
+    /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others. A
+    /// wish lasts as long as the view: whoever is not in the next one asks again there.
     pub fn ask_to_join(&mut self, request: Request) {
         assert!(request.incarnation != 0);
         let known = |member: &roster::Member| member.incarnation == request.incarnation;
-        if !self.roster.members.iter().any(known) && !self.requests.contains(&request) {
+        if !self.roster.members.iter().any(known) {
+            self.requests.retain(|other| other.incarnation != request.incarnation);
             self.requests.push(request);
         }
     }
