@@ -237,3 +237,6 @@ impl Evolution {
         !self.over && (self.again || !self.heard.is_empty() || news)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -8,6 +8,7 @@
 use super::mutants::show;
 use super::oracle::Broken;
 use super::{Plan, World};
+use crate::base::Rank;
 
 type Story = fn(usize) -> Result<(), Broken>;
 
@@ -260,4 +261,29 @@ fn a_cut_of_the_dead(_: usize) -> Result<(), Broken> {
     w.tell(2, 1);
     w.tell(3, 1);
     end(w)
+}
+
+/// Half of the largest group fails in one view, leader by leader, each after it has proposed: the
+/// journals have room for all of it, here and in the next view.
+#[test]
+#[ignore = "20 s"]
+fn half_of_the_largest_group_fails_leader_by_leader() {
+    let mut w = world(64, 0, 0);
+    w.plan.returns = 0;
+    for dead in 0..31 {
+        die(&mut w, dead);
+        for _ in 0..2 {
+            for who in w.all_up() {
+                if !w.up(who).expect("it is up").membership.suspects().contains(Rank(dead as u16)) {
+                    w.tell(who, dead);
+                }
+                w.turn(who).expect("a turn");
+            }
+            w.net.borrow_mut().land_all();
+        }
+    }
+    w.plan.returns = 1000;
+    assert_eq!(w.settle(), Ok(()));
+    assert_eq!(w.all_up().len(), 33);
+    println!("{:?}", w.tally);
 }
