@@ -320,6 +320,34 @@ fn a_process_that_asks_twice_is_proposed_once() {
     assert_eq!(address.extra, 2, "where it was last");
 }
 
+/// A sponsor's bytes: no joiner begins with what would make it suspect itself, or worse.
+#[test]
+fn a_carry_that_cannot_be_is_told() {
+    type Deed = fn(&mut Carry);
+    let join = |at: u64| What::Join { incarnation: 90 + at, address: Address::default() };
+    let deeds: [Deed; 9] = [
+        |c| c.suspects.insert(Rank(1)),
+        |c| c.suspects.insert(Rank(3)),
+        |c| c.agreed = 2,
+        |c| c.agreed = 5,
+        |c| c.list.base = 4,
+        |c| c.list.ballot = 3,
+        |c| c.list.changes[0].ends = false,
+        |c| c.list.changes[0].what = What::Remove { member: 1 },
+        |c| c.list.changes[0].what = What::Leave { member: 9 },
+    ];
+    let founders: Vec<_> = (1..=3).map(|id| (id, Address::default())).collect();
+    let roster = Roster::first(&founders, Rank(1));
+    let mut sound = Carry::first(&roster);
+    sound.list.changes.push(Change { what: join(0), ends: true });
+    assert!(sound.is_sound(&roster));
+    for (at, deed) in deeds.iter().enumerate() {
+        let mut carry = sound.clone();
+        deed(&mut carry);
+        assert!(!carry.is_sound(&roster), "{at}");
+    }
+}
+
 /// E3: whatever words a row holds, its owner is suspected at worst.
 #[test]
 fn random_words_never_panic() {

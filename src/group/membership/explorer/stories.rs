@@ -285,5 +285,4 @@ fn half_of_the_largest_group_fails_leader_by_leader() {
     w.plan.returns = 1000;
     assert_eq!(w.settle(), Ok(()));
     assert_eq!(w.all_up().len(), 33);
-    println!("{:?}", w.tally);
 }
