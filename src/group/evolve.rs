@@ -39,6 +39,7 @@ pub(super) struct Evolution {
 
 impl Engine {
     /// As `new`, for a view that others may follow. `table` is fresh: nothing of mine is in it.
+    /// Roster and carry are sound: what a joiner has from its sponsor it checks first.
     pub fn evolving(
         view: View,
         table: &mut Table,
@@ -47,7 +48,7 @@ impl Engine {
         options: Options,
     ) -> Engine {
         assert!(roster.me == view.me && roster.len() == view.members);
-        assert!(roster.epoch == view.epoch);
+        assert!(roster.epoch == view.epoch && roster.is_sound() && carry.is_sound(&roster));
         let departed = carry.suspects;
         let membership = Membership::new(roster, &view.subgroups, carry, options, table);
         let mut engine = Engine::new(view, table, takers, options.posting);
@@ -242,3 +243,6 @@ impl Evolution {
         !self.over && (self.again || !self.heard.is_empty() || news)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
