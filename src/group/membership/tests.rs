@@ -402,6 +402,8 @@ fn who_has_passed_on_is_not_silent() {
     bench.cold(1);
     let silent = Fault::Silent { for_ns: Nanos(9) };
     bench.hear(&[Suspicion { rank: Rank(1), fault: silent }]);
+    let lag = Fault::Lag { subgroup: 0, for_ns: Nanos(9) };
+    bench.hear(&[Suspicion { rank: Rank(1), fault: lag }]);
     assert_eq!(bench.fault(1), None);
     bench.lose(1);
     assert_eq!(bench.fault(1), Some(Fault::Lost { also: Members::NONE }));
