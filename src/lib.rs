@@ -29,6 +29,8 @@ pub mod sst;
 pub mod fabric;
 #[forbid(unsafe_code)]
 pub mod group;
+#[forbid(unsafe_code)]
+pub mod transfer;
 
 // Level 4
 #[cfg(not(loom))]
