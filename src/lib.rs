@@ -41,6 +41,7 @@ pub mod fabric;
 #[path = "../src/group/mod.rs"]
 pub mod group;
 #[forbid(unsafe_code)]
+#[path = "../src/transfer/mod.rs"]
 pub mod transfer;
 
 // Level 4

@@ -127,8 +127,8 @@ impl Carrier {
         self.asked.is_some() || self.now.phase == Phase::Ending
     }
 
-    /// Whether the end is on its way: then nothing is taken back.
-    pub fn is_ending(&self) -> bool {
+    /// Whether the end has been sent.
+    fn is_ending(&self) -> bool {
         self.now.phase >= Phase::Ending
     }
 
@@ -168,7 +168,7 @@ impl Carrier {
     /// Whether the polling thread has given it up; also while the joiner takes nothing.
     pub fn look_for_cancel(&mut self) {
         match self.control.cancel.observe() {
-            _ if self.is_ending() => (),
+            _ if self.is_ending() || self.tape.end().is_some() => (),
             CLOSING => self.fail(Failure::Cancelled),
             LATE => self.fail(Failure::LateOverflow { bytes: self.options.catchup_bytes as u64 }),
             _ => (),

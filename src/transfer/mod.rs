@@ -79,7 +79,8 @@ pub trait StateSource {
     fn checkpoint_open(&mut self, version: &Version) -> Result<Box<dyn Checkpoint>, Error>;
 }
 
-/// A fixed state. Read and dropped on the transfer thread, while the application goes on.
+/// A fixed state. Read and dropped on the transfer thread, while the application goes on; dropped
+/// on the polling thread if the transfer was over before it was opened.
 pub trait Checkpoint: Send {
     /// Puts the next bytes into `place` (at most 256 KiB; never empty) and answers how many; 0 is
     /// the end. It may take its time. An error ends this transfer and nothing else.
@@ -138,7 +139,7 @@ pub struct Options {
     /// Both: how long the other side may stand still. A call of the application counts; so this is
     /// longer than any of `Checkpoint::read`, `load`, `loaded` or `deliver`.
     pub patience: Duration,
-    /// Joiner: the longest message of its configuration.
+    /// Both: the longest message of their configuration. Two of them must fit into the buffer.
     pub message_bytes_max: u32,
 }
 
@@ -152,7 +153,7 @@ impl Default for Options {
             near_bytes: 1 << 20,
             near_messages: 8192,
             patience: Duration::from_secs(30),
-            message_bytes_max: MESSAGE_BYTES_MAX as u32,
+            message_bytes_max: 1 << 20,
         }
     }
 }
@@ -160,6 +161,7 @@ impl Default for Options {
 /// The smallest and the largest catch-up buffer, in bytes.
 pub const CATCHUP_BYTES_MIN: usize = 4 << 10;
 pub const CATCHUP_BYTES_MAX: usize = 1 << 34;
+const _: () = assert!(CATCHUP_BYTES_MAX as u64 > 2 * (MESSAGE_BYTES_MAX + 64));
 
 impl Options {
     pub fn check(&self) -> Result<(), Error> {
@@ -170,6 +172,12 @@ impl Options {
             return invalid(format!(
                 "a catch-up buffer of {bytes} bytes: give a power of two from {CATCHUP_BYTES_MIN} \
                  to {CATCHUP_BYTES_MAX}"
+            ));
+        }
+        if 2 * (u64::from(self.message_bytes_max) + 64) > bytes as u64 {
+            return invalid(format!(
+                "a catch-up buffer of {bytes} bytes, with messages of up to {}: give room for two",
+                self.message_bytes_max
             ));
         }
         if self.near_bytes > bytes as u64 / 4 {

@@ -51,8 +51,9 @@ impl Handle {
         self.thread.is_finished()
     }
 
-    /// Gives it up, unless the end is on its way, and waits for its thread: as long as a call of
-    /// `Checkpoint::read` takes, and a second for last words. For the close of a group.
+    /// Gives it up and waits for its thread: as long as a call of `Checkpoint::read` takes, and a
+    /// second for last words. If the end is on its way already, that is brought to its end, for at
+    /// most `patience` without progress. For the close of a group.
     pub fn close(self) {
         self.control.cancel(CLOSING);
         let _ = self.thread.join(); // its panics are caught inside

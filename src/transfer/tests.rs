@@ -222,6 +222,11 @@ fn end(epoch: u64, number: u64) -> Vec<u8> {
 
 /// A stream whose frames are all right, with these records; its totals are off by so much.
 fn told(records: &[Vec<u8>], off: [u64; 5]) -> Vec<u8> {
+    told_in_two(records, off, 0)
+}
+
+/// The same; a frame ends at that byte of the records.
+fn told_in_two(records: &[Vec<u8>], off: [u64; 5], at: usize) -> Vec<u8> {
     let mut encoder = Encoder::new(1 << 16);
     encoder.put(Kind::Hello, &[0; 8]);
     let begin = [&1u32.to_le_bytes()[..], &version(5, 100).to_bytes()].concat();
@@ -230,13 +235,26 @@ fn told(records: &[Vec<u8>], off: [u64; 5]) -> Vec<u8> {
         |bytes: u64, check: u64| [bytes.to_le_bytes().to_vec(), check.to_le_bytes()[..4].to_vec()];
     encoder.put(Kind::Loaded, &words(off[0], off[1]).concat());
     let stream = records.concat();
-    encoder.put(Kind::Messages, &stream);
+    encoder.put(Kind::Messages, &stream[..at]);
+    encoder.put(Kind::Messages, &stream[at..]);
     let count = records.iter().filter(|record| record[4] == MESSAGE).count() as u64;
     let mut close = (stream.len() as u64 + off[2]).to_le_bytes().to_vec();
     let check = u64::from(crc32c::crc32c(&stream) ^ off[4] as u32);
     close.extend(words(count + off[3], check).concat());
     encoder.put(Kind::Close, &close);
     encoder.pending().to_vec()
+}
+
+#[test]
+fn records_may_be_cut_anywhere() {
+    let mut records = vec![message(100, 1, 1, b"a"), message(105, 1, 0, &[9; 300])];
+    records.extend([plain(VIEW, &version(6, 0).to_bytes()), message(0, 1, 1, b"b"), end(7, 1)]);
+    for at in 0..records.concat().len() {
+        let (outcome, replica) = take(&told_in_two(&records, [0; 5], at), &[700]);
+        assert!(matches!(outcome, Ok(Some(_))), "cut at {at}: {outcome:?}");
+        let entries = replica.entries.iter().map(|entry| (entry.0, entry.2, entry.4.len()));
+        assert_eq!(entries.collect::<Vec<_>>(), [(5, 100, 1), (5, 105, 300), (6, 0, 1)]);
+    }
 }
 
 /// Sources that lie in sound frames; each must be found out.
@@ -309,6 +327,7 @@ fn options_that_cannot_work_are_refused() {
         Options { catchup_bytes: 3 << 20, ..Options::default() },
         Options { catchup_bytes: 1 << 20, ..Options::default() },
         Options { subgroups: vec![32], ..Options::default() },
+        Options { message_bytes_max: 32 << 20, ..Options::default() },
     ];
     for options in refused {
         assert_eq!(options.check().unwrap_err().status, Status::Invalid);

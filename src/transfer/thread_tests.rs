@@ -5,6 +5,7 @@
 use super::*;
 use crate::base::{Epoch, Number};
 use crate::mem::Cell;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -200,7 +201,14 @@ impl Member {
 
 fn options(catchup_bytes: usize) -> Options {
     let near_bytes = (1 << 20).min(catchup_bytes as u64 / 4);
-    Options { subgroups: vec![0], catchup_bytes, near_bytes, ..Options::default() }
+    let message_bytes_max = MESSAGE_BYTES as u32;
+    Options {
+        subgroups: vec![0],
+        catchup_bytes,
+        near_bytes,
+        message_bytes_max,
+        ..Options::default()
+    }
 }
 
 /// Both ends of a transfer, the joiner's not begun.
@@ -270,6 +278,26 @@ fn a_quarter_of_a_gibibyte_beside_traffic() {
 #[test]
 fn a_small_state_without_traffic() {
     transferred(0, 1);
+}
+
+/// The same over TCP, between the same machines.
+#[test]
+fn a_small_state_over_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let ours = listener.accept().unwrap().0;
+    let options = options(64 << 10);
+    let (feed, handle) = start(Socket(ours), &options, Box::new(|| ())).unwrap();
+    let joiner = thread::spawn(move || {
+        let mut sink = Loads::new(1 << 20, Duration::ZERO);
+        let end = receive(&mut Socket(theirs), &options, &mut sink, Arc::default());
+        (end.unwrap().epoch, sink)
+    });
+    let mut member = Member::new(Store::new(1 << 20), feed);
+    member.run(100);
+    let (epoch, sink) = joiner.join().unwrap();
+    assert!(epoch == Epoch(2) && sink.store == member.store);
+    assert_eq!(outcome(&handle), Ok(()));
 }
 
 /// The joiner takes long; the tape is small: it starts over as often as it may. The member goes on.
