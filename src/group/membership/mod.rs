@@ -24,6 +24,7 @@ mod courier;
 mod leader;
 pub mod roster;
 mod row;
+pub mod stage;
 mod trim;
 
 #[cfg(all(test, not(loom)))]

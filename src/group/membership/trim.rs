@@ -28,7 +28,7 @@ pub(super) struct Trim {
     delivered: Vec<Count>,
     /// The cut was published in an earlier poll (V6).
     pub echoed: bool,
-    asked: bool,
+    pub asked: bool,
     done: bool,
 }
 
@@ -86,7 +86,7 @@ impl Membership {
     }
 
     /// The next view is decided.
-    fn is_decided(&self) -> bool {
+    pub(super) fn is_decided(&self) -> bool {
         let own = self.own();
         own.list.first_end().is_some_and(|end| own.agreed >= end)
     }
