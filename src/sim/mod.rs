@@ -149,6 +149,29 @@ mod tests {
         assert!(report.get(Row::Deliveries) > 10_000, "{report}");
     }
 
+    /// A failing seed of either world is shrunk, to the same page each time.
+    #[test]
+    fn what_fails_is_made_smaller() {
+        let faults =
+            [(World::Views, "wire-own-message-lost"), (World::Fixed, "released-before-callback")];
+        for (world, fault) in faults {
+            crate::mutants::plant(Some(fault));
+            let found = (1..1000).find_map(|seed| run_seed(world, seed, |_| ())).expect("it dies");
+            let again = run_seed(world, found.seed, |_| ()).expect("it dies again");
+            crate::mutants::plant(None);
+            println!("{found}");
+            assert_eq!(found.page, again.page);
+            let [before, after] = found.page.split("shrunk").collect::<Vec<_>>()[..] else {
+                panic!("a plan, and what became of it")
+            };
+            let steps = |page: &str| {
+                let before = page.split(" steps, ").next().unwrap_or("");
+                before.rsplit(' ').next().and_then(|word| word.parse::<u64>().ok())
+            };
+            assert!(steps(after) < steps(before), "{found}");
+        }
+    }
+
     #[test]
     fn a_seed_repeats_itself() {
         for seed in [1, 2, 3, 5, 8, 13] {

@@ -314,7 +314,8 @@ impl Node {
         self.turn.events.full = world.wires.borrow().full(self.rank);
         let blind = crate::mutant!("sleep-without-looking-again");
         let news = world.gone.get().is_some() && !self.told;
-        if self.stopped || news || (!blind && self.engine.has_work(&self.table, &self.turn.events)) {
+        if self.stopped || news || (!blind && self.engine.has_work(&self.table, &self.turn.events))
+        {
             world.rouse(self.rank.index());
         } else if !world.is_awake(self.rank.index()) {
             world.note("sleeps", [self.rank.0.into(), room.into(), 0, 0]);

@@ -281,7 +281,10 @@ impl fmt::Display for Plan {
             self.members,
             self.posting,
             self.lazy.len(),
-            self.queue_limit,
+            match self.queue_limit {
+                usize::MAX => "none".into(),
+                limit => limit.to_string(),
+            },
             self.parking,
             self.evil,
             self.leaver
@@ -299,7 +302,9 @@ impl fmt::Display for Plan {
         }
         write!(
             f,
-            "  hook {}/256 x{} depth {}, fuse {}, budget {}, pauses {}/256 to {}",
+            "  {} times {} steps, hook {}/256 x{} depth {}, fuse {}, budget {}, pauses {}/256 to {}",
+            self.phases,
+            self.steps,
             self.hooks.chance,
             self.hooks.moves,
             self.hooks.depth_max,

@@ -119,7 +119,8 @@ impl Report {
             World::Fixed => self.get(Row::Seeds),
             World::Views => self.get(Row::ViewSeeds),
         };
-        let its = move |row: Row| (row as usize >= Row::ViewSeeds as usize) == (world == World::Views);
+        let its =
+            move |row: Row| (row as usize >= Row::ViewSeeds as usize) == (world == World::Views);
         ROWS.iter().filter(move |(row, ..)| its(*row)).map(move |&(row, text, full)| {
             // Small shares of rare things say nothing.
             let share = full * seeds.min(FULL_SEEDS) / FULL_SEEDS;

@@ -47,7 +47,9 @@ impl Plan {
         };
         also(self.leaver.is_some(), |plan| plan.leaver = None);
         also(self.evil.is_some(), |plan| plan.evil = None);
-        also(self.hooks.chance > 0, |plan| plan.hooks = Hooks { chance: 0, moves: 1, depth_max: 1 });
+        also(self.hooks.chance > 0, |plan| {
+            plan.hooks = Hooks { chance: 0, moves: 1, depth_max: 1 }
+        });
         also(self.hooks.depth_max > 1, |plan| plan.hooks.depth_max = 1);
         also(self.hooks.moves > 1, |plan| plan.hooks.moves = 1);
         also(self.pause_chance > 0, |plan| plan.pause_chance = 0);

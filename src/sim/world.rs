@@ -332,7 +332,8 @@ fn build(plan: &Plan, view: View, layout: &Arc<Layout>, wires: &Wires) -> (Node,
     let me = view.me;
     let parts = parts::build(&view, layout, wires, &plan.hot_bytes);
     let lanes = parts.lanes.into_iter().map(|part| {
-        let its = |lane: &&super::plan::LanePlan| (lane.subgroup, lane.s) == (part.subgroup, part.s);
+        let its =
+            |lane: &&super::plan::LanePlan| (lane.subgroup, lane.s) == (part.subgroup, part.s);
         let lane = plan.lanes.iter().find(its).expect("every lane is planned");
         Lane::new(*lane, part.producer, plan.subgroups[part.subgroup].shape.message_bytes_max)
     });

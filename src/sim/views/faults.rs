@@ -144,7 +144,9 @@ impl World {
             Kind::Join => {
                 let step = self.step(who);
                 let asks = (0..self.plan.processes).filter(|joiner| self.ask(*joiner, who));
-                if asks.count() > 0 && let Some(step) = step {
+                if asks.count() > 0
+                    && let Some(step) = step
+                {
                     self.tallies.reached(Reached::Step(step, By::Join));
                 }
             }
@@ -315,7 +317,8 @@ impl World {
 
     fn lay_ambush(&self, node: &Node) {
         let suspects = node.membership().suspects();
-        for spec in self.eras.borrow()[&node.epoch].specs.iter().filter(|spec| spec.members.len() > 2)
+        for spec in
+            self.eras.borrow()[&node.epoch].specs.iter().filter(|spec| spec.members.len() > 2)
         {
             let of = |rank: &&crate::base::Rank| !suspects.contains(**rank);
             let members = spec.members.iter().filter(of).map(|rank| node.view[rank.index()]);
@@ -392,6 +395,9 @@ impl World {
     pub fn ask(&self, joiner: usize, who: usize) -> bool {
         let is_out = |life: &Life| matches!(life, Life::Unborn | Life::Asking);
         if joiner == who || !self.lives[joiner].try_borrow().is_ok_and(|life| is_out(&life)) {
+            return false;
+        }
+        if self.plan.absent[joiner] {
             return false;
         }
         // A process restarts when it is dead, or has been told to stop.

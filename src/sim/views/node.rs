@@ -267,7 +267,14 @@ impl Node {
         let subgroup = self.engine.multicast(delivery.at).subgroup;
         for (message, &(lane, ordinal)) in self.turn.batch.messages().iter().zip(&self.lent) {
             let mut oracle = world.oracle.borrow_mut();
-            world.check(oracle.returned(self.process, self.epoch, subgroup, lane, ordinal, message));
+            world.check(oracle.returned(
+                self.process,
+                self.epoch,
+                subgroup,
+                lane,
+                ordinal,
+                message,
+            ));
         }
         if self.turn.was_interrupted(world.now.get()) {
             self.count_views(subgroup, world);

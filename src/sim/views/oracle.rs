@@ -264,19 +264,14 @@ impl Oracle {
     }
 
     /// 10: what of a ring with so many slots filled somebody may still read fits into it.
-    pub fn fits(
-        &self,
-        epoch: u64,
-        subgroup: usize,
-        lane: Lane,
-        slots: u64,
-    ) -> Result<(), Broken> {
+    pub fn fits(&self, epoch: u64, subgroup: usize, lane: Lane, slots: u64) -> Result<(), Broken> {
         let template = &self.templates[subgroup];
         let of = |by: &BTreeMap<usize, u64>, who: &usize| by.get(who).copied().unwrap_or(0);
         let readers = self.views[&epoch].iter().filter(|who| template.members.contains(who));
-        let least = self.returned.get(&(epoch, subgroup, lane)).map_or(0, |by| {
-            readers.map(|who| of(by, who)).min().unwrap_or(0)
-        });
+        let least = self
+            .returned
+            .get(&(epoch, subgroup, lane))
+            .map_or(0, |by| readers.map(|who| of(by, who)).min().unwrap_or(0));
         let base = self.base(epoch, subgroup, lane);
         let lens = &self.sent[&(subgroup, lane)][(base + least) as usize..(base + slots) as usize];
         let bytes: u64 = lens.iter().map(|len| slot_bytes(*len)).sum();

@@ -47,6 +47,21 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// `sleepy`: members are stopped in callbacks, and others take that for their failure.
+    fn new(dice: &Dice, sleepy: u32) -> Budget {
+        let some = |of: &[u32]| dice.pick(of);
+        Budget {
+            crashes: some(&[0, 1, 2, 3, 4]),
+            falsehoods: if sleepy > 0 { 5 } else { some(&[0, 0, 1, 2, 3, 4]) },
+            cuts: some(&[0, 0, 0, 1, 2]),
+            splits: some(&[0, 0, 0, 0, 0, 0, 0, 1]),
+            storms: some(&[0, 0, 0, 0, 1, 2]),
+            leaves: some(&[0, 0, 1, 2]),
+            stops: some(&[0, 0, 1, 3]),
+            jumps: some(&[0, 0, 1]),
+        }
+    }
+
     pub fn kinds(&mut self) -> [&mut u32; 8] {
         let Budget { crashes, falsehoods, cuts, splits, storms, leaves, stops, jumps } = self;
         [crashes, falsehoods, cuts, splits, storms, leaves, stops, jumps]
@@ -64,6 +79,8 @@ pub struct Plan {
     pub reborn: Vec<Option<usize>>,
     /// By process.
     pub hosts: Vec<u64>,
+    /// By process: it is never born (of a plan made smaller).
+    pub absent: Vec<bool>,
     /// By process: of so many of its steps it takes one.
     pub slow: Vec<u64>,
     pub templates: Vec<Template>,
@@ -102,8 +119,16 @@ pub struct Plan {
 impl Plan {
     pub fn new(seed: u64) -> Plan {
         let dice = &Dice::new(seed ^ 0x7669_6577);
-        let founders = if dice.chance(24) { dice.range(8, 9) } else { dice.range(2, 7) } as usize;
-        let born = founders + dice.pick(&[0, 4, 5, 6, 7]) as usize;
+        // Some groups are about a pair that dies with its secret, some about one partition.
+        let hazard = dice.chance(16);
+        let parted = !hazard && dice.chance(14);
+        let founders = match (hazard, parted) {
+            (true, _) => dice.range(7, 9),
+            (_, true) => dice.range(2, 5),
+            _ if dice.chance(24) => dice.range(8, 9),
+            _ => dice.range(2, 7),
+        } as usize;
+        let born = founders + dice.pick(&[0, 4, 6, 8, 8]) as usize * usize::from(!parted);
         let reborn = reborn(dice, born, dice.pick(&[0, 0, 1, 2, 4]));
         let processes = reborn.len();
         let hosts = hosts(dice, &reborn);
@@ -111,17 +136,18 @@ impl Plan {
         let templates = (0..dice.pick(&[1, 1, 1, 2, 3])).map(|_| template(dice, born, &reborn));
         let templates = templates.collect();
         let some = |of: &[u32]| dice.pick(of);
-        let sleepy = some(&[0, 0, 0, 8]);
+        let sleepy = some(&[0, 0, 8]);
         let ambush = dice.chance(128);
         let slow = dice.pick(&[1, 1, 1, 1, 1, 10, 1000]);
         let odd = dice.below(processes as u64);
         let speed = |process: u64| if process == odd { slow } else { 1 };
-        Plan {
+        let plan = Plan {
             seed,
             salt: 0,
             founders,
             processes,
             slow: (0..processes as u64).map(speed).collect(),
+            absent: vec![false; processes],
             reborn,
             hosts,
             templates,
@@ -147,21 +173,28 @@ impl Plan {
             pause_max: dice.pick(&[20, 200, 2000]),
             transfer_max: dice.pick(&[0, 20, 500]),
             fault_chance: if sleepy > 0 { 128 } else { 0 } + dice.pick(&[12, 24, 48, 96]),
-            faults: Budget {
-                crashes: some(&[0, 1, 2, 3, 4]),
-                falsehoods: if sleepy > 0 { 5 } else { some(&[0, 0, 1, 2, 3, 4]) },
-                cuts: some(&[0, 0, 0, 1, 2]),
-                splits: some(&[0, 0, 0, 0, 0, 0, 0, 1]),
-                storms: some(&[0, 0, 0, 0, 1, 2]),
-                leaves: some(&[0, 0, 1, 2]),
-                stops: some(&[0, 0, 1, 3]),
-                jumps: some(&[0, 0, 1]),
-            },
+            faults: Budget::new(dice, sleepy),
             sleepy,
             gentle: dice.chance(160),
             ambush: ambush.then(|| (dice.below(STEPS as u64) as usize, some(&[16, 64, 200]))),
-            hazard: dice.chance(12),
+            hazard,
             wire_share: dice.pick(&[2, 4, 8]),
+        };
+        if parted { plan.parted(dice) } else { plan }
+    }
+
+    /// Nothing but a partition, and what comes of it.
+    fn parted(self, dice: &Dice) -> Plan {
+        let stops = self.faults.stops;
+        Plan {
+            faults: Budget { splits: 1, stops, ..Budget::default() },
+            fault_chance: dice.pick(&[12, 48]),
+            steps: self.steps / 2,
+            sleepy: 0,
+            ambush: None,
+            lazy: vec![true; self.lazy.len()],
+            posting: Posting::All,
+            ..self
         }
     }
 
@@ -178,6 +211,7 @@ impl Plan {
         for list in [&mut plan.hosts, &mut plan.slow] {
             list.remove(gone);
         }
+        plan.absent.remove(gone);
         // Who would have been its next incarnation is that of the one before.
         let before = plan.reborn.remove(gone);
         for of in &mut plan.reborn {

@@ -111,7 +111,9 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         let up = self.all_up();
-        let asks = |life: &std::cell::RefCell<Life>| matches!(*life.borrow(), Life::Asking | Life::Loading(_));
+        let asks = |life: &std::cell::RefCell<Life>| {
+            matches!(*life.borrow(), Life::Asking | Life::Loading(_))
+        };
         if !up.is_empty() && self.lives.iter().any(asks) {
             return false;
         }

@@ -15,6 +15,11 @@ impl Shrinks for Plan {
             all.push(Plan { steps: step + 1, ..self.clone() });
         }
         all.push(Plan { steps: self.steps / 2, ..self.clone() });
+        for process in (self.founders..self.processes).filter(|process| !self.absent[*process]) {
+            let mut plan = self.clone();
+            plan.absent[process] = true;
+            all.push(plan);
+        }
         if self.processes > 2 {
             let last_first = (0..self.processes).rev().map(|process| self.without(process));
             all.extend(last_first.filter(|plan| plan.founders > 0));
@@ -66,7 +71,9 @@ impl Plan {
         };
         also(self.hazard, |plan| plan.hazard = false);
         also(self.ambush.is_some(), |plan| plan.ambush = None);
-        also(self.hooks.chance > 0, |plan| plan.hooks = Hooks { chance: 0, moves: 1, depth_max: 1 });
+        also(self.hooks.chance > 0, |plan| {
+            plan.hooks = Hooks { chance: 0, moves: 1, depth_max: 1 }
+        });
         also(self.hooks.depth_max > 1, |plan| plan.hooks.depth_max = 1);
         also(self.slow.iter().any(|slow| *slow > 1), |plan| plan.slow.fill(1));
         also(self.transfer_max > 0, |plan| plan.transfer_max = 0);
@@ -89,7 +96,9 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { founders, processes, posting, parking, tie_break, queue_limit, .. } = self;
+        let Plan { founders, processes, posting, parking, tie_break, .. } = self;
+        let most = |most: u64| if most == u64::MAX { "none".into() } else { most.to_string() };
+        let queue_limit = most(self.queue_limit as u64);
         let lazy = self.lazy.iter().filter(|lazy| **lazy).count();
         writeln!(
             f,
@@ -102,6 +111,11 @@ impl fmt::Display for Plan {
             if let Some(before) = before {
                 writeln!(f, "  process {process} is {before} restarted")?;
             }
+        }
+        let absent = (0..*processes).filter(|process| self.absent[*process]);
+        let absent: Vec<usize> = absent.collect();
+        if !absent.is_empty() {
+            writeln!(f, "  of which these never are: {absent:?}")?;
         }
         for (process, slow) in self.slow.iter().enumerate().filter(|(_, slow)| **slow > 1) {
             writeln!(f, "  process {process} is {slow} times slower")?;
@@ -131,7 +145,7 @@ impl fmt::Display for Plan {
         write!(
             f,
             "  {:?}, fuse {}, budget {}, callbacks to {} (stopped {}/256), pauses {}/256 to {}, \
-             messages at most {}, salt {}",
+             limit of messages {}, salt {}",
             self.hooks,
             self.fuse,
             self.budget_max,
@@ -139,7 +153,7 @@ impl fmt::Display for Plan {
             self.sleepy,
             self.pause_chance,
             self.pause_max,
-            self.messages_max,
+            most(self.messages_max),
             self.salt
         )
     }

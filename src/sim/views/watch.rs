@@ -5,7 +5,7 @@
 use super::era::Era;
 use super::node::Node;
 use super::world::{Life, World};
-use crate::base::{Count, Epoch, Rank};
+use crate::base::{Count, Epoch, Members, Rank};
 use crate::group::membership::Membership;
 use crate::group::membership::roster::is_majority;
 use crate::group::membership::stage::Stage;
@@ -66,12 +66,15 @@ impl World {
         let eras = self.eras.borrow();
         let Some(era) = eras.get(&self.epochs[first].get()) else { return };
         let whole = era.view.len() == up.len() && era.view.iter().all(|who| up.contains(who));
-        let apart = era.view.iter().all(|from| {
-            era.view.iter().all(|to| from == to || self.plan.lazy(*from, *to))
-        });
-        let side = era.view.iter().zip(0..).fold(0u64, |side, (who, rank)| {
-            side | (chosen >> who & 1) << rank
-        });
+        let apart = era
+            .view
+            .iter()
+            .all(|from| era.view.iter().all(|to| from == to || self.plan.lazy(*from, *to)));
+        let side = era
+            .view
+            .iter()
+            .zip(0..)
+            .fold(0u64, |side, (who, rank)| side | (chosen >> who & 1) << rank);
         let (members, part) = (era.view.len(), side.count_ones() as usize);
         if !whole || !apart || part == 0 || part == members {
             return;
@@ -90,6 +93,16 @@ impl World {
         let slow = view.iter().map(|who| self.plan.slow[*who]).max().unwrap_or(1);
         if epoch > 1 && slow > 1 && !self.eras.borrow().contains_key(&epoch) {
             self.tallies.reached(if slow > 10 { Case::VerySlow } else { Case::Slow });
+        }
+        let eras = self.eras.borrow();
+        if let Some(before) = eras.get(&(epoch - 1))
+            && self.plan.tie_break
+            && view.len() == 1
+            && before.view.len() == 2
+            && before.view[0] == process
+            && self.oracle.borrow().suspected.contains(&before.view[1])
+        {
+            self.tallies.one(Row::TieBroken);
         }
         let joins = self.epochs[process].get() == 0 && epoch > 1;
         if !joins {
@@ -142,14 +155,36 @@ impl World {
         let eras = self.eras.borrow();
         let era = &eras[&node.epoch];
         let leavers = &self.oracle.borrow().leavers;
-        if node.view.iter().any(|who| *who != dead && leavers.contains(who) && !self.is_gone(*who)) {
+        if node.view.iter().any(|who| *who != dead && leavers.contains(who) && !self.is_gone(*who))
+        {
             self.tallies.reached(Case::LeaveAndFailure);
         }
         let membership = node.membership();
         if membership.leader() == membership.me() {
             self.autopsy_of_leader(node, era);
         }
+        self.autopsy_of_trim(node, era);
         self.autopsy_of_sender(node, era, torn);
+    }
+
+    /// Of who leads a subgroup and has published its cut: have others got it?
+    fn autopsy_of_trim(&self, node: &Node, era: &Era) {
+        let membership = node.membership();
+        if membership.stage() != Stage::Cut {
+            return;
+        }
+        let (me, suspects) = (membership.me(), membership.suspects());
+        for multicast in node.engine.multicasts() {
+            let members =
+                Members::from_ranks(era.specs[multicast.subgroup].members.iter().copied());
+            let members = members.without(suspects);
+            let byte = era.layout.subgroups[multicast.subgroup].cut_ready.byte(0);
+            let has = |to: &Rank| *to != me && era.wires.eventual(me, *to, byte) == node.epoch;
+            let have = members.iter().filter(has).count();
+            if members.first() == Some(me) && have > 0 && have + 1 < members.len() {
+                self.tallies.reached(Case::LeaderCutToSome);
+            }
+        }
     }
 
     fn autopsy_of_leader(&self, node: &Node, era: &Era) {
@@ -170,11 +205,12 @@ impl World {
         let some = |count: usize| count > 0 && count < peers.len();
         let (counts, records) = (layout.changes.byte(0), own(layout.changes.byte(0)));
         if matches!(stage, Stage::Proposed | Stage::Wedged) && records > 0 && !peers.is_empty() {
-            let last = layout.change.byte((records as usize - 1) * crate::sst::layout::RECORD_WORDS);
-            match have(counts) {
-                0 if have(last) == 0 => reached(Case::LeaderBeforePush),
-                0 => reached(Case::LeaderRecordsOnly),
-                count if some(count) => reached(Case::LeaderToSome),
+            let last =
+                layout.change.byte((records as usize - 1) * crate::sst::layout::RECORD_WORDS);
+            match (have(last), have(counts)) {
+                (0, _) => reached(Case::LeaderBeforePush),
+                (more, count) if more > count => reached(Case::LeaderRecordsOnly),
+                (_, count) if some(count) => reached(Case::LeaderToSome),
                 _ => {}
             }
         }
