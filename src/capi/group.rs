@@ -14,6 +14,7 @@ use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
 use crate::error::{Error, Status, Suspicion};
+use crate::fabric::shm::fork::forks;
 use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
 use crate::mem::{Cell, Message, Region};
@@ -105,9 +106,13 @@ impl Application for Trampoline {
             // across the call.
             unsafe { deliver(user, group, subgroup, messages, batch.len() as u32) }
         } else if let Some(message) = self.callbacks.message {
+            let before = forks();
             for at in 0..batch.len() {
                 // SAFETY: as above; `at` is within the batch.
                 unsafe { message(user, group, subgroup, messages.add(at)) }
+                if forks() != before {
+                    break; // a child: the rest is the parent's
+                }
             }
         }
         self.inside.prepare(0);

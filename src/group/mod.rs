@@ -290,6 +290,11 @@ impl Engine {
         }
     }
 
+    /// Stops without a word to anybody: the memory is no longer this process's to write.
+    pub fn abandon(&mut self) {
+        self.stop(Status::Closed, None);
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

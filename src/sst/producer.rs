@@ -442,7 +442,8 @@ impl Producer {
     fn order_stores(&mut self) -> bool {
         let (me, by) = (this_thread(), &self.cells.filled.by);
         if self.loose && by.own() != me {
-            order_all_threads(); // the lane has changed hands, with stores of the other thread open
+            // The lane has changed hands, with stores of the other thread open.
+            self.defers = order_all_threads();
         }
         self.loose = self.defers && self.stores.streaming && self.cells.taker.own() == me;
         if self.loose {

@@ -305,11 +305,18 @@ pub struct Taker {
     pub runs: u64,
     /// Of the loose ones: so many I have fenced.
     fenced: u64,
+    /// Whether producers hear which thread takes: no more once a barrier on all threads is dear.
+    is_shown: bool,
 }
 
 impl Taker {
     pub fn new(ring: Ring, cells: Arc<LaneCells>) -> Taker {
-        Taker { ring, cells, slots: 0, runs: 0, fenced: 0 }
+        Taker { ring, cells, slots: 0, runs: 0, fenced: 0, is_shown: true }
+    }
+
+    #[cfg(test)]
+    pub fn cells(&self) -> &LaneCells {
+        &self.cells
     }
 
     /// Whether slots are published that are not taken up yet.
@@ -333,7 +340,10 @@ impl Taker {
             } else {
                 // Another thread polls than before, while that one sends: it stored before it
                 // counted, and the barrier runs after I saw the count.
-                order_all_threads();
+                self.is_shown = order_all_threads();
+                if !self.is_shown {
+                    self.cells.taker.publish(0);
+                }
             }
             self.fenced = loose;
         }
@@ -358,7 +368,7 @@ impl Taker {
         words[3].prepare(time_ns);
         self.ring.prefetch_run(self.runs + 4);
         let me = this_thread();
-        if self.cells.taker.own() != me {
+        if self.cells.taker.own() != me && self.is_shown {
             self.cells.taker.publish(me);
         }
         self.runs += 1;
