@@ -24,6 +24,7 @@ mod courier;
 mod leader;
 pub mod roster;
 mod row;
+pub mod stage;
 mod trim;
 
 #[cfg(all(test, not(loom)))]
@@ -296,10 +297,15 @@ impl Membership {
                     decision.busy = true;
                     let reported = self.rows[rank.index()].suspects;
                     let removes = |row: &Row| row.list.removes(self.seniority(), row.list.upto());
+                    if mutant!("view-expelled-goes-on") {
+                        continue;
+                    }
                     if reported.contains(me) || removes(&self.rows[rank.index()]) {
                         return Err(Stop::Expelled { by: rank });
                     }
-                    for other in reported.iter() {
+                    for other in
+                        reported.iter().filter(|_| !mutant!("view-suspicions-stay-private"))
+                    {
                         self.suspect(other, Fault::Reported { by: rank }, decision);
                     }
                 }
@@ -403,7 +409,8 @@ impl Membership {
     pub fn ask_to_join(&mut self, request: Request) {
         assert!(request.incarnation != 0);
         let known = |member: &roster::Member| member.incarnation == request.incarnation;
-        if !self.roster.members.iter().any(known) {
+        let member = self.roster.members.iter().any(known) && !mutant!("view-member-joins-again");
+        if !member {
             self.requests.retain(|other| other.incarnation != request.incarnation);
             self.requests.push(request);
         }

@@ -85,6 +85,9 @@ impl Roster {
     /// The members after one batch of changes: survivors in the old order, then who joined.
     pub fn after(&self, batch: &[Change]) -> Vec<Member> {
         let mut members = self.members.clone();
+        if crate::mutant!("view-order-is-local") && self.me.0 % 2 == 1 {
+            members.rotate_left(1);
+        }
         for (change, seniority) in batch.iter().zip(self.base..) {
             match change.what {
                 What::Join { incarnation, address } => {

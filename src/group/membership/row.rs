@@ -232,6 +232,9 @@ impl Row {
             }
         }
         self.records = count as usize;
+        if mutant!("view-count-read-twice") {
+            self.records = table.observe(rank, layout.changes, 0).0 as usize;
+        }
         if !self.list.is_whole() {
             return Err(bad(layout.changes, count));
         }
