@@ -288,11 +288,12 @@ fn runs(schedule: &[(u64, u64)], now: u64) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..Default::default() })]
 
-    /// H2, D1: whatever the observers' own schedules and pauses of the whole machine.
+    /// H2, D1: whatever the observers' own schedules and pauses of the whole machine. Shorter ones
+    /// than D1 forgives are time without a core, and of that a schedule has all that H2 allows.
     #[test]
     fn who_gets_some_of_its_core_is_never_suspected(
         schedules in proptest::collection::vec(schedule(), 3..5),
-        pauses in proptest::collection::vec((1..2 * T, 1..5 * T), 1..5),
+        pauses in proptest::collection::vec((1..2 * T, T / 4 + 1..5 * T), 1..5),
     ) {
         let mut world = World::new(schedules.len());
         let mut own = 0; // time in which the machine runs
