@@ -148,3 +148,82 @@ impl Stores {
         (self.best_ns, self.rival_ns) = (u64::MAX, u64::MAX);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local!(static NOW: Cell<u64> = const { Cell::new(0) });
+
+    /// A lane that is busy without end.
+    struct Busy {
+        stores: Stores,
+        sent: u64,
+        /// By kind: bytes, and phases' worth of bytes in which the kind changed.
+        of: [u64; 2],
+        changes: Vec<u64>,
+    }
+
+    impl Busy {
+        fn new() -> Busy {
+            let stores = Stores::adaptive(|| NOW.get(), 1024);
+            Busy { stores, sent: 0, of: [0; 2], changes: Vec::new() }
+        }
+
+        /// Sends so many phases; a byte takes so many picoseconds, by kind (plain, streaming).
+        fn send(&mut self, phases: u64, picoseconds: [u64; 2]) {
+            const STEP: u64 = 64 << 10;
+            let end = self.sent + phases * PHASE_BYTES;
+            while self.sent < end {
+                let before = self.stores.streaming;
+                self.sent += STEP;
+                self.of[usize::from(before)] += STEP;
+                NOW.set(NOW.get() + STEP * picoseconds[usize::from(before)] / 1000);
+                self.stores.looked(self.sent);
+                if self.stores.streaming != before {
+                    self.changes.push(self.sent / PHASE_BYTES);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_wrong_kind_is_tried_ever_more_rarely() {
+        for (picoseconds, wrong) in [([70, 200], 1), ([200, 70], 0)] {
+            let mut lane = Busy::new();
+            lane.send(500, picoseconds);
+            let early = lane.of[wrong];
+            lane.send(10_000, picoseconds);
+            assert_eq!(lane.stores.streaming, wrong == 0);
+            let late = lane.of[wrong] - early;
+            assert!(late > 0 && late < 20 * PHASE_BYTES, "{} phases", late / PHASE_BYTES);
+        }
+    }
+
+    #[test]
+    fn another_machine_is_noticed_at_once() {
+        let mut lane = Busy::new();
+        lane.send(5_000, [70, 200]); // trials are rare by now
+        assert!(!lane.stores.streaming);
+        lane.changes.clear();
+        lane.send(100, [300, 120]); // the cores have moved apart
+        assert!(lane.stores.streaming);
+        assert!(lane.changes[0] <= 5_000 + 8, "{:?}", lane.changes);
+        lane.send(100, [70, 100]); // and back: less than a third faster, so at the next trial
+        lane.send(3_000, [70, 100]);
+        assert!(!lane.stores.streaming);
+    }
+
+    #[test]
+    fn one_slow_phase_changes_nothing() {
+        let mut lane = Busy::new();
+        lane.send(200, [70, 200]);
+        let before = lane.changes.len();
+        for _ in 0..20 {
+            NOW.set(NOW.get() + 4_000_000); // somebody else had the core
+            lane.send(2, [70, 200]);
+        }
+        assert!(lane.changes.len() <= before + 2, "no more than the trial that was due");
+    }
+}
