@@ -68,6 +68,15 @@ impl Budget {
     }
 }
 
+/// Faults strike members in this step of a view change, so many of 256 times; late: when they have
+/// posted what they have to say of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ambush {
+    pub step: usize,
+    pub chance: u32,
+    pub late: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
@@ -109,8 +118,8 @@ pub struct Plan {
     pub sleepy: u32,
     /// Faults mostly leave a majority.
     pub gentle: bool,
-    /// Faults strike members in this step of a view change, so many of 256 times.
-    pub ambush: Option<(usize, u32)>,
+    /// Faults lie in wait.
+    pub ambush: Option<Ambush>,
     /// Two of a subgroup come to suspect a third in a trim, and die when they have delivered.
     pub hazard: bool,
     pub wire_share: u64,
@@ -176,7 +185,11 @@ impl Plan {
             faults: Budget::new(dice, sleepy),
             sleepy,
             gentle: dice.chance(160),
-            ambush: ambush.then(|| (dice.below(STEPS as u64) as usize, some(&[16, 64, 200]))),
+            ambush: ambush.then(|| Ambush {
+                step: dice.below(STEPS as u64) as usize,
+                chance: some(&[16, 64, 200]),
+                late: dice.chance(128),
+            }),
             hazard,
             wire_share: dice.pick(&[2, 4, 8]),
         };

@@ -4,6 +4,7 @@
 use super::faults::{LOST, SILENT};
 use super::world::{Life, World};
 use crate::base::{Members, Rank};
+use crate::group::membership::Membership;
 use crate::sim::oracle::{IDLE, LIVENESS, SLEEP};
 use crate::sim::rows::Row;
 
@@ -66,14 +67,10 @@ impl World {
         self.stirs.get() != before
     }
 
-    fn leads(&self, who: usize) -> bool {
-        match &*self.lives[who].borrow() {
-            Life::Up(node) => {
-                let membership = node.membership();
-                membership.leader() == membership.me()
-            }
-            _ => false,
-        }
+    /// Whether it believes that it leads the group.
+    pub fn leads(&self, who: usize) -> bool {
+        let leads = |membership: &Membership| membership.leader() == membership.me();
+        self.of_membership(who, leads).unwrap_or(false)
     }
 
     /// Detectors that are right.

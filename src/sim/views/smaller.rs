@@ -136,7 +136,7 @@ impl fmt::Display for Plan {
             )?;
         }
         writeln!(f, "  {:?}", self.faults)?;
-        let ambush = self.ambush.map(|(step, chance)| (step_name(step), chance));
+        let ambush = self.ambush.map(|ambush| (step_name(ambush.step), ambush.chance, ambush.late));
         writeln!(
             f,
             "  {} steps, faults {}/4096, gentle {}, ambush {ambush:?}, hazard {}, transfers to {}",

@@ -39,7 +39,7 @@ impl World {
         }
     }
 
-    fn of_membership<T>(&self, who: usize, what: impl FnOnce(&Membership) -> T) -> Option<T> {
+    pub fn of_membership<T>(&self, who: usize, what: impl FnOnce(&Membership) -> T) -> Option<T> {
         match &*self.lives[who].try_borrow().ok()? {
             Life::Up(node) => Some(what(node.membership())),
             _ => None,

@@ -8,7 +8,7 @@
 //! what is posted between two processes lands epoch after epoch.
 
 use super::era::Era;
-use super::faults::Ambush;
+use super::faults::Secret;
 use super::lane::Lane;
 use super::node::{KeptOf, Node};
 use super::oracle::Oracle;
@@ -68,7 +68,7 @@ pub struct World {
     /// When the group is whole again; 0: it is.
     pub storm_until: Cell<u64>,
     pub spent: Cell<Budget>,
-    pub ambushed: Cell<Option<Ambush>>,
+    pub secret: Cell<Option<Secret>>,
     /// By pair, in the end: rounds for which one was deaf to the other.
     pub silent: Vec<Cell<u32>>,
 }
@@ -142,7 +142,7 @@ impl World {
             stuck_until: vec![Cell::new(0); n * n],
             storm_until: Cell::new(0),
             spent: Cell::new(Budget::default()),
-            ambushed: Cell::new(None),
+            secret: Cell::new(None),
             silent: vec![Cell::new(0); n * n],
             run: Run::new(dice, plan.hooks, n),
             plan,
