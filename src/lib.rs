@@ -40,6 +40,9 @@ pub mod fabric;
 #[forbid(unsafe_code)]
 #[path = "../src/group/mod.rs"]
 pub mod group;
+#[forbid(unsafe_code)]
+#[path = "../src/transfer/mod.rs"]
+pub mod transfer;
 
 // Level 4
 #[cfg(not(loom))]

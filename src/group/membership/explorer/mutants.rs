@@ -40,6 +40,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("view-barriers-trust-suspicion", "V4: barriers leave out only whose removal is agreed"),
     ("view-cut-before-all-are-wedged", "T1: a cut is of final receipts"),
     ("view-cut-recomputed", "T1, V5: a cut that was shown is copied"),
+    ("view-cut-of-the-removed", "T1: of several cuts that of a member that is not removed"),
     ("view-cut-not-echoed", "T3, V6: echo before act"),
     ("view-install-without-ended", "T4: everyone has ended before anyone goes"),
     ("view-expelled-goes-on", "V1: who is suspected stops"),
