@@ -107,6 +107,8 @@ pub struct Plan {
     pub zeal: u32,
     pub messages_max: u64,
     pub reserves: u32,
+    /// Of 256 sends, how many are of several messages, between which the world moves.
+    pub bursts: u32,
     pub pause_chance: u32,
     pub pause_max: u64,
     /// Steps that a joiner takes to load the state, at the most.
@@ -178,6 +180,7 @@ impl Plan {
             zeal: some(&[16, 64, 256]),
             messages_max: u64::MAX,
             reserves: some(&[0, 0, 64]),
+            bursts: some(&[0, 0, 16, 64]),
             pause_chance: some(&[0, 0, 4, 24]),
             pause_max: dice.pick(&[20, 200, 2000]),
             transfer_max: dice.pick(&[0, 20, 500]),

@@ -186,7 +186,7 @@ impl World {
         for who in self.all_up() {
             if let Life::Up(node) = &*self.lives[who].borrow() {
                 let membership = node.membership();
-                let kept = self.lanes.iter().filter(|lane| lane.borrow().kept.is_some()).count();
+                let kept = self.hands_of(who).filter(|hand| hand.borrow().has_left()).count();
                 told += &format!(
                     "\n  {who}: epoch {} view {:?} wedged {} suspects {:?} changes {:?} timings {:?} \
                      awake {} {kept} lanes keep, passed {} owes {} full {:?} phase {:?}",
