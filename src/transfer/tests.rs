@@ -326,6 +326,7 @@ fn options_that_cannot_work_are_refused() {
     let refused = [
         Options { catchup_bytes: 3 << 20, ..Options::default() },
         Options { catchup_bytes: 1 << 20, ..Options::default() },
+        Options { catchup_bytes_max: 32 << 20, ..Options::default() },
         Options { subgroups: vec![32], ..Options::default() },
         Options { message_bytes_max: 32 << 20, ..Options::default() },
     ];

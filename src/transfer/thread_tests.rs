@@ -303,7 +303,7 @@ fn a_small_state_over_tcp() {
 /// The joiner takes long; the tape is small: it starts over as often as it may. The member goes on.
 #[test]
 fn a_slow_joiner_stops_nobody() {
-    let options = Options { restarts_max: 2, ..options(64 << 10) };
+    let options = Options { restarts_max: 2, catchup_bytes_max: 64 << 10, ..options(64 << 10) };
     let (feed, handle, theirs) = connected(&options);
     let joiner = thread::spawn(move || {
         let mut sink = Loads::new(1 << 20, Duration::from_millis(30));
@@ -320,6 +320,24 @@ fn a_slow_joiner_stops_nobody() {
     assert!(taken.unwrap_err().may_pass());
     assert_eq!(handle.progress().read().attempts, 3);
     println!("gap of the member: {:?}", member.gap_max);
+}
+
+/// The first buffer is too small, a larger one is not.
+#[test]
+fn a_larger_buffer_helps() {
+    let options = Options { catchup_bytes_max: 256 << 20, restarts_max: 12, ..options(64 << 10) };
+    let (feed, handle, theirs) = connected(&options);
+    let joiner = thread::spawn(move || {
+        let mut sink = Loads::new(4 << 20, Duration::from_millis(20));
+        let end = receive(&mut Socket(theirs), &options, &mut sink, Arc::default());
+        (end.unwrap().epoch, sink)
+    });
+    let mut member = Member::new(Store::new(4 << 20), feed);
+    member.run(20_000);
+    let (epoch, sink) = joiner.join().unwrap();
+    assert!(epoch == Epoch(2) && sink.begun > 1 && sink.store == member.store);
+    assert_eq!(outcome(&handle), Ok(()));
+    println!("{} attempts; gap of the member: {:?}", sink.begun, member.gap_max);
 }
 
 /// The joiner takes nothing at all: for so long, and no longer.

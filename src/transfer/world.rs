@@ -174,6 +174,7 @@ impl World {
             incarnation: 77,
             subgroups: vec![0, 2, 3],
             catchup_bytes,
+            catchup_bytes_max: catchup_bytes << seed.below(3),
             near_bytes: (catchup_bytes as u64 / 8).min(8192),
             near_messages: 1 + seed.below(12),
             message_bytes_max: 300,
