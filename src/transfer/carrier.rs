@@ -66,7 +66,7 @@ pub struct Carrier {
     /// Where this attempt's part of the tape begins, and what the tape counted before.
     base: (u64, u64),
     next_sync: u64,
-    /// The sync that is not answered, and its attempt.
+    /// The sync that is not answered, and the attempt whose messages it asks for; 0: none's.
     asked: Option<(u64, u64)>,
     /// Catch-up bytes sent since the last one.
     unsynced: u64,
@@ -291,7 +291,9 @@ impl Carrier {
     fn sync(&mut self) {
         if self.asked.is_none() {
             self.encoder.put(Kind::Sync, &self.next_sync.to_le_bytes());
-            self.asked = Some((self.next_sync, self.now.attempts));
+            let catches_up = matches!(self.now.phase, Phase::Catchup | Phase::Joining);
+            let attempt = if catches_up { self.now.attempts } else { 0 };
+            self.asked = Some((self.next_sync, attempt));
             self.next_sync += 1;
             self.unsynced = 0;
         }
@@ -356,8 +358,11 @@ impl Carrier {
                 let Some((_, attempt)) = self.asked.take_if(|(asked, _)| *asked == number) else {
                     return self.fail(Flaw::Field { value: number }.into());
                 };
-                // What was applied of an attempt that broke says nothing about this one.
-                if attempt == self.now.attempts || mutant!("transfer-old-answer-counts") {
+                // What was applied of an attempt that broke, or before this one was loaded, says
+                // nothing about this one.
+                let early = attempt == 0 && mutant!("transfer-early-answer-counts");
+                let old = attempt > 0 && mutant!("transfer-old-answer-counts");
+                if attempt == self.now.attempts || early || old {
                     self.hear_progress(bytes, messages);
                 }
             }

@@ -54,12 +54,18 @@ fn an_overflow_starts_over_or_says_why_not() {
 
 /// C3 across a new start.
 pub fn old_answers() -> Result<(), String> {
-    World::new(3, 4 << 10, 3, 0).old_answer()
+    World::new(3, 4 << 10, 3, 0).old_answer(true)
+}
+
+/// C3 before there is a checkpoint.
+pub fn early_answers() -> Result<(), String> {
+    World::new(3, 4 << 10, 3, 0).old_answer(false)
 }
 
 #[test]
-fn an_answer_to_an_attempt_that_broke_is_none_to_the_next() {
+fn an_answer_about_something_else_asks_for_no_join() {
     old_answers().unwrap();
+    early_answers().unwrap();
 }
 
 #[test]
