@@ -12,9 +12,15 @@ use crate::base::{Epoch, Number};
 use proptest::prelude::*;
 use std::sync::Arc;
 
+/// `SQUALL_TRANSFER_SEEDS`, or as many as are usual.
+fn seeds(usual: u64) -> u64 {
+    let asked = std::env::var("SQUALL_TRANSFER_SEEDS").ok();
+    asked.and_then(|count| count.parse().ok()).unwrap_or(usual)
+}
+
 /// Many seeds with room enough; all must end well.
 pub fn worlds_with_room() -> Result<(), String> {
-    for seed in 1..150 {
+    for seed in 1..seeds(150) {
         let mut world = World::new(seed, 1 << 20, 1 + seed % 7, seed % 11);
         world.run().map_err(|text| format!("seed {seed}: {text}"))?;
         if world.outcome != Some(Ok(())) {
@@ -27,7 +33,7 @@ pub fn worlds_with_room() -> Result<(), String> {
 /// Many seeds with a tape that breaks: they start over, and some end well, some do not.
 pub fn worlds_that_overflow() -> Result<(), String> {
     let (mut over_again, mut done, mut failed) = (0, 0, 0);
-    for seed in 1..300 {
+    for seed in 1..seeds(300) {
         let mut world = World::new(seed, 4 << 10, 1 + seed % 5, seed % 16);
         world.run().map_err(|text| format!("seed {seed}: {text}"))?;
         over_again += u64::from(world.replica.begun > 1);
