@@ -11,6 +11,7 @@
 pub mod config;
 pub mod group;
 pub mod idle;
+pub mod lane;
 pub mod rendezvous;
 pub mod stats;
 

@@ -12,10 +12,12 @@
 //! Without a membership the view is fixed and a suspicion ends the group; with one (`evolve.rs`) it
 //! ends the view, and `Work::install` says what comes next.
 
+pub mod detector;
 mod evolve;
 pub mod membership;
 pub mod multicast;
 pub mod outbox;
+pub mod policy;
 pub mod view;
 
 #[cfg(all(test, not(loom)))]
