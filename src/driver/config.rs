@@ -22,6 +22,16 @@ pub enum Idle {
     Park,
 }
 
+/// Whether a group's members may change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Changes {
+    /// They are those of the configuration; the first loss ends the group.
+    #[default]
+    Fixed,
+    /// Whoever fails or leaves is dropped, and the others go on, as long as they are a majority.
+    Views,
+}
+
 /// One subgroup: an ordered stream with its own members.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SubgroupConfig {
@@ -62,6 +72,8 @@ pub struct Config {
     pub group: String,
     pub rank: u16,
     pub members: u16,
+    /// With `Views`, `rank` and `members` are those of the first view.
+    pub membership: Changes,
     pub subgroups: Vec<SubgroupConfig>,
     pub idle: Idle,
     /// Keep the shared pages in memory (`mlock`).
@@ -81,6 +93,7 @@ impl Config {
             group: group.into(),
             rank,
             members,
+            membership: Changes::default(),
             subgroups: vec![SubgroupConfig::default()],
             idle: Idle::default(),
             lock: Want::No,
@@ -137,6 +150,9 @@ impl Config {
             ranks.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",")
         };
         let mut text = format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len());
+        if self.membership == Changes::Views {
+            text.push_str("membership=views\n");
+        }
         for (at, subgroup) in view.subgroups.iter().enumerate() {
             let shape = &subgroup.shape;
             let mut senders: Vec<Rank> =

@@ -1,119 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A group as a Rust program uses it; the C door is a thin layer over this.
 
-use super::config::{Config, Idle};
+use super::assembly::{Assembly, Made, assemble, prologue};
+use super::config::{Changes, Config, Idle};
 use super::idle::{Pace, pin};
+use super::policy::Policy;
 use super::rendezvous::{self, Met};
+use super::sender::Lane;
 use super::stats::{self, Page, Snapshot};
-use super::{Application, Driver, Turn, clock};
-use crate::base::Rank;
+use super::views::{LaneEnd, Views};
+use super::{Application, Driver, Turn};
+use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
-use crate::fabric::Fabric;
+use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{OwnBell, Parts, Shm};
-use crate::group::Engine;
+use crate::fabric::{Fabric, Memory};
+use crate::group::membership::roster::{Address, Roster};
+use crate::group::membership::{Carry, Options};
 use crate::group::view::View;
-use crate::limits::WIRE_VERSION;
+use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
-use crate::mem::thread::can_order_all_threads;
 use crate::mem::{Cell, Region};
-use crate::sst::Table;
-use crate::sst::inbox::Inbox;
-use crate::sst::layout::{Layout, MAGIC, Mode};
-use crate::sst::producer::{Gate, Producer};
-use crate::sst::ring::{LaneCells, Ring, Taker};
-use crate::sst::stores::Stores;
+use crate::sst::layout::Layout;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A lane of mine: one producing thread at a time. It outlives the group's end harmlessly: then
-/// every send answers why the group stopped.
-pub struct Sender {
-    producer: Producer,
-    bell: Option<OwnBell>,
-}
-
-impl Sender {
-    /// Copies `bytes` into the next slot. Never blocks. Answers the message's ordinal in this lane,
-    /// or `Again` (no room: poll), `TooLong`, or why the group has stopped.
-    ///
-    /// Cost: one copy; no system call, except one bell if the polling thread sleeps.
-    #[inline]
-    pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
-        let outcome = self.producer.send(bytes);
-        self.tell(outcome)
-    }
-
-    /// The same if it needs no look around; else `None`, and nothing has happened.
-    #[inline(always)]
-    pub(crate) fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
-        let ordinal = self.producer.send_easily(bytes)?;
-        if let Some(bell) = &mut self.bell {
-            bell.ring_if_asleep();
-        }
-        Some(ordinal)
-    }
-
-    /// Sends messages one after the other, as many as there is room for. Answers how many were
-    /// sent, and what stopped it before the end.
-    #[inline]
-    pub fn send_many<'a>(
-        &mut self,
-        messages: impl Iterator<Item = &'a [u8]>,
-    ) -> (u64, Result<(), Status>) {
-        let outcome = self.producer.send_many(messages);
-        if let Some(bell) = &mut self.bell {
-            bell.ring_if_asleep();
-        }
-        outcome
-    }
-
-    /// The same for a message in pieces.
-    #[inline]
-    pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {
-        let outcome = self.producer.send_parts(parts);
-        self.tell(outcome)
-    }
-
-    /// Lends the next slot's bytes; then `publish` or `abort`.
-    #[inline]
-    pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
-        match self.producer.reserve(len) {
-            Ok(bytes) => Ok(bytes),
-            Err(status) => {
-                if status == Status::Again
-                    && let Some(bell) = &mut self.bell
-                {
-                    bell.ring_if_asleep();
-                }
-                Err(status)
-            }
-        }
-    }
-
-    /// Sends the first `len` bytes of what was reserved.
-    #[inline]
-    pub fn publish(&mut self, len: u32) -> Result<u64, Status> {
-        let outcome = self.producer.publish(len);
-        self.tell(outcome)
-    }
-
-    pub fn abort(&mut self) -> Result<(), Status> {
-        self.producer.abort()
-    }
-
-    /// Wakes a polling thread that sleeps: for a message, and for want of room. It may have gone to
-    /// sleep before this lane was refused; then nobody knows that it should be told of room.
-    #[inline(always)]
-    fn tell(&mut self, outcome: Result<u64, Status>) -> Result<u64, Status> {
-        if let (Some(bell), Ok(_) | Err(Status::Again)) = (&mut self.bell, outcome) {
-            bell.ring_if_asleep();
-        }
-        outcome
-    }
-}
+pub use super::sender::Sender;
 
 /// An open group, polled by the thread that holds it.
 pub struct Group {
@@ -126,12 +41,6 @@ pub struct Group {
     members: u16,
 }
 
-/// My lanes of one subgroup, both ends, and the memory they share with the world.
-struct OwnRings {
-    region: Option<Arc<Region>>,
-    descriptor: Option<OwnedFd>,
-}
-
 impl Group {
     /// Opens a group: makes this member's memory, meets the others, maps theirs.
     ///
@@ -139,45 +48,34 @@ impl Group {
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
         let view = config.view()?;
         let layout = Arc::new(view.layout());
-        let mut notes = Vec::new();
-        let share = |what: &str, bytes: usize, notes: &mut Vec<String>| {
-            let name = format!("squall-{}-{}-{what}", config.group, config.rank);
-            Region::share(&name, bytes, config.lock, config.huge, notes)
-        };
-        let (control, control_fd) = share("table", layout.control_bytes, &mut notes)?;
-        prologue(&control, &layout, &view);
-        Region::seal(&control_fd)?;
-        let mut rings = Vec::new();
-        for (at, subgroup) in view.subgroups.iter().enumerate() {
-            let sends = subgroup.senders.iter().any(|sender| sender.rank == view.me);
-            if !sends {
-                rings.push(OwnRings { region: None, descriptor: None });
-                continue;
-            }
-            let (region, fd) = share(&format!("ring{at}"), layout.rings_bytes(at), &mut notes)?;
-            Region::seal(&fd)?;
-            rings.push(OwnRings { region: Some(Arc::new(region)), descriptor: Some(fd) });
+        let policy = Policy::new(config, &view);
+        let views = config.membership == Changes::Views;
+        let mut sizes = policy.memory(config.rank);
+        if !views {
+            sizes.block = layout.control_bytes;
         }
-        let page_bytes = stats::page_bytes(view.subgroups.len(), view.members);
+        let mut notes = Vec::new();
+        let name = format!("squall-{}-{}", config.group, config.rank);
+        let own = OwnMemory { name, sizes, lock: config.lock, huge: config.huge };
+        let mine = own.make(&mut notes)?;
+        prologue(&mine.memory.block, Epoch(1), incarnation());
+        if !views {
+            mine.memory.block.cell(layout.installed.byte(0)).publish(1);
+        }
+        let most = if views { MEMBERS_MAX } else { view.members };
+        let page_bytes = stats::page_bytes(view.subgroups.len(), most);
         let page = Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut notes)?;
         Region::seal(&page.1)?;
         notes.dedup();
         for note in &notes {
             crate::log_sink::say(crate::log_sink::Level::Warning, note);
         }
-        let descriptors = rings.iter_mut().map(|ring| ring.descriptor.take()).collect();
-        let (block, bell) = (Arc::new(control), Bell::new()?);
-        let mine = rendezvous::Mine {
-            block: block.clone(),
-            control: control_fd,
-            rings: descriptors,
-            bell,
-        };
+        let (block, bell) = (mine.memory.block.clone(), Bell::new()?);
+        let shown = rendezvous::Mine { block, control: mine.block, rings: mine.rings, bell };
         let parks = config.idle == Idle::Park;
-        let met = rendezvous::meet(config, &view, &layout, &mine, parks)?;
-        let regions = rings.into_iter().map(|ring| ring.region).collect();
-        let assembly = Assembly { config, view, layout, control: block, rings: regions };
-        assembly.build(met, mine.bell, (Arc::new(page.0), page.1), application)
+        let met = rendezvous::meet(config, &view, &layout, &shown, parks)?;
+        let assembly = Opening { config, view, layout, policy, memory: mine.memory, own };
+        assembly.build(met, shown.bell, (Arc::new(page.0), page.1), application)
     }
 
     /// Takes a lane of mine: for the thread that will send in it. `None`: not a sender there, no
@@ -377,15 +275,16 @@ impl Drop for Polling {
 }
 
 /// What is needed to put a member together once all have met.
-struct Assembly<'a> {
+struct Opening<'a> {
     config: &'a Config,
     view: View,
     layout: Arc<Layout>,
-    control: Arc<Region>,
-    rings: Vec<Option<Arc<Region>>>,
+    policy: Policy,
+    memory: Memory,
+    own: OwnMemory,
 }
 
-impl Assembly<'_> {
+impl Opening<'_> {
     fn build(
         self,
         met: Met,
@@ -394,90 +293,81 @@ impl Assembly<'_> {
         application: Box<dyn Application>,
     ) -> Result<Group, Error> {
         let (me, members) = (self.view.me, self.view.members);
-        let mut blocks = Vec::new();
-        for (rank, block) in met.blocks.iter().enumerate() {
-            blocks.push(if rank == me.index() {
-                self.control.clone()
-            } else {
-                block.clone().expect("all have met")
-            });
-        }
+        let others = met.blocks.into_iter().zip(met.rings).enumerate();
+        let memory = |(rank, (block, rings)): (usize, (Option<Arc<Region>>, _))| match block {
+            Some(block) => Memory { block, rings },
+            None => {
+                assert_eq!(rank, me.index(), "all have met");
+                self.memory.clone()
+            }
+        };
+        let memories: Vec<Memory> = others.map(memory).collect();
+        let views = self.config.membership == Changes::Views;
         let parts = Parts {
             me,
             members,
-            blocks: blocks.clone(),
+            blocks: memories.iter().map(|memory| memory.block.clone()).collect(),
             neighbours: met.neighbours,
             bell,
             door: met.door,
             hello: met.hello,
             stats: stats_fd,
+            memory: views.then_some(self.own),
         };
-        let fabric = Shm::new(parts, &self.layout)?;
-        let own_bell = fabric.own_bell();
-        let table = Table::new(self.layout.clone(), me, blocks, None);
-        let (mut takers, mut senders, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, subgroup) in self.view.subgroups.iter().enumerate() {
-            if !subgroup.has(me) {
-                continue;
-            }
-            let ring_of = |rank: Rank, lane: u16| {
-                let region =
-                    if rank == me { &self.rings[at] } else { &met.rings[rank.index()][at] };
-                let region = region.clone().expect("a sender has a ring");
-                Ring::new(region, usize::from(lane), &subgroup.shape)
-            };
-            let of = |sender: &crate::group::view::Sender| {
-                (ring_of(sender.rank, sender.lane), sender.rank.0, sender.lane)
-            };
-            let rings = subgroup.senders.iter().map(of).collect();
-            inboxes.push(Inbox::new(rings, &subgroup.shape, self.view.epoch));
-            let mut mine = Vec::new();
-            for (s, sender) in subgroup.senders.iter().enumerate() {
-                if sender.rank != me {
-                    continue;
-                }
-                let cells = LaneCells::new();
-                let ring = ring_of(me, sender.lane);
-                mine.push(Taker::new(ring.clone(), cells.clone()));
-                let gate = self.gate(&table, at, s);
-                let stores = Stores::adaptive(|| clock().0, subgroup.shape.message_bytes_max);
-                let mut producer = Producer::new(ring, cells, gate, &subgroup.shape, HOT_BYTES);
-                producer.store(stores);
-                producer.defer_fences(can_order_all_threads());
-                let sender_end = Sender { producer, bell: own_bell.clone() };
-                senders.push((at as u16, sender.lane, Some(sender_end)));
-            }
-            takers.push(mine);
-        }
-        let subgroups = takers.len();
+        let mut fabric = Shm::new(parts, &self.layout)?;
+        let bell = fabric.own_bell();
+        let roster = views.then(|| founders(&memories, &self.layout, me));
+        let first = roster.clone().map(|roster| {
+            let carry = Carry::first(&roster);
+            (roster, carry, Options::default())
+        });
         let posting = fabric.posting();
-        let engine = Engine::new(self.view, &table, takers, posting);
-        let page = Page::new(stats.clone(), me.0, members, subgroups);
-        let every = self.config.liveness_every_ns;
-        let driver =
-            Driver::new(engine, table, inboxes, Box::new(fabric), application, page, every);
-        let (idle, rank) = (self.config.idle, me.0);
-        Ok(Group { driver, senders, bell: own_bell, stats, idle, rank, members: members as u16 })
-    }
-
-    /// Who must have released a slot of sender `s` before it is used again.
-    fn gate(&self, table: &Table, subgroup: usize, s: usize) -> Gate {
-        let spec = &self.view.subgroups[subgroup];
-        let columns = &self.layout.subgroups[subgroup];
-        let at = match spec.mode() {
-            Mode::Stable => columns.released.byte(0),
-            Mode::Received => columns.released_by.byte(s),
-        };
-        let row = |&rank: &Rank| (rank, table.block(rank).clone(), at);
-        Gate {
-            rows: spec.members.iter().map(row).collect(),
-            mode: spec.mode(),
-            sender: s,
-            senders: spec.senders.len(),
-            hook: None,
+        let subgroups = self.view.subgroups.iter().filter(|subgroup| subgroup.has(me)).count();
+        let assembly = assemble(self.view, &self.layout, &memories, posting, first);
+        let (mut senders, mut lanes) = (Vec::new(), Vec::new());
+        for Made { subgroup, lane, producer } in assembly.made {
+            let sender = if views {
+                let shared = Arc::new(Mutex::new(Lane::new(producer)));
+                lanes.push(LaneEnd { subgroup, lane, shared: shared.clone() });
+                Sender::shared(shared, bell.clone())
+            } else {
+                Sender::own(producer, bell.clone())
+            };
+            senders.push((subgroup, lane, Some(sender)));
         }
+        let most = if views { MEMBERS_MAX } else { members };
+        let page = Page::new(stats.clone(), me.0, most, subgroups);
+        let exchange = fabric.exchange();
+        let views = exchange.zip(roster).map(|(exchange, roster)| {
+            let suspect_after_ns = SUSPECT_AFTER_NS;
+            Box::new(Views::new(self.policy, roster, lanes, suspect_after_ns, exchange))
+        });
+        let mut every = self.config.liveness_every_ns;
+        if views.is_some() {
+            every = every.min(LIVENESS_EVERY_NS);
+        }
+        let Assembly { engine, table, inboxes, .. } = assembly;
+        let fabric = Box::new(fabric);
+        let driver = Driver::new(engine, table, inboxes, fabric, application, page, every, views);
+        let (idle, rank) = (self.config.idle, me.0);
+        Ok(Group { driver, senders, bell, stats, idle, rank, members: members as u16 })
     }
 }
+
+/// The first view's members: each says in its control block which incarnation it is.
+fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
+    let founder = |(memory, extra): (&Memory, u16)| {
+        let incarnation = memory.block.cell(layout.incarnation.byte(0)).observe();
+        (incarnation, Address { extra, ..Address::default() })
+    };
+    let all: Vec<(u64, Address)> = memories.iter().zip(0..).map(founder).collect();
+    Roster::first(&all, me)
+}
+
+/// How often connections are looked at where views change, at the least: a peer's end is noticed by
+/// that if this member does not sleep.
+const LIVENESS_EVERY_NS: u64 = 100_000;
+const SUSPECT_AFTER_NS: u64 = 1_000_000_000;
 
 /// Too many threads are told like too little memory for one more: "try again".
 fn no_thread(cause: &std::io::Error) -> Error {
@@ -490,18 +380,9 @@ fn no_thread(cause: &std::io::Error) -> Error {
     Error::new(Status::System, what)
 }
 
-/// A ring's first part, where small messages stay while there is room (half of a usual L2).
-const HOT_BYTES: u64 = 512 << 10;
-
-/// What a control block says before anything moves.
-fn prologue(control: &Region, layout: &Layout, view: &View) {
-    control.cell(layout.wire.byte(0)).prepare(u64::from(WIRE_VERSION));
-    control.cell(layout.epoch.byte(0)).prepare(view.epoch.0);
-    control.cell(layout.installed.byte(0)).prepare(view.epoch.0);
-    // Never that of another process of this rank, nor of this one's last group.
-    let incarnation = super::clock().0 << 22 ^ u64::from(std::process::id());
-    control.cell(layout.incarnation.byte(0)).prepare(incarnation);
-    control.cell(layout.magic.byte(0)).publish(MAGIC);
+/// Never that of another process of this rank, nor of this one's last group; never 0.
+fn incarnation() -> u64 {
+    (super::clock().0 << 22 ^ u64::from(std::process::id())).max(1)
 }
 
 #[cfg(test)]

@@ -217,7 +217,8 @@ impl Meeting<'_> {
     /// may have run and left already: then that is for the group to find.
     fn forget_the_dead(&mut self) -> bool {
         let all = self.met.neighbours.iter();
-        let dead = all.filter(|neighbour| matches!(neighbour.socket.receive(), Some(None)));
+        // What it says is for later: who has met all may go on, and show memory of the next view.
+        let dead = all.filter(|neighbour| neighbour.socket.has_hung_up());
         let dead: Vec<Rank> = dead.map(|neighbour| neighbour.rank).collect();
         if dead.is_empty() || (self.missing().is_empty() && self.undecided().is_empty()) {
             return false;

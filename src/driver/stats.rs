@@ -80,15 +80,17 @@ pub struct SubgroupSnapshot {
 /// Where the turn thread writes.
 pub struct Page {
     region: Arc<Region>,
-    members: usize,
+    /// Members that there is room for.
+    room: usize,
 }
 
 impl Page {
-    pub fn new(region: Arc<Region>, rank: u16, members: usize, subgroups: usize) -> Page {
-        let page = Page { region, members };
+    pub fn new(region: Arc<Region>, rank: u16, room: usize, subgroups: usize) -> Page {
+        let page = Page { region, room };
         page.put(1, u64::from(std::process::id()));
         page.put(2, u64::from(rank));
-        page.put(3, members as u64);
+        page.put(3, room as u64);
+        page.put(12, room as u64);
         page.put(4, subgroups as u64);
         page.region.cell(0).publish(STATS_MAGIC);
         page
@@ -107,9 +109,11 @@ impl Page {
         let head = [engine.epoch().0, stopped, now.0];
         let counted =
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
+        self.put(2, u64::from(engine.view().me.0));
+        self.put(3, engine.view().members as u64);
         head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
         for (at, multicast) in engine.multicasts().iter().enumerate() {
-            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.members);
+            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
             let [prefix, stable, done] = multicast.own_progress();
             let tally = multicast.tally;
             let pressed: u64 = multicast.lanes.iter().map(|lane| lane.taker.pressed()).sum();
@@ -130,7 +134,7 @@ impl Page {
             ];
             words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
             let ranks = base + SUBGROUP_WORDS;
-            (0..self.members).for_each(|rank| self.put(ranks + rank, u64::MAX));
+            (0..engine.view().members).for_each(|rank| self.put(ranks + rank, u64::MAX));
             self.put(ranks + usize::from(engine.view().me.0), prefix.0);
             for (rank, number) in multicast.progress() {
                 self.put(ranks + rank.index(), number.0);
@@ -146,8 +150,8 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         return None;
     }
     let members = word(3)? as usize;
-    let subgroups = word(4)? as usize;
-    if page_bytes(subgroups.min(1 << 10), members.min(1 << 10)) > region.size() {
+    let (subgroups, room) = (word(4)? as usize, word(12)? as usize);
+    if members > room || page_bytes(subgroups.min(1 << 10), room.min(1 << 10)) > region.size() {
         return None;
     }
     let mut snapshot = Snapshot {
@@ -166,7 +170,7 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         subgroups: Vec::new(),
     };
     for at in 0..subgroups {
-        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + members);
+        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + room);
         let get = |i: usize| word(base + i).unwrap_or(0);
         let delivered = Delivered { messages: get(10), bytes: get(11), batches: get(12) };
         snapshot.subgroups.push(SubgroupSnapshot {

@@ -33,7 +33,7 @@ mod tests;
 
 use super::view::Subgroup;
 use crate::base::{Members, Nanos, Posting, Rank};
-use crate::error::{Fault, Suspicion};
+use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
 use crate::sst::layout::{Layout, Mode, RECORD_WORDS};
@@ -79,6 +79,17 @@ pub enum Stop {
     Left,
     /// Its journal is full: too many leaders failed in one view change (`RECORDS_MAX`).
     Exhausted,
+}
+
+impl Stop {
+    pub fn status(self) -> Status {
+        match self {
+            Stop::Expelled { .. } => Status::Expelled,
+            Stop::Partitioned { .. } => Status::Partitioned,
+            Stop::Left => Status::Left,
+            Stop::Exhausted => Status::Exhausted,
+        }
+    }
 }
 
 /// The next view and what this member brings into it.

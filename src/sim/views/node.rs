@@ -411,7 +411,7 @@ impl Lane {
                 world.wake(self.process, true);
                 false
             }
-            Err(Status::Failed) if world.is_gone(self.process) => false,
+            Err(_) if world.is_gone(self.process) => false,
             Err(status) => panic!("a send was refused: {status:?}"),
         }
     }

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Real processes under load whose group changes: killed, stopped and continued, leaving, joining.
+//!
+//! Each member writes down every view and every message that it delivers; an independent checker
+//! (`cluster/check.rs`) compares what they wrote.
+
+#[path = "cluster/check.rs"]
+mod check;
+#[path = "cluster/member.rs"]
+mod member;
+mod support;
+
+use check::Check;
+use member::{Cluster, member};
+use support::Process;
+
+fn main() {
+    support::main(
+        &[
+            ("one_by_one", one_by_one),
+            ("three_at_once", three_at_once),
+            ("a_member_killed_at_rest", a_member_killed_at_rest),
+        ],
+        &[("member", member)],
+    );
+}
+
+/// Five members killed one by one: views of 4, 3 and 2 go on, the last one stops.
+fn one_by_one() -> String {
+    let mut text = String::new();
+    for idle in ["yield", "park"] {
+        let mut cluster = Cluster::start("onebyone", 5, idle);
+        for left in (2..5).rev() {
+            cluster.delivers();
+            cluster.kill(0);
+            cluster.views(left);
+        }
+        cluster.delivers();
+        cluster.kill(0);
+        let last = cluster.stops("Partitioned");
+        assert_eq!(last, 1, "who is alone is in a minority");
+        text.push_str(&format!("{idle}: {}\n", Check::of(&cluster).run()));
+    }
+    text
+}
+
+/// Three of five killed at once: the other two are a minority.
+fn three_at_once() -> String {
+    let mut cluster = Cluster::start("atonce", 5, "park");
+    cluster.delivers();
+    cluster.members[1..4].iter_mut().for_each(|one| one.process.kill());
+    cluster.members.drain(1..4).for_each(drop::<member::One>);
+    assert_eq!(cluster.stops("Partitioned"), 2);
+    Check::of(&cluster).run()
+}
+
+/// Nobody sends anything when it happens; afterwards all goes on.
+fn a_member_killed_at_rest() -> String {
+    let mut cluster = Cluster::start("atrest", 3, "park");
+    cluster.delivers();
+    cluster.rest();
+    cluster.kill(1);
+    cluster.views(2);
+    cluster.members.iter_mut().for_each(|one| Process::say(&mut one.process, "go"));
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From one view to the next: memory for it, shown and seen in time, and the member put together
+//! anew.
+//!
+//! An engine is one view. While it runs, memory for the next one is made when there is nothing else
+//! to do, and shown to the others, at the latest when the view is frozen. Its `Install` says who
+//! follows; then this member is *building*, until it has the memory of all of them. Turns go on
+//! meanwhile: they look at connections, and deliver nothing.
+//!
+//! I1  A member enters a view only after it has shown its memory of it to all other members.
+//! I2  For one whose connection has ended before it showed anything, zeros stand in: what a member
+//!     shows that died before its first word. The new engine is told of it at once.
+//! I3  What lanes keep is sent again before anything new in them.
+
+use super::assembly::{Assembly, assemble, prologue};
+use super::policy::{Policy, seat_of};
+use super::sender::{SharedLane, lock};
+use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
+use crate::error::{Error, Fault, Suspicion};
+use crate::fabric::{Exchange, Memory, Shown, Sizes};
+use crate::group::Engine;
+use crate::group::membership::roster::{Member, Roster};
+use crate::group::membership::{Install, Options, Timings};
+use crate::group::view::View;
+use crate::mem::Region;
+use crate::sst::layout::Layout;
+use std::sync::Arc;
+
+/// A member, as the application sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberInfo {
+    /// Chosen anew by every process that opens the group.
+    pub incarnation: u64,
+    /// Its name on this host is `squall/GROUP/SEAT`.
+    pub seat: u16,
+}
+
+/// A view, as the application sees it. By rank, where nothing else is said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ViewInfo {
+    /// The view's number; the first is 1.
+    pub epoch: u64,
+    /// My rank.
+    pub rank: u16,
+    pub members: Vec<MemberInfo>,
+    /// Ranks that were not in the view before.
+    pub joined: Vec<u16>,
+    /// Who was in the view before, and why it is no more.
+    pub left: Vec<(MemberInfo, Fault)>,
+    /// By subgroup: members, and those that send.
+    pub subgroups: Vec<(Vec<u16>, Vec<u16>)>,
+}
+
+/// A lane of mine, over all views.
+pub struct LaneEnd {
+    pub subgroup: u16,
+    pub lane: u16,
+    pub shared: SharedLane,
+}
+
+/// The last view change, as this member went through it.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub timings: Timings,
+    /// When the engine of the old view was over, and that of the new one there.
+    pub installed: Nanos,
+    pub built: Nanos,
+}
+
+/// What a member needs beyond one view.
+pub struct Views {
+    policy: Policy,
+    options: Options,
+    suspect_after_ns: u64,
+    roster: Roster,
+    /// By rank; mine: `None`.
+    peers: Vec<Option<Peer>>,
+    /// Memory of the next epoch is made, and shown to whom I do not suspect.
+    pub ready: bool,
+    building: Option<Building>,
+    /// The view that the application has not been told of.
+    pub untold: Option<ViewInfo>,
+    pub lanes: Vec<LaneEnd>,
+    /// Some of them have something to send again.
+    pub resends: bool,
+    /// Why somebody became suspect in this view.
+    faults: Vec<Suspicion>,
+    pub changes: u64,
+    pub last: Changed,
+}
+
+struct Building {
+    install: Install,
+    view: View,
+    layout: Arc<Layout>,
+    /// By rank.
+    memories: Vec<Option<Memory>>,
+    peers: Vec<Option<Peer>>,
+    /// Zeros stand in for these.
+    never: Vec<Suspicion>,
+    since: Nanos,
+    timings: Timings,
+}
+
+impl Views {
+    /// The first view.
+    pub fn new(
+        policy: Policy,
+        roster: Roster,
+        lanes: Vec<LaneEnd>,
+        suspect_after_ns: u64,
+        exchange: &dyn Exchange,
+    ) -> Views {
+        let view = policy.view(&roster);
+        let joined = (0..roster.len() as u16).collect();
+        let untold = Some(info_of(&roster, &view, joined, Vec::new()));
+        Views {
+            peers: peers_of(&roster, exchange),
+            policy,
+            options: Options::default(),
+            suspect_after_ns,
+            roster,
+            ready: false,
+            building: None,
+            untold,
+            lanes,
+            resends: false,
+            faults: Vec::new(),
+            changes: 0,
+            last: Changed::default(),
+        }
+    }
+
+    /// The connection of a rank.
+    pub fn peer(&self, rank: Rank) -> Option<Peer> {
+        self.peers[rank.index()]
+    }
+
+    pub fn is_building(&self) -> bool {
+        self.building.is_some()
+    }
+
+    pub fn member(&self, rank: Rank) -> Member {
+        self.roster.members[rank.index()]
+    }
+
+    pub fn note(&mut self, suspicions: &[Suspicion]) {
+        self.faults.extend(suspicions);
+    }
+
+    /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
+    /// no next view for this member; the error says what is missing.
+    pub fn prepare(&mut self, suspects: Members, exchange: &mut dyn Exchange) -> Result<(), Error> {
+        self.ready = true;
+        let next = Epoch(self.roster.epoch.0 + 1);
+        let incarnation = self.member(self.roster.me).incarnation;
+        prologue(&exchange.own(next)?.block, next, incarnation);
+        for rank in self.roster.all().without(suspects).iter() {
+            if let Some(peer) = self.peers[rank.index()] {
+                let rings = self.policy.rings_for(seat_of(&self.roster, rank));
+                exchange.show(next, peer, &rings);
+            }
+        }
+        Ok(())
+    }
+
+    /// The old view is over, and this one follows.
+    pub fn begin(
+        &mut self,
+        install: Install,
+        timings: Timings,
+        now: Nanos,
+        exchange: &mut dyn Exchange,
+    ) -> Result<(), Error> {
+        let roster = &install.roster;
+        let peers = peers_of(roster, exchange);
+        let own = exchange.own(roster.epoch)?;
+        for (rank, peer) in (0..).map(Rank).zip(&peers) {
+            if let Some(peer) = peer {
+                exchange.show(roster.epoch, *peer, &self.policy.rings_for(seat_of(roster, rank)));
+            }
+        }
+        let view = self.policy.view(roster);
+        let layout = Arc::new(view.layout());
+        let mut memories = vec![None; roster.len()];
+        memories[roster.me.index()] = Some(own);
+        let never = Vec::new();
+        self.building =
+            Some(Building { install, view, layout, memories, peers, never, since: now, timings });
+        Ok(())
+    }
+
+    /// Takes what the others have shown; whether that is everything.
+    pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> bool {
+        let Some(building) = &mut self.building else { return false };
+        let roster = &building.install.roster;
+        let waited = now.0.saturating_sub(building.since.0);
+        let mut whole = true;
+        for (rank, place) in (0..).map(Rank).zip(&mut building.memories) {
+            if place.is_some() {
+                continue;
+            }
+            let sizes = self.policy.shown(seat_of(roster, rank), seat_of(roster, roster.me));
+            let peer = building.peers[rank.index()];
+            let shown = peer.map(|peer| exchange.shown(peer, roster.epoch, &sizes));
+            let suspect = building.install.carry.suspects.contains(rank);
+            let fault = match shown.unwrap_or(Shown::Never) {
+                Shown::Memory(memory) => {
+                    *place = Some(memory);
+                    continue;
+                }
+                Shown::Never => Fault::Lost { also: Members::NONE },
+                Shown::Waits if suspect => Fault::Lost { also: Members::NONE },
+                Shown::Waits if waited > self.suspect_after_ns => {
+                    Fault::Silent { for_ns: Nanos(waited) }
+                }
+                Shown::Waits => {
+                    whole = false;
+                    continue;
+                }
+            };
+            *place = Some(zeros(&sizes)); // I2
+            building.never.push(Suspicion { rank, fault });
+        }
+        whole
+    }
+
+    /// Puts the member together in the view that `gather` has everything of. `old`: the engine of
+    /// the view before, for what its lanes keep.
+    pub fn enter(
+        &mut self,
+        now: Nanos,
+        old: &mut Engine,
+        fabric: &mut dyn crate::fabric::Fabric,
+    ) -> Assembly {
+        let Building { install, view, layout, memories, peers, never, timings, since } =
+            self.building.take().expect("building");
+        let memories: Vec<Memory> = memories.into_iter().flatten().collect();
+        let blocks: Vec<Arc<Region>> = memories.iter().map(|memory| memory.block.clone()).collect();
+        let Install { roster, carry, joined, gone } = install;
+        let left = gone.iter().map(|rank| self.departed(rank)).collect();
+        let joined = joined.iter().map(|rank| rank.0).collect();
+        self.untold = Some(info_of(&roster, &view, joined, left));
+        let exchange = fabric.exchange().expect("views change");
+        exchange.enter(roster.epoch, roster.me, &peers, &blocks);
+        let options = Options { posting: Posting::All, ..self.options };
+        let evolving = Some((roster.clone(), carry, options));
+        let posting = fabric.posting();
+        let mut assembly = assemble(view, &layout, &memories, posting, evolving);
+        never.into_iter().for_each(|suspicion| assembly.engine.report(suspicion));
+        self.renew(old, &mut assembly);
+        (self.roster, self.peers, self.ready) = (roster, peers, false);
+        self.faults.clear();
+        self.changes += 1;
+        self.last = Changed { timings, installed: since, built: now };
+        assembly
+    }
+
+    /// Gives the lanes their ends in the new view (I3).
+    fn renew(&mut self, old: &mut Engine, assembly: &mut Assembly) {
+        let mut made = std::mem::take(&mut assembly.made);
+        for at in 0..old.multicasts().len() {
+            let subgroup = old.multicast(at).subgroup as u16;
+            for lane in 0..old.multicast(at).lanes.len() {
+                let mut ends = self.lanes.iter();
+                let end = ends.find(|end| (end.subgroup, end.lane) == (subgroup, lane as u16));
+                let its = made
+                    .iter()
+                    .position(|made| (made.subgroup, made.lane) == (subgroup, lane as u16));
+                let (end, its) = end.zip(its).expect("whoever sent in a view sends in the next");
+                let mut shared = lock(&end.shared);
+                let kept = old.keep(at, lane);
+                shared.renew(made.swap_remove(its).producer, kept);
+            }
+        }
+        assert!(made.is_empty(), "roles do not change");
+        self.resend();
+    }
+
+    /// Sends again what lanes keep, as far as there is room.
+    pub fn resend(&mut self) {
+        let left = self.lanes.iter().filter(|end| !lock(&end.shared).resend()).count();
+        self.resends = left > 0;
+    }
+
+    /// A member of the old view that is not in the next, and why.
+    fn departed(&self, rank: Rank) -> (MemberInfo, Fault) {
+        let fault = self.faults.iter().find(|suspicion| suspicion.rank == rank);
+        let left = Fault::Left { also: Members::NONE };
+        (member_info(&self.roster, rank), fault.map_or(left, |suspicion| suspicion.fault))
+    }
+}
+
+fn peers_of(roster: &Roster, exchange: &dyn Exchange) -> Vec<Option<Peer>> {
+    let peer = |(member, rank): (&Member, u16)| {
+        if Rank(rank) == roster.me { None } else { exchange.peer(member.incarnation) }
+    };
+    roster.members.iter().zip(0..).map(peer).collect()
+}
+
+/// What a member shows that died before its first word (I2).
+fn zeros(sizes: &Sizes) -> Memory {
+    let region = |bytes: usize| Arc::new(Region::heap(bytes));
+    Memory {
+        block: region(sizes.block),
+        rings: sizes.rings.iter().map(|bytes| bytes.map(region)).collect(),
+    }
+}
+
+fn member_info(roster: &Roster, rank: Rank) -> MemberInfo {
+    let member = roster.members[rank.index()];
+    MemberInfo { incarnation: member.incarnation, seat: seat_of(roster, rank) }
+}
+
+fn info_of(
+    roster: &Roster,
+    view: &View,
+    joined: Vec<u16>,
+    left: Vec<(MemberInfo, Fault)>,
+) -> ViewInfo {
+    let members = (0..roster.len() as u16).map(|rank| member_info(roster, Rank(rank)));
+    let subgroups = view.subgroups.iter().map(|subgroup| {
+        let mut senders: Vec<u16> = subgroup.senders.iter().map(|sender| sender.rank.0).collect();
+        senders.dedup();
+        (subgroup.members.iter().map(|rank| rank.0).collect(), senders)
+    });
+    ViewInfo {
+        epoch: roster.epoch.0,
+        rank: roster.me.0,
+        members: members.collect(),
+        joined,
+        left,
+        subgroups: subgroups.collect(),
+    }
+}
