@@ -201,6 +201,23 @@ typedef enum squall_status {
    */
   SQUALL_FAILED = -53,
   /**
+   * The group goes on without this member: the others believed it failed. Close it, and open it
+   * anew to join again.
+   */
+  SQUALL_EXPELLED = -54,
+  /**
+   * This member stops: those that it can see are no majority of the group.
+   */
+  SQUALL_PARTITIONED = -55,
+  /**
+   * This member has left, as it asked to.
+   */
+  SQUALL_LEFT = -56,
+  /**
+   * This member stops: too many leaders failed in one view change.
+   */
+  SQUALL_EXHAUSTED = -57,
+  /**
    * A bug of ours was caught. The group is poisoned; only close is left.
    */
   SQUALL_PANIC = -90,
