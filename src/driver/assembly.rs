@@ -25,19 +25,13 @@ use std::sync::Arc;
 /// A ring's first part, where small messages stay while there is room (half of a usual L2).
 const HOT_BYTES: u64 = 512 << 10;
 
-/// A producer of mine and whose it is: subgroup and lane.
-pub struct Made {
-    pub subgroup: u16,
-    pub lane: u16,
-    pub producer: Producer,
-}
-
 /// A member in a view.
 pub struct Assembly {
     pub engine: Engine,
     pub table: Table,
     pub inboxes: Vec<Inbox>,
-    pub made: Vec<Made>,
+    /// Producers of mine, by subgroup and lane.
+    pub made: Vec<(u16, u16, Producer)>,
 }
 
 /// Puts a member together. `memories`: by rank, mine among them. `evolving`: what a view that others
@@ -76,7 +70,7 @@ pub fn assemble(
             let mut producer = Producer::new(ring, cells, gate, &subgroup.shape, HOT_BYTES);
             producer.store(stores);
             producer.defer_fences(can_order_all_threads());
-            made.push(Made { subgroup: at as u16, lane: sender.lane, producer });
+            made.push((at as u16, sender.lane, producer));
         }
         takers.push(mine);
     }

@@ -10,6 +10,7 @@ use crate::base::{Events, Members};
 use crate::error::{Error, Fault};
 use crate::group::State;
 use crate::log_sink::{Level, say};
+use crate::sst::kept::Kept;
 
 impl Driver {
     /// Before the engine's poll. True: that was the turn, the engine is not to be polled.
@@ -38,14 +39,39 @@ impl Driver {
         if !views.gather(now, exchange) {
             return;
         }
-        let assembly = views.enter(now, &mut self.engine, &mut *self.fabric);
-        // Senders that were refused may go on, and hear of it as of room.
+        let mut assembly = views.enter(now, &mut *self.fabric);
+        let kept = self.keep();
+        let Driver { lanes, application, .. } = self;
+        let made = std::mem::take(&mut assembly.made);
+        if let Some(view) = views.untold.take() {
+            application.view(&view);
+        }
+        lanes.install(kept, made, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
         self.inboxes = assembly.inboxes;
         self.work.clear();
         self.events = Events::default();
         self.fabric.poll(true, &mut self.events);
+    }
+
+    /// What my lanes have in the old view and must send again.
+    fn keep(&mut self) -> Vec<(u16, u16, Kept)> {
+        let mut kept = Vec::new();
+        for at in 0..self.engine.multicasts().len() {
+            let multicast = self.engine.multicast(at);
+            let (subgroup, lanes) = (multicast.subgroup as u16, multicast.lanes.len());
+            for lane in 0..lanes {
+                kept.push((subgroup, lane as u16, self.engine.keep(at, lane)));
+            }
+        }
+        kept
+    }
+
+    /// Sends again what has room now.
+    fn pump(&mut self) {
+        let Driver { lanes, application, .. } = self;
+        lanes.pump(&mut |message| application.dropped(&message));
     }
 
     /// Suspects have heard their last word: their connections are closed.
@@ -68,12 +94,12 @@ impl Driver {
 
     /// After the posts of a turn: memory for the next view, in time, and the next view.
     pub(super) fn after_turn(&mut self) {
+        if self.lanes.has_left() {
+            self.pump();
+        }
         let (Some(membership), Some(views)) = (self.engine.membership(), &mut self.views) else {
             return;
         };
-        if views.resends {
-            views.resend();
-        }
         let over = matches!(self.engine.state(), State::Stopped(..));
         if !membership.is_wedged() || over {
             return;
@@ -118,9 +144,7 @@ impl Driver {
         if quiet {
             self.prepare();
         }
-        if let Some(views) = self.views.as_mut().filter(|views| views.resends) {
-            views.resend();
-        }
+        self.pump();
     }
 
     fn prepare(&mut self) {

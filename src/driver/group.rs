@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A group as a Rust program uses it; the C door is a thin layer over this.
 
-use super::assembly::{Assembly, Made, assemble, prologue};
+use super::assembly::{Assembly, assemble, prologue};
 use super::config::{Changes, Config, Idle};
 use super::idle::{Pace, pin};
+use super::lane::Lanes;
+pub use super::lane::Sender;
 use super::policy::Policy;
 use super::rendezvous::{self, Met};
-use super::sender::Lane;
 use super::stats::{self, Page, Snapshot};
-use super::views::{LaneEnd, Views};
-use super::{Application, Driver, Turn};
+use super::views::Views;
+use super::{Application, Driver, Seen, Turn};
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::shm::exchange::OwnMemory;
@@ -28,12 +29,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use super::sender::Sender;
-
 /// An open group, polled by the thread that holds it.
 pub struct Group {
     driver: Driver,
-    senders: Vec<(u16, u16, Option<Sender>)>,
     bell: Option<OwnBell>,
     stats: Arc<Region>,
     idle: Idle,
@@ -81,8 +79,7 @@ impl Group {
     /// Takes a lane of mine: for the thread that will send in it. `None`: not a sender there, no
     /// such lane, or taken already.
     pub fn sender(&mut self, subgroup: u16, lane: u16) -> Option<Sender> {
-        let mut all = self.senders.iter_mut();
-        all.find(|(of, at, _)| (*of, *at) == (subgroup, lane))?.2.take()
+        self.driver.lanes.sender(subgroup, lane)
     }
 
     /// One turn in this thread; delivers at most `limit` messages. Never blocks.
@@ -323,34 +320,24 @@ impl Opening<'_> {
         });
         let posting = fabric.posting();
         let subgroups = self.view.subgroups.iter().filter(|subgroup| subgroup.has(me)).count();
-        let assembly = assemble(self.view, &self.layout, &memories, posting, first);
-        let (mut senders, mut lanes) = (Vec::new(), Vec::new());
-        for Made { subgroup, lane, producer } in assembly.made {
-            let sender = if views {
-                let shared = Arc::new(Mutex::new(Lane::new(producer)));
-                lanes.push(LaneEnd { subgroup, lane, shared: shared.clone() });
-                Sender::shared(shared, bell.clone())
-            } else {
-                Sender::own(producer, bell.clone())
-            };
-            senders.push((subgroup, lane, Some(sender)));
-        }
+        let mut assembly = assemble(self.view, &self.layout, &memories, posting, first);
+        let mut lanes = Lanes::new(bell.clone());
+        lanes.install(Vec::new(), std::mem::take(&mut assembly.made), &mut |_| ());
         let most = if views { MEMBERS_MAX } else { members };
         let page = Page::new(stats.clone(), me.0, most, subgroups);
         let exchange = fabric.exchange();
         let views = exchange.zip(roster).map(|(exchange, roster)| {
-            let suspect_after_ns = SUSPECT_AFTER_NS;
-            Box::new(Views::new(self.policy, roster, lanes, suspect_after_ns, exchange))
+            Box::new(Views::new(self.policy, roster, SUSPECT_AFTER_NS, exchange))
         });
         let mut every = self.config.liveness_every_ns;
         if views.is_some() {
             every = every.min(LIVENESS_EVERY_NS);
         }
         let Assembly { engine, table, inboxes, .. } = assembly;
-        let fabric = Box::new(fabric);
-        let driver = Driver::new(engine, table, inboxes, fabric, application, page, every, views);
+        let view = Seen { engine, table, inboxes };
+        let driver = Driver::new(view, Box::new(fabric), application, page, lanes, every, views);
         let (idle, rank) = (self.config.idle, me.0);
-        Ok(Group { driver, senders, bell, stats, idle, rank, members: members as u16 })
+        Ok(Group { driver, bell, stats, idle, rank, members: members as u16 })
     }
 }
 

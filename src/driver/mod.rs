@@ -12,9 +12,9 @@ mod change;
 pub mod config;
 pub mod group;
 pub mod idle;
+pub mod lane;
 mod policy;
 pub mod rendezvous;
-pub mod sender;
 pub mod stats;
 pub mod views;
 
@@ -27,6 +27,7 @@ use crate::log_sink::Level;
 use crate::mem::{Batch, Message};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
+use lane::{Dropped, Lanes};
 use stats::{Counters, Delivered, Page};
 use views::{ViewInfo, Views};
 
@@ -42,6 +43,11 @@ pub trait Application: Send {
     /// members may change; then for the first view, too.
     fn view(&mut self, view: &ViewInfo) {
         let _ = view;
+    }
+    /// A message of mine was accepted and can be sent in no view any more: it has no such role there.
+    /// Called between two views.
+    fn dropped(&mut self, message: &Dropped) {
+        let _ = message;
     }
     /// The group has stopped; nothing is delivered any more. Called once.
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
@@ -63,6 +69,14 @@ pub struct Turn {
     pub busy: bool,
 }
 
+/// A member in one view.
+struct Seen {
+    engine: Engine,
+    table: Table,
+    /// By subgroup of mine, as the engine counts them.
+    inboxes: Vec<Inbox>,
+}
+
 pub struct Driver {
     engine: Engine,
     table: Table,
@@ -78,6 +92,7 @@ pub struct Driver {
     liveness_every_ns: u64,
     until_tick: u32,
     armed: bool,
+    lanes: Lanes,
     /// Why the group has stopped, if it has.
     stopped: Option<Status>,
     /// `None`: the view is fixed.
@@ -92,16 +107,16 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(
-        engine: Engine,
-        table: Table,
-        inboxes: Vec<Inbox>,
+    fn new(
+        view: Seen,
         fabric: Box<dyn Fabric>,
         application: Box<dyn Application>,
         page: Page,
+        lanes: Lanes,
         liveness_every_ns: u64,
         views: Option<Box<Views>>,
     ) -> Driver {
+        let Seen { engine, table, inboxes } = view;
         let delivered = vec![Delivered::default(); inboxes.len()];
         let now = clock();
         Driver {
@@ -118,6 +133,7 @@ impl Driver {
             liveness_every_ns,
             until_tick: 0,
             armed: false,
+            lanes,
             stopped: None,
             changing: views.is_some(),
             views,
@@ -244,6 +260,7 @@ impl Driver {
             return;
         }
         self.stopped = Some(status);
+        self.lanes.stop(status);
         if self.views.is_some() {
             let level = if status == Status::Left { Level::Notice } else { Level::Error };
             crate::log_sink::say(level, status.text());
@@ -266,6 +283,11 @@ impl Driver {
         self.armed = true;
         if self.changing {
             return self.arm_changing();
+        }
+        if self.views.is_some() && self.lanes.has_work() {
+            self.armed = false;
+            self.fabric.disarm();
+            return false;
         }
         if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
             self.armed = false;

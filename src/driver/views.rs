@@ -10,15 +10,13 @@
 //! I1  A member enters a view only after it has shown its memory of it to all other members.
 //! I2  For one whose connection has ended before it showed anything, zeros stand in: what a member
 //!     shows that died before its first word. The new engine is told of it at once.
-//! I3  What lanes keep is sent again before anything new in them.
+//! I3  What lanes keep is sent again before anything new in them (`lane`).
 
 use super::assembly::{Assembly, assemble, prologue};
 use super::policy::{Policy, seat_of};
-use super::sender::{SharedLane, lock};
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
 use crate::error::{Error, Fault, Suspicion};
 use crate::fabric::{Exchange, Memory, Shown, Sizes};
-use crate::group::Engine;
 use crate::group::membership::roster::{Member, Roster};
 use crate::group::membership::{Install, Options, Timings};
 use crate::group::view::View;
@@ -51,13 +49,6 @@ pub struct ViewInfo {
     pub subgroups: Vec<(Vec<u16>, Vec<u16>)>,
 }
 
-/// A lane of mine, over all views.
-pub struct LaneEnd {
-    pub subgroup: u16,
-    pub lane: u16,
-    pub shared: SharedLane,
-}
-
 /// The last view change, as this member went through it.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Changed {
@@ -80,9 +71,6 @@ pub struct Views {
     building: Option<Building>,
     /// The view that the application has not been told of.
     pub untold: Option<ViewInfo>,
-    pub lanes: Vec<LaneEnd>,
-    /// Some of them have something to send again.
-    pub resends: bool,
     /// Why somebody became suspect in this view.
     faults: Vec<Suspicion>,
     pub changes: u64,
@@ -107,7 +95,6 @@ impl Views {
     pub fn new(
         policy: Policy,
         roster: Roster,
-        lanes: Vec<LaneEnd>,
         suspect_after_ns: u64,
         exchange: &dyn Exchange,
     ) -> Views {
@@ -123,8 +110,6 @@ impl Views {
             ready: false,
             building: None,
             untold,
-            lanes,
-            resends: false,
             faults: Vec::new(),
             changes: 0,
             last: Changed::default(),
@@ -225,14 +210,9 @@ impl Views {
         whole
     }
 
-    /// Puts the member together in the view that `gather` has everything of. `old`: the engine of
-    /// the view before, for what its lanes keep.
-    pub fn enter(
-        &mut self,
-        now: Nanos,
-        old: &mut Engine,
-        fabric: &mut dyn crate::fabric::Fabric,
-    ) -> Assembly {
+    /// Puts the member together in the view that `gather` has everything of.
+
+    pub fn enter(&mut self, now: Nanos, fabric: &mut dyn crate::fabric::Fabric) -> Assembly {
         let Building { install, view, layout, memories, peers, never, timings, since } =
             self.building.take().expect("building");
         let memories: Vec<Memory> = memories.into_iter().flatten().collect();
@@ -248,39 +228,11 @@ impl Views {
         let posting = fabric.posting();
         let mut assembly = assemble(view, &layout, &memories, posting, evolving);
         never.into_iter().for_each(|suspicion| assembly.engine.report(suspicion));
-        self.renew(old, &mut assembly);
         (self.roster, self.peers, self.ready) = (roster, peers, false);
         self.faults.clear();
         self.changes += 1;
         self.last = Changed { timings, installed: since, built: now };
         assembly
-    }
-
-    /// Gives the lanes their ends in the new view (I3).
-    fn renew(&mut self, old: &mut Engine, assembly: &mut Assembly) {
-        let mut made = std::mem::take(&mut assembly.made);
-        for at in 0..old.multicasts().len() {
-            let subgroup = old.multicast(at).subgroup as u16;
-            for lane in 0..old.multicast(at).lanes.len() {
-                let mut ends = self.lanes.iter();
-                let end = ends.find(|end| (end.subgroup, end.lane) == (subgroup, lane as u16));
-                let its = made
-                    .iter()
-                    .position(|made| (made.subgroup, made.lane) == (subgroup, lane as u16));
-                let (end, its) = end.zip(its).expect("whoever sent in a view sends in the next");
-                let mut shared = lock(&end.shared);
-                let kept = old.keep(at, lane);
-                shared.renew(made.swap_remove(its).producer, kept);
-            }
-        }
-        assert!(made.is_empty(), "roles do not change");
-        self.resend();
-    }
-
-    /// Sends again what lanes keep, as far as there is room.
-    pub fn resend(&mut self) {
-        let left = self.lanes.iter().filter(|end| !lock(&end.shared).resend()).count();
-        self.resends = left > 0;
     }
 
     /// A member of the old view that is not in the next, and why.

@@ -13,6 +13,7 @@
 
 use super::Hook;
 use super::frontier;
+use super::kept::Kept;
 use super::layout::{Mode, Shape};
 use super::ring::{LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
 use super::stores::Stores;
@@ -135,6 +136,24 @@ impl Producer {
             loose: false,
             sent: 0,
         }
+    }
+
+    /// A ring that takes nothing, for a lane that has no other: every send answers `Again`.
+    pub fn nowhere() -> (Producer, Kept) {
+        let shape = Shape {
+            senders: 1,
+            lanes: 1,
+            mode: Mode::Received,
+            window: 1,
+            message_bytes_max: u32::MAX,
+            ring_bytes: SLOT_ALIGN,
+        };
+        let ring = Ring::new(Arc::new(Region::heap(shape.lane().bytes as usize)), 0, &shape);
+        let cells = LaneCells::new();
+        cells.stop(Status::Again);
+        let gate = Gate { rows: Vec::new(), mode: shape.mode, sender: 0, senders: 1, hook: None };
+        let kept = Kept::new(ring.clone(), cells.clone(), 0, 0, 0);
+        (Producer::new(ring, cells, gate, &shape, 1), kept)
     }
 
     /// Writes payloads as `stores` says; without this, with plain stores. A ring that hardly holds two
@@ -314,6 +333,26 @@ impl Producer {
         Ok(())
     }
 
+    /// The first `len` bytes of what is reserved, to be sent elsewhere; it stays reserved.
+    pub fn reserved(&self, len: u32) -> Result<&[u8], Status> {
+        let slot = self.reserved.ok_or(Status::NotReserved)?;
+        if len > slot.len {
+            return Err(Status::TooLong);
+        }
+        Ok(self.ring.payload(slot.at, len).expect("a slot of mine"))
+    }
+
+    #[inline(always)]
+    pub fn has_reserved(&self) -> bool {
+        self.reserved.is_some()
+    }
+
+    /// Why nothing can be sent in this ring any more, as far as this thread knows yet.
+    #[inline(always)]
+    pub fn stopped(&self) -> Option<Status> {
+        self.cells.stopped()
+    }
+
     /// Messages sent so far: the next ordinal.
     pub fn ordinal(&self) -> u64 {
         self.filled
@@ -350,9 +389,8 @@ impl Producer {
         if self.reserved.is_some() {
             return Err(Status::NotReserved);
         }
-        let stopped = self.cells.stopped.own();
-        if stopped != 0 {
-            return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
+        if let Some(status) = self.cells.stopped() {
+            return Err(status);
         }
         // Here and not later: this may change the kind of stores, and what is claimed for one kind is
         // written and fenced as that kind wants it.

@@ -9,6 +9,7 @@
 //!
 //! Cost: four own stores per take-up, however many messages it is.
 
+use super::kept::Kept;
 use super::layout::{LaneLayout, Shape};
 use crate::base::{Count, Epoch};
 use crate::error::Status;
@@ -296,6 +297,39 @@ impl LaneCells {
     }
 }
 
+impl LaneCells {
+    /// How many slots are published, all their bytes behind us; of the loose ones `noted` have been
+    /// fenced. `// W`
+    #[inline(always)]
+    pub(super) fn published(&self, noted: &mut u64) -> u64 {
+        let Filled { fenced, loose, by } = &*self.filled;
+        let (fenced, loose) = (fenced.observe().max(*noted), loose.observe());
+        if loose > fenced {
+            if by.own() == this_thread() {
+                stream_fence();
+            } else {
+                // Another thread polls than before, while that one sends: it stored before it
+                // counted, and the barrier runs after I saw the count.
+                order_all_threads();
+            }
+            *noted = loose;
+        }
+        fenced.max(loose)
+    }
+
+    /// Why nothing can be sent in this ring any more.
+    #[inline(always)]
+    pub(super) fn stopped(&self) -> Option<Status> {
+        let stopped = self.stopped.own();
+        (stopped != 0).then(|| Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed))
+    }
+
+    /// From now on every send answers `status`.
+    pub(super) fn stop(&self, status: Status) {
+        self.stopped.publish((status as i32).unsigned_abs().into());
+    }
+}
+
 /// The turn thread's end of a lane: what has been taken up.
 pub struct Taker {
     pub ring: Ring,
@@ -325,19 +359,13 @@ impl Taker {
     /// How many there are, all their bytes behind us. `// W`
     #[inline(always)]
     pub fn waiting(&mut self) -> u64 {
-        let Filled { fenced, loose, by } = &*self.cells.filled;
-        let (fenced, loose) = (fenced.observe().max(self.fenced), loose.observe());
-        if loose > fenced {
-            if by.own() == this_thread() {
-                stream_fence();
-            } else {
-                // Another thread polls than before, while that one sends: it stored before it
-                // counted, and the barrier runs after I saw the count.
-                order_all_threads();
-            }
-            self.fenced = loose;
-        }
-        fenced.max(loose) - self.slots
+        self.cells.published(&mut self.fenced) - self.slots
+    }
+
+    /// What is published and not before slot `from`: to be sent again in another ring.
+    pub fn keep(&mut self, from: u64) -> Kept {
+        let upto = self.slots + self.waiting();
+        Kept::new(self.ring.clone(), self.cells.clone(), self.fenced, from, upto)
     }
 
     /// Gives the next `count` slots, at least one, the indices from `next` on.
@@ -378,6 +406,6 @@ impl Taker {
 
     /// From now on every send answers `status`.
     pub fn stop(&self, status: Status) {
-        self.cells.stopped.publish((status as i32).unsigned_abs().into());
+        self.cells.stop(status);
     }
 }

@@ -114,9 +114,7 @@ impl Multicast {
     /// sent.
     pub fn keep(&mut self, lane: usize) -> Kept {
         let from = self.first_kept(lane);
-        let taker = &mut self.lanes[lane].taker;
-        let upto = taker.slots + taker.waiting();
-        Kept::new(taker.ring.clone(), from, upto)
+        self.lanes[lane].taker.keep(from)
     }
 
     fn first_kept(&self, lane: usize) -> u64 {
