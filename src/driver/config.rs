@@ -3,6 +3,7 @@
 
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
+use crate::group::detector::lag::Lag;
 use crate::group::view::{Subgroup, View};
 use crate::limits::*;
 use crate::mem::region::Want;
@@ -49,6 +50,8 @@ pub struct SubgroupConfig {
     pub window_bytes: u64,
     /// Bytes of the largest message.
     pub message_bytes_max: u32,
+    /// What is done about a member that its senders wait for.
+    pub lag: Lag,
 }
 
 impl Default for SubgroupConfig {
@@ -61,6 +64,7 @@ impl Default for SubgroupConfig {
             window: 4096,
             window_bytes: 0,
             message_bytes_max: 1 << 20,
+            lag: Lag::Wait,
         }
     }
 }
@@ -84,6 +88,10 @@ pub struct Config {
     pub open_timeout: Duration,
     /// How often a busy turn looks at connections and visitors, in nanoseconds.
     pub liveness_every_ns: u64,
+    /// The time to suspicion, in nanoseconds: a member that shows no sign of life for so long is
+    /// suspected (`group::detector::beats`). The same at every member; 0: silence is never held
+    /// against anybody.
+    pub suspicion_ns: u64,
 }
 
 impl Config {
@@ -100,6 +108,7 @@ impl Config {
             huge: Want::No,
             open_timeout: Duration::from_secs(60),
             liveness_every_ns: 10_000_000,
+            suspicion_ns: SUSPICION_NS_DEFAULT,
         }
     }
 
@@ -132,6 +141,13 @@ impl Config {
                 self.subgroups.len()
             ));
         }
+        let span = SUSPICION_NS_MIN..=SUSPICION_NS_MAX;
+        if self.suspicion_ns != 0 && !span.contains(&self.suspicion_ns) {
+            return bad(format!(
+                "time to suspicion {} ns: 0 (never), or {SUSPICION_NS_MIN} to {SUSPICION_NS_MAX}",
+                self.suspicion_ns
+            ));
+        }
         let mut subgroups = Vec::new();
         for (at, subgroup) in self.subgroups.iter().enumerate() {
             let built = subgroup.build(self.members);
@@ -153,6 +169,8 @@ impl Config {
         if self.membership == Changes::Views {
             text.push_str("membership=views\n");
         }
+        // Who beats for a longer time than others have patience for would be suspected.
+        text.push_str(&format!("suspicion_ns={}\n", self.suspicion_ns));
         for (at, subgroup) in view.subgroups.iter().enumerate() {
             let shape = &subgroup.shape;
             let mut senders: Vec<Rank> =
@@ -196,6 +214,11 @@ impl SubgroupConfig {
         let largest = u64::from(self.message_bytes_max);
         if largest > MESSAGE_BYTES_MAX {
             return Err(format!("largest message {largest}: at most {MESSAGE_BYTES_MAX} bytes"));
+        }
+        if let Lag::Report { after_ns } | Lag::Evict { after_ns } = self.lag
+            && !(LAG_NS_MIN..=SUSPICION_NS_MAX).contains(&after_ns)
+        {
+            return Err(format!("lag after {after_ns} ns: {LAG_NS_MIN} to {SUSPICION_NS_MAX}"));
         }
         let least = ring_bytes_min(largest);
         let ring_bytes = match self.window_bytes {
@@ -253,6 +276,9 @@ mod tests {
         assert!(refused(|c| c.subgroups[0].lanes = 9).contains("9 lanes"));
         assert!(refused(|c| c.subgroups[0].members = vec![0, 0]).contains("twice"));
         assert!(refused(|c| c.subgroups[0].senders = Some(vec![7])).contains("sender 7"));
+        assert!(refused(|c| c.suspicion_ns = 1).contains("20000000 to 3600000000000"));
+        let lag = Lag::Evict { after_ns: 7 };
+        assert!(refused(|c| c.subgroups[0].lag = lag).contains("lag after 7 ns"));
         assert!(refused(|c| c.subgroups[0].window_bytes = 5000).contains("window_bytes 5000"));
     }
 

@@ -327,7 +327,7 @@ impl Opening<'_> {
         let page = Page::new(stats.clone(), me.0, most, subgroups);
         let exchange = fabric.exchange();
         let views = exchange.zip(roster).map(|(exchange, roster)| {
-            Box::new(Views::new(self.policy, roster, SUSPECT_AFTER_NS, exchange))
+            Box::new(Views::new(self.policy, roster, self.config.suspicion_ns, exchange))
         });
         let mut every = self.config.liveness_every_ns;
         if views.is_some() {
@@ -354,7 +354,6 @@ fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
 /// How often connections are looked at where views change, at the least: a peer's end is noticed by
 /// that if this member does not sleep.
 const LIVENESS_EVERY_NS: u64 = 100_000;
-const SUSPECT_AFTER_NS: u64 = 1_000_000_000;
 
 /// Too many threads are told like too little memory for one more: "try again".
 fn no_thread(cause: &std::io::Error) -> Error {

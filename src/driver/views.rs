@@ -196,7 +196,7 @@ impl Views {
                 }
                 Shown::Never => Fault::Lost { also: Members::NONE },
                 Shown::Waits if suspect => Fault::Lost { also: Members::NONE },
-                Shown::Waits if waited > self.suspect_after_ns => {
+                Shown::Waits if self.suspect_after_ns > 0 && waited > self.suspect_after_ns => {
                     Fault::Silent { for_ns: Nanos(waited) }
                 }
                 Shown::Waits => {

@@ -12,6 +12,7 @@
 //! Without a membership the view is fixed and a suspicion ends the group; with one (`evolve.rs`) it
 //! ends the view, and `Work::install` says what comes next.
 
+pub mod detector;
 mod evolve;
 pub mod membership;
 pub mod multicast;

@@ -303,9 +303,9 @@ impl Membership {
     /// What the detectors say; after a look, so that what has landed is not lost.
     fn hear(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
         for suspicion in suspicions {
-            // Who has passed on is silent here, and nobody has to wait for it.
+            // Who has passed on moves nothing here, and nobody has to wait for it.
             let passed = self.rows[suspicion.rank.index()].installed > self.roster.epoch;
-            if !(passed && matches!(suspicion.fault, Fault::Silent { .. })) {
+            if !(passed && matches!(suspicion.fault, Fault::Silent { .. } | Fault::Lag { .. })) {
                 self.suspect(suspicion.rank, suspicion.fault, decision);
             }
         }
