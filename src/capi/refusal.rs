@@ -135,6 +135,10 @@ pub fn sending(group: squall_group_t, subgroup: u32, status: Status, doing: Doin
         (Status::NotReserved, _) => {
             format!("nothing is reserved in lane {lane} of subgroup {at}: reserve first")
         }
+        (Status::NotSender, _) => format!(
+            "this member does not send in lane {lane} of subgroup {at} in the view at hand: wait for \
+             one in which it does"
+        ),
         _ => return over(open, status),
     };
     refuse(Error::new(status, detail))

@@ -174,4 +174,36 @@ mod loom_tests {
             assert!(stays_up || bell.observe() == 1, "asleep, and nobody rang");
         });
     }
+
+    /// Edge H: whoever takes the box has what was written before it was put.
+    fn hand_a_box_over() {
+        loom::model(|| {
+            let (place, word) =
+                (Arc::new(Exchange::new()), Arc::new(loom::cell::UnsafeCell::new(0)));
+            let theirs = place.clone();
+            let taker = thread::spawn(move || {
+                let taken: Option<Box<Arc<loom::cell::UnsafeCell<u32>>>> = theirs.take();
+                // SAFETY: loom reports a race if there is one.
+                taken.is_some_and(|word| word.with(|word| unsafe { *word }) == 1)
+            });
+            // SAFETY: as above.
+            word.with_mut(|word| unsafe { *word = 1 });
+            place.put(Box::new(word));
+            let taken = taker.join().unwrap();
+            assert_eq!(place.is_empty(), taken);
+            assert_eq!(place.take().is_none(), taken, "one of two gets it");
+        });
+    }
+
+    #[test]
+    fn loom_edge_h_hands_a_box_over() {
+        hand_a_box_over();
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_finds_an_exchange_without_release() {
+        crate::mutants::plant(Some("loom-h-relaxed"));
+        hand_a_box_over();
+    }
 }

@@ -394,3 +394,6 @@ fn note(bases: &mut Vec<(u64, u64)>, slot: u64, ordinal: u64) {
         bases.push((slot, base));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
