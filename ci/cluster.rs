@@ -20,6 +20,8 @@ fn main() {
             ("one_by_one", one_by_one),
             ("three_at_once", three_at_once),
             ("a_member_killed_at_rest", a_member_killed_at_rest),
+            ("one_leaves_after_the_other", one_leaves_after_the_other),
+            ("a_stopped_member_is_expelled", a_stopped_member_is_expelled),
         ],
         &[("member", member)],
     );
@@ -52,6 +54,47 @@ fn three_at_once() -> String {
     cluster.members.drain(1..4).for_each(drop::<member::One>);
     assert_eq!(cluster.stops("Partitioned"), 2);
     Check::of(&cluster).run()
+}
+
+/// Members leave while the others send; whoever leaves has everything that it sent delivered.
+fn one_leaves_after_the_other() -> String {
+    let mut cluster = Cluster::start("leaves", 4, "park");
+    for left in (1..4).rev() {
+        cluster.delivers();
+        let mut one = cluster.take(left % 2);
+        one.process.say(if left == 2 { "close" } else { "leave" });
+        let lines = one.process.end_well();
+        let over = lines.iter().any(|line| line == "over Left");
+        assert!(over || left == 2, "{lines:?}");
+        cluster.views(left);
+    }
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// SIGSTOP is noticed within the time to suspicion; what wakes up later stops at once and says why.
+fn a_stopped_member_is_expelled() -> String {
+    use rustix::process::Signal;
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut cluster = Cluster::start("stopped", 3, idle);
+        cluster.delivers();
+        let one = cluster.take(1);
+        let start = std::time::Instant::now();
+        one.process.signal(Signal::STOP);
+        cluster.views(2);
+        let noticed = start.elapsed();
+        cluster.delivers();
+        cluster.rest();
+        one.process.signal(Signal::CONT);
+        let lines = one.process.end_well();
+        assert!(lines.iter().any(|line| line == "over Expelled"), "{lines:?}");
+        let checked = Check::of(&cluster).run();
+        text.push_str(&format!("{idle}: noticed after {noticed:.1?}; {checked}\n"));
+        cluster.leave_all();
+    }
+    text
 }
 
 /// Nobody sends anything when it happens; afterwards all goes on.

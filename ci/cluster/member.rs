@@ -130,6 +130,7 @@ pub fn member(arguments: &Arguments) {
                 "go" => GO,
                 "rest" => REST,
                 "leave" => LEAVE,
+                "close" => CLOSE,
                 _ => continue,
             };
             to.store(order, Ordering::Relaxed);
@@ -145,6 +146,7 @@ pub fn member(arguments: &Arguments) {
 const GO: u64 = 1;
 const REST: u64 = 2;
 const LEAVE: u64 = 3;
+const CLOSE: u64 = 4;
 
 struct Running {
     group: Group,
@@ -171,7 +173,8 @@ impl Running {
                     println!("rests {}", self.sent);
                     told = true;
                 }
-                LEAVE => {
+                LEAVE => self.group.control().expect("views change").leave(),
+                CLOSE => {
                     println!("sent {}", self.sent);
                     self.group.close();
                     return;
@@ -296,11 +299,15 @@ impl Cluster {
         }
     }
 
+    /// All leave at once.
     pub fn leave_all(mut self) {
-        for mut one in self.members.drain(..) {
-            one.process.say("leave");
-            one.process.end_well();
-        }
+        self.members.iter_mut().for_each(|one| one.process.say("leave"));
+        self.stops("Left");
+    }
+
+    /// Takes one out of the list of those that all are compared with.
+    pub fn take(&mut self, at: usize) -> One {
+        self.members.remove(at)
     }
 }
 

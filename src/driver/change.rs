@@ -7,7 +7,7 @@
 use super::Driver;
 use super::views::Views;
 use crate::base::{Events, Members};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, Status};
 use crate::group::State;
 use crate::log_sink::{Level, say};
 use crate::sst::kept::Kept;
@@ -28,7 +28,11 @@ impl Driver {
             self.application.view(&view);
         }
         self.changing = views.is_building();
+        let leaving = views.detectors.leaving && !self.changing;
         self.views = Some(views);
+        if leaving {
+            self.ask_to_leave(); // a wish does not outlive its view
+        }
         self.changing
     }
 
@@ -52,7 +56,9 @@ impl Driver {
         self.inboxes = assembly.inboxes;
         self.work.clear();
         self.events = Events::default();
+        views.beat(self.table.layout.beat.byte(0));
         self.fabric.poll(true, &mut self.events);
+        self.until_tick = 0;
     }
 
     /// What my lanes have in the old view and must send again.
@@ -93,7 +99,12 @@ impl Driver {
     }
 
     /// After the posts of a turn: memory for the next view, in time, and the next view.
-    pub(super) fn after_turn(&mut self) {
+    pub(super) fn after_turn(&mut self, delivered: u32) {
+        if let Some(views) = &mut self.views
+            && views.detectors.breath.delivered(delivered)
+        {
+            self.until_tick = 0;
+        }
         if self.lanes.has_left() {
             self.pump();
         }
@@ -126,14 +137,19 @@ impl Driver {
     #[cold]
     fn halt(&mut self, error: &Error) {
         say(Level::Error, &format!("this member stops: {error}"));
-        for lane in self.engine.multicasts().iter().flat_map(|multicast| &multicast.lanes) {
-            lane.taker.stop(error.status);
-        }
-        self.fabric.farewell();
+        self.end(error.status);
         let all = self.engine.membership().map_or(Members::NONE, |of| of.roster().all());
         self.revoke(all);
+    }
+
+    /// It is over here, whatever the engine thinks.
+    pub(super) fn end(&mut self, status: Status) {
+        for lane in self.engine.multicasts().iter().flat_map(|multicast| &multicast.lanes) {
+            lane.taker.stop(status);
+        }
+        self.fabric.farewell();
         self.changing = true;
-        self.stopped(error.status, None);
+        self.stopped(status, None);
     }
 
     /// Now and then: memory for the next view, if there is nothing else to do.
@@ -141,6 +157,10 @@ impl Driver {
     pub(super) fn tick_views(&mut self) {
         let quiet = self.counters.busy_turns == self.busy_before;
         self.busy_before = self.counters.busy_turns;
+        if self.stopped.is_some() {
+            return;
+        }
+        self.watch();
         if quiet {
             self.prepare();
         }
@@ -173,15 +193,5 @@ impl Driver {
             self.fabric.disarm();
         }
         safe
-    }
-
-    /// When this member wants to be woken at the latest.
-    pub(super) fn due(&self, timeout_ns: Option<u64>) -> Option<u64> {
-        let building = self.views.as_ref().is_some_and(|views| views.is_building());
-        let most = building.then_some(10_000_000);
-        match (timeout_ns, most) {
-            (Some(timeout), Some(most)) => Some(timeout.min(most)),
-            (timeout, most) => timeout.or(most),
-        }
     }
 }

@@ -3,10 +3,11 @@
 
 use super::assembly::{Assembly, assemble, prologue};
 use super::config::{Changes, Config, Idle};
+use super::control::Control;
 use super::idle::{Pace, pin};
 use super::lane::Lanes;
 pub use super::lane::Sender;
-use super::policy::Policy;
+use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
 use super::stats::{self, Page, Snapshot};
 use super::views::Views;
@@ -32,6 +33,8 @@ use std::time::{Duration, Instant};
 /// An open group, polled by the thread that holds it.
 pub struct Group {
     driver: Driver,
+    /// `None`: the view is fixed.
+    control: Option<Control>,
     bell: Option<OwnBell>,
     stats: Arc<Region>,
     idle: Idle,
@@ -46,16 +49,16 @@ impl Group {
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
         let view = config.view()?;
         let layout = Arc::new(view.layout());
-        let policy = Policy::new(config, &view);
+        let policy = Policy::new(config)?;
         let views = config.membership == Changes::Views;
-        let mut sizes = policy.memory(config.rank);
+        let (mut block_bytes, ring_bytes) = policy.sizes();
         if !views {
-            sizes.block = layout.control_bytes;
+            block_bytes = layout.control_bytes;
         }
         let mut notes = Vec::new();
         let name = format!("squall-{}-{}", config.group, config.rank);
-        let own = OwnMemory { name, sizes, lock: config.lock, huge: config.huge };
-        let mine = own.make(&mut notes)?;
+        let own = OwnMemory { name, block_bytes, ring_bytes, lock: config.lock, huge: config.huge };
+        let mine = own.make(&sends(&view, view.me), &mut notes)?;
         prologue(&mine.memory.block, Epoch(1), incarnation());
         if !views {
             mine.memory.block.cell(layout.installed.byte(0)).publish(1);
@@ -204,8 +207,25 @@ impl Group {
         self.stats.clone()
     }
 
-    /// Leaves in good order: the others go on delivering what is stable.
+    /// For other threads of mine, and for callbacks. `None`: the view is fixed.
+    pub fn control(&self) -> Option<Control> {
+        self.control.clone()
+    }
+
+    /// Leaves in good order: the others go on delivering what is stable, and where views change all
+    /// that this member has sent. From now on it delivers nothing itself.
+    ///
+    /// Where views change this takes one of them, and no longer than the time to suspicion.
     pub fn close(mut self) {
+        if let Some(control) = self.control.take() {
+            self.driver.fall_silent();
+            control.leave();
+            let start = Instant::now();
+            let mut pace = Pace::new(Idle::Yield);
+            while start.elapsed() < CLOSE_TIMEOUT && self.turn(u32::MAX).is_ok() {
+                pace.quiet();
+            }
+        }
         self.driver.farewell();
     }
 }
@@ -314,21 +334,34 @@ impl Opening<'_> {
         let mut fabric = Shm::new(parts, &self.layout)?;
         let bell = fabric.own_bell();
         let roster = views.then(|| founders(&memories, &self.layout, me));
+        let mut policy = self.policy;
+        if let Some(roster) = &roster {
+            let plan = policy.view(roster)?.1;
+            policy.adopt(&plan);
+        }
         let first = roster.clone().map(|roster| {
             let carry = Carry::first(&roster);
             (roster, carry, Options::default())
         });
         let posting = fabric.posting();
         let subgroups = self.view.subgroups.iter().filter(|subgroup| subgroup.has(me)).count();
-        let mut assembly = assemble(self.view, &self.layout, &memories, posting, first);
+        let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
+        let mut assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
         let mut lanes = Lanes::new(bell.clone());
         lanes.install(Vec::new(), std::mem::take(&mut assembly.made), &mut |_| ());
         let most = if views { MEMBERS_MAX } else { members };
         let page = Page::new(stats.clone(), me.0, most, subgroups);
         let exchange = fabric.exchange();
         let views = exchange.zip(roster).map(|(exchange, roster)| {
-            Box::new(Views::new(self.policy, roster, self.config.suspicion_ns, exchange))
+            let lags = policy.lags(self.config);
+            let first = (roster, self.view);
+            let time = self.config.suspicion_ns;
+            let views = Views::new(policy, first, time, &lags, exchange, blocks);
+            views.beat(self.layout.beat.byte(0));
+            Box::new(views)
         });
+        let control =
+            views.as_ref().map(|views| Control::new(views.detectors.wishes.clone(), bell.clone()));
         let mut every = self.config.liveness_every_ns;
         if views.is_some() {
             every = every.min(LIVENESS_EVERY_NS);
@@ -337,7 +370,7 @@ impl Opening<'_> {
         let view = Seen { engine, table, inboxes };
         let driver = Driver::new(view, Box::new(fabric), application, page, lanes, every, views);
         let (idle, rank) = (self.config.idle, me.0);
-        Ok(Group { driver, bell, stats, idle, rank, members: members as u16 })
+        Ok(Group { driver, control, bell, stats, idle, rank, members: members as u16 })
     }
 }
 
@@ -354,6 +387,8 @@ fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
 /// How often connections are looked at where views change, at the least: a peer's end is noticed by
 /// that if this member does not sleep.
 const LIVENESS_EVERY_NS: u64 = 100_000;
+/// How long `close` tries to leave in good order.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Too many threads are told like too little memory for one more: "try again".
 fn no_thread(cause: &std::io::Error) -> Error {

@@ -10,6 +10,7 @@
 mod assembly;
 mod change;
 pub mod config;
+pub mod control;
 pub mod group;
 pub mod idle;
 pub mod lane;
@@ -17,6 +18,7 @@ mod policy;
 pub mod rendezvous;
 pub mod stats;
 pub mod views;
+mod watch;
 
 use crate::base::{Events, Members, Nanos, Peer};
 use crate::error::{Fault, Status, Suspicion};
@@ -48,6 +50,11 @@ pub trait Application: Send {
     /// Called between two views.
     fn dropped(&mut self, message: &Dropped) {
         let _ = message;
+    }
+    /// Senders of a subgroup wait for a member that has made no progress for so long: only where the
+    /// subgroup asks for such reports.
+    fn lags(&mut self, subgroup: u16, rank: u16, for_ns: u64) {
+        let _ = (subgroup, rank, for_ns);
     }
     /// The group has stopped; nothing is delivered any more. Called once.
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
@@ -165,7 +172,9 @@ impl Driver {
             return Turn { delivered: 0, busy: false };
         }
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
-        let delivered = self.deliver(limit);
+        let most =
+            self.views.as_ref().map_or(limit, |views| limit.min(views.detectors.breath.limit()));
+        let delivered = self.deliver(most);
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
         if !self.work.revoke.is_empty() {
             self.revoke(self.work.revoke);
@@ -178,7 +187,7 @@ impl Driver {
         }
         self.events.lost = Members::NONE;
         if self.views.is_some() {
-            self.after_turn();
+            self.after_turn(delivered);
         }
         let busy = self.work.busy || delivered > 0;
         self.counters.busy_turns += u64::from(busy);
@@ -303,7 +312,7 @@ impl Driver {
         assert!(self.armed, "sleep without arm");
         self.counters.sleeps += 1;
         self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
-        let timeout_ns = if self.changing { self.due(timeout_ns) } else { timeout_ns };
+        let timeout_ns = if self.views.is_some() { self.due(timeout_ns) } else { timeout_ns };
         self.fabric.sleep(timeout_ns, &mut self.events);
     }
 
@@ -319,6 +328,11 @@ impl Driver {
 
     pub fn fabric(&self) -> &dyn Fabric {
         &*self.fabric
+    }
+
+    /// No callback runs any more.
+    pub fn fall_silent(&mut self) {
+        self.application = Box::new(|_: u16, _: &[Message]| {});
     }
 
     /// The member leaves in good order.

@@ -1,104 +1,116 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which members make up which subgroups, in every view: the same function everywhere.
-//!
-//! The configuration speaks of *seats*. A founder's seat is its rank; who joins later takes a free
-//! one, and with it the roles that the configuration gives that seat. Subgroups of all members have
-//! those that join, too.
+//! From a list of members to a view, and to the memory that its members need of each other: the same
+//! answer everywhere (`group/policy`).
 
 use super::config::Config;
-use crate::base::{Members, Rank};
+use crate::base::Rank;
+use crate::error::{Error, Status};
 use crate::fabric::Sizes;
+use crate::group::detector::lag::Lag;
 use crate::group::membership::roster::Roster;
-use crate::group::view::{Subgroup, View};
-use crate::limits::{MEMBERS_MAX, SENDERS_MAX};
+use crate::group::policy::{Candidate, Plan, Planner, Standard, Unplanned};
+use crate::group::view::View;
+use crate::limits::{LANES_MAX, MEMBERS_MAX, SENDERS_MAX};
 use crate::sst::layout::{Layout, Shape};
 
-struct Role {
-    /// Seats; `None`: all.
-    members: Option<Members>,
-    senders: Option<Members>,
-    shape: Shape,
-}
-
-impl Role {
-    fn has(&self, seat: u16) -> bool {
-        self.members.is_none_or(|seats| seats.contains(Rank(seat)))
-    }
-
-    fn sends(&self, seat: u16) -> bool {
-        self.has(seat) && self.senders.is_none_or(|seats| seats.contains(Rank(seat)))
-    }
-}
-
-/// How a list of members becomes a view.
+/// How lists of members become views.
 pub struct Policy {
-    roles: Vec<Role>,
+    planner: Planner,
+}
+
+/// The largest group that a configuration allows: a sender of many lanes leaves room for fewer.
+pub fn members_most(config: &Config) -> u16 {
+    let lanes = config.subgroups.iter().map(|subgroup| usize::from(subgroup.lanes)).max();
+    let lanes = lanes.unwrap_or(1).clamp(1, LANES_MAX);
+    (SENDERS_MAX / lanes).min(MEMBERS_MAX).max(config.members.into()) as u16
 }
 
 impl Policy {
-    /// `first`: the view of the founders, which is that configuration's.
-    pub fn new(config: &Config, first: &View) -> Policy {
-        let seats = |ranks: &[u16]| Members::from_ranks(ranks.iter().copied().map(Rank));
-        let role = |(spec, built): (&super::config::SubgroupConfig, &Subgroup)| Role {
-            members: (!spec.members.is_empty()).then(|| seats(&spec.members)),
-            senders: spec.senders.as_deref().map(seats),
-            shape: built.shape,
-        };
-        Policy { roles: config.subgroups.iter().zip(&first.subgroups).map(role).collect() }
+    pub fn new(config: &Config) -> Result<Policy, Error> {
+        let rules = config.rules(members_most(config))?;
+        Ok(Policy { planner: Planner::new(rules, Box::new(Standard)) })
     }
 
     /// The view of a roster.
-    pub fn view(&self, roster: &Roster) -> View {
-        let seat = |rank: &Rank| seat_of(roster, *rank);
-        let ranks = || (0..roster.len() as u16).map(Rank);
-        let subgroup = |role: &Role| {
-            let members: Vec<Rank> = ranks().filter(|rank| role.has(seat(rank))).collect();
-            let lanes = role.shape.lanes;
-            // Who sent in a view sends in the next: those who join come last.
-            let most = SENDERS_MAX / usize::from(lanes);
-            let senders = members.iter().copied().filter(|rank| role.sends(seat(rank)));
-            let senders: Vec<Rank> = senders.take(most).collect();
-            Subgroup::new(members, &senders, lanes, role.shape)
-        };
-        let subgroups = self.roles.iter().map(subgroup).collect();
-        View { epoch: roster.epoch, me: roster.me, members: roster.len(), subgroups }
+    pub fn view(&self, roster: &Roster) -> Result<(View, Plan), Error> {
+        let plan = self.planner.plan(&candidates(roster)).map_err(|why| match why {
+            Unplanned::Inadequate(why) => Error::new(Status::NotComplete, why.to_string()),
+            Unplanned::Unruly(why) => Error::new(Status::Invalid, why),
+        })?;
+        let (epoch, me, members) = (roster.epoch, roster.me, roster.len());
+        Ok((View { epoch, me, members, subgroups: plan.subgroups.clone() }, plan))
     }
 
-    /// What the memory of a member in that seat is, whatever the view.
-    pub fn memory(&self, seat: u16) -> Sizes {
-        let most = |role: &Role| {
-            let members = role.members.map_or(MEMBERS_MAX, |seats| seats.len());
-            let lanes = usize::from(role.shape.lanes);
-            Shape { senders: (members * lanes).min(SENDERS_MAX) as u16, ..role.shape }
+    /// That view is installed.
+    pub fn adopt(&mut self, plan: &Plan) {
+        self.planner.adopt(plan);
+    }
+
+    /// For one that is to join as a member of `roster`: what it must know before it can make views.
+    pub fn encode(&self, roster: &Roster) -> Vec<u8> {
+        self.planner.encode(&candidates(roster))
+    }
+
+    /// The joiner's side.
+    pub fn restore(&mut self, bytes: &[u8], roster: &Roster) -> Result<(), String> {
+        self.planner.restore(bytes, &candidates(roster))
+    }
+
+    /// What each subgroup of a view does about slow members.
+    pub fn lags(&self, config: &Config) -> Vec<Lag> {
+        let rules = self.planner.rules();
+        (0..rules.subgroups()).map(|at| config.subgroups[rules.of(at).0].lag).collect()
+    }
+
+    /// Bytes of a control block that is large enough in every view, and of a sender's rings by
+    /// subgroup.
+    pub fn sizes(&self) -> (usize, Vec<usize>) {
+        let rules = self.planner.rules();
+        let shape = |at: usize| {
+            let shape = rules.of(at).1.shape;
+            let most = MEMBERS_MAX * usize::from(shape.lanes);
+            Shape { senders: most.min(SENDERS_MAX) as u16, ..shape }
         };
-        let shapes: Vec<Shape> = self.roles.iter().map(most).collect();
+        let shapes: Vec<Shape> = (0..rules.subgroups()).map(shape).collect();
         let layout = Layout::new(&shapes);
-        let ring = |(at, role): (usize, &Role)| role.sends(seat).then(|| layout.rings_bytes(at));
-        let rings = self.roles.iter().enumerate().map(ring).collect();
-        Sizes { block: layout.control_bytes, rings }
-    }
-
-    /// What a member in seat `theirs` shows to one in seat `mine`.
-    pub fn shown(&self, theirs: u16, mine: u16) -> Sizes {
-        let mut sizes = self.memory(theirs);
-        for (ring, role) in sizes.rings.iter_mut().zip(&self.roles) {
-            *ring = ring.filter(|_| role.has(mine));
-        }
-        sizes
+        let rings = (0..shapes.len()).map(|at| layout.rings_bytes(at)).collect();
+        (layout.control_bytes, rings)
     }
 }
 
-/// The seat of a member.
+fn candidates(roster: &Roster) -> Vec<Candidate> {
+    let members = roster.members.iter();
+    let candidate = |member: &crate::group::membership::roster::Member| Candidate {
+        seniority: member.seniority,
+        incarnation: member.incarnation,
+        name: String::new(),
+    };
+    members.map(candidate).collect()
+}
+
+/// The subgroups in which that member sends.
+pub fn sends(view: &View, rank: Rank) -> Vec<usize> {
+    let of = |at: &usize| view.subgroups[*at].senders.iter().any(|sender| sender.rank == rank);
+    (0..view.subgroups.len()).filter(of).collect()
+}
+
+/// The subgroups whose rings of `from` the member `to` reads.
+pub fn reads(view: &View, from: Rank, to: Rank) -> Vec<usize> {
+    sends(view, from).into_iter().filter(|at| view.subgroups[*at].has(to)).collect()
+}
+
+/// What `from` shows to `to` in a view.
+pub fn shown(view: &View, from: Rank, to: Rank, (block, rings): &(usize, Vec<usize>)) -> Sizes {
+    let mut sizes = Sizes { block: *block, rings: vec![None; rings.len()] };
+    for at in reads(view, from, to) {
+        sizes.rings[at] = Some(rings[at]);
+    }
+    sizes
+}
+
+/// The name of a member's place on this host: founders have their first ranks.
 pub fn seat_of(roster: &Roster, rank: Rank) -> u16 {
     roster.members[rank.index()].address.extra
-}
-
-impl Policy {
-    /// Of my rings, those that a member in seat `theirs` is to read.
-    pub fn rings_for(&self, theirs: u16) -> Vec<usize> {
-        let all = self.roles.iter().enumerate();
-        all.filter(|(_, role)| role.has(theirs)).map(|(at, _)| at).collect()
-    }
 }
 
 #[cfg(test)]
@@ -108,14 +120,7 @@ mod tests {
     use crate::group::membership::changes::{Change, What};
     use crate::group::membership::roster::Address;
 
-    fn roster() -> Roster {
-        let seat = |extra| Address { extra, ..Address::default() };
-        let founders: Vec<_> =
-            (0..4).map(|seat_at| (u64::from(seat_at) + 1, seat(seat_at))).collect();
-        Roster::first(&founders, Rank(1))
-    }
-
-    fn policy() -> Policy {
+    fn setting() -> (Policy, Roster) {
         let mut config = Config::new("g", 1, 4);
         let some = SubgroupConfig {
             members: vec![1, 3],
@@ -124,33 +129,35 @@ mod tests {
             ..SubgroupConfig::default()
         };
         config.subgroups.push(some);
-        Policy::new(&config, &config.view().unwrap())
+        let seat = |extra| Address { extra, ..Address::default() };
+        let founders: Vec<_> = (0..4).map(|at| (u64::from(at) + 1, seat(at))).collect();
+        (Policy::new(&config).unwrap(), Roster::first(&founders, Rank(1)))
     }
 
     #[test]
-    fn seats_keep_their_roles_when_ranks_move() {
-        let first = roster();
-        let policy = policy();
-        assert_eq!(policy.view(&first).subgroups[1].members, [Rank(1), Rank(3)]);
+    fn members_keep_their_roles_when_ranks_move() {
+        let (mut policy, first) = setting();
+        let (view, plan) = policy.view(&first).unwrap();
+        policy.adopt(&plan);
+        assert_eq!(view.subgroups[1].members, [Rank(1), Rank(3)]);
         let change = |what| Change { what, ends: true };
         let next = first.next(&[change(What::Remove { member: 0 })]).unwrap();
-        let view = policy.view(&next);
+        let view = policy.view(&next).unwrap().0;
         assert_eq!((view.me, view.members), (Rank(0), 3));
         assert_eq!(view.subgroups[0].senders.len(), 3);
         assert_eq!(view.subgroups[1].members, [Rank(0), Rank(2)]);
-        let senders: Vec<Rank> = view.subgroups[1].senders.iter().map(|of| of.rank).collect();
-        assert_eq!(senders, [Rank(2), Rank(2)]);
+        assert_eq!((sends(&view, Rank(2)), sends(&view, Rank(0))), (vec![0, 1], vec![0]));
+        assert_eq!(reads(&view, Rank(2), Rank(1)), [0], "who does not listen maps no ring");
     }
 
     #[test]
-    fn memory_is_the_same_in_every_view_and_large_enough_for_each() {
-        let (policy, first) = (policy(), roster());
-        let sizes = policy.memory(3);
-        let layout = policy.view(&first).layout();
-        assert!(sizes.block >= layout.control_bytes);
-        assert_eq!(sizes.rings, [Some(layout.rings_bytes(0)), Some(layout.rings_bytes(1))]);
-        assert_eq!(policy.memory(1).rings[1], None, "it only listens there");
-        assert_eq!(policy.shown(3, 0).rings[1], None, "who does not listen maps no ring");
-        assert_eq!(policy.rings_for(0), [0]);
+    fn memory_is_large_enough_for_every_view() {
+        let (policy, first) = setting();
+        let view = policy.view(&first).unwrap().0;
+        let (layout, sizes) = (view.layout(), policy.sizes());
+        assert!(sizes.0 >= layout.control_bytes);
+        assert_eq!(sizes.1, [layout.rings_bytes(0), layout.rings_bytes(1)]);
+        let shown = shown(&view, Rank(3), Rank(1), &sizes);
+        assert_eq!(shown.rings, [Some(sizes.1[0]), Some(sizes.1[1])]);
     }
 }

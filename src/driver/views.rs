@@ -13,12 +13,17 @@
 //! I3  What lanes keep is sent again before anything new in them (`lane`).
 
 use super::assembly::{Assembly, assemble, prologue};
-use super::policy::{Policy, seat_of};
+use super::clock;
+use super::control::Wishes;
+use super::policy::{Policy, reads, seat_of, sends, shown};
+use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
 use crate::error::{Error, Fault, Suspicion};
 use crate::fabric::{Exchange, Memory, Shown, Sizes};
+use crate::group::detector::lag::Lag;
 use crate::group::membership::roster::{Member, Roster};
 use crate::group::membership::{Install, Options, Timings};
+use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::mem::Region;
 use crate::sst::layout::Layout;
@@ -61,9 +66,14 @@ pub struct Changed {
 /// What a member needs beyond one view.
 pub struct Views {
     policy: Policy,
+    sizes: (usize, Vec<usize>),
     options: Options,
-    suspect_after_ns: u64,
+    suspicion_ns: u64,
+    pub detectors: Detectors,
     roster: Roster,
+    view: View,
+    /// By rank.
+    blocks: Vec<Arc<Region>>,
     /// By rank; mine: `None`.
     peers: Vec<Option<Peer>>,
     /// Memory of the next epoch is made, and shown to whom I do not suspect.
@@ -80,6 +90,7 @@ pub struct Views {
 struct Building {
     install: Install,
     view: View,
+    plan: Plan,
     layout: Arc<Layout>,
     /// By rank.
     memories: Vec<Option<Memory>>,
@@ -87,6 +98,8 @@ struct Building {
     /// Zeros stand in for these.
     never: Vec<Suspicion>,
     since: Nanos,
+    /// The same on the detectors' watch.
+    mark: u64,
     timings: Timings,
 }
 
@@ -94,19 +107,24 @@ impl Views {
     /// The first view.
     pub fn new(
         policy: Policy,
-        roster: Roster,
-        suspect_after_ns: u64,
+        (roster, view): (Roster, View),
+        suspicion_ns: u64,
+        lags: &[Lag],
         exchange: &dyn Exchange,
+        blocks: Vec<Arc<Region>>,
     ) -> Views {
-        let view = policy.view(&roster);
         let joined = (0..roster.len() as u16).collect();
         let untold = Some(info_of(&roster, &view, joined, Vec::new()));
         Views {
             peers: peers_of(&roster, exchange),
+            sizes: policy.sizes(),
             policy,
+            view,
             options: Options::default(),
-            suspect_after_ns,
+            suspicion_ns,
+            detectors: Detectors::new(suspicion_ns, lags, Wishes::new(), clock()),
             roster,
+            blocks,
             ready: false,
             building: None,
             untold,
@@ -129,6 +147,15 @@ impl Views {
         self.roster.members[rank.index()]
     }
 
+    pub fn members(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// Where I beat now, for long callbacks.
+    pub fn beat(&self, beat_at: usize) {
+        self.detectors.wishes.beat_in(&self.blocks[self.roster.me.index()], beat_at);
+    }
+
     pub fn note(&mut self, suspicions: &[Suspicion]) {
         self.faults.extend(suspicions);
     }
@@ -138,12 +165,12 @@ impl Views {
     pub fn prepare(&mut self, suspects: Members, exchange: &mut dyn Exchange) -> Result<(), Error> {
         self.ready = true;
         let next = Epoch(self.roster.epoch.0 + 1);
-        let incarnation = self.member(self.roster.me).incarnation;
-        prologue(&exchange.own(next)?.block, next, incarnation);
+        let (me, incarnation) = (self.roster.me, self.member(self.roster.me).incarnation);
+        let memory = exchange.own(next, &sends(&self.view, me))?;
+        prologue(&memory.block, next, incarnation);
         for rank in self.roster.all().without(suspects).iter() {
             if let Some(peer) = self.peers[rank.index()] {
-                let rings = self.policy.rings_for(seat_of(&self.roster, rank));
-                exchange.show(next, peer, &rings);
+                exchange.show(next, peer, &reads(&self.view, me, rank));
             }
         }
         Ok(())
@@ -159,19 +186,31 @@ impl Views {
     ) -> Result<(), Error> {
         let roster = &install.roster;
         let peers = peers_of(roster, exchange);
-        let own = exchange.own(roster.epoch)?;
+        let (view, plan) = self.policy.view(roster)?;
+        let own = exchange.own(roster.epoch, &sends(&view, roster.me))?;
         for (rank, peer) in (0..).map(Rank).zip(&peers) {
             if let Some(peer) = peer {
-                exchange.show(roster.epoch, *peer, &self.policy.rings_for(seat_of(roster, rank)));
+                exchange.show(roster.epoch, *peer, &reads(&view, roster.me, rank));
             }
         }
-        let view = self.policy.view(roster);
         let layout = Arc::new(view.layout());
         let mut memories = vec![None; roster.len()];
         memories[roster.me.index()] = Some(own);
-        let never = Vec::new();
-        self.building =
-            Some(Building { install, view, layout, memories, peers, never, since: now, timings });
+        let (never, since) = (Vec::new(), now);
+        self.detectors.building.step(now);
+        let mark = self.detectors.building.mark();
+        self.building = Some(Building {
+            install,
+            view,
+            plan,
+            layout,
+            memories,
+            peers,
+            never,
+            since,
+            mark,
+            timings,
+        });
         Ok(())
     }
 
@@ -179,13 +218,14 @@ impl Views {
     pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> bool {
         let Some(building) = &mut self.building else { return false };
         let roster = &building.install.roster;
-        let waited = now.0.saturating_sub(building.since.0);
+        self.detectors.building.step(now);
+        let waited = self.detectors.building.since(building.mark);
         let mut whole = true;
         for (rank, place) in (0..).map(Rank).zip(&mut building.memories) {
             if place.is_some() {
                 continue;
             }
-            let sizes = self.policy.shown(seat_of(roster, rank), seat_of(roster, roster.me));
+            let sizes = shown(&building.view, rank, roster.me, &self.sizes);
             let peer = building.peers[rank.index()];
             let shown = peer.map(|peer| exchange.shown(peer, roster.epoch, &sizes));
             let suspect = building.install.carry.suspects.contains(rank);
@@ -196,7 +236,7 @@ impl Views {
                 }
                 Shown::Never => Fault::Lost { also: Members::NONE },
                 Shown::Waits if suspect => Fault::Lost { also: Members::NONE },
-                Shown::Waits if self.suspect_after_ns > 0 && waited > self.suspect_after_ns => {
+                Shown::Waits if self.suspicion_ns > 0 && waited > self.suspicion_ns => {
                     Fault::Silent { for_ns: Nanos(waited) }
                 }
                 Shown::Waits => {
@@ -213,8 +253,9 @@ impl Views {
     /// Puts the member together in the view that `gather` has everything of.
 
     pub fn enter(&mut self, now: Nanos, fabric: &mut dyn crate::fabric::Fabric) -> Assembly {
-        let Building { install, view, layout, memories, peers, never, timings, since } =
-            self.building.take().expect("building");
+        let Building {
+            install, view, plan, layout, memories, peers, never, timings, since, ..
+        } = self.building.take().expect("building");
         let memories: Vec<Memory> = memories.into_iter().flatten().collect();
         let blocks: Vec<Arc<Region>> = memories.iter().map(|memory| memory.block.clone()).collect();
         let Install { roster, carry, joined, gone } = install;
@@ -226,9 +267,15 @@ impl Views {
         let options = Options { posting: Posting::All, ..self.options };
         let evolving = Some((roster.clone(), carry, options));
         let posting = fabric.posting();
-        let mut assembly = assemble(view, &layout, &memories, posting, evolving);
+        let mut assembly = assemble(view.clone(), &layout, &memories, posting, evolving);
         never.into_iter().for_each(|suspicion| assembly.engine.report(suspicion));
+        let old = |member: &Member| {
+            Some(self.blocks[self.roster.rank_of(member.seniority)?.index()].clone())
+        };
+        self.detectors.begin(roster.members.iter().map(old).collect());
+        self.policy.adopt(&plan);
         (self.roster, self.peers, self.ready) = (roster, peers, false);
+        (self.view, self.blocks) = (view, blocks);
         self.faults.clear();
         self.changes += 1;
         self.last = Changed { timings, installed: since, built: now };

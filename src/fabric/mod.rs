@@ -85,12 +85,13 @@ pub trait Exchange {
     fn peer(&self, incarnation: u64) -> Option<Peer>;
     /// Whether that has ended.
     fn has_ended(&self, peer: Peer) -> bool;
-    /// My memory of an epoch; the first call makes it: some system calls, and zeroing pages.
-    fn own(&mut self, epoch: Epoch) -> Result<Memory, Error>;
+    /// My memory of an epoch, with rings for these subgroups at the least; what is not there yet is
+    /// made: some system calls, and zeroing pages.
+    fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error>;
     /// Shows my memory of an epoch, made before, to a peer: the block and the rings of `subgroups`.
-    /// Once is enough; the second time nothing happens.
+    /// What it has been shown already is not shown again.
     fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]);
-    /// What a peer has shown of an epoch, if it has at least those sizes. Does not look for more.
+    /// What a peer has shown of an epoch; it has at least those sizes. Does not look for more.
     fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown;
     /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
     /// connections are reported again, by their new ranks.

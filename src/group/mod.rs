@@ -17,6 +17,7 @@ mod evolve;
 pub mod membership;
 pub mod multicast;
 pub mod outbox;
+pub mod policy;
 pub mod view;
 
 #[cfg(all(test, not(loom)))]

@@ -28,14 +28,19 @@ use std::sync::Arc;
 /// Epochs that one peer may have shown and nobody has come to: it is one view ahead, and has shown
 /// the next one.
 const AHEAD_MAX: usize = 4;
+/// What all peers have said and nobody has listened to, at the most.
+const HEARD_MAX: usize = 1024;
 /// Messages of one peer that one look reads.
 const READ_MAX: usize = 64;
 
 /// What this member's memory is, in every epoch.
+#[derive(Clone)]
 pub struct OwnMemory {
     /// For `/proc/PID/maps`.
     pub name: String,
-    pub sizes: Sizes,
+    pub block_bytes: usize,
+    /// By subgroup: of all lanes of one sender.
+    pub ring_bytes: Vec<usize>,
     pub lock: Want,
     pub huge: Want,
 }
@@ -50,41 +55,62 @@ pub struct MadeMemory {
 
 impl OwnMemory {
     /// Makes it: zeroed, sealed. `notes`: as `Region::share`.
-    pub fn make(&self, notes: &mut Vec<String>) -> Result<MadeMemory, Error> {
-        let mut share = |what: &str, bytes: usize| {
-            let name = format!("{}-{what}", self.name);
-            let (region, fd) = Region::share(&name, bytes, self.lock, self.huge, notes)?;
-            Region::seal(&fd)?;
-            Ok::<_, Error>((Arc::new(region), fd))
-        };
-        let (region, block) = share("table", self.sizes.block)?;
-        let (mut regions, mut rings) = (Vec::new(), Vec::new());
-        for (at, bytes) in self.sizes.rings.iter().enumerate() {
-            let made = bytes.map(|bytes| share(&format!("ring{at}"), bytes)).transpose()?;
-            let (region, descriptor) = made.unzip();
-            regions.push(region);
-            rings.push(descriptor);
+    pub fn make(&self, subgroups: &[usize], notes: &mut Vec<String>) -> Result<MadeMemory, Error> {
+        let (block, block_fd) = self.share("table", self.block_bytes, notes)?;
+        let count = self.ring_bytes.len();
+        let memory = Memory { block, rings: vec![None; count] };
+        let rings = (0..count).map(|_| None).collect();
+        let mut made = MadeMemory { memory, block: block_fd, rings };
+        made.extend(self, subgroups, notes)?;
+        Ok(made)
+    }
+
+    fn share(
+        &self,
+        what: &str,
+        bytes: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<(Arc<Region>, OwnedFd), Error> {
+        let name = format!("{}-{what}", self.name);
+        let (region, fd) = Region::share(&name, bytes, self.lock, self.huge, notes)?;
+        Region::seal(&fd)?;
+        Ok((Arc::new(region), fd))
+    }
+}
+
+impl MadeMemory {
+    /// Makes the rings that are not there yet.
+    fn extend(
+        &mut self,
+        own: &OwnMemory,
+        subgroups: &[usize],
+        notes: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        for &at in subgroups {
+            if self.rings[at].is_none() {
+                let (region, fd) = own.share(&format!("ring{at}"), own.ring_bytes[at], notes)?;
+                self.memory.rings[at] = Some(region);
+                self.rings[at] = Some(fd);
+            }
         }
-        Ok(MadeMemory { memory: Memory { block: region, rings: regions }, block, rings })
+        Ok(())
     }
 }
 
 /// One epoch of mine.
 struct Mine {
     epoch: Epoch,
-    memory: Memory,
-    block: OwnedFd,
-    rings: Vec<Option<OwnedFd>>,
-    /// To whom it was shown.
-    seen: Vec<Peer>,
+    made: MadeMemory,
+    /// To whom it was shown, and whose rings.
+    seen: Vec<(Peer, Vec<usize>)>,
 }
 
 /// One epoch of a peer's.
 struct Theirs {
     peer: Peer,
     epoch: Epoch,
-    subgroups: Vec<usize>,
-    descriptors: Vec<OwnedFd>,
+    block: OwnedFd,
+    rings: Vec<(usize, OwnedFd)>,
 }
 
 /// What is shown and has been shown.
@@ -106,32 +132,36 @@ impl Showroom {
         let Ok(line) = std::str::from_utf8(&bytes[..end]) else { return false };
         if line == "words" && end < bytes.len() && descriptors.is_empty() {
             self.heard.push_back((peer, bytes[end + 1..].to_vec()));
-            return true;
+            return self.heard.len() <= HEARD_MAX;
         }
-        let mut parts = line.split(' ');
-        if parts.next() != Some("memory") {
-            return false;
+        self.take_memory(peer, line, descriptors).is_some()
+    }
+
+    fn take_memory(&mut self, peer: Peer, line: &str, descriptors: Vec<OwnedFd>) -> Option<()> {
+        let mut parts = line.strip_prefix("memory ")?.split(' ');
+        let epoch = Epoch(parts.next()?.parse().ok()?);
+        let subgroups = parts.next()?.split(',').filter(|text| !text.is_empty());
+        let subgroups = subgroups.map(|text| text.parse().ok()).collect::<Option<Vec<usize>>>()?;
+        let mut descriptors = descriptors.into_iter();
+        let block = descriptors.next()?;
+        let rings: Vec<(usize, OwnedFd)> = subgroups.into_iter().zip(descriptors).collect();
+        let its = |theirs: &&mut Theirs| theirs.peer == peer && theirs.epoch == epoch;
+        if let Some(before) = self.theirs.iter_mut().find(its) {
+            before.rings.extend(rings);
+            return (before.rings.len() <= SUBGROUPS_MAX).then_some(());
         }
-        let Some(Ok(epoch)) = parts.next().map(str::parse) else { return false };
-        let epoch = Epoch(epoch);
-        let subgroups = parts.next().unwrap_or("");
-        let subgroups: Result<Vec<usize>, _> =
-            subgroups.split(',').filter(|text| !text.is_empty()).map(str::parse).collect();
-        let Ok(subgroups) = subgroups else { return false };
-        let ahead = self.theirs.iter().filter(|theirs| theirs.peer == peer);
-        let sound = subgroups.iter().all(|subgroup| *subgroup < SUBGROUPS_MAX)
-            && ahead.clone().count() < AHEAD_MAX
-            && ahead.clone().all(|theirs| theirs.epoch < epoch);
-        if sound {
-            self.theirs.push(Theirs { peer, epoch, subgroups, descriptors });
+        let ahead = self.theirs.iter().filter(|theirs| theirs.peer == peer).count();
+        if ahead >= AHEAD_MAX || rings.len() > SUBGROUPS_MAX {
+            return None;
         }
-        sound
+        self.theirs.push(Theirs { peer, epoch, block, rings });
+        Some(())
     }
 
     fn forget(&mut self, peer: Peer) {
         self.theirs.retain(|theirs| theirs.peer != peer);
         self.heard.retain(|(from, _)| *from != peer);
-        self.mine.iter_mut().for_each(|mine| mine.seen.retain(|seen| *seen != peer));
+        self.mine.iter_mut().for_each(|mine| mine.seen.retain(|(seen, _)| *seen != peer));
     }
 }
 
@@ -193,36 +223,46 @@ impl Exchange for Shm {
         self.socket_of(peer).is_none()
     }
 
-    fn own(&mut self, epoch: Epoch) -> Result<Memory, Error> {
-        let showroom = self.showroom.as_mut().expect("views change");
-        if let Some(mine) = showroom.mine.iter().find(|mine| mine.epoch == epoch) {
-            return Ok(mine.memory.clone());
-        }
-        let MadeMemory { memory, block, rings } = showroom.own.make(&mut Vec::new())?;
-        showroom.mine.push(Mine { epoch, memory: memory.clone(), block, rings, seen: Vec::new() });
-        Ok(memory)
+    fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
+        let Showroom { own, mine, .. } = self.showroom.as_mut().expect("views change");
+        let at = match mine.iter().position(|mine| mine.epoch == epoch) {
+            Some(at) => at,
+            None => {
+                let made = own.make(subgroups, &mut Vec::new())?;
+                mine.push(Mine { epoch, made, seen: Vec::new() });
+                mine.len() - 1
+            }
+        };
+        mine[at].made.extend(own, subgroups, &mut Vec::new())?;
+        Ok(mine[at].made.memory.clone())
     }
 
     fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) {
         let Some(showroom) = &mut self.showroom else { return };
         let mine = showroom.mine.iter_mut().find(|mine| mine.epoch == epoch);
-        let mine = mine.expect("made before it is shown");
-        if mine.seen.contains(&to) {
+        let Mine { made, seen, .. } = mine.expect("made before it is shown");
+        let before = seen.iter().position(|(peer, _)| *peer == to);
+        let new = |at: &usize| before.is_none_or(|before| !seen[before].1.contains(at));
+        let new: Vec<usize> = subgroups.iter().copied().filter(new).collect();
+        if before.is_some() && new.is_empty() {
             return;
         }
         let link = self.links[usize::from(to.0)].as_ref();
         let Some(socket) = link.and_then(|link| link.socket.as_ref()) else { return };
         let mut text = format!("memory {} ", epoch.0);
-        let mut descriptors = vec![mine.block.as_fd()];
-        for subgroup in subgroups {
-            if let Some(descriptor) = &mine.rings[*subgroup] {
-                text.push_str(&format!("{subgroup},"));
-                descriptors.push(descriptor.as_fd());
-            }
+        let mut descriptors = vec![made.block.as_fd()];
+        for subgroup in &new {
+            let descriptor = made.rings[*subgroup].as_ref().expect("made before it is shown");
+            text.push_str(&format!("{subgroup},"));
+            descriptors.push(descriptor.as_fd());
         }
         text.push('\n');
-        mine.seen.push(to);
-        if !socket.send(text.as_bytes(), &descriptors) {
+        let sent = socket.send(text.as_bytes(), &descriptors);
+        match before {
+            Some(before) => seen[before].1.extend(new),
+            None => seen.push((to, new)),
+        }
+        if !sent {
             // It is dead, or has not read for long: what it misses it will never get.
             self.hang_up(usize::from(to.0));
             self.untold = true;
@@ -233,11 +273,13 @@ impl Exchange for Shm {
         let ended = self.has_ended(peer);
         let Some(showroom) = &mut self.showroom else { return Shown::Never };
         let its = |theirs: &Theirs| theirs.peer == peer && theirs.epoch == epoch;
-        let Some(at) = showroom.theirs.iter().position(its) else {
-            return if ended { Shown::Never } else { Shown::Waits };
-        };
-        let theirs = showroom.theirs.swap_remove(at);
-        theirs.map(sizes).map_or(Shown::Never, Shown::Memory)
+        let theirs = showroom.theirs.iter().find(|theirs| its(theirs));
+        let there = |theirs: &&Theirs| theirs.has(sizes);
+        match theirs.filter(there) {
+            Some(theirs) => theirs.map(sizes).map_or(Shown::Never, Shown::Memory),
+            None if ended => Shown::Never,
+            None => Shown::Waits,
+        }
     }
 
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {
@@ -269,19 +311,24 @@ impl Exchange for Shm {
 }
 
 impl Theirs {
+    fn ring(&self, subgroup: usize) -> Option<&OwnedFd> {
+        self.rings.iter().find(|(at, _)| *at == subgroup).map(|(_, descriptor)| descriptor)
+    }
+
+    fn has(&self, sizes: &Sizes) -> bool {
+        let all = sizes.rings.iter().enumerate();
+        all.filter(|(_, bytes)| bytes.is_some()).all(|(at, _)| self.ring(at).is_some())
+    }
+
     /// `None`: it is not what it should be (X1).
-    fn map(self, sizes: &Sizes) -> Option<Memory> {
-        let mut descriptors = self.descriptors.into_iter();
-        let block = Region::map_peer(&descriptors.next()?, sizes.block).ok()?;
+    fn map(&self, sizes: &Sizes) -> Option<Memory> {
+        let block = Arc::new(Region::map_peer(&self.block, sizes.block).ok()?);
         let mut rings = vec![None; sizes.rings.len()];
-        for subgroup in self.subgroups {
-            let descriptor = descriptors.next()?;
-            if let Some(Some(bytes)) = sizes.rings.get(subgroup) {
-                rings[subgroup] = Some(Arc::new(Region::map_peer(&descriptor, *bytes).ok()?));
+        for (at, bytes) in sizes.rings.iter().enumerate() {
+            if let Some(bytes) = bytes {
+                rings[at] = Some(Arc::new(Region::map_peer(self.ring(at)?, *bytes).ok()?));
             }
         }
-        let whole =
-            rings.iter().zip(&sizes.rings).all(|(ring, size)| ring.is_some() == size.is_some());
-        whole.then(|| Memory { block: Arc::new(block), rings })
+        Some(Memory { block, rings })
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Detectors: who has fallen silent (`beats.rs`), and for whom everybody waits (`lag.rs`).
+//! Detectors: who has fallen silent (`beats.rs`), and for whom everybody waits (`lag.rs`); and how
+//! long a polling thread may work before it looks (`breath.rs`).
 //!
 //! They decide and do nothing: no clock, no system call, no allocation after construction. Whoever
 //! drives them says what time it is and what it saw; what comes out goes to `Engine::report`.
@@ -33,6 +34,7 @@
 //! view (its row's `installed` says so): it moves nothing here any more.
 
 pub mod beats;
+pub mod breath;
 pub mod lag;
 
 #[cfg(all(test, not(loom)))]

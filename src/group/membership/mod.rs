@@ -303,9 +303,14 @@ impl Membership {
     /// What the detectors say; after a look, so that what has landed is not lost.
     fn hear(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
         for suspicion in suspicions {
-            // Who has passed on moves nothing here, and nobody has to wait for it.
+            // Who has passed on has said all that it had to say here, and nobody has to wait for it;
+            // who has left may be gone by then.
             let passed = self.rows[suspicion.rank.index()].installed > self.roster.epoch;
-            if !(passed && matches!(suspicion.fault, Fault::Silent { .. } | Fault::Lag { .. })) {
+            let absent = matches!(
+                suspicion.fault,
+                Fault::Silent { .. } | Fault::Lag { .. } | Fault::Lost { .. } | Fault::Left { .. }
+            );
+            if !(passed && absent) {
                 self.suspect(suspicion.rank, suspicion.fault, decision);
             }
         }
