@@ -22,6 +22,9 @@ fn main() {
             ("a_member_killed_at_rest", a_member_killed_at_rest),
             ("one_leaves_after_the_other", one_leaves_after_the_other),
             ("a_stopped_member_is_expelled", a_stopped_member_is_expelled),
+            ("one_joins", one_joins),
+            ("three_join_at_once", three_join_at_once),
+            ("one_fails_and_another_joins", one_fails_and_another_joins),
         ],
         &[("member", member)],
     );
@@ -94,6 +97,54 @@ fn a_stopped_member_is_expelled() -> String {
         text.push_str(&format!("{idle}: noticed after {noticed:.1?}; {checked}\n"));
         cluster.leave_all();
     }
+    text
+}
+
+/// A process joins under load, and another one when the first is there.
+fn one_joins() -> String {
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut cluster = Cluster::start("joins", 2, idle);
+        for members in 3..5 {
+            cluster.delivers();
+            cluster.join();
+            cluster.views(members);
+        }
+        cluster.delivers();
+        cluster.rest();
+        text.push_str(&format!("{idle}: {}\n", Check::of(&cluster).run()));
+        cluster.leave_all();
+    }
+    text
+}
+
+/// They may come together or one by one.
+fn three_join_at_once() -> String {
+    let mut cluster = Cluster::start("joinsatonce", 3, "park");
+    cluster.delivers();
+    (0..3).for_each(|_| cluster.join());
+    cluster.views(6);
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Again and again the leader is killed and another process takes its seat.
+fn one_fails_and_another_joins() -> String {
+    let mut cluster = Cluster::start("failsandjoins", 3, "park");
+    for _ in 0..5 {
+        cluster.delivers();
+        cluster.kill(0);
+        cluster.views(2);
+        cluster.join();
+        cluster.views(3);
+    }
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
     text
 }
 

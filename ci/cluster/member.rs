@@ -97,6 +97,7 @@ pub fn member(arguments: &Arguments) {
     let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
     let mut config = Config::new(group, rank, arguments.or("members", 3));
     config.membership = Changes::Views;
+    config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
     config.idle = match arguments.text("idle") {
@@ -224,6 +225,9 @@ pub struct One {
 }
 
 pub struct Cluster {
+    group: String,
+    founders: u16,
+    idle: String,
     pub folder: PathBuf,
     pub members: Vec<One>,
     /// Ids of all that ever were.
@@ -235,26 +239,44 @@ impl Cluster {
         let group = group_name(what);
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
-        let mut cluster = Cluster { folder, members: Vec::new(), ids: Vec::new() };
+        let idle = idle.to_string();
+        let mut cluster = Cluster {
+            group,
+            founders: members,
+            idle,
+            folder,
+            members: Vec::new(),
+            ids: Vec::new(),
+        };
         for rank in 0..members {
-            let id = u64::from(rank) + 1;
-            let file = cluster.folder.join(id.to_string()).display().to_string();
-            let process = Process::start(
-                "member",
-                &[
-                    ("group", &group),
-                    ("rank", &rank),
-                    ("members", &members),
-                    ("idle", &idle),
-                    ("id", &id),
-                    ("file", &file),
-                ],
-            );
-            cluster.members.push(One { process, id, rests: None });
-            cluster.ids.push(id);
+            cluster.add(rank, false);
         }
         cluster.views(members.into());
         cluster
+    }
+
+    /// Starts another one, which joins.
+    pub fn join(&mut self) {
+        self.add(0, true);
+    }
+
+    fn add(&mut self, rank: u16, join: bool) {
+        let id = self.ids.len() as u64 + 1;
+        let file = self.folder.join(id.to_string()).display().to_string();
+        let process = Process::start(
+            "member",
+            &[
+                ("group", &self.group),
+                ("rank", &rank),
+                ("members", &self.founders),
+                ("join", &join),
+                ("idle", &self.idle),
+                ("id", &id),
+                ("file", &file),
+            ],
+        );
+        self.members.push(One { process, id, rests: None });
+        self.ids.push(id);
     }
 
     /// Waits until every one is in a view of so many.

@@ -102,6 +102,8 @@ pub struct Config {
     pub members: u16,
     /// With `Views`, `rank` and `members` are those of the first view.
     pub membership: Changes,
+    /// With `Views`: joins a group that runs, instead of founding one; `rank` says nothing then.
+    pub join: bool,
     pub subgroups: Vec<SubgroupConfig>,
     pub idle: Idle,
     /// Keep the shared pages in memory (`mlock`).
@@ -126,6 +128,7 @@ impl Config {
             rank,
             members,
             membership: Changes::default(),
+            join: false,
             subgroups: vec![SubgroupConfig::default()],
             idle: Idle::default(),
             lock: Want::No,
@@ -207,9 +210,6 @@ impl Config {
             ranks.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",")
         };
         let mut text = format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len());
-        if self.membership == Changes::Views {
-            text.push_str("membership=views\n");
-        }
         // Who beats for a longer time than others have patience for would be suspected.
         text.push_str(&format!("suspicion_ns={}\n", self.suspicion_ns));
         for (at, subgroup) in view.subgroups.iter().enumerate() {

@@ -5,6 +5,7 @@ use super::assembly::{Assembly, assemble, prologue};
 use super::config::{Changes, Config, Idle};
 use super::control::Control;
 use super::idle::{Pace, pin};
+use super::join::join;
 use super::lane::Lanes;
 pub use super::lane::Sender;
 use super::policy::{Policy, sends};
@@ -17,7 +18,7 @@ use crate::error::{Error, Status};
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{OwnBell, Parts, Shm};
-use crate::fabric::{Fabric, Memory};
+use crate::fabric::{Admission, Fabric, Memory};
 use crate::group::membership::roster::{Address, Roster};
 use crate::group::membership::{Carry, Options};
 use crate::group::view::View;
@@ -47,6 +48,9 @@ impl Group {
     ///
     /// Blocks until all members are there or `open_timeout` ends. `application` gets the messages.
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
+        if config.join {
+            return join(config, application);
+        }
         let view = config.view()?;
         let layout = Arc::new(view.layout());
         let policy = Policy::new(config)?;
@@ -188,12 +192,14 @@ impl Group {
         Ok(Polling { stop, bell, thread: Some(thread), rank, members, stats })
     }
 
+    /// Where views change: in the view at hand.
     pub fn rank(&self) -> u16 {
-        self.rank
+        self.driver.engine().view().me.0
     }
 
+    /// As `rank`.
     pub fn members(&self) -> u16 {
-        self.members
+        self.driver.engine().view().members as u16
     }
 
     /// What this member counts, now.
@@ -332,7 +338,6 @@ impl Opening<'_> {
             memory: views.then_some(self.own),
         };
         let mut fabric = Shm::new(parts, &self.layout)?;
-        let bell = fabric.own_bell();
         let roster = views.then(|| founders(&memories, &self.layout, me));
         let mut policy = self.policy;
         if let Some(roster) = &roster {
@@ -344,15 +349,9 @@ impl Opening<'_> {
             (roster, carry, Options::default())
         });
         let posting = fabric.posting();
-        let subgroups = self.view.subgroups.iter().filter(|subgroup| subgroup.has(me)).count();
         let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
-        let mut assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
-        let mut lanes = Lanes::new(bell.clone());
-        lanes.install(Vec::new(), std::mem::take(&mut assembly.made), &mut |_| ());
-        let most = if views { MEMBERS_MAX } else { members };
-        let page = Page::new(stats.clone(), me.0, most, subgroups);
-        let exchange = fabric.exchange();
-        let views = exchange.zip(roster).map(|(exchange, roster)| {
+        let assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
+        let views = fabric.exchange().zip(roster).map(|(exchange, roster)| {
             let lags = policy.lags(self.config);
             let first = (roster, self.view);
             let time = self.config.suspicion_ns;
@@ -360,17 +359,52 @@ impl Opening<'_> {
             views.beat(self.layout.beat.byte(0));
             Box::new(views)
         });
-        let control =
-            views.as_ref().map(|views| Control::new(views.detectors.wishes.clone(), bell.clone()));
-        let mut every = self.config.liveness_every_ns;
+        Ok(Group::of(assembly, fabric, views, application, stats, self.config))
+    }
+}
+
+impl Group {
+    /// A member that has joined: its first view has been gathered.
+    pub(super) fn joined(
+        mut views: Box<Views>,
+        mut shm: Shm,
+        application: Box<dyn Application>,
+        stats: Arc<Region>,
+        config: &Config,
+    ) -> Group {
+        let assembly = views.enter(super::clock(), &mut shm);
+        views.beat(assembly.table.layout.beat.byte(0));
+        Group::of(assembly, shm, Some(views), application, stats, config)
+    }
+
+    fn of(
+        assembly: Assembly,
+        mut shm: Shm,
+        views: Option<Box<Views>>,
+        application: Box<dyn Application>,
+        stats: Arc<Region>,
+        config: &Config,
+    ) -> Group {
+        let bell = shm.own_bell();
+        let Assembly { engine, table, inboxes, made } = assembly;
+        let mut lanes = Lanes::new(bell.clone());
+        lanes.install(Vec::new(), made, &mut |_| ());
+        let (mut every, mut room) = (config.liveness_every_ns, engine.view().members);
         if views.is_some() {
-            every = every.min(LIVENESS_EVERY_NS);
+            (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);
         }
-        let Assembly { engine, table, inboxes, .. } = assembly;
+        if let Some(exchange) = shm.exchange() {
+            exchange.admit(Admission::All);
+        }
+        let control =
+            |views: &Box<Views>| Control::new(views.detectors.wishes.clone(), bell.clone());
+        let control = views.as_ref().map(control);
+        let page = Page::new(stats.clone(), room);
+        let (rank, members) = (engine.view().me.0, engine.view().members as u16);
         let view = Seen { engine, table, inboxes };
-        let driver = Driver::new(view, Box::new(fabric), application, page, lanes, every, views);
-        let (idle, rank) = (self.config.idle, me.0);
-        Ok(Group { driver, control, bell, stats, idle, rank, members: members as u16 })
+        let mut driver = Driver::new(view, Box::new(shm), application, page, lanes, every, views);
+        driver.refresh();
+        Group { driver, control, bell, stats, idle: config.idle, rank, members }
     }
 }
 
@@ -402,7 +436,7 @@ fn no_thread(cause: &std::io::Error) -> Error {
 }
 
 /// Never that of another process of this rank, nor of this one's last group; never 0.
-fn incarnation() -> u64 {
+pub(super) fn incarnation() -> u64 {
     (super::clock().0 << 22 ^ u64::from(std::process::id())).max(1)
 }
 

@@ -13,7 +13,9 @@ pub mod config;
 pub mod control;
 pub mod group;
 pub mod idle;
+mod join;
 pub mod lane;
+mod letter;
 mod policy;
 pub mod rendezvous;
 pub mod stats;
@@ -22,7 +24,7 @@ mod watch;
 
 use crate::base::{Events, Members, Nanos, Peer};
 use crate::error::{Fault, Status, Suspicion};
-use crate::fabric::Fabric;
+use crate::fabric::{Admission, Fabric};
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
 use crate::log_sink::Level;
@@ -109,6 +111,7 @@ pub struct Driver {
     /// Busy turns at the last tick.
     busy_before: u64,
     counters: Counters,
+    /// By subgroup of the view.
     delivered: Vec<Delivered>,
     page: Page,
 }
@@ -124,7 +127,7 @@ impl Driver {
         views: Option<Box<Views>>,
     ) -> Driver {
         let Seen { engine, table, inboxes } = view;
-        let delivered = vec![Delivered::default(); inboxes.len()];
+        let delivered = vec![Delivered::default(); engine.view().subgroups.len()];
         let now = clock();
         Driver {
             engine,
@@ -224,7 +227,7 @@ impl Driver {
             if !batch.is_empty() {
                 self.application.deliver(multicast.subgroup as u16, batch);
                 delivered += batch.len() as u32;
-                let counted = &mut self.delivered[delivery.at];
+                let counted = &mut self.delivered[multicast.subgroup];
                 counted.messages += batch.len() as u64;
                 counted.bytes += self.batch.bytes();
                 counted.batches += 1;
@@ -270,6 +273,9 @@ impl Driver {
         }
         self.stopped = Some(status);
         self.lanes.stop(status);
+        if let Some(exchange) = self.fabric.exchange() {
+            exchange.admit(Admission::Nobody);
+        }
         if self.views.is_some() {
             let level = if status == Status::Left { Level::Notice } else { Level::Error };
             crate::log_sink::say(level, status.text());

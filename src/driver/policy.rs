@@ -2,13 +2,13 @@
 //! From a list of members to a view, and to the memory that its members need of each other: the same
 //! answer everywhere (`group/policy`).
 
-use super::config::Config;
+use super::config::{Changes, Config};
 use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::Sizes;
 use crate::group::detector::lag::Lag;
 use crate::group::membership::roster::Roster;
-use crate::group::policy::{Candidate, Plan, Planner, Standard, Unplanned};
+use crate::group::policy::{Candidate, Plan, Planner, Standard, Unplanned, Who};
 use crate::group::view::View;
 use crate::limits::{LANES_MAX, MEMBERS_MAX, SENDERS_MAX};
 use crate::sst::layout::{Layout, Shape};
@@ -23,6 +23,16 @@ pub fn members_most(config: &Config) -> u16 {
     let lanes = config.subgroups.iter().map(|subgroup| usize::from(subgroup.lanes)).max();
     let lanes = lanes.unwrap_or(1).clamp(1, LANES_MAX);
     (SENDERS_MAX / lanes).min(MEMBERS_MAX).max(config.members.into()) as u16
+}
+
+/// What all members must agree on, a line per figure (`fabric::shm::door`).
+pub fn config_text(config: &Config, view: &View) -> Result<String, Error> {
+    if config.membership == Changes::Fixed {
+        return Ok(config.agreed_text(view));
+    }
+    let rules = config.rules(members_most(config))?;
+    let first = format!("membership=views\nfounders={}\n", config.members);
+    Ok(first + &config.lasting_text(&rules))
 }
 
 impl Policy {
@@ -60,6 +70,18 @@ impl Policy {
     pub fn lags(&self, config: &Config) -> Vec<Lag> {
         let rules = self.planner.rules();
         (0..rules.subgroups()).map(|at| config.subgroups[rules.of(at).0].lag).collect()
+    }
+
+    /// Subgroups of a view.
+    pub fn subgroups(&self) -> usize {
+        self.planner.rules().subgroups()
+    }
+
+    /// Where one that joins later can be a sender.
+    pub fn joiner_sends(&self) -> Vec<usize> {
+        let rules = self.planner.rules();
+        let open = |at: &usize| !matches!(rules.of(*at).1.who, Who::Seniorities(_));
+        (0..rules.subgroups()).filter(open).collect()
     }
 
     /// Bytes of a control block that is large enough in every view, and of a sender's rings by

@@ -85,13 +85,11 @@ pub struct Page {
 }
 
 impl Page {
-    pub fn new(region: Arc<Region>, rank: u16, room: usize, subgroups: usize) -> Page {
+    /// `room`: for so many members.
+    pub fn new(region: Arc<Region>, room: usize) -> Page {
         let page = Page { region, room };
         page.put(1, u64::from(std::process::id()));
-        page.put(2, u64::from(rank));
-        page.put(3, room as u64);
         page.put(12, room as u64);
-        page.put(4, subgroups as u64);
         page.region.cell(0).publish(STATS_MAGIC);
         page
     }
@@ -111,6 +109,7 @@ impl Page {
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
         self.put(2, u64::from(engine.view().me.0));
         self.put(3, engine.view().members as u64);
+        self.put(4, engine.multicasts().len() as u64);
         head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
         for (at, multicast) in engine.multicasts().iter().enumerate() {
             let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
@@ -128,9 +127,9 @@ impl Page {
                 tally.nulls,
                 tally.announced,
                 pressed,
-                delivered[at].messages,
-                delivered[at].bytes,
-                delivered[at].batches,
+                delivered[multicast.subgroup].messages,
+                delivered[multicast.subgroup].bytes,
+                delivered[multicast.subgroup].batches,
             ];
             words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
             let ranks = base + SUBGROUP_WORDS;

@@ -15,14 +15,15 @@
 use super::assembly::{Assembly, assemble, prologue};
 use super::clock;
 use super::control::Wishes;
+use super::letter::{Ask, Letter};
 use super::policy::{Policy, reads, seat_of, sends, shown};
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
 use crate::error::{Error, Fault, Suspicion};
 use crate::fabric::{Exchange, Memory, Shown, Sizes};
 use crate::group::detector::lag::Lag;
-use crate::group::membership::roster::{Member, Roster};
-use crate::group::membership::{Install, Options, Timings};
+use crate::group::membership::roster::{Address, Member, Roster};
+use crate::group::membership::{Install, Options, Request, Timings};
 use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::mem::Region;
@@ -81,10 +82,20 @@ pub struct Views {
     building: Option<Building>,
     /// The view that the application has not been told of.
     pub untold: Option<ViewInfo>,
+    /// Who asks to be joined.
+    asking: Vec<Asking>,
+    /// Incarnations that were handed to the membership in this view.
+    handed: Vec<u64>,
     /// Why somebody became suspect in this view.
     faults: Vec<Suspicion>,
     pub changes: u64,
     pub last: Changed,
+}
+
+struct Asking {
+    peer: Peer,
+    incarnation: u64,
+    ask: Ask,
 }
 
 struct Building {
@@ -128,6 +139,8 @@ impl Views {
             ready: false,
             building: None,
             untold,
+            asking: Vec::new(),
+            handed: Vec::new(),
             faults: Vec::new(),
             changes: 0,
             last: Changed::default(),
@@ -154,6 +167,40 @@ impl Views {
     /// Where I beat now, for long callbacks.
     pub fn beat(&self, beat_at: usize) {
         self.detectors.wishes.beat_in(&self.blocks[self.roster.me.index()], beat_at);
+    }
+
+    pub fn is_asked(&self) -> bool {
+        !self.asking.is_empty()
+    }
+
+    /// Somebody asks to be joined.
+    pub fn asked(&mut self, peer: Peer, incarnation: u64, ask: Ask) {
+        self.asking.retain(|asking| asking.incarnation != incarnation);
+        self.asking.push(Asking { peer, incarnation, ask });
+    }
+
+    /// Whom the leader may propose now: those that are connected to every member, and to each other
+    /// if they may come together. Each is named once in a view.
+    pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
+        let members = &self.roster.members;
+        let is_member =
+            |incarnation: u64| members.iter().any(|member| member.incarnation == incarnation);
+        self.asking.retain(|of| !exchange.has_ended(of.peer) && !is_member(of.incarnation));
+        let mut requests = Vec::new();
+        for asking in &self.asking {
+            let knows = |of: &Asking, who: u64| of.ask.connected.contains(&who);
+            let here = members.iter().all(|member| knows(asking, member.incarnation));
+            let mutual = self.asking.iter().all(|other| {
+                !self.handed.contains(&other.incarnation)
+                    || knows(asking, other.incarnation) && knows(other, asking.incarnation)
+            });
+            if !self.handed.contains(&asking.incarnation) && here && mutual {
+                self.handed.push(asking.incarnation);
+                let address = Address { extra: asking.ask.seat, ..Address::default() };
+                requests.push(Request { incarnation: asking.incarnation, address });
+            }
+        }
+        requests
     }
 
     pub fn note(&mut self, suspicions: &[Suspicion]) {
@@ -188,9 +235,20 @@ impl Views {
         let peers = peers_of(roster, exchange);
         let (view, plan) = self.policy.view(roster)?;
         let own = exchange.own(roster.epoch, &sends(&view, roster.me))?;
+        prologue(&own.block, roster.epoch, self.member(self.roster.me).incarnation);
         for (rank, peer) in (0..).map(Rank).zip(&peers) {
             if let Some(peer) = peer {
                 exchange.show(roster.epoch, *peer, &reads(&view, roster.me, rank));
+            }
+        }
+        let old = !install.joined.contains(roster.me);
+        for rank in install.joined.iter().filter(|_| old) {
+            if let Some(peer) = peers[rank.index()] {
+                let roster = Roster { me: rank, ..roster.clone() };
+                let (carry, joined) = (install.carry.clone(), install.joined);
+                let assignment = self.policy.encode(&roster);
+                let letter = Letter { roster, carry, joined, assignment };
+                exchange.say(peer, &letter.encode());
             }
         }
         let layout = Arc::new(view.layout());
@@ -227,7 +285,10 @@ impl Views {
             }
             let sizes = shown(&building.view, rank, roster.me, &self.sizes);
             let peer = building.peers[rank.index()];
-            let shown = peer.map(|peer| exchange.shown(peer, roster.epoch, &sizes));
+            // Who joins made its memory before it knew in which epoch.
+            let joins = building.install.joined.contains(rank);
+            let epoch = if joins { Epoch(0) } else { roster.epoch };
+            let shown = peer.map(|peer| exchange.shown(peer, epoch, &sizes));
             let suspect = building.install.carry.suspects.contains(rank);
             let fault = match shown.unwrap_or(Shown::Never) {
                 Shown::Memory(memory) => {
@@ -277,6 +338,7 @@ impl Views {
         (self.roster, self.peers, self.ready) = (roster, peers, false);
         (self.view, self.blocks) = (view, blocks);
         self.faults.clear();
+        self.handed.clear();
         self.changes += 1;
         self.last = Changed { timings, installed: since, built: now };
         assembly

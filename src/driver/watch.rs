@@ -4,12 +4,14 @@
 
 use super::Driver;
 use super::control::Wishes;
+use super::letter::Ask;
 use crate::base::{Members, Nanos, Rank};
 use crate::error::{Fault, Status, Suspicion};
 use crate::group::detector::Watch;
 use crate::group::detector::beats::Beats;
 use crate::group::detector::breath::Breath;
 use crate::group::detector::lag::{Lag, Laggards, Verdict};
+use crate::group::membership::Membership;
 use crate::log_sink::{Level, say};
 use crate::mem::Region;
 use std::sync::Arc;
@@ -63,6 +65,7 @@ impl Driver {
     pub(super) fn watch(&mut self) {
         let now = self.now;
         self.find_wishes();
+        self.find_joiners();
         let Driver { engine, table, views, application, .. } = self;
         let (Some(membership), Some(views)) = (engine.membership(), views) else { return };
         let building = views.is_building();
@@ -104,6 +107,26 @@ impl Driver {
         }
         if !building {
             heard.into_iter().for_each(|suspicion| engine.report(suspicion));
+        }
+    }
+
+    /// Who asks to be joined, and whom the leader proposes.
+    fn find_joiners(&mut self) {
+        let Driver { engine, fabric, views, .. } = self;
+        let Some((views, exchange)) = views.as_mut().zip(fabric.exchange()) else { return };
+        while let Some((peer, bytes)) = exchange.heard() {
+            if let (Some(ask), Some(who)) = (Ask::decode(&bytes), exchange.incarnation(peer)) {
+                views.asked(peer, who, ask);
+            }
+        }
+        let leads = |membership: &Membership| {
+            membership.leader() == membership.me() && !membership.is_wedged()
+        };
+        if !views.is_asked() || views.is_building() || !engine.membership().is_some_and(leads) {
+            return;
+        }
+        for request in views.requests(exchange) {
+            engine.ask_to_join(request);
         }
     }
 

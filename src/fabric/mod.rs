@@ -63,6 +63,15 @@ pub struct Sizes {
     pub rings: Vec<Option<usize>>,
 }
 
+/// Whom a member's door lets in that wants to join.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    Nobody,
+    /// This member joins itself: those in higher seats. It calls those in lower ones.
+    Higher,
+    All,
+}
+
 /// What a peer has shown for an epoch.
 pub enum Shown {
     /// Nothing yet.
@@ -83,15 +92,21 @@ pub enum Shown {
 pub trait Exchange {
     /// The connection of an incarnation that there is or was.
     fn peer(&self, incarnation: u64) -> Option<Peer>;
+    /// Whose connection that is.
+    fn incarnation(&self, peer: Peer) -> Option<u64>;
+    /// Who may connect from now on, beside those that have.
+    fn admit(&mut self, whom: Admission);
     /// Whether that has ended.
     fn has_ended(&self, peer: Peer) -> bool;
     /// My memory of an epoch, with rings for these subgroups at the least; what is not there yet is
-    /// made: some system calls, and zeroing pages.
+    /// made: some system calls, and zeroing pages. Epoch 0 is the first one that I shall be in,
+    /// whichever that is.
     fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error>;
     /// Shows my memory of an epoch, made before, to a peer: the block and the rings of `subgroups`.
     /// What it has been shown already is not shown again.
     fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]);
-    /// What a peer has shown of an epoch; it has at least those sizes. Does not look for more.
+    /// What a peer has shown of an epoch; it has at least those sizes. Does not look for more. Of one
+    /// that joins in this view it is epoch 0.
     fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown;
     /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
     /// connections are reported again, by their new ranks.

@@ -13,16 +13,18 @@
 //!     is closed.
 //! X3  A hang-up counts once all that was said before it has been read (N1).
 
-use super::super::{Exchange, Memory, Shown, Sizes};
-use super::socket::Socket;
+use super::super::{Admission, Exchange, Memory, Shown, Sizes};
+use super::door::{self, Hello, Kind, Visitor};
+use super::socket::{Bell, Socket};
 use super::{Link, Shm};
 use crate::base::{Epoch, Members, Peer, Rank};
-use crate::error::Error;
+use crate::error::{Error, Status};
 use crate::limits::SUBGROUPS_MAX;
+use crate::log_sink::{Level, say};
 use crate::mem::Region;
 use crate::mem::region::Want;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Epochs that one peer may have shown and nobody has come to: it is one view ahead, and has shown
@@ -113,8 +115,12 @@ struct Theirs {
     rings: Vec<(usize, OwnedFd)>,
 }
 
+/// The first epoch that a member is in, whichever that is.
+const FIRST: Epoch = Epoch(0);
+
 /// What is shown and has been shown.
 pub struct Showroom {
+    admits: Admission,
     own: OwnMemory,
     mine: Vec<Mine>,
     theirs: Vec<Theirs>,
@@ -123,7 +129,8 @@ pub struct Showroom {
 
 impl Showroom {
     pub fn new(own: OwnMemory) -> Showroom {
-        Showroom { own, mine: Vec::new(), theirs: Vec::new(), heard: VecDeque::new() }
+        let (mine, theirs, heard) = (Vec::new(), Vec::new(), VecDeque::new());
+        Showroom { admits: Admission::Nobody, own, mine, theirs, heard }
     }
 
     /// Takes a message; `false`: it is none (X2).
@@ -189,6 +196,82 @@ impl Shm {
         self.hang_up(peer);
     }
 
+    /// Answers one who wants to join, or asks whether here is a group to join.
+    pub(super) fn let_in(&mut self, mut visitor: Visitor) {
+        let Some(showroom) = &self.showroom else { return };
+        let theirs = visitor.hello.clone();
+        let who = format!("process {}", theirs.pid);
+        if let Err(differs) = door::compare(&self.hello, &theirs, &who) {
+            // It hears in its own words what differs.
+            return door::refuse(
+                &visitor.socket,
+                differs.status,
+                &differs.detail,
+                &self.hello.config,
+            );
+        }
+        let open = match showroom.admits {
+            Admission::All => true,
+            Admission::Higher => theirs.kind == Kind::Enter && theirs.rank > self.hello.rank,
+            Admission::Nobody => false,
+        };
+        let refuse = |sentence: &str| {
+            let status = Status::NotComplete;
+            door::refuse(&visitor.socket, status, sentence, &self.hello.config);
+        };
+        if !open {
+            return refuse("this process is no member yet, or no more");
+        }
+        if theirs.kind == Kind::Probe {
+            door::welcome(&visitor, &self.hello, &[]);
+            return;
+        }
+        let bell = visitor.descriptors.pop().map(Bell::from_descriptor);
+        let (Some(Ok(bell)), 1..) = (bell, theirs.incarnation) else {
+            return refuse("it shows too little to be a member");
+        };
+        if !door::welcome(&visitor, &self.hello, &[self.bell.as_fd()]) {
+            return;
+        }
+        self.watch.remove(&visitor.socket);
+        if let Err(trouble) = self.connect(&theirs, visitor.socket, bell) {
+            say(Level::Warning, &format!("{who} cannot be joined: {trouble}"));
+        }
+    }
+
+    /// Keeps a connection with one that is no member yet.
+    pub fn connect(&mut self, hello: &Hello, socket: Socket, bell: Bell) -> Result<Peer, Error> {
+        let free = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
+        self.watch.add(&socket, free as u64)?;
+        if free == self.links.len() {
+            self.links.push(None);
+        }
+        self.links[free] = Some(Link {
+            incarnation: hello.incarnation,
+            pid: hello.pid,
+            parks: hello.parks,
+            socket: Some(socket),
+            bell,
+            block: self.block.clone(), // until it is a member
+            rung: 0,
+            ended: false,
+        });
+        Ok(Peer(free as u16))
+    }
+
+    /// Incarnations that I am connected with.
+    pub fn connected(&self) -> Vec<u64> {
+        let live = self.links.iter().flatten();
+        live.filter(|link| !link.ended && link.socket.is_some())
+            .map(|link| link.incarnation)
+            .collect()
+    }
+
+    /// A copy of my bell, for whom I call.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
     fn link_of(&self, peer: Peer) -> Option<&Link> {
         self.link(usize::from(peer.0))
     }
@@ -219,12 +302,25 @@ impl Exchange for Shm {
         Some(Peer(self.links.iter().position(its)? as u16))
     }
 
+    fn incarnation(&self, peer: Peer) -> Option<u64> {
+        Some(self.link_of(peer)?.incarnation)
+    }
+
+    fn admit(&mut self, whom: Admission) {
+        if let Some(showroom) = &mut self.showroom {
+            showroom.admits = whom;
+        }
+    }
+
     fn has_ended(&self, peer: Peer) -> bool {
         self.socket_of(peer).is_none()
     }
 
     fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
         let Showroom { own, mine, .. } = self.showroom.as_mut().expect("views change");
+        if let Some(first) = mine.iter_mut().find(|mine| mine.epoch == FIRST) {
+            first.epoch = epoch;
+        }
         let at = match mine.iter().position(|mine| mine.epoch == epoch) {
             Some(at) => at,
             None => {
@@ -272,8 +368,8 @@ impl Exchange for Shm {
     fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown {
         let ended = self.has_ended(peer);
         let Some(showroom) = &mut self.showroom else { return Shown::Never };
-        let its = |theirs: &Theirs| theirs.peer == peer && theirs.epoch == epoch;
-        let theirs = showroom.theirs.iter().find(|theirs| its(theirs));
+        let its = |theirs: &&Theirs| theirs.peer == peer && theirs.epoch == epoch;
+        let theirs = showroom.theirs.iter().find(its);
         let there = |theirs: &&Theirs| theirs.has(sizes);
         match theirs.filter(there) {
             Some(theirs) => theirs.map(sizes).map_or(Shown::Never, Shown::Memory),
@@ -296,7 +392,9 @@ impl Exchange for Shm {
         if let Some(showroom) = &mut self.showroom {
             // All who need them have mapped or been sent them.
             showroom.mine.retain(|mine| mine.epoch > epoch);
-            showroom.theirs.retain(|theirs| theirs.epoch > epoch);
+            let waits =
+                |theirs: &Theirs| theirs.epoch == FIRST && !peers.contains(&Some(theirs.peer));
+            showroom.theirs.retain(|theirs| theirs.epoch > epoch || waits(theirs));
         }
     }
 

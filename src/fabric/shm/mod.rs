@@ -298,13 +298,14 @@ impl Shm {
         }
         for visitor in visitors {
             match visitor.hello.kind {
+                Kind::Enter | Kind::Probe if self.showroom.is_some() => self.let_in(visitor),
                 Kind::Stat => {
                     door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
                 }
                 Kind::Probe => {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
-                Kind::Join | Kind::Welcome | Kind::Refuse => {
+                Kind::Join | Kind::Enter | Kind::Welcome | Kind::Refuse => {
                     let sentence = format!(
                         "the group is complete; rank {} is open in process {}: wait for its end, or \
                          choose another name",

@@ -303,15 +303,15 @@ impl Membership {
     /// What the detectors say; after a look, so that what has landed is not lost.
     fn hear(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
         for suspicion in suspicions {
-            // Who has passed on has said all that it had to say here, and nobody has to wait for it;
-            // who has left may be gone by then.
             let passed = self.rows[suspicion.rank.index()].installed > self.roster.epoch;
-            let absent = matches!(
-                suspicion.fault,
-                Fault::Silent { .. } | Fault::Lag { .. } | Fault::Lost { .. } | Fault::Left { .. }
-            );
-            if !(passed && absent) {
-                self.suspect(suspicion.rank, suspicion.fault, decision);
+            match suspicion.fault {
+                // Who has passed on moves nothing here, and nobody has to wait for it.
+                Fault::Silent { .. } | Fault::Lag { .. } if passed => {}
+                // I have ended, and go with what it said last: who has left may be gone by now.
+                Fault::Lost { .. } | Fault::Left { .. } if passed && self.courier.has_ended() => {
+                    self.courier.release(suspicion.rank);
+                }
+                fault => self.suspect(suspicion.rank, fault, decision),
             }
         }
     }
