@@ -150,6 +150,7 @@ fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
         door: met.door,
         hello: met.hello,
         stats,
+        memory: None,
     };
     let extent = |region: &Arc<Region>| Extent::new(region.clone(), 0, ring_bytes as usize);
     ShmEnd {

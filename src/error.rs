@@ -63,13 +63,21 @@ pub enum Status {
     PeerLeft = -52,
     /// The group has stopped.
     Failed = -53,
+    /// The other members believe this one failed and go on without it.
+    Expelled = -54,
+    /// This member sees no majority of the group.
+    Partitioned = -55,
+    /// This member has left, as it asked to.
+    Left = -56,
+    /// Too many leaders have failed in one view change.
+    Exhausted = -57,
     // A bug of ours.
     /// A panic inside the library was caught; the group is poisoned.
     Panic = -90,
 }
 
 impl Status {
-    pub const ALL: [Status; 25] = [
+    pub const ALL: [Status; 29] = [
         Status::Ok,
         Status::Again,
         Status::TimedOut,
@@ -94,6 +102,10 @@ impl Status {
         Status::PeerFault,
         Status::PeerLeft,
         Status::Failed,
+        Status::Expelled,
+        Status::Partitioned,
+        Status::Left,
+        Status::Exhausted,
         Status::Panic,
     ];
 
@@ -124,6 +136,10 @@ impl Status {
             Status::PeerFault => "a member wrote nonsense and was cut off",
             Status::PeerLeft => "a member has closed the group",
             Status::Failed => "the group has stopped",
+            Status::Expelled => "the other members go on without this one: open the group anew",
+            Status::Partitioned => "this member sees no majority of the group",
+            Status::Left => "this member has left the group",
+            Status::Exhausted => "too many members failed in one view change",
             Status::Panic => "a bug in squall was caught; the group is poisoned",
         }
     }

@@ -60,6 +60,15 @@ pub enum squall_status {
     SQUALL_PEER_LEFT = -52,
     /// The group is lost; only close is left.
     SQUALL_FAILED = -53,
+    /// The group goes on without this member: the others believed it failed. Close it, and open it
+    /// anew to join again.
+    SQUALL_EXPELLED = -54,
+    /// This member stops: those that it can see are no majority of the group.
+    SQUALL_PARTITIONED = -55,
+    /// This member has left, as it asked to.
+    SQUALL_LEFT = -56,
+    /// This member stops: too many leaders failed in one view change.
+    SQUALL_EXHAUSTED = -57,
     /// A bug of ours was caught. The group is poisoned; only close is left.
     SQUALL_PANIC = -90,
 }
@@ -125,7 +134,7 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
     }
     texts!(Ok Again TimedOut Invalid TooLong NotSender WrongSize NoHandle Closed Reentrant OwnThread
         NotReserved NoMemory Limit InUse ForeignOwner Mismatch WireVersion NotComplete System
-        PeerLost PeerFault PeerLeft Failed Panic)
+        PeerLost PeerFault PeerLeft Failed Expelled Partitioned Left Exhausted Panic)
 }
 
 /// Copies the sentence about the last call of this thread that failed: cause, value and remedy, in

@@ -24,6 +24,16 @@ pub enum Idle {
     Park,
 }
 
+/// Whether a group's members may change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Changes {
+    /// They are those of the configuration; the first loss ends the group.
+    #[default]
+    Fixed,
+    /// Whoever fails or leaves is dropped, and the others go on, as long as they are a majority.
+    Views,
+}
+
 /// How the members of a subgroup are parted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shards {
@@ -90,6 +100,10 @@ pub struct Config {
     pub group: String,
     pub rank: u16,
     pub members: u16,
+    /// With `Views`, `rank` and `members` are those of the first view.
+    pub membership: Changes,
+    /// With `Views`: joins a group that runs, instead of founding one; `rank` says nothing then.
+    pub join: bool,
     pub subgroups: Vec<SubgroupConfig>,
     pub idle: Idle,
     /// Keep the shared pages in memory (`mlock`).
@@ -113,6 +127,8 @@ impl Config {
             group: group.into(),
             rank,
             members,
+            membership: Changes::default(),
+            join: false,
             subgroups: vec![SubgroupConfig::default()],
             idle: Idle::default(),
             lock: Want::No,

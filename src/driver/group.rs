@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A group as a Rust program uses it; the C door is a thin layer over this.
 
-use super::config::{Config, Idle};
+use super::assembly::{Assembly, assemble, prologue};
+use super::config::{Changes, Config, Idle};
+use super::control::Control;
 use super::idle::{Pace, pin};
+use super::join::join;
 use super::lane::Lanes;
 pub use super::lane::Sender;
+use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
 use super::stats::{self, Page, Snapshot};
-use super::{Application, Driver, Turn, clock};
-use crate::base::Rank;
+use super::views::Views;
+use super::{Application, Driver, Seen, Turn};
+use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
-use crate::fabric::Fabric;
+use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{OwnBell, Parts, Shm};
-use crate::group::Engine;
+use crate::fabric::{Admission, Fabric, Memory};
+use crate::group::membership::roster::{Address, Roster};
+use crate::group::membership::{Carry, Options};
 use crate::group::view::View;
-use crate::limits::WIRE_VERSION;
+use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
-use crate::mem::thread::can_order_all_threads;
 use crate::mem::{Cell, Region};
-use crate::sst::Table;
-use crate::sst::inbox::Inbox;
-use crate::sst::layout::{Layout, MAGIC, Mode};
-use crate::sst::producer::{Gate, Producer};
-use crate::sst::ring::{LaneCells, Ring, Taker};
-use crate::sst::stores::Stores;
+use crate::sst::layout::Layout;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -33,7 +34,8 @@ use std::time::{Duration, Instant};
 /// An open group, polled by the thread that holds it.
 pub struct Group {
     driver: Driver,
-    lanes: Lanes,
+    /// `None`: the view is fixed.
+    control: Option<Control>,
     bell: Option<OwnBell>,
     stats: Arc<Region>,
     idle: Idle,
@@ -41,64 +43,60 @@ pub struct Group {
     members: u16,
 }
 
-/// My lanes of one subgroup, both ends, and the memory they share with the world.
-struct OwnRings {
-    region: Option<Arc<Region>>,
-    descriptor: Option<OwnedFd>,
-}
-
 impl Group {
     /// Opens a group: makes this member's memory, meets the others, maps theirs.
     ///
     /// Blocks until all members are there or `open_timeout` ends. `application` gets the messages.
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
+        if config.join {
+            return join(config, application);
+        }
         let view = config.view()?;
         let layout = Arc::new(view.layout());
-        let mut notes = Vec::new();
-        let share = |what: &str, bytes: usize, notes: &mut Vec<String>| {
-            let name = format!("squall-{}-{}-{what}", config.group, config.rank);
-            Region::share(&name, bytes, config.lock, config.huge, notes)
-        };
-        let (control, control_fd) = share("table", layout.control_bytes, &mut notes)?;
-        prologue(&control, &layout, &view);
-        Region::seal(&control_fd)?;
-        let mut rings = Vec::new();
-        for (at, subgroup) in view.subgroups.iter().enumerate() {
-            let sends = subgroup.senders.iter().any(|sender| sender.rank == view.me);
-            if !sends {
-                rings.push(OwnRings { region: None, descriptor: None });
-                continue;
-            }
-            let (region, fd) = share(&format!("ring{at}"), layout.rings_bytes(at), &mut notes)?;
-            Region::seal(&fd)?;
-            rings.push(OwnRings { region: Some(Arc::new(region)), descriptor: Some(fd) });
+        let policy = Policy::new(config)?;
+        let views = config.membership == Changes::Views;
+        let (mut block_bytes, ring_bytes) = policy.sizes();
+        if !views {
+            block_bytes = layout.control_bytes;
         }
-        let page_bytes = stats::page_bytes(view.subgroups.len(), view.members);
+        let mut notes = Vec::new();
+        let name = format!("squall-{}-{}", config.group, config.rank);
+        let own = OwnMemory { name, block_bytes, ring_bytes, lock: config.lock, huge: config.huge };
+        let mine = own.make(&sends(&view, view.me), &mut notes)?;
+        prologue(&mine.memory.block, Epoch(1), incarnation());
+        if !views {
+            mine.memory.block.cell(layout.installed.byte(0)).publish(1);
+        }
+        let most = if views { MEMBERS_MAX } else { view.members };
+        let page_bytes = stats::page_bytes(view.subgroups.len(), most);
         let page = Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut notes)?;
         Region::seal(&page.1)?;
         notes.dedup();
         for note in &notes {
             crate::log_sink::say(crate::log_sink::Level::Warning, note);
         }
-        let descriptors = rings.iter_mut().map(|ring| ring.descriptor.take()).collect();
-        let (block, bell) = (Arc::new(control), Bell::new()?);
-        let mine = rendezvous::Mine {
-            block: block.clone(),
-            control: control_fd,
-            rings: descriptors,
-            bell,
-        };
+        let (block, bell) = (mine.memory.block.clone(), Bell::new()?);
+        let shown = rendezvous::Mine { block, control: mine.block, rings: mine.rings, bell };
         let parks = config.idle == Idle::Park;
-        let met = rendezvous::meet(config, &view, &layout, &mine, parks)?;
-        let regions = rings.into_iter().map(|ring| ring.region).collect();
-        let assembly = Assembly { config, view, layout, control: block, rings: regions };
-        assembly.build(met, mine.bell, (Arc::new(page.0), page.1), application)
+        let met = rendezvous::meet(config, &view, &layout, &shown, parks)?;
+        let assembly = Opening { config, view, layout, policy, memory: mine.memory, own };
+        assembly.build(met, shown.bell, (Arc::new(page.0), page.1), application)
     }
 
     /// Takes a lane of mine: for the thread that will send in it. `None`: not a sender there, no
     /// such lane, or taken already.
     pub fn sender(&mut self, subgroup: u16, lane: u16) -> Option<Sender> {
-        self.lanes.sender(subgroup, lane)
+        self.driver.lanes.sender(subgroup, lane)
+    }
+
+    /// The same for whoever may become a sender there in a later view: until then it answers
+    /// `NotSender`.
+    pub fn lane(&mut self, subgroup: u16, lane: u16, config: &Config) -> Option<Sender> {
+        let of = config.subgroups.get(usize::from(subgroup))?;
+        if self.control.is_some() && lane < of.lanes {
+            self.driver.lanes.add(subgroup, lane);
+        }
+        self.sender(subgroup, lane)
     }
 
     /// One turn in this thread; delivers at most `limit` messages. Never blocks.
@@ -204,12 +202,14 @@ impl Group {
         Ok(Polling { stop, bell, thread: Some(thread), rank, members, stats })
     }
 
+    /// Where views change: in the view at hand.
     pub fn rank(&self) -> u16 {
-        self.rank
+        self.driver.engine().view().me.0
     }
 
+    /// As `rank`.
     pub fn members(&self) -> u16 {
-        self.members
+        self.driver.engine().view().members as u16
     }
 
     /// What this member counts, now.
@@ -223,8 +223,25 @@ impl Group {
         self.stats.clone()
     }
 
-    /// Leaves in good order: the others go on delivering what is stable.
+    /// For other threads of mine, and for callbacks. `None`: the view is fixed.
+    pub fn control(&self) -> Option<Control> {
+        self.control.clone()
+    }
+
+    /// Leaves in good order: the others go on delivering what is stable, and where views change all
+    /// that this member has sent. From now on it delivers nothing itself.
+    ///
+    /// Where views change this takes one of them, and no longer than the time to suspicion.
     pub fn close(mut self) {
+        if let Some(control) = self.control.take() {
+            self.driver.fall_silent();
+            control.leave();
+            let start = Instant::now();
+            let mut pace = Pace::new(Idle::Yield);
+            while start.elapsed() < CLOSE_TIMEOUT && self.turn(u32::MAX).is_ok() {
+                pace.quiet();
+            }
+        }
         self.driver.farewell();
     }
 }
@@ -291,15 +308,16 @@ impl Drop for Polling {
 }
 
 /// What is needed to put a member together once all have met.
-struct Assembly<'a> {
+struct Opening<'a> {
     config: &'a Config,
     view: View,
     layout: Arc<Layout>,
-    control: Arc<Region>,
-    rings: Vec<Option<Arc<Region>>>,
+    policy: Policy,
+    memory: Memory,
+    own: OwnMemory,
 }
 
-impl Assembly<'_> {
+impl Opening<'_> {
     fn build(
         self,
         met: Met,
@@ -308,91 +326,113 @@ impl Assembly<'_> {
         application: Box<dyn Application>,
     ) -> Result<Group, Error> {
         let (me, members) = (self.view.me, self.view.members);
-        let mut blocks = Vec::new();
-        for (rank, block) in met.blocks.iter().enumerate() {
-            blocks.push(if rank == me.index() {
-                self.control.clone()
-            } else {
-                block.clone().expect("all have met")
-            });
-        }
+        let others = met.blocks.into_iter().zip(met.rings).enumerate();
+        let memory = |(rank, (block, rings)): (usize, (Option<Arc<Region>>, _))| match block {
+            Some(block) => Memory { block, rings },
+            None => {
+                assert_eq!(rank, me.index(), "all have met");
+                self.memory.clone()
+            }
+        };
+        let memories: Vec<Memory> = others.map(memory).collect();
+        let views = self.config.membership == Changes::Views;
         let parts = Parts {
             me,
             members,
-            blocks: blocks.clone(),
+            blocks: memories.iter().map(|memory| memory.block.clone()).collect(),
             neighbours: met.neighbours,
             bell,
             door: met.door,
             hello: met.hello,
             stats: stats_fd,
+            memory: views.then_some(self.own),
         };
-        let fabric = Shm::new(parts, &self.layout)?;
-        let own_bell = fabric.own_bell();
-        let table = Table::new(self.layout.clone(), me, blocks, None);
-        let (mut takers, mut producers, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, subgroup) in self.view.subgroups.iter().enumerate() {
-            if !subgroup.has(me) {
-                continue;
-            }
-            let ring_of = |rank: Rank, lane: u16| {
-                let region =
-                    if rank == me { &self.rings[at] } else { &met.rings[rank.index()][at] };
-                let region = region.clone().expect("a sender has a ring");
-                Ring::new(region, usize::from(lane), &subgroup.shape)
-            };
-            let of = |sender: &crate::group::view::Sender| {
-                (ring_of(sender.rank, sender.lane), sender.rank.0, sender.lane)
-            };
-            let rings = subgroup.senders.iter().map(of).collect();
-            inboxes.push(Inbox::new(rings, &subgroup.shape, self.view.epoch));
-            let mut mine = Vec::new();
-            for (s, sender) in subgroup.senders.iter().enumerate() {
-                if sender.rank != me {
-                    continue;
-                }
-                let cells = LaneCells::new();
-                let ring = ring_of(me, sender.lane);
-                mine.push(Taker::new(ring.clone(), cells.clone()));
-                let gate = self.gate(&table, at, s);
-                let stores = Stores::adaptive(|| clock().0, subgroup.shape.message_bytes_max);
-                let mut producer = Producer::new(ring, cells, gate, &subgroup.shape, HOT_BYTES);
-                producer.store(stores);
-                producer.defer_fences(can_order_all_threads());
-                producers.push((at as u16, sender.lane, producer));
-            }
-            takers.push(mine);
+        let mut fabric = Shm::new(parts, &self.layout)?;
+        let roster = views.then(|| founders(&memories, &self.layout, me));
+        let mut policy = self.policy;
+        if let Some(roster) = &roster {
+            let plan = policy.view(roster)?.1;
+            policy.adopt(&plan);
         }
-        let subgroups = takers.len();
+        let first = roster.clone().map(|roster| {
+            let carry = Carry::first(&roster);
+            (roster, carry, Options::default())
+        });
         let posting = fabric.posting();
-        let engine = Engine::new(self.view, &table, takers, posting);
-        let page = Page::new(stats.clone(), me.0, members, subgroups);
-        let every = self.config.liveness_every_ns;
-        let driver =
-            Driver::new(engine, table, inboxes, Box::new(fabric), application, page, every);
-        let (idle, rank) = (self.config.idle, me.0);
-        let mut lanes = Lanes::new(own_bell.clone());
-        lanes.install(Vec::new(), producers, &mut |_| ());
-        Ok(Group { driver, lanes, bell: own_bell, stats, idle, rank, members: members as u16 })
-    }
-
-    /// Who must have released a slot of sender `s` before it is used again.
-    fn gate(&self, table: &Table, subgroup: usize, s: usize) -> Gate {
-        let spec = &self.view.subgroups[subgroup];
-        let columns = &self.layout.subgroups[subgroup];
-        let at = match spec.mode() {
-            Mode::Stable => columns.released.byte(0),
-            Mode::Received => columns.released_by.byte(s),
-        };
-        let row = |&rank: &Rank| (rank, table.block(rank).clone(), at);
-        Gate {
-            rows: spec.members.iter().map(row).collect(),
-            mode: spec.mode(),
-            sender: s,
-            senders: spec.senders.len(),
-            hook: None,
-        }
+        let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
+        let assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
+        let views = fabric.exchange().zip(roster).map(|(exchange, roster)| {
+            let lags = policy.lags(self.config);
+            let first = (roster, self.view);
+            let time = self.config.suspicion_ns;
+            let views = Views::new(policy, first, time, &lags, exchange, blocks);
+            views.beat(self.layout.beat.byte(0));
+            Box::new(views)
+        });
+        Ok(Group::of(assembly, fabric, views, application, stats, self.config))
     }
 }
+
+impl Group {
+    /// A member that has joined: its first view has been gathered.
+    pub(super) fn joined(
+        mut views: Box<Views>,
+        mut shm: Shm,
+        application: Box<dyn Application>,
+        stats: Arc<Region>,
+        config: &Config,
+    ) -> Group {
+        let assembly = views.enter(super::clock(), &mut shm);
+        views.beat(assembly.table.layout.beat.byte(0));
+        Group::of(assembly, shm, Some(views), application, stats, config)
+    }
+
+    fn of(
+        assembly: Assembly,
+        mut shm: Shm,
+        views: Option<Box<Views>>,
+        application: Box<dyn Application>,
+        stats: Arc<Region>,
+        config: &Config,
+    ) -> Group {
+        let bell = shm.own_bell();
+        let Assembly { engine, table, inboxes, made } = assembly;
+        let mut lanes = Lanes::new(bell.clone());
+        lanes.install(Vec::new(), made, &mut |_| ());
+        let (mut every, mut room) = (config.liveness_every_ns, engine.view().members);
+        if views.is_some() {
+            (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);
+        }
+        if let Some(exchange) = shm.exchange() {
+            exchange.admit(Admission::All);
+        }
+        let control =
+            |views: &Box<Views>| Control::new(views.detectors.wishes.clone(), bell.clone());
+        let control = views.as_ref().map(control);
+        let page = Page::new(stats.clone(), room);
+        let (rank, members) = (engine.view().me.0, engine.view().members as u16);
+        let view = Seen { engine, table, inboxes };
+        let mut driver = Driver::new(view, Box::new(shm), application, page, lanes, every, views);
+        driver.refresh();
+        Group { driver, control, bell, stats, idle: config.idle, rank, members }
+    }
+}
+
+/// The first view's members: each says in its control block which incarnation it is.
+fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
+    let founder = |(memory, extra): (&Memory, u16)| {
+        let incarnation = memory.block.cell(layout.incarnation.byte(0)).observe();
+        (incarnation, Address { extra, ..Address::default() })
+    };
+    let all: Vec<(u64, Address)> = memories.iter().zip(0..).map(founder).collect();
+    Roster::first(&all, me)
+}
+
+/// How often connections are looked at where views change, at the least: a peer's end is noticed by
+/// that if this member does not sleep.
+const LIVENESS_EVERY_NS: u64 = 100_000;
+/// How long `close` tries to leave in good order.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Too many threads are told like too little memory for one more: "try again".
 fn no_thread(cause: &std::io::Error) -> Error {
@@ -405,18 +445,9 @@ fn no_thread(cause: &std::io::Error) -> Error {
     Error::new(Status::System, what)
 }
 
-/// A ring's first part, where small messages stay while there is room (half of a usual L2).
-const HOT_BYTES: u64 = 512 << 10;
-
-/// What a control block says before anything moves.
-fn prologue(control: &Region, layout: &Layout, view: &View) {
-    control.cell(layout.wire.byte(0)).prepare(u64::from(WIRE_VERSION));
-    control.cell(layout.epoch.byte(0)).prepare(view.epoch.0);
-    control.cell(layout.installed.byte(0)).prepare(view.epoch.0);
-    // Never that of another process of this rank, nor of this one's last group.
-    let incarnation = super::clock().0 << 22 ^ u64::from(std::process::id());
-    control.cell(layout.incarnation.byte(0)).prepare(incarnation);
-    control.cell(layout.magic.byte(0)).publish(MAGIC);
+/// Never that of another process of this rank, nor of this one's last group; never 0.
+pub(super) fn incarnation() -> u64 {
+    (super::clock().0 << 22 ^ u64::from(std::process::id())).max(1)
 }
 
 #[cfg(test)]

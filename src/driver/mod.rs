@@ -2,30 +2,41 @@
 //! Where engine, fabric and callbacks meet: the turn.
 //!
 //! V1  Callbacks run here and nowhere else, never inside the engine.
-//! V2  The order of a turn is the order of `Work`: callbacks, `done`, revoke, posts.
+//! V2  The order of a turn is the order of `Work`: callbacks, `done`, revoke, posts, then what a view
+//!     change asks for (`change`).
 //! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
 //!     for peers that sleep. The clock is read every `TICK_TURNS` turns.
 //! V4  A child that was forked in a delivery and returns from it touches nothing any more: it shares
 //!     the group's memory with its parent. Seen by one load per batch.
 
+mod assembly;
+mod change;
 pub mod config;
+pub mod control;
 pub mod group;
 pub mod idle;
+mod join;
 pub mod lane;
+mod letter;
+mod policy;
 pub mod rendezvous;
 pub mod stats;
+pub mod views;
+mod watch;
 
-use crate::base::{Events, Nanos, Peer};
+use crate::base::{Events, Members, Nanos, Peer};
 use crate::error::{Fault, Status, Suspicion};
-use crate::fabric::Fabric;
 use crate::fabric::shm::fork::forks;
+use crate::fabric::{Admission, Fabric};
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
 use crate::log_sink::Level;
 use crate::mem::{Batch, Message};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
+use lane::{Dropped, Lanes};
 use stats::{Counters, Delivered, Page};
+use views::{ViewInfo, Views};
 
 /// Turns between two looks at the clock while busy: a look costs about a quarter of a quiet turn.
 const TICK_TURNS: u32 = 32;
@@ -35,6 +46,21 @@ pub trait Application: Send {
     /// A batch of a subgroup, in order; never empty. The bytes may be read until this returns.
     /// It may send, in every lane; it must not poll or close.
     fn deliver(&mut self, subgroup: u16, batch: &[Message]);
+    /// A view begins: after the last message of the one before, and before its own first. Only where
+    /// members may change; then for the first view, too.
+    fn view(&mut self, view: &ViewInfo) {
+        let _ = view;
+    }
+    /// A message of mine was accepted and can be sent in no view any more: it has no such role there.
+    /// Called between two views.
+    fn dropped(&mut self, message: &Dropped) {
+        let _ = message;
+    }
+    /// Senders of a subgroup wait for a member that has made no progress for so long: only where the
+    /// subgroup asks for such reports.
+    fn lags(&mut self, subgroup: u16, rank: u16, for_ns: u64) {
+        let _ = (subgroup, rank, for_ns);
+    }
     /// The group has stopped; nothing is delivered any more. Called once.
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         let _ = (status, suspicion);
@@ -55,6 +81,14 @@ pub struct Turn {
     pub busy: bool,
 }
 
+/// A member in one view.
+struct Seen {
+    engine: Engine,
+    table: Table,
+    /// By subgroup of mine, as the engine counts them.
+    inboxes: Vec<Inbox>,
+}
+
 /// This is a child that was forked in a callback and has returned from it.
 struct Forked;
 
@@ -73,25 +107,35 @@ pub struct Driver {
     liveness_every_ns: u64,
     until_tick: u32,
     armed: bool,
-    told: bool,
+    lanes: Lanes,
+    /// Why the group has stopped, if it has.
+    stopped: Option<Status>,
+    /// `None`: the view is fixed.
+    views: Option<Box<Views>>,
+    /// Before the next poll of the engine a view change has something to do.
+    changing: bool,
+    /// Busy turns at the last tick.
+    busy_before: u64,
     /// In which process this is (`forks`).
     forks: u64,
     counters: Counters,
+    /// By subgroup of the view.
     delivered: Vec<Delivered>,
     page: Page,
 }
 
 impl Driver {
-    pub fn new(
-        engine: Engine,
-        table: Table,
-        inboxes: Vec<Inbox>,
+    fn new(
+        view: Seen,
         fabric: Box<dyn Fabric>,
         application: Box<dyn Application>,
         page: Page,
+        lanes: Lanes,
         liveness_every_ns: u64,
+        views: Option<Box<Views>>,
     ) -> Driver {
-        let delivered = vec![Delivered::default(); inboxes.len()];
+        let Seen { engine, table, inboxes } = view;
+        let delivered = vec![Delivered::default(); engine.view().subgroups.len()];
         let now = clock();
         Driver {
             engine,
@@ -107,7 +151,11 @@ impl Driver {
             liveness_every_ns,
             until_tick: 0,
             armed: false,
-            told: false,
+            lanes,
+            stopped: None,
+            changing: views.is_some(),
+            views,
+            busy_before: 0,
             forks: forks(),
             counters: Counters::default(),
             delivered,
@@ -132,28 +180,47 @@ impl Driver {
     /// A round in which something is to be done.
     #[inline(never)]
     fn work_turn(&mut self, limit: u32) -> Turn {
+        if self.changing && self.change() {
+            return Turn { delivered: 0, busy: false };
+        }
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
-        let Ok(delivered) = self.deliver(limit) else {
+        let most =
+            self.views.as_ref().map_or(limit, |views| limit.min(views.detectors.breath.limit()));
+        let Ok(delivered) = self.deliver(most) else {
             self.engine.abandon();
+            self.stopped = Some(Status::Closed);
             return Turn { delivered: 0, busy: false };
         };
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
         if !self.work.revoke.is_empty() {
-            self.work.revoke.iter().for_each(|rank| self.fabric.revoke(Peer(rank.0)));
+            self.revoke(self.work.revoke);
         }
         if !self.work.posts.is_empty() {
             self.fabric.post(&self.work.posts);
         }
         if !self.work.expel.is_empty() {
-            self.work.expel.iter().for_each(|rank| self.fabric.revoke(Peer(rank.0)));
+            self.expel();
         }
-        self.events.lost = crate::base::Members::NONE;
+        self.events.lost = Members::NONE;
+        if self.views.is_some() {
+            self.after_turn(delivered);
+        }
         let busy = self.work.busy || delivered > 0;
         self.counters.busy_turns += u64::from(busy);
         if let State::Stopped(status, suspicion) = self.engine.state() {
             self.stopped(status, suspicion);
         }
         Turn { delivered, busy }
+    }
+
+    #[cold]
+    fn revoke(&mut self, ranks: Members) {
+        for rank in ranks.iter() {
+            let peer = self.views.as_ref().map_or(Some(Peer(rank.0)), |views| views.peer(rank));
+            if let Some(peer) = peer {
+                self.fabric.revoke(peer);
+            }
+        }
     }
 
     /// Calls the application for what the work says, within the limit.
@@ -176,7 +243,7 @@ impl Driver {
                     return Err(Forked); // V4
                 }
                 delivered += batch.len() as u32;
-                let counted = &mut self.delivered[delivery.at];
+                let counted = &mut self.delivered[multicast.subgroup];
                 counted.messages += batch.len() as u64;
                 counted.bytes += self.batch.bytes();
                 counted.batches += 1;
@@ -209,16 +276,26 @@ impl Driver {
             self.looked = now;
             self.fabric.poll(true, &mut self.events);
         }
+        if self.views.is_some() {
+            self.tick_views();
+        }
         self.page.write(now, &self.engine, &self.counters, &self.delivered);
     }
 
     #[cold]
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
-        if self.told {
+        if self.stopped.is_some() {
             return;
         }
-        self.told = true;
-        if let Some(suspicion) = suspicion {
+        self.stopped = Some(status);
+        self.lanes.stop(status);
+        if let Some(exchange) = self.fabric.exchange() {
+            exchange.admit(Admission::Nobody);
+        }
+        if self.views.is_some() {
+            let level = if status == Status::Left { Level::Notice } else { Level::Error };
+            crate::log_sink::say(level, status.text());
+        } else if let Some(suspicion) = suspicion {
             let (level, what) = match suspicion.fault {
                 Fault::Left { .. } => (Level::Notice, "has left"),
                 _ => (Level::Error, "is cut off"),
@@ -235,6 +312,14 @@ impl Driver {
     pub fn arm(&mut self) -> bool {
         self.fabric.arm(self.engine.waits_for_room());
         self.armed = true;
+        if self.changing {
+            return self.arm_changing();
+        }
+        if self.views.is_some() && self.lanes.has_work() {
+            self.armed = false;
+            self.fabric.disarm();
+            return false;
+        }
         if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
             self.armed = false;
             self.fabric.disarm();
@@ -249,16 +334,14 @@ impl Driver {
         assert!(self.armed, "sleep without arm");
         self.counters.sleeps += 1;
         self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
+        let timeout_ns = if self.views.is_some() { self.due(timeout_ns) } else { timeout_ns };
         self.fabric.sleep(timeout_ns, &mut self.events);
     }
 
     /// Why the group has stopped, if it has.
     #[inline]
     pub fn stopped_state(&self) -> Option<Status> {
-        match self.engine.state() {
-            State::Stopped(status, _) => Some(status),
-            _ => None,
-        }
+        self.stopped
     }
 
     pub fn engine(&self) -> &Engine {
@@ -267,6 +350,11 @@ impl Driver {
 
     pub fn fabric(&self) -> &dyn Fabric {
         &*self.fabric
+    }
+
+    /// No callback runs any more.
+    pub fn fall_silent(&mut self) {
+        self.application = Box::new(|_: u16, _: &[Message]| {});
     }
 
     /// The member leaves in good order.

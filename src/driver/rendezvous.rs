@@ -12,12 +12,13 @@
 //! on never changes its digest, and what one shows before that moves from incarnations to their
 //! successors only: two that go on with each other agree on all.
 
-use super::config::Config;
+use super::config::{Changes, Config};
+use super::policy::config_text;
 use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::shm::Neighbour;
 use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse, socket_name};
-use crate::fabric::shm::socket::{Bell, Socket};
+use crate::fabric::shm::socket::{Bell, Credentials, Socket};
 use crate::group::view::View;
 use crate::mem::Region;
 use crate::sst::layout::Layout;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a call that found nobody waits before the next one.
-const CALL_AGAIN: Duration = Duration::from_millis(2);
+pub const CALL_AGAIN: Duration = Duration::from_millis(2);
 /// How long a stranger that answers nothing is waited for when the name is taken.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -77,7 +78,10 @@ pub fn meet(
     mine: &Mine,
     parks: bool,
 ) -> Result<Met, Error> {
-    let hello = Hello::new(Kind::Join, config.rank, parks, &config.agreed_text(view));
+    let mut hello = Hello::new(Kind::Join, config.rank, parks, &config_text(config, view)?);
+    if config.membership == Changes::Views {
+        hello.incarnation = mine.block.cell(layout.incarnation.byte(0)).own();
+    }
     let name = socket_name(&config.group, config.rank);
     let Some(listener) = Socket::listen(&name)? else {
         return Err(name_taken(config, &name, &hello));
@@ -166,6 +170,17 @@ fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
     in_use(format!(" in process {}", owner.pid))
 }
 
+/// Another user's process has a seat of this group.
+pub fn seat_taken(config: &Config, seat: u16, owner: Credentials) -> Error {
+    let (group, me) = (&config.group, rustix::process::geteuid().as_raw());
+    let detail = format!(
+        "rank {seat} of group {group} is held by process {} of user {}, this process is user {me}: \
+         choose another group name",
+        owner.pid, owner.uid
+    );
+    Error::new(Status::ForeignOwner, detail)
+}
+
 impl Meeting<'_> {
     fn missing(&self) -> Vec<u16> {
         let here =
@@ -217,7 +232,8 @@ impl Meeting<'_> {
     /// may have run and left already: then that is for the group to find.
     fn forget_the_dead(&mut self) -> bool {
         let all = self.met.neighbours.iter();
-        let dead = all.filter(|neighbour| matches!(neighbour.socket.receive(), Some(None)));
+        // What it says is for later: who has met all may go on, and show memory of the next view.
+        let dead = all.filter(|neighbour| neighbour.socket.has_hung_up());
         let dead: Vec<Rank> = dead.map(|neighbour| neighbour.rank).collect();
         if dead.is_empty() || (self.missing().is_empty() && self.undecided().is_empty()) {
             return false;
@@ -237,12 +253,7 @@ impl Meeting<'_> {
         if let Some(owner) = socket.credentials()
             && owner.uid != me
         {
-            let detail = format!(
-                "rank {rank} of group {group} is held by process {} of user {}, this process is \
-                 user {me}: choose another group name",
-                owner.pid, owner.uid
-            );
-            return Err(Error::new(Status::ForeignOwner, detail));
+            return Err(seat_taken(self.config, rank, owner));
         }
         if !socket.send(&self.met.hello.encode(), &self.descriptors_for(rank)) {
             return Ok(false);

@@ -42,6 +42,22 @@ pub struct Delivered {
     pub batches: u64,
 }
 
+/// When the steps of a view change were reached, by the member's clock; 0: it was not (nobody failed,
+/// say), or there was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    pub suspected: Nanos,
+    pub wedged: Nanos,
+    pub agreed: Nanos,
+    pub echoed: Nanos,
+    pub ended: Nanos,
+    pub passed: Nanos,
+    /// The old view's engine was over; the new one's was there; the first message was delivered.
+    pub installed: Nanos,
+    pub built: Nanos,
+    pub delivered: Nanos,
+}
+
 /// One member's page, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -53,6 +69,9 @@ pub struct Snapshot {
     pub stopped: u64,
     /// The member's clock at the last tick.
     pub at: Nanos,
+    /// View changes that this member went through, and the steps of the last one.
+    pub changes: u64,
+    pub last: Steps,
     pub counters: Counters,
     pub subgroups: Vec<SubgroupSnapshot>,
 }
@@ -80,16 +99,16 @@ pub struct SubgroupSnapshot {
 /// Where the turn thread writes.
 pub struct Page {
     region: Arc<Region>,
-    members: usize,
+    /// Members that there is room for.
+    room: usize,
 }
 
 impl Page {
-    pub fn new(region: Arc<Region>, rank: u16, members: usize, subgroups: usize) -> Page {
-        let page = Page { region, members };
+    /// `room`: for so many members.
+    pub fn new(region: Arc<Region>, room: usize) -> Page {
+        let page = Page { region, room };
         page.put(1, u64::from(std::process::id()));
-        page.put(2, u64::from(rank));
-        page.put(3, members as u64);
-        page.put(4, subgroups as u64);
+        page.put(12, room as u64);
         page.region.cell(0).publish(STATS_MAGIC);
         page
     }
@@ -107,9 +126,12 @@ impl Page {
         let head = [engine.epoch().0, stopped, now.0];
         let counted =
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
+        self.put(2, u64::from(engine.view().me.0));
+        self.put(3, engine.view().members as u64);
+        self.put(4, engine.multicasts().len() as u64);
         head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
         for (at, multicast) in engine.multicasts().iter().enumerate() {
-            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.members);
+            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
             let [prefix, stable, done] = multicast.own_progress();
             let tally = multicast.tally;
             let pressed: u64 = multicast.lanes.iter().map(|lane| lane.taker.pressed()).sum();
@@ -124,18 +146,29 @@ impl Page {
                 tally.nulls,
                 tally.announced,
                 pressed,
-                delivered[at].messages,
-                delivered[at].bytes,
-                delivered[at].batches,
+                delivered[multicast.subgroup].messages,
+                delivered[multicast.subgroup].bytes,
+                delivered[multicast.subgroup].batches,
             ];
             words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
             let ranks = base + SUBGROUP_WORDS;
-            (0..self.members).for_each(|rank| self.put(ranks + rank, u64::MAX));
+            (0..engine.view().members).for_each(|rank| self.put(ranks + rank, u64::MAX));
             self.put(ranks + usize::from(engine.view().me.0), prefix.0);
             for (rank, number) in multicast.progress() {
                 self.put(ranks + rank.index(), number.0);
             }
         }
+    }
+}
+
+impl Page {
+    /// The steps of a view change; written once for each.
+    pub fn write_change(&self, changes: u64, last: &Steps) {
+        let Steps { suspected, wedged, agreed, echoed, ended, passed, .. } = last;
+        let steps = [suspected, wedged, agreed, echoed, ended, passed];
+        let all = steps.into_iter().chain([&last.installed, &last.built, &last.delivered]);
+        all.enumerate().for_each(|(at, step)| self.put(14 + at, step.0));
+        self.put(13, changes);
     }
 }
 
@@ -146,8 +179,8 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         return None;
     }
     let members = word(3)? as usize;
-    let subgroups = word(4)? as usize;
-    if page_bytes(subgroups.min(1 << 10), members.min(1 << 10)) > region.size() {
+    let (subgroups, room) = (word(4)? as usize, word(12)? as usize);
+    if members > room || page_bytes(subgroups.min(1 << 10), room.min(1 << 10)) > region.size() {
         return None;
     }
     let mut snapshot = Snapshot {
@@ -157,6 +190,18 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         epoch: word(5)?,
         stopped: word(6)?,
         at: Nanos(word(7)?),
+        changes: word(13)?,
+        last: Steps {
+            suspected: Nanos(word(14)?),
+            wedged: Nanos(word(15)?),
+            agreed: Nanos(word(16)?),
+            echoed: Nanos(word(17)?),
+            ended: Nanos(word(18)?),
+            passed: Nanos(word(19)?),
+            installed: Nanos(word(20)?),
+            built: Nanos(word(21)?),
+            delivered: Nanos(word(22)?),
+        },
         counters: Counters {
             turns: word(8)?,
             busy_turns: word(9)?,
@@ -166,7 +211,7 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         subgroups: Vec::new(),
     };
     for at in 0..subgroups {
-        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + members);
+        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + room);
         let get = |i: usize| word(base + i).unwrap_or(0);
         let delivered = Delivered { messages: get(10), bytes: get(11), batches: get(12) };
         snapshot.subgroups.push(SubgroupSnapshot {

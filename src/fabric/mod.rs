@@ -8,13 +8,19 @@
 //! F5  A lost peer is reported once. Silence is not reported: that is the engine's business.
 //! F6  An own cell may also be seen by peers as soon as it is advanced, before any post (shared
 //!     memory does this).
+//!
+//! Posts and events speak of the ranks of the view that was entered last. In the first one `Peer(r)`
+//! is rank r.
 
 #[doc(hidden)]
 pub mod conformance;
 pub mod shm;
 
-use crate::base::{Events, Peer, Post, Posting};
+use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
+use crate::error::Error;
+use crate::mem::Region;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
@@ -36,4 +42,77 @@ pub trait Fabric: Send {
     fn farewell(&mut self);
     /// Whether this member ever sleeps: else `arm` is refused by the driver.
     fn parks(&self) -> bool;
+    /// For groups whose views change. `None`: this one's view is fixed.
+    fn exchange(&mut self) -> Option<&mut dyn Exchange> {
+        None
+    }
+}
+
+/// One member's memory in one epoch, as it lies here.
+#[derive(Clone)]
+pub struct Memory {
+    pub block: Arc<Region>,
+    /// By subgroup; `None` where it does not send, or I do not listen.
+    pub rings: Vec<Option<Arc<Region>>>,
+}
+
+/// How many bytes a member's memory has, at the least: its control block, and rings by subgroup.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    pub block: usize,
+    pub rings: Vec<Option<usize>>,
+}
+
+/// Whom a member's door lets in that wants to join.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    Nobody,
+    /// This member joins itself: those in higher seats. It calls those in lower ones.
+    Higher,
+    All,
+}
+
+/// What a peer has shown for an epoch.
+pub enum Shown {
+    /// Nothing yet.
+    Waits,
+    Memory(Memory),
+    /// Its connection has ended, or it has shown what cannot be used: nothing will come.
+    Never,
+}
+
+/// Each epoch has memory of its own, and every member shows its own to the others, over connections
+/// that outlive the views.
+///
+/// N1  A connection belongs to an incarnation. What a peer has shown before its connection ended is
+///     still there.
+/// N2  Memory of an epoch is used in that epoch only, and is there as long as anybody uses it: a
+///     member that is not in the next view may go on reading.
+/// N3  After `revoke(peer)` its connection is closed, and it is told by that at the latest.
+pub trait Exchange {
+    /// The connection of an incarnation that there is or was.
+    fn peer(&self, incarnation: u64) -> Option<Peer>;
+    /// Whose connection that is.
+    fn incarnation(&self, peer: Peer) -> Option<u64>;
+    /// Who may connect from now on, beside those that have.
+    fn admit(&mut self, whom: Admission);
+    /// Whether that has ended.
+    fn has_ended(&self, peer: Peer) -> bool;
+    /// My memory of an epoch, with rings for these subgroups at the least; what is not there yet is
+    /// made: some system calls, and zeroing pages. Epoch 0 is the first one that I shall be in,
+    /// whichever that is.
+    fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error>;
+    /// Shows my memory of an epoch, made before, to a peer: the block and the rings of `subgroups`.
+    /// What it has been shown already is not shown again.
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]);
+    /// What a peer has shown of an epoch; it has at least those sizes. Does not look for more. Of one
+    /// that joins in this view it is epoch 0.
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown;
+    /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
+    /// connections are reported again, by their new ranks.
+    fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]);
+    /// Says something to a peer; `false`: it is gone, or does not read.
+    fn say(&mut self, to: Peer, bytes: &[u8]) -> bool;
+    /// What a peer has said.
+    fn heard(&mut self) -> Option<(Peer, Vec<u8>)>;
 }

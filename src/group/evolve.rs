@@ -18,7 +18,7 @@ use super::multicast::Multicast;
 use super::view::View;
 use super::{Delivery, Engine, Work};
 use crate::base::{Events, Members, Nanos};
-use crate::error::{Fault, Status, Suspicion};
+use crate::error::{Fault, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
 use crate::sst::kept::Kept;
@@ -102,8 +102,8 @@ impl Engine {
         work.busy |= decision.busy;
         work.expel = decision.revoke;
         self.departed = self.departed.union(decision.revoke);
-        if decision.stopped.is_some() {
-            self.stop(Status::Failed, decision.suspicions.first().copied());
+        if let Some(stop) = decision.stopped {
+            self.stop(stop.status(), decision.suspicions.first().copied());
             return;
         }
         if decision.wedge {

@@ -6,10 +6,11 @@
 //!
 //! ```text
 //! squall 1
-//! kind=join          (join, stat, probe; the answer: welcome, or refuse)
-//! rank=2
+//! kind=join          (join, enter, stat, probe; the answer: welcome, or refuse)
+//! rank=2             (where views change: the seat, which is a founder's first rank)
 //! pid=4711
 //! parks=1
+//! incarnation=…      (with enter and its welcome)
 //! text=…             (with refuse: the status and the sentence)
 //! config:
 //! members=3
@@ -30,15 +31,19 @@ const VISITORS_MAX: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// One of the first members.
     Join,
+    /// Somebody who wants to be joined to a group that runs.
+    Enter,
     Stat,
     Probe,
     Welcome,
     Refuse,
 }
 
-const KINDS: [(Kind, &str); 5] = [
+const KINDS: [(Kind, &str); 6] = [
     (Kind::Join, "join"),
+    (Kind::Enter, "enter"),
     (Kind::Stat, "stat"),
     (Kind::Probe, "probe"),
     (Kind::Welcome, "welcome"),
@@ -53,6 +58,8 @@ pub struct Hello {
     pub pid: u32,
     /// Whether this member ever sleeps, so that peers must look whether to ring.
     pub parks: bool,
+    /// 0: not told.
+    pub incarnation: u64,
     /// With `Refuse`: why. The status' number and a sentence.
     pub refusal: Option<(i32, String)>,
     pub config: String,
@@ -61,7 +68,8 @@ pub struct Hello {
 impl Hello {
     pub fn new(kind: Kind, rank: u16, parks: bool, config: &str) -> Hello {
         let pid = std::process::id();
-        Hello { kind, wire: WIRE_VERSION, rank, pid, parks, refusal: None, config: config.into() }
+        let (wire, config) = (WIRE_VERSION, config.into());
+        Hello { kind, wire, rank, pid, parks, incarnation: 0, refusal: None, config }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -73,6 +81,9 @@ impl Hello {
             self.pid,
             u8::from(self.parks)
         );
+        if self.incarnation != 0 {
+            text.push_str(&format!("incarnation={}\n", self.incarnation));
+        }
         if let Some((status, sentence)) = &self.refusal {
             let sentence = sentence.replace('\n', " ");
             text.push_str(&format!("text={status} {sentence}\n"));
@@ -101,6 +112,7 @@ impl Hello {
                 "rank" => hello.rank = value.parse().ok()?,
                 "pid" => hello.pid = value.parse().ok()?,
                 "parks" => hello.parks = value == "1",
+                "incarnation" => hello.incarnation = value.parse().ok()?,
                 "text" => {
                     let (status, sentence) = value.split_once(' ')?;
                     hello.refusal = Some((status.parse().ok()?, sentence.into()));

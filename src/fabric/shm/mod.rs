@@ -3,7 +3,8 @@
 //!
 //! H1  The peers' maps are read-only and sealed, so no member can damage another's memory.
 //! H2  A connection per peer stays open; its hang-up is the peer's death (F5),
-//!     since forked children do not hold it (`fork`). What comes through it is not listened to.
+//!     since forked children do not hold it (`fork`). What comes through it is not listened to, but
+//!     where views change (`exchange`).
 //! H3  A bell is rung only if its owner has said "asleep" since it was last rung, and after a fence
 //!     that follows the stores it is about (P).
 //!
@@ -11,16 +12,18 @@
 //! system call per sleeping peer.
 
 pub mod door;
+pub mod exchange;
 pub mod fork;
 pub mod socket;
 
-use super::Fabric;
+use super::{Exchange, Fabric};
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};
 use crate::error::{Error, Status};
 use crate::log_sink::{Level, say};
-use crate::mem::{Region, order};
+use crate::mem::{Cell, Region, order};
 use crate::sst::layout::Layout;
 use door::{Door, Hello, Kind};
+use exchange::{OwnMemory, Showroom};
 use socket::{Bell, Socket, Watch};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -34,6 +37,9 @@ const STATE_BITS: u64 = 2;
 
 /// How long the door stays shut when nobody can be let in: a descriptor may be free by then.
 const DOOR_SHUT: Duration = Duration::from_millis(100);
+
+/// Descriptors that one look asks about.
+const EVENTS_MAX: usize = socket::EVENTS_MAX;
 
 const TOKEN_BELL: u64 = u64::MAX;
 const TOKEN_DOOR: u64 = u64::MAX - 1;
@@ -50,17 +56,27 @@ pub struct Neighbour {
 }
 
 struct Link {
-    neighbour: Neighbour,
+    /// 0 where nobody asks.
+    incarnation: u64,
+    pid: u32,
+    parks: bool,
+    /// `None`: closed here.
+    socket: Option<Socket>,
+    bell: Bell,
+    /// Its control block of the view entered last, if it is a member.
     block: Arc<Region>,
     /// The last `asleep` word that was rung for.
     rung: u64,
+    /// Nothing more comes through the connection.
+    ended: bool,
 }
 
 /// The shared-memory fabric of one member.
 pub struct Shm {
-    links: Vec<Link>,
-    /// By rank: position in `links`.
-    position: Vec<Option<usize>>,
+    /// By peer; `None`: mine, or nobody's.
+    links: Vec<Option<Link>>,
+    /// By rank of the view entered last: the peer.
+    peers: Vec<Option<usize>>,
     block: Arc<Region>,
     bell: Arc<Bell>,
     watch: Watch,
@@ -70,21 +86,25 @@ pub struct Shm {
     asleep_at: usize,
     closed_at: usize,
     parks: bool,
-    /// Generation and state of my own `asleep` word.
+    /// Generation and state of my own `asleep` word; and the same for threads of this process.
     asleep: u64,
+    asleep_here: Arc<Cell>,
+    /// Ranks whose end was reported; whether some may still be to be.
     gone: Members,
+    untold: bool,
     /// Since when the door is not watched, because somebody knocks who cannot be let in.
     shut: Option<Instant>,
     /// That has been said.
     shut_told: bool,
+    /// `None`: the view is fixed.
+    showroom: Option<Showroom>,
 }
 
 /// Rings one's own bell from another thread: for an application thread whose group sleeps.
 #[derive(Clone)]
 pub struct OwnBell {
     bell: Arc<Bell>,
-    block: Arc<Region>,
-    asleep_at: usize,
+    asleep: Arc<Cell>,
     rung: u64,
 }
 
@@ -93,7 +113,7 @@ impl OwnBell {
     #[inline]
     pub fn ring_if_asleep(&mut self) {
         order::fence(); // P
-        let asleep = self.block.cell(self.asleep_at).observe();
+        let asleep = self.asleep.observe();
         if asleep % (1 << STATE_BITS) != AWAKE && asleep != self.rung {
             self.rung = asleep;
             self.bell.ring();
@@ -120,6 +140,8 @@ pub struct Parts {
     pub hello: Hello,
     /// The statistics page, for whoever asks.
     pub stats: OwnedFd,
+    /// Where views change: what my memory is to be.
+    pub memory: Option<OwnMemory>,
 }
 
 impl Shm {
@@ -127,18 +149,21 @@ impl Shm {
         let watch = Watch::new()?;
         watch.add(&parts.bell, TOKEN_BELL)?;
         watch.add(&parts.door.listener, TOKEN_DOOR)?;
-        let mut position = vec![None; parts.members];
-        let mut links = Vec::new();
-        for neighbour in parts.neighbours {
-            watch.add(&neighbour.socket, u64::from(neighbour.rank.0))?;
-            position[neighbour.rank.index()] = Some(links.len());
-            let block = parts.blocks[neighbour.rank.index()].clone();
-            links.push(Link { neighbour, block, rung: 0 });
+        let mut links: Vec<Option<Link>> = (0..parts.members).map(|_| None).collect();
+        let mut peers = vec![None; parts.members];
+        for Neighbour { rank, pid, parks, socket, bell } in parts.neighbours {
+            watch.add(&socket, u64::from(rank.0))?;
+            peers[rank.index()] = Some(rank.index());
+            let block = parts.blocks[rank.index()].clone();
+            let incarnation = block.cell(layout.incarnation.byte(0)).observe();
+            let socket = Some(socket);
+            let link = Link { incarnation, pid, parks, socket, bell, block, rung: 0, ended: false };
+            links[rank.index()] = Some(link);
         }
         let parks = parts.hello.parks;
         Ok(Shm {
             links,
-            position,
+            peers,
             block: parts.blocks[parts.me.index()].clone(),
             bell: Arc::new(parts.bell),
             watch,
@@ -149,9 +174,12 @@ impl Shm {
             closed_at: layout.closed.byte(0),
             parks,
             asleep: 0,
+            asleep_here: Arc::new(Cell::new(AWAKE)),
             gone: Members::NONE,
+            untold: false,
             shut: None,
             shut_told: false,
+            showroom: parts.memory.map(Showroom::new),
         })
     }
 
@@ -159,25 +187,30 @@ impl Shm {
     pub fn own_bell(&self) -> Option<OwnBell> {
         self.parks.then(|| OwnBell {
             bell: self.bell.clone(),
-            block: self.block.clone(),
-            asleep_at: self.asleep_at,
+            asleep: self.asleep_here.clone(),
             rung: 0,
         })
     }
 
     pub fn pid(&self, rank: Rank) -> Option<u32> {
-        Some(self.links[self.position[rank.index()]?].neighbour.pid)
+        Some(self.link(self.peers[rank.index()]?)?.pid)
+    }
+
+    fn link(&self, peer: usize) -> Option<&Link> {
+        self.links.get(peer)?.as_ref()
     }
 
     fn look(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
         let timeout_ns = if self.shut.is_some() { self.reopen(timeout_ns) } else { timeout_ns };
-        let (mut lost, mut chatty) = (Members::NONE, Members::NONE);
         let (mut bell, mut door) = (false, false);
+        let (mut moved, mut count) = ([(0, false); EVENTS_MAX], 0);
         self.watch.wait(timeout_ns, |token, hung_up| match token {
             TOKEN_BELL => bell = true,
             TOKEN_DOOR | TOKEN_VISITOR => door = true,
-            rank if hung_up => lost.insert(Rank(rank as u16)),
-            rank => chatty.insert(Rank(rank as u16)),
+            peer => {
+                moved[count] = (peer as usize, hung_up);
+                count += 1;
+            }
         });
         if bell {
             self.bell.silence();
@@ -185,25 +218,48 @@ impl Shm {
         if door {
             self.serve();
         }
-        for rank in lost.iter() {
-            let Some(at) = self.position[rank.index()] else { continue };
-            self.watch.remove(&self.links[at].neighbour.socket);
-            if !self.gone.contains(rank) {
+        for &(peer, hung_up) in &moved[..count] {
+            if self.showroom.is_some() {
+                self.hear(peer, hung_up);
+            } else if !hung_up {
+                self.ignore(peer);
+            } else {
+                self.hang_up(peer);
+            }
+        }
+        if count > 0 || self.untold {
+            self.tell(events);
+        }
+    }
+
+    /// Nothing comes from there any more.
+    fn hang_up(&mut self, peer: usize) {
+        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if let Some(socket) = &link.socket {
+            self.watch.remove(socket);
+        }
+        link.ended = true;
+    }
+
+    /// Reports ends of connections, by rank, once (F5).
+    fn tell(&mut self, events: &mut Events) {
+        self.untold = false;
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            let ended = |link: &Link| link.ended && link.socket.is_some();
+            let link = peer.and_then(|peer| self.links[peer].as_ref());
+            if link.is_some_and(ended) && !self.gone.contains(rank) {
                 self.gone.insert(rank);
                 events.lost.insert(rank);
             }
-        }
-        for rank in chatty.iter() {
-            self.ignore(rank);
         }
     }
 
     /// After the rendezvous nobody says anything. What a peer says all the same stays unread, and
     /// does not wake this member again; the peer's end still does (H2).
-    fn ignore(&mut self, rank: Rank) {
-        let Some(at) = self.position[rank.index()] else { return };
-        self.watch.await_hang_up(&self.links[at].neighbour.socket, u64::from(rank.0));
-        let text = format!("rank {} says what nobody expects; it is not listened to", rank.0);
+    fn ignore(&mut self, peer: usize) {
+        let Some(socket) = self.link(peer).and_then(|link| link.socket.as_ref()) else { return };
+        self.watch.await_hang_up(socket, peer as u64);
+        let text = format!("rank {peer} says what nobody expects; it is not listened to");
         say(Level::Warning, &text);
     }
 
@@ -242,13 +298,14 @@ impl Shm {
         }
         for visitor in visitors {
             match visitor.hello.kind {
+                Kind::Enter | Kind::Probe if self.showroom.is_some() => self.let_in(visitor),
                 Kind::Stat => {
                     door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
                 }
                 Kind::Probe => {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
-                Kind::Join | Kind::Welcome | Kind::Refuse => {
+                Kind::Join | Kind::Enter | Kind::Welcome | Kind::Refuse => {
                     let sentence = format!(
                         "the group is complete; rank {} is open in process {}: wait for its end, or \
                          choose another name",
@@ -264,7 +321,8 @@ impl Shm {
 
 impl Fabric for Shm {
     fn posting(&self) -> Posting {
-        let anybody = self.links.iter().any(|link| link.neighbour.parks);
+        let mut peers = self.peers.iter().flatten();
+        let anybody = peers.any(|peer| self.link(*peer).is_some_and(|link| link.parks));
         if anybody { Posting::Bells } else { Posting::Nothing }
     }
 
@@ -276,9 +334,9 @@ impl Fabric for Shm {
         for post in posts {
             let Post::Bell { to, news } = *post else { continue };
             for rank in to.iter() {
-                let Some(at) = self.position[rank.index()] else { continue };
-                let link = &mut self.links[at];
-                if !link.neighbour.parks {
+                let Some(peer) = self.peers[rank.index()] else { continue };
+                let Some(link) = &mut self.links[peer] else { continue };
+                if !link.parks {
                     continue;
                 }
                 let asleep = link.block.cell(self.asleep_at).observe();
@@ -286,7 +344,7 @@ impl Fabric for Shm {
                 let waits = state == ASLEEP_FOR_ROOM || (state == ASLEEP && news);
                 if waits && asleep != link.rung && !self.gone.contains(rank) {
                     link.rung = asleep; // H3
-                    link.neighbour.bell.ring();
+                    link.bell.ring();
                 }
             }
         }
@@ -299,10 +357,16 @@ impl Fabric for Shm {
     }
 
     fn revoke(&mut self, peer: Peer) {
-        // Its words are no longer observed, because the engine stops with it (part A); the maps
-        // stay until close, since messages of its may be in a callback.
-        if let Some(at) = self.position[usize::from(peer.0)] {
-            self.watch.remove(&self.links[at].neighbour.socket);
+        // Its words are no longer observed, because the engine looks away; the maps stay as long as
+        // messages of its may be in a callback.
+        let Some(link) = self.links.get_mut(usize::from(peer.0)).and_then(Option::as_mut) else {
+            return;
+        };
+        if let Some(socket) = &link.socket {
+            self.watch.remove(socket);
+        }
+        if self.showroom.is_some() {
+            link.socket = None; // N3
         }
     }
 
@@ -318,6 +382,7 @@ impl Fabric for Shm {
         let generation = (self.asleep >> STATE_BITS) + 1;
         self.asleep = generation << STATE_BITS | state;
         self.block.cell(self.asleep_at).publish(self.asleep);
+        self.asleep_here.publish(self.asleep);
         order::fence(); // P: `asleep` before the last look
     }
 
@@ -326,6 +391,7 @@ impl Fabric for Shm {
         if state != AWAKE {
             self.asleep -= state;
             self.block.cell(self.asleep_at).publish(self.asleep);
+            self.asleep_here.publish(self.asleep);
         }
     }
 
@@ -339,6 +405,10 @@ impl Fabric for Shm {
 
     fn parks(&self) -> bool {
         self.parks
+    }
+
+    fn exchange(&mut self) -> Option<&mut dyn Exchange> {
+        self.showroom.is_some().then_some(self)
     }
 }
 
@@ -375,6 +445,7 @@ mod tests {
             door: Door::new(listener),
             hello: Hello::new(Kind::Join, 0, true, ""),
             stats: std::fs::File::open("/dev/null").unwrap().into(),
+            memory: None,
         };
         (Shm::new(parts, &layout).unwrap(), theirs)
     }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recvmsg, sendmsg, shutdown, socket_with, sockopt,
+    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with, sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub const DESCRIPTORS_MAX: usize = crate::limits::SUBGROUPS_MAX + 8;
 /// Bytes of one message at the most.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Descriptors that one `Watch::wait` reports at the most.
+pub const EVENTS_MAX: usize = 16;
 /// Messages of a visitor that are dropped before it is told to go; one is what it should send.
 const UNREAD_MAX: usize = 64;
 
@@ -130,6 +132,16 @@ impl Socket {
         }
         let parts = [IoSlice::new(bytes)];
         sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL) == Ok(bytes.len())
+    }
+
+    /// Whether the other end is gone and has left nothing to be read.
+    pub fn has_hung_up(&self) -> bool {
+        let mut byte = [0u8; 1];
+        match recv(&self.0, &mut byte, RecvFlags::PEEK) {
+            Ok((got, _)) => got == 0,
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(_) => true,
+        }
     }
 
     /// The next message: `None` if there is none yet, `Some(None)` at a hang-up.
@@ -252,7 +264,7 @@ impl Watch {
             let _ = rustix::event::poll(&mut own, Some(time));
             (time.tv_sec, time.tv_nsec) = (0, 0);
         }
-        let mut space = [MaybeUninit::<epoll::Event>::uninit(); 16];
+        let mut space = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_MAX];
         if let Ok((ready, _)) = epoll::wait(&self.0, &mut space, timeout.as_ref()) {
             use epoll::EventFlags as Flags;
             let ended = Flags::RDHUP | Flags::HUP | Flags::ERR;

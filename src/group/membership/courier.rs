@@ -76,6 +76,11 @@ impl Courier {
         self.farewell.insert(rank);
     }
 
+    /// That peer takes nothing any more, and is no suspect.
+    pub fn release(&mut self, rank: Rank) {
+        self.peers.remove(rank);
+    }
+
     /// Whether it is published that I have ended (V6).
     pub fn has_ended(&self) -> bool {
         self.ended

@@ -34,7 +34,7 @@ mod tests;
 
 use super::view::Subgroup;
 use crate::base::{Members, Nanos, Posting, Rank};
-use crate::error::{Fault, Suspicion};
+use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
 use crate::sst::layout::{Layout, Mode, RECORD_WORDS, RECORDS_MAX};
@@ -99,6 +99,17 @@ pub enum Stop {
     Left,
     /// Its journal is full: too many leaders failed in one view change (`RECORDS_MAX`).
     Exhausted,
+}
+
+impl Stop {
+    pub fn status(self) -> Status {
+        match self {
+            Stop::Expelled { .. } => Status::Expelled,
+            Stop::Partitioned { .. } => Status::Partitioned,
+            Stop::Left => Status::Left,
+            Stop::Exhausted => Status::Exhausted,
+        }
+    }
 }
 
 /// The next view and what this member brings into it.
@@ -317,10 +328,15 @@ impl Membership {
     /// What the detectors say; after a look, so that what has landed is not lost.
     fn hear(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
         for suspicion in suspicions {
-            // Who has passed on moves nothing here, and nobody has to wait for it.
             let passed = self.rows[suspicion.rank.index()].installed > self.roster.epoch;
-            if !(passed && matches!(suspicion.fault, Fault::Silent { .. } | Fault::Lag { .. })) {
-                self.suspect(suspicion.rank, suspicion.fault, decision);
+            match suspicion.fault {
+                // Who has passed on moves nothing here, and nobody has to wait for it.
+                Fault::Silent { .. } | Fault::Lag { .. } if passed => {}
+                // I have ended, and go with what it said last: who has left may be gone by now.
+                Fault::Lost { .. } | Fault::Left { .. } if passed && self.courier.has_ended() => {
+                    self.courier.release(suspicion.rank);
+                }
+                fault => self.suspect(suspicion.rank, fault, decision),
             }
         }
     }

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Real processes under load whose group changes: killed, stopped and continued, leaving, joining.
+//!
+//! Each member writes down every view and every message that it delivers; an independent checker
+//! (`cluster/check.rs`) compares what they wrote.
+
+#[path = "cluster/check.rs"]
+mod check;
+#[path = "cluster/member.rs"]
+mod member;
+mod support;
+
+use check::Check;
+use member::{Cluster, One, member};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use support::{Numbers, Process};
+
+fn main() {
+    support::main(
+        &[
+            ("one_by_one", one_by_one),
+            ("three_at_once", three_at_once),
+            ("a_member_killed_at_rest", a_member_killed_at_rest),
+            ("one_leaves_after_the_other", one_leaves_after_the_other),
+            ("a_stopped_member_is_expelled", a_stopped_member_is_expelled),
+            ("one_joins", one_joins),
+            ("three_join_at_once", three_join_at_once),
+            ("one_fails_and_another_joins", one_fails_and_another_joins),
+            ("anything_may_happen", anything_may_happen),
+        ],
+        &[("member", member)],
+    );
+}
+
+/// Five members killed one by one: views of 4, 3 and 2 go on, the last one stops.
+fn one_by_one() -> String {
+    let mut text = String::new();
+    for idle in ["yield", "park"] {
+        let mut cluster = Cluster::start("onebyone", 5, idle);
+        for left in (2..5).rev() {
+            cluster.delivers();
+            cluster.kill(0);
+            cluster.views(left);
+        }
+        cluster.delivers();
+        cluster.kill(0);
+        let last = cluster.stops("Partitioned");
+        assert_eq!(last, 1, "who is alone is in a minority");
+        text.push_str(&format!("{idle}: {}\n", Check::of(&cluster).run()));
+    }
+    text
+}
+
+/// Three of five killed at once: the other two are a minority.
+fn three_at_once() -> String {
+    let mut cluster = Cluster::start("atonce", 5, "park");
+    cluster.delivers();
+    cluster.members[1..4].iter_mut().for_each(|one| one.process.kill());
+    cluster.members.drain(1..4).for_each(drop::<member::One>);
+    assert_eq!(cluster.stops("Partitioned"), 2);
+    Check::of(&cluster).run()
+}
+
+/// Members leave while the others send; whoever leaves has everything that it sent delivered.
+fn one_leaves_after_the_other() -> String {
+    let mut cluster = Cluster::start("leaves", 4, "park");
+    for left in (1..4).rev() {
+        cluster.delivers();
+        let mut one = cluster.take(left % 2);
+        one.process.say(if left == 2 { "close" } else { "leave" });
+        let lines = one.process.end_well();
+        let over = lines.iter().any(|line| line == "over Left");
+        assert!(over || left == 2, "{lines:?}");
+        cluster.views(left);
+    }
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// SIGSTOP is noticed within the time to suspicion; what wakes up later stops at once and says why.
+fn a_stopped_member_is_expelled() -> String {
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut cluster = Cluster::start("stopped", 3, idle);
+        cluster.delivers();
+        let one = cluster.take(1);
+        let start = std::time::Instant::now();
+        one.process.signal(Signal::STOP);
+        cluster.views(2);
+        let noticed = start.elapsed();
+        cluster.delivers();
+        cluster.rest();
+        one.process.signal(Signal::CONT);
+        let lines = one.process.end_well();
+        assert!(lines.iter().any(|line| line == "over Expelled"), "{lines:?}");
+        let checked = Check::of(&cluster).run();
+        text.push_str(&format!("{idle}: noticed after {noticed:.1?}; {checked}\n"));
+        cluster.leave_all();
+    }
+    text
+}
+
+/// A process joins under load, and another one when the first is there.
+fn one_joins() -> String {
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut cluster = Cluster::start("joins", 2, idle);
+        for members in 3..5 {
+            cluster.delivers();
+            cluster.join();
+            cluster.views(members);
+        }
+        cluster.delivers();
+        cluster.rest();
+        text.push_str(&format!("{idle}: {}\n", Check::of(&cluster).run()));
+        cluster.leave_all();
+    }
+    text
+}
+
+/// They may come together or one by one.
+fn three_join_at_once() -> String {
+    let mut cluster = Cluster::start("joinsatonce", 3, "park");
+    cluster.delivers();
+    (0..3).for_each(|_| cluster.join());
+    cluster.views(6);
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Again and again the leader is killed and another process takes its seat.
+fn one_fails_and_another_joins() -> String {
+    let mut cluster = Cluster::start("failsandjoins", 3, "park");
+    for _ in 0..5 {
+        cluster.delivers();
+        cluster.kill(0);
+        cluster.views(2);
+        cluster.join();
+        cluster.views(3);
+    }
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Members are killed, stopped and continued, leave and join, one or several at a time, while all send.
+/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
+fn anything_may_happen() -> String {
+    let number = |key: &str, or: u64| {
+        std::env::var(key).ok().map_or(or, |text| text.parse().expect("a number"))
+    };
+    let changes = number("SQUALL_CLUSTER_CHANGES", 40);
+    let mut dice = Numbers(number("SQUALL_CLUSTER_SEED", 1));
+    let mut cluster = Cluster::start_paced("anything", 4, "park", 300);
+    let mut stopped: Vec<One> = Vec::new();
+    let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
+    while tally.values().sum::<u64>() < changes {
+        let members = cluster.members.len();
+        // Fewer than half may go at once.
+        let mut may_go = (members - 1) / 2;
+        for _ in 0..1 + dice.below(3) {
+            let at = dice.below(cluster.members.len() as u64) as usize;
+            let what = match dice.below(10) {
+                0..4 if may_go > 0 && members > 2 => "killed",
+                4 if may_go > 0 && members > 2 && stopped.len() < 3 => "stopped",
+                5 | 6 if may_go > 0 && members > 2 => "left",
+                7.. if cluster.members.len() < 7 => "joined",
+                _ => continue,
+            };
+            *tally.entry(what).or_default() += 1;
+            if what == "joined" {
+                cluster.join();
+                cluster.note(format!("{} joins", cluster.ids.len()));
+                continue;
+            }
+            // Whoever was asked to join a moment ago may not be a member yet, and not be a loss.
+            if cluster.members[at].incarnation == 0 {
+                *tally.entry(what).or_default() -= 1;
+                continue;
+            }
+            may_go -= 1;
+            let mut one = cluster.take(at);
+            cluster.note(format!("{} {what}", one.id));
+            match what {
+                "killed" => one.process.kill(),
+                "stopped" => {
+                    one.process.signal(Signal::STOP);
+                    stopped.push(one);
+                }
+                _ => {
+                    one.process.say("leave");
+                    let lines = one.process.end_well();
+                    assert!(lines.iter().any(|line| line == "over Left"), "{lines:?}");
+                }
+            }
+        }
+        cluster.settle();
+        if !stopped.is_empty() && dice.below(3) == 0 {
+            let one = stopped.remove(dice.below(stopped.len() as u64) as usize);
+            one.process.signal(Signal::CONT);
+            let lines = one.process.end_well();
+            assert!(lines.iter().any(|line| line == "over Expelled"), "{lines:?}");
+            *tally.entry("continued").or_default() += 1;
+        }
+    }
+    cluster.delivers();
+    cluster.rest();
+    let text = format!("{tally:?}; {}", Check::of(&cluster).run());
+    cluster.leave_all();
+    text
+}
+
+/// Nobody sends anything when it happens; afterwards all goes on.
+fn a_member_killed_at_rest() -> String {
+    let mut cluster = Cluster::start("atrest", 3, "park");
+    cluster.delivers();
+    cluster.rest();
+    cluster.kill(1);
+    cluster.views(2);
+    cluster.members.iter_mut().for_each(|one| Process::say(&mut one.process, "go"));
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}

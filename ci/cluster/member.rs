@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A member that sends, delivers and writes both down; and the cluster of such members.
+
+use crate::support::{Arguments, Numbers, Process, group_name};
+use squall::driver::Application;
+use squall::driver::config::{Changes, Config, Idle};
+use squall::driver::group::{Group, Sender};
+use squall::driver::views::ViewInfo;
+use squall::error::{Status, Suspicion};
+use squall::mem::Message;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a message says: whose it is, its place in that lane, and filler that follows from both.
+pub fn content(id: u64, ordinal: u64, into: &mut Vec<u8>) {
+    into.clear();
+    into.extend_from_slice(&id.to_le_bytes());
+    into.extend_from_slice(&ordinal.to_le_bytes());
+    let mut numbers = Numbers(id << 40 ^ ordinal);
+    let more = numbers.below(if ordinal % 50 == 0 { 900 } else { 90 });
+    into.extend(
+        (0..more).map(|at| (ordinal.wrapping_mul(31).wrapping_add(at * 7 + id) >> 3) as u8),
+    );
+}
+
+/// Writes everything down, a system call per batch: what is written survives the process.
+struct Scribe {
+    file: File,
+    text: String,
+    expected: Vec<u8>,
+    own: Arc<AtomicU64>,
+    id: u64,
+    opened: bool,
+    /// For the parent: every so many messages.
+    count: u64,
+    viewed: Arc<AtomicU64>,
+    trouble: Arc<AtomicBool>,
+}
+
+impl Scribe {
+    fn put(&mut self) {
+        self.file.write_all(self.text.as_bytes()).unwrap();
+        self.text.clear();
+    }
+}
+
+impl Application for Scribe {
+    fn deliver(&mut self, subgroup: u16, batch: &[Message]) {
+        for message in batch {
+            let word = |at: usize| {
+                message
+                    .bytes()
+                    .get(at..at + 8)
+                    .map_or(u64::MAX, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight")))
+            };
+            let (id, ordinal) = (word(0), word(8));
+            content(id, ordinal, &mut self.expected);
+            if self.expected != message.bytes() {
+                self.trouble.store(true, Ordering::Relaxed);
+                println!("trouble: {id} {ordinal} says {:?}", message.bytes());
+            }
+            writeln!(self.text, "d {subgroup} {id} {ordinal} {}", message.number).unwrap();
+            if id == self.id {
+                self.own.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.count += batch.len() as u64;
+        self.put();
+        if self.viewed.swap(0, Ordering::Relaxed) != 0 {
+            println!("first {}", self.count);
+        }
+    }
+
+    fn view(&mut self, view: &ViewInfo) {
+        let members: Vec<String> =
+            view.members.iter().map(|member| member.incarnation.to_string()).collect();
+        writeln!(self.text, "v {} {} {}", view.epoch, view.rank, members.join(",")).unwrap();
+        self.put();
+        let left: Vec<String> =
+            view.left.iter().map(|(member, fault)| format!("{}: {fault}", member.seat)).collect();
+        if !std::mem::replace(&mut self.opened, true) {
+            println!("me {}", view.members[usize::from(view.rank)].incarnation);
+        }
+        println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
+        self.viewed.store(1, Ordering::Relaxed);
+    }
+
+    fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
+        writeln!(self.text, "s {status:?}").unwrap();
+        self.put();
+        println!("stopped {status:?} {suspicion:?}");
+    }
+}
+
+/// The role: arguments group, rank, members, idle, id, file.
+pub fn member(arguments: &Arguments) {
+    let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
+    let mut config = Config::new(group, rank, arguments.or("members", 3));
+    config.membership = Changes::Views;
+    config.join = arguments.or("join", false);
+    config.subgroups[0].window = arguments.or("window", 256);
+    config.subgroups[0].message_bytes_max = 1024;
+    config.idle = match arguments.text("idle") {
+        Some("yield") => Idle::Yield,
+        Some("spin") => Idle::Spin,
+        _ => Idle::Park,
+    };
+    let id: u64 = arguments.get("id").unwrap();
+    let own = Arc::new(AtomicU64::new(0));
+    let trouble = Arc::new(AtomicBool::new(false));
+    let scribe = Scribe {
+        file: File::create(arguments.text("file").unwrap()).unwrap(),
+        text: String::new(),
+        expected: Vec::new(),
+        own: own.clone(),
+        id,
+        opened: false,
+        count: 0,
+        viewed: Arc::default(),
+        trouble: trouble.clone(),
+    };
+    let group = Group::open(&config, Box::new(scribe)).unwrap_or_else(|error| {
+        println!("error {:?}: {error}", error.status);
+        std::process::exit(3);
+    });
+    println!("open");
+    let orders = Arc::new(AtomicU64::new(GO));
+    let (to, bell) = (orders.clone(), group.waker());
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let order = match line.as_str() {
+                "go" => GO,
+                "rest" => REST,
+                "leave" => LEAVE,
+                "close" => CLOSE,
+                _ => continue,
+            };
+            to.store(order, Ordering::Relaxed);
+            if let Some(bell) = &bell {
+                bell.ring_always();
+            }
+        }
+    });
+    let (bytes, numbers) = (Vec::new(), Numbers(id));
+    let pace = Duration::from_micros(arguments.or("pace_us", 0));
+    let burst = Instant::now();
+    Running { group, orders, own, id, sent: 0, bytes, numbers, pace, burst }.run();
+    assert!(!trouble.load(Ordering::Relaxed), "a message was not what was sent");
+}
+
+const GO: u64 = 1;
+const REST: u64 = 2;
+const LEAVE: u64 = 3;
+const CLOSE: u64 = 4;
+
+struct Running {
+    group: Group,
+    orders: Arc<AtomicU64>,
+    own: Arc<AtomicU64>,
+    id: u64,
+    sent: u64,
+    bytes: Vec<u8>,
+    numbers: Numbers,
+    /// At least so long between two bursts, and when the last one was.
+    pace: Duration,
+    burst: Instant,
+}
+
+impl Running {
+    fn run(mut self) {
+        let mut sender = self.group.sender(0, 0).unwrap();
+        let mut told = false;
+        loop {
+            let order = self.orders.load(Ordering::Relaxed);
+            match order {
+                GO => {
+                    told = false;
+                    self.burst(&mut sender);
+                }
+                REST if !told && self.own.load(Ordering::Relaxed) == self.sent => {
+                    println!("rests {}", self.sent);
+                    told = true;
+                }
+                LEAVE => self.group.control().expect("views change").leave(),
+                CLOSE => {
+                    println!("sent {}", self.sent);
+                    self.group.close();
+                    return;
+                }
+                _ => {}
+            }
+            match self.group.turn(u32::MAX) {
+                Ok(turn) if turn.busy => {}
+                Ok(_) if order == GO && self.pace.is_zero() => std::thread::yield_now(),
+                Ok(_) => {
+                    let some = if order == GO { self.pace } else { Duration::from_millis(20) };
+                    if self.group.wait(Some(some)).is_err() {
+                        continue;
+                    }
+                }
+                Err(status) => {
+                    println!("sent {}", self.sent);
+                    println!("over {status:?}");
+                    assert_eq!(sender.send(b""), Err(status), "every call says it");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Some messages: now few, now as many as there is room for.
+    fn burst(&mut self, sender: &mut Sender) {
+        if self.pace > Duration::ZERO {
+            if self.burst.elapsed() < self.pace {
+                return;
+            }
+            self.burst = Instant::now();
+        }
+        for _ in 0..self.numbers.below(12) {
+            content(self.id, self.sent, &mut self.bytes);
+            match sender.send(&self.bytes) {
+                Ok(ordinal) => {
+                    assert_eq!(ordinal, self.sent, "ordinals go on");
+                    self.sent += 1;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// A member's process and where it writes.
+pub struct One {
+    pub process: Process,
+    pub id: u64,
+    /// 0: it has not said it yet.
+    pub incarnation: u64,
+    /// Its newest view, as far as it was waited for.
+    viewed: Vec<u64>,
+    /// What it said it had sent, once it rests.
+    pub rests: Option<u64>,
+}
+
+pub struct Cluster {
+    group: String,
+    founders: u16,
+    idle: String,
+    pace_us: u64,
+    pub folder: PathBuf,
+    pub members: Vec<One>,
+    notes: Vec<String>,
+    /// Ids of all that ever were.
+    pub ids: Vec<u64>,
+}
+
+impl Cluster {
+    pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
+        Cluster::start_paced(what, members, idle, 0)
+    }
+
+    /// `pace_us`: a member sends no more often than that.
+    pub fn start_paced(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
+        let group = group_name(what);
+        let folder = std::env::temp_dir().join(&group);
+        std::fs::create_dir_all(&folder).unwrap();
+        let idle = idle.to_string();
+        let mut cluster = Cluster {
+            group,
+            founders: members,
+            idle,
+            pace_us,
+            notes: Vec::new(),
+            folder,
+            members: Vec::new(),
+            ids: Vec::new(),
+        };
+        for rank in 0..members {
+            cluster.add(rank, false);
+        }
+        cluster.settle();
+        cluster
+    }
+
+    /// Starts another one, which joins.
+    pub fn join(&mut self) {
+        self.add(0, true);
+    }
+
+    fn add(&mut self, rank: u16, join: bool) {
+        let id = self.ids.len() as u64 + 1;
+        let file = self.folder.join(id.to_string()).display().to_string();
+        let process = Process::start(
+            "member",
+            &[
+                ("group", &self.group),
+                ("rank", &rank),
+                ("members", &self.founders),
+                ("join", &join),
+                ("idle", &self.idle),
+                ("pace_us", &self.pace_us),
+                ("id", &id),
+                ("file", &file),
+            ],
+        );
+        self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
+        self.ids.push(id);
+    }
+
+    /// Waits until every one is in a view of so many.
+    pub fn views(&mut self, members: usize) {
+        for one in &mut self.members {
+            loop {
+                let said = one.process.expect("view");
+                if said.split(' ').nth(1) == Some(&members.to_string()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// For whoever reads a failure.
+    pub fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    /// Waits until every one is in a view of them all, and of nobody else.
+    pub fn settle(&mut self) {
+        for one in self.members.iter_mut().filter(|one| one.incarnation == 0) {
+            one.incarnation = one.process.expect("me").parse().unwrap();
+        }
+        let mut all: Vec<u64> = self.members.iter().map(|one| one.incarnation).collect();
+        all.sort_unstable();
+        for one in &mut self.members {
+            loop {
+                if one.viewed == all {
+                    break;
+                }
+                let said = one.process.expect("view");
+                let mut members: Vec<u64> = said
+                    .split(' ')
+                    .nth(2)
+                    .map(|list| list.split(',').map(|who| who.parse().unwrap()).collect())
+                    .unwrap_or_default();
+                members.sort_unstable();
+                one.viewed = members;
+            }
+        }
+    }
+
+    /// Waits until every one delivers in its view.
+    pub fn delivers(&mut self) {
+        self.members.iter_mut().for_each(|one| drop(one.process.expect("first")));
+    }
+
+    pub fn kill(&mut self, at: usize) {
+        let mut one = self.members.remove(at);
+        one.process.kill();
+    }
+
+    /// Waits until all that are left have stopped for that reason; how many.
+    pub fn stops(&mut self, why: &str) -> usize {
+        let all = std::mem::take(&mut self.members);
+        let lives: Vec<Vec<String>> = all.into_iter().map(|one| one.process.end_well()).collect();
+        let over = |lines: &&Vec<String>| lines.contains(&format!("over {why}"));
+        assert_eq!(lives.iter().filter(over).count(), lives.len(), "{lives:#?}");
+        lives.len()
+    }
+
+    /// Nobody sends any more, and everybody has delivered its own.
+    pub fn rest(&mut self) {
+        self.members.iter_mut().for_each(|one| one.process.say("rest"));
+        for one in &mut self.members {
+            one.rests = Some(one.process.expect("rests").parse().unwrap());
+        }
+    }
+
+    /// All leave at once.
+    pub fn leave_all(mut self) {
+        self.members.iter_mut().for_each(|one| one.process.say("leave"));
+        self.stops("Left");
+    }
+
+    /// Takes one out of the list of those that all are compared with.
+    pub fn take(&mut self, at: usize) -> One {
+        self.members.remove(at)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+            return;
+        }
+        eprintln!("{}: {:?}", self.folder.display(), self.notes);
+        for one in &mut self.members {
+            let (id, who) = (one.id, one.incarnation);
+            eprintln!("{id} is {who}, in {:?}; {:?}", one.viewed, one.process.ready_lines());
+        }
+    }
+}

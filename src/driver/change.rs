@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a turn does where views change, beyond the work of the engine at hand.
+//!
+//! While this member builds a view, `changing` is set and the engine of the old one is over: turns
+//! come here and nowhere else.
+
+use super::Driver;
+use super::views::Views;
+use crate::base::{Events, Members};
+use crate::error::{Error, Fault, Status};
+use crate::group::State;
+use crate::log_sink::{Level, say};
+use crate::sst::kept::Kept;
+
+impl Driver {
+    /// Before the engine's poll. True: that was the turn, the engine is not to be polled.
+    #[cold]
+    pub(super) fn change(&mut self) -> bool {
+        if self.stopped.is_some() {
+            return true;
+        }
+        let Some(mut views) = self.views.take() else { return false };
+        if views.is_building() {
+            self.fabric.poll(true, &mut self.events);
+            self.build(&mut views);
+        }
+        if let Some(view) = views.untold.take() {
+            self.application.view(&view);
+        }
+        self.changing = views.is_building();
+        let leaving = views.detectors.leaving && !self.changing;
+        self.views = Some(views);
+        if leaving {
+            self.ask_to_leave(); // a wish does not outlive its view
+        }
+        self.changing
+    }
+
+    /// Enters the next view, if all that it needs is there.
+    fn build(&mut self, views: &mut Views) {
+        let now = super::clock();
+        let exchange = self.fabric.exchange().expect("views change");
+        if !views.gather(now, exchange) {
+            return;
+        }
+        let mut assembly = views.enter(now, &mut *self.fabric);
+        let kept = self.keep();
+        let Driver { lanes, application, .. } = self;
+        let made = std::mem::take(&mut assembly.made);
+        if let Some(view) = views.untold.take() {
+            application.view(&view);
+        }
+        lanes.install(kept, made, &mut |message| application.dropped(&message));
+        self.engine = assembly.engine;
+        self.table = assembly.table;
+        self.inboxes = assembly.inboxes;
+        self.work.clear();
+        self.events = Events::default();
+        views.beat(self.table.layout.beat.byte(0));
+        self.fabric.poll(true, &mut self.events);
+        self.until_tick = 0;
+        self.page.write_change(views.changes, &views.last);
+    }
+
+    /// What my lanes have in the old view and must send again.
+    fn keep(&mut self) -> Vec<(u16, u16, Kept)> {
+        let mut kept = Vec::new();
+        for at in 0..self.engine.multicasts().len() {
+            let multicast = self.engine.multicast(at);
+            let (subgroup, lanes) = (multicast.subgroup as u16, multicast.lanes.len());
+            for lane in 0..lanes {
+                kept.push((subgroup, lane as u16, self.engine.keep(at, lane)));
+            }
+        }
+        kept
+    }
+
+    /// Sends again what has room now.
+    fn pump(&mut self) {
+        let Driver { lanes, application, .. } = self;
+        lanes.pump(&mut |message| application.dropped(&message));
+    }
+
+    /// Suspects have heard their last word: their connections are closed.
+    #[cold]
+    pub(super) fn expel(&mut self) {
+        self.revoke(self.work.expel);
+        let Some(views) = &mut self.views else { return };
+        views.note(self.engine.suspicions());
+        for suspicion in self.engine.suspicions() {
+            let (rank, member) = (suspicion.rank, views.member(suspicion.rank));
+            let (level, what) = match suspicion.fault {
+                Fault::Left { .. } => (Level::Notice, "has closed the group"),
+                _ => (Level::Warning, "is cut off"),
+            };
+            let seat = member.address.extra;
+            let text = format!("rank {} (seat {seat}) {what}: {}", rank.0, suspicion.fault);
+            say(level, &text);
+        }
+    }
+
+    /// After the posts of a turn: memory for the next view, in time, and the next view.
+    pub(super) fn after_turn(&mut self, delivered: u32) {
+        if let Some(views) = &mut self.views
+            && views.detectors.breath.delivered(delivered)
+        {
+            self.until_tick = 0;
+        }
+        if delivered > 0
+            && let Some(views) = &mut self.views
+            && views.last.built.0 > 0
+            && views.last.delivered.0 == 0
+        {
+            views.last.delivered = super::clock();
+            self.page.write_change(views.changes, &views.last);
+        }
+        if self.lanes.has_left() {
+            self.pump();
+        }
+        let (Some(membership), Some(views)) = (self.engine.membership(), &mut self.views) else {
+            return;
+        };
+        let over = matches!(self.engine.state(), State::Stopped(..));
+        if !membership.is_wedged() || over {
+            return;
+        }
+        let (suspects, timings) = (membership.suspects(), membership.timings());
+        let exchange = self.fabric.exchange().expect("views change");
+        let mut outcome = Ok(());
+        if !views.ready {
+            outcome = views.prepare(suspects, exchange);
+        }
+        if let (Ok(()), Some(install)) = (&outcome, self.work.install.take()) {
+            outcome = views.begin(install, timings, self.now, exchange);
+            self.changing = true;
+        }
+        if let Err(error) = outcome {
+            self.halt(&error);
+        }
+        if self.changing {
+            self.change();
+        }
+    }
+
+    /// This member cannot have a next view.
+    #[cold]
+    fn halt(&mut self, error: &Error) {
+        say(Level::Error, &format!("this member stops: {error}"));
+        self.end(error.status);
+        let all = self.engine.membership().map_or(Members::NONE, |of| of.roster().all());
+        self.revoke(all);
+    }
+
+    /// It is over here, whatever the engine thinks.
+    pub(super) fn end(&mut self, status: Status) {
+        for lane in self.engine.multicasts().iter().flat_map(|multicast| &multicast.lanes) {
+            lane.taker.stop(status);
+        }
+        self.fabric.farewell();
+        self.changing = true;
+        self.stopped(status, None);
+    }
+
+    /// Now and then: memory for the next view, if there is nothing else to do.
+    #[cold]
+    pub(super) fn tick_views(&mut self) {
+        let quiet = self.counters.busy_turns == self.busy_before;
+        self.busy_before = self.counters.busy_turns;
+        if self.stopped.is_some() {
+            return;
+        }
+        self.watch();
+        if quiet {
+            self.prepare();
+        }
+        self.pump();
+    }
+
+    fn prepare(&mut self) {
+        let (Some(membership), Some(views)) = (self.engine.membership(), &mut self.views) else {
+            return;
+        };
+        if views.ready || views.is_building() || self.stopped.is_some() {
+            return;
+        }
+        let suspects = membership.suspects();
+        let exchange = self.fabric.exchange().expect("views change");
+        if let Err(error) = views.prepare(suspects, exchange) {
+            // It is tried again when it is needed.
+            views.ready = false;
+            say(Level::Warning, &format!("no memory for a next view yet: {error}"));
+        }
+    }
+
+    /// The second half of `arm` in the middle of a change.
+    #[cold]
+    pub(super) fn arm_changing(&mut self) -> bool {
+        let views = self.views.as_mut().expect("views change");
+        let safe = views.is_building() && views.untold.is_none() && self.stopped.is_none();
+        if !safe {
+            self.armed = false;
+            self.fabric.disarm();
+        }
+        safe
+    }
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a process joins a group that runs.
+//!
+//! It takes the lowest free seat, connects to everybody who has one, and asks all of them; whoever
+//! leads proposes it once it is connected to every member (`Ask::connected`). The view that it is
+//! joined to comes with a letter from each of its other members; the first one counts. Its memory for
+//! that view was made and shown before it asked, so nobody waits for that.
+//!
+//! J1  A member never calls a joiner; of two joiners the one in the higher seat calls the other. So
+//!     each pair is connected once.
+//! J2  A seat is bound before the others are looked for: of two processes one sees the other.
+//! J3  Who cannot reach everybody is not proposed, and gives up in the end: it would be joined and
+//!     cut off at once.
+
+use super::Application;
+use super::config::{Config, Idle};
+use super::group::{Group, incarnation};
+use super::letter::{Ask, Letter};
+use super::policy::{Policy, config_text};
+use super::rendezvous::{CALL_AGAIN, seat_taken};
+use super::stats;
+use super::views::Views;
+use crate::base::{Epoch, Events, Members, Peer, Rank};
+use crate::error::{Error, Status};
+use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
+use crate::fabric::shm::exchange::OwnMemory;
+use crate::fabric::shm::socket::{Bell, Socket};
+use crate::fabric::shm::{Parts, Shm};
+use crate::fabric::{Admission, Exchange, Fabric};
+use crate::group::membership::roster::{Address, Member, Roster};
+use crate::group::membership::{Install, Timings};
+use crate::group::view::View;
+use crate::limits::MEMBERS_MAX;
+use crate::mem::Region;
+use crate::mem::region::Want;
+use crate::sst::layout::Layout;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Seats that are looked at: twice as many as there can be members, since processes that are no
+/// members any more keep theirs for a while.
+const SEATS: u16 = 2 * MEMBERS_MAX as u16;
+
+struct Joining<'a> {
+    config: &'a Config,
+    start: Instant,
+    hello: Hello,
+    /// Calls that wait for an answer.
+    calls: Vec<(u16, Socket)>,
+    /// With whom I am connected: seat, peer, incarnation.
+    connected: Vec<(u16, Peer, u64)>,
+    /// What they were told last.
+    asked: Vec<u64>,
+    refusal: Option<Error>,
+}
+
+/// Joins a group that runs; blocks until it is a member or `open_timeout` ends.
+pub fn join(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
+    let view = config.view()?;
+    let policy = Policy::new(config)?;
+    let text = config_text(config, &view)?;
+    let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
+    hello.incarnation = incarnation();
+    let start = Instant::now();
+    let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
+    let mut joining = Joining { config, start, hello, calls, connected, asked, refusal: None };
+    joining.find()?;
+    let door = Door::new(joining.sit_down()?);
+    let (block_bytes, ring_bytes) = policy.sizes();
+    let name = format!("squall-{}-{}", config.group, joining.hello.rank);
+    let (lock, huge) = (config.lock, config.huge);
+    let own = OwnMemory { name, block_bytes, ring_bytes, lock, huge };
+    let mut notes = Vec::new();
+    let page_bytes = stats::page_bytes(policy.subgroups(), MEMBERS_MAX);
+    let page = Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut notes)?;
+    Region::seal(&page.1)?;
+    let nothing = Arc::new(Layout::new(&[]));
+    let block = Arc::new(Region::heap(nothing.control_bytes));
+    let parts = Parts {
+        me: Rank(0),
+        members: 1,
+        blocks: vec![block.clone()],
+        neighbours: Vec::new(),
+        bell: Bell::new()?,
+        door,
+        hello: joining.hello.clone(),
+        stats: page.1,
+        memory: Some(own),
+    };
+    let mut shm = Shm::new(parts, &nothing)?;
+    shm.own(Epoch(0), &policy.joiner_sends())?;
+    shm.admit(Admission::Higher);
+    let letter = joining.wait(&mut shm, &policy)?;
+    let views = joining.begin(&mut shm, policy, letter, block)?;
+    Ok(Group::joined(views, shm, application, Arc::new(page.0), config))
+}
+
+impl Joining<'_> {
+    fn is_late(&self) -> bool {
+        self.start.elapsed() >= self.config.open_timeout
+    }
+
+    /// Finds a member that runs.
+    fn find(&mut self) -> Result<(), Error> {
+        let probe = Hello { kind: Kind::Probe, ..self.hello.clone() };
+        loop {
+            let mut calls = Vec::new();
+            for seat in 0..SEATS {
+                if let Some(socket) = self.call(seat)?
+                    && socket.send(&probe.encode(), &[])
+                {
+                    calls.push((seat, socket));
+                }
+            }
+            for _ in 0..8 {
+                std::thread::sleep(CALL_AGAIN);
+                for at in (0..calls.len()).rev() {
+                    let (seat, socket) = &calls[at];
+                    let Some(answer) = socket.receive() else { continue };
+                    let hello = answer.and_then(|(bytes, _)| Hello::decode(&bytes));
+                    if let Some(hello) = hello
+                        && self.is_welcome(&hello, *seat)?
+                    {
+                        return Ok(());
+                    }
+                    calls.swap_remove(at);
+                }
+            }
+            if self.is_late() {
+                return Err(self.nobody());
+            }
+        }
+    }
+
+    fn nobody(&mut self) -> Error {
+        self.refusal.take().unwrap_or_else(|| {
+            let detail = format!(
+                "group {}: nobody is there to join within {:.1} s; start its first members, or join \
+                 later",
+                self.config.group,
+                self.config.open_timeout.as_secs_f64()
+            );
+            Error::new(Status::NotComplete, detail)
+        })
+    }
+
+    /// Connects to a seat, if somebody of this user has it.
+    fn call(&self, seat: u16) -> Result<Option<Socket>, Error> {
+        let socket = Socket::connect(&socket_name(&self.config.group, seat))?;
+        let Some(socket) = socket else { return Ok(None) };
+        let me = rustix::process::geteuid().as_raw();
+        match socket.credentials() {
+            Some(owner) if owner.uid != me => Err(seat_taken(self.config, seat, owner)),
+            _ => Ok(Some(socket)),
+        }
+    }
+
+    /// Whether an answer is a welcome. An error: members have another configuration.
+    fn is_welcome(&mut self, theirs: &Hello, seat: u16) -> Result<bool, Error> {
+        let who = format!("seat {seat}");
+        if !theirs.config.is_empty() || theirs.wire != self.hello.wire {
+            compare(&self.hello, theirs, &who)?;
+        }
+        if let Some((status, sentence)) = &theirs.refusal {
+            let status = Status::from_code(*status).unwrap_or(Status::System);
+            self.refusal = Some(Error::new(status, format!("{who}: {sentence}")));
+            return Ok(false);
+        }
+        Ok(theirs.kind == Kind::Welcome)
+    }
+
+    /// Takes the lowest free seat (J2).
+    fn sit_down(&mut self) -> Result<Socket, Error> {
+        for seat in 0..SEATS {
+            if let Some(listener) = Socket::listen(&socket_name(&self.config.group, seat))? {
+                self.hello.rank = seat;
+                return Ok(listener);
+            }
+        }
+        let detail = format!(
+            "group {}: all {SEATS} seats are taken: close groups that have stopped, or choose another \
+             name",
+            self.config.group
+        );
+        Err(Error::new(Status::InUse, detail))
+    }
+
+    /// Until a view begins that I am in.
+    fn wait(&mut self, shm: &mut Shm, policy: &Policy) -> Result<Letter, Error> {
+        let rings = policy.joiner_sends();
+        loop {
+            let mut events = Events::default();
+            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
+            while let Some((_, bytes)) = shm.heard() {
+                if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
+                    return Ok(letter);
+                }
+            }
+            self.connect(shm)?;
+            self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
+            // State transfer comes here: between the connections and the request.
+            let mut all = shm.connected();
+            all.sort_unstable();
+            if all != self.asked {
+                let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
+                let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
+                for peer in peers {
+                    shm.show(Epoch(0), peer, &rings);
+                    shm.say(peer, &ask);
+                }
+                self.asked = all;
+            }
+            if self.is_late() {
+                return Err(self.not_joined());
+            }
+        }
+    }
+
+    fn not_joined(&mut self) -> Error {
+        let (group, connected) = (&self.config.group, self.connected.len());
+        let why = self.refusal.take().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+        let detail = format!(
+            "group {group}: not joined within {:.1} s, connected to {connected} processes{why}: whoever \
+             joins must reach every member; wait longer, or look for members that do not poll",
+            self.config.open_timeout.as_secs_f64()
+        );
+        Error::new(Status::NotComplete, detail)
+    }
+
+    /// Calls whoever is not connected and reads answers (J1).
+    fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
+        for seat in (0..SEATS).filter(|seat| *seat != self.hello.rank) {
+            let known = self.connected.iter().any(|of| of.0 == seat);
+            if known || self.calls.iter().any(|call| call.0 == seat) {
+                continue;
+            }
+            if let Some(socket) = self.call(seat)?
+                && socket.send(&self.hello.encode(), &[shm.bell()])
+            {
+                self.calls.push((seat, socket));
+            }
+        }
+        for at in (0..self.calls.len()).rev() {
+            let Some(answer) = self.calls[at].1.receive() else { continue };
+            let (seat, socket) = self.calls.swap_remove(at);
+            let Some((bytes, mut descriptors)) = answer else { continue };
+            let Some(theirs) = Hello::decode(&bytes) else { continue };
+            if !self.is_welcome(&theirs, seat)? || theirs.incarnation == 0 {
+                continue;
+            }
+            let Some(bell) = descriptors.pop() else { continue };
+            let peer = shm.connect(&theirs, socket, Bell::from_descriptor(bell)?)?;
+            self.connected.push((seat, peer, theirs.incarnation));
+        }
+        Ok(())
+    }
+
+    /// What the view begins with, and everybody's memory of it.
+    fn begin(
+        &self,
+        shm: &mut Shm,
+        mut policy: Policy,
+        letter: Letter,
+        block: Arc<Region>,
+    ) -> Result<Box<Views>, Error> {
+        let Letter { roster, carry, joined, assignment } = letter;
+        policy.restore(&assignment, &roster).map_err(|why| Error::new(Status::PeerFault, why))?;
+        let address = Address { extra: self.hello.rank, ..Address::default() };
+        let incarnation = self.hello.incarnation;
+        let alone = Member { seniority: u64::MAX, incarnation, address };
+        let before = Roster { epoch: Epoch(0), me: Rank(0), base: 0, members: vec![alone] };
+        let none = View { epoch: Epoch(0), me: Rank(0), members: 1, subgroups: Vec::new() };
+        let (time, lags) = (self.config.suspicion_ns, policy.lags(self.config));
+        let mut views = Box::new(Views::new(policy, (before, none), time, &lags, shm, vec![block]));
+        views.untold = None;
+        let install = Install { roster, carry, joined, gone: Members::NONE };
+        views.begin(install, Timings::default(), super::clock(), shm)?;
+        while !views.gather(super::clock(), shm) {
+            let mut events = Events::default();
+            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
+        }
+        Ok(views)
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What members and those who join say to each other, as text.
+//!
+//! ```text
+//! ask                                   a joiner to every member, again whenever it changes
+//! seat=5
+//! connected=INCARNATION,INCARNATION…    with whom it has a connection
+//!
+//! view                                  a member to one that is joined: what the view begins with
+//! epoch=7
+//! base=12
+//! members=SENIORITY:INCARNATION:SEAT,…  by rank
+//! ballot=0
+//! agreed=12
+//! suspects=0,2                          ranks
+//! joined=3                              ranks of all that join with this view
+//! change=WORD:WORD:WORD:WORD            each change beyond the view that is known already
+//! assignment=00ff…                      bytes, in hexadecimal
+//! ```
+//!
+//! What a peer says is checked here, or it is no letter.
+
+use crate::base::{Epoch, Members, Rank};
+use crate::group::membership::Carry;
+use crate::group::membership::changes::{List, Record};
+use crate::group::membership::roster::{Address, Member, Roster};
+use crate::limits::MEMBERS_MAX;
+use std::fmt::Write;
+
+/// A process asks to be joined.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ask {
+    pub seat: u16,
+    /// Incarnations.
+    pub connected: Vec<u64>,
+}
+
+/// What a joiner's first view begins with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Letter {
+    /// As the joiner sees it.
+    pub roster: Roster,
+    pub carry: Carry,
+    /// Who joins with this view, this one among them.
+    pub joined: Members,
+    pub assignment: Vec<u8>,
+}
+
+impl Ask {
+    pub fn encode(&self) -> Vec<u8> {
+        let connected: Vec<String> = self.connected.iter().map(u64::to_string).collect();
+        format!("ask\nseat={}\nconnected={}\n", self.seat, connected.join(",")).into_bytes()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Ask> {
+        let mut lines = lines_of(bytes, "ask")?;
+        let seat = lines.next()?.strip_prefix("seat=")?.parse().ok()?;
+        let connected = lines.next()?.strip_prefix("connected=")?;
+        Some(Ask { seat, connected: list(connected, |text| text.parse().ok())? })
+    }
+}
+
+impl Letter {
+    pub fn encode(&self) -> Vec<u8> {
+        let Letter { roster, carry, joined, assignment } = self;
+        let ranks =
+            |set: Members| set.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",");
+        let mut text = format!("view\nepoch={}\nbase={}\n", roster.epoch.0, roster.base);
+        let member =
+            |of: &Member| format!("{}:{}:{}", of.seniority, of.incarnation, of.address.extra);
+        let members: Vec<String> = roster.members.iter().map(member).collect();
+        let _ = write!(
+            text,
+            "members={}\nballot={}\nagreed={}\nsuspects={}\njoined={}\n",
+            members.join(","),
+            carry.list.ballot,
+            carry.agreed,
+            ranks(carry.suspects),
+            ranks(*joined)
+        );
+        for (change, at) in carry.list.changes.iter().zip(carry.list.base..) {
+            let words = Record::Change { at, change: *change }.words();
+            let _ = writeln!(text, "change={}", words.map(|word| word.to_string()).join(":"));
+        }
+        text.push_str("assignment=");
+        for byte in assignment {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text.push('\n');
+        text.into_bytes()
+    }
+
+    /// `me`: my incarnation, which must be among the members.
+    pub fn decode(bytes: &[u8], me: u64) -> Option<Letter> {
+        let mut lines = lines_of(bytes, "view")?.peekable();
+        let mut value = |key: &str| {
+            let (its, value) = lines.next()?.split_once('=')?;
+            (its == key).then(|| value.to_string())
+        };
+        let epoch = Epoch(value("epoch")?.parse().ok()?);
+        let base = value("base")?.parse().ok()?;
+        let members = list(&value("members")?, member_of)?;
+        let ballot = value("ballot")?.parse().ok()?;
+        let agreed = value("agreed")?.parse().ok()?;
+        let suspects = list(&value("suspects")?, |text| text.parse().ok())?;
+        let joined = list(&value("joined")?, |text| text.parse().ok())?;
+        let mut changes = Vec::new();
+        while let Some(line) = lines.next_if(|line| line.starts_with("change=")) {
+            let words = line.strip_prefix("change=")?.split(':').map(|word| word.parse().ok());
+            let words: Vec<u64> = words.collect::<Option<_>>()?;
+            let Record::Change { at, change } = Record::of_words(words.try_into().ok()?)? else {
+                return None;
+            };
+            if at != base + changes.len() as u64 {
+                return None;
+            }
+            changes.push(change);
+        }
+        let assignment = hexadecimal(lines.next()?.strip_prefix("assignment=")?)?;
+        let rising =
+            members.windows(2).all(|pair: &[Member]| pair[0].seniority < pair[1].seniority);
+        let below = |suspect: &u16| usize::from(*suspect) < members.len();
+        let mine = members.iter().position(|member| member.incarnation == me)?;
+        let list = List { base, ballot, changes };
+        let sound = rising
+            && members.len() <= MEMBERS_MAX
+            && epoch.0 > 0
+            && suspects.iter().chain(&joined).all(below)
+            && joined.contains(&(mine as u16))
+            && (base..=list.upto()).contains(&agreed)
+            && list.is_whole();
+        let suspects = Members::from_ranks(suspects.into_iter().map(Rank));
+        let joined = Members::from_ranks(joined.into_iter().map(Rank));
+        let roster = Roster { epoch, me: Rank(mine as u16), base, members };
+        let carry = Carry { list, agreed, suspects };
+        (sound && !suspects_me(&carry, &roster)).then_some(Letter {
+            roster,
+            carry,
+            joined,
+            assignment,
+        })
+    }
+}
+
+fn suspects_me(carry: &Carry, roster: &Roster) -> bool {
+    carry.suspects.contains(roster.me)
+}
+
+/// The lines after the first one, which is `first`.
+fn lines_of<'a>(bytes: &'a [u8], first: &str) -> Option<std::str::Lines<'a>> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+    (lines.next()? == first).then_some(lines)
+}
+
+/// What is between commas; nothing is an empty list.
+fn list<T>(text: &str, item: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    text.split(',').filter(|text| !text.is_empty()).map(item).collect()
+}
+
+fn member_of(text: &str) -> Option<Member> {
+    let mut parts = text.split(':');
+    let seniority = parts.next()?.parse().ok()?;
+    let incarnation = parts.next()?.parse().ok()?;
+    let extra = parts.next()?.parse().ok()?;
+    let address = Address { extra, ..Address::default() };
+    Some(Member { seniority, incarnation, address })
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    if text.len() % 2 != 0 || !text.is_ascii() {
+        return None;
+    }
+    let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).ok();
+    (0..text.len()).step_by(2).map(digits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::membership::changes::{Change, What};
+
+    fn letter() -> Letter {
+        let seat = |extra| Address { extra, ..Address::default() };
+        let founders = [(71, seat(0)), (72, seat(1)), (73, seat(9))];
+        let roster = Roster { epoch: Epoch(4), ..Roster::first(&founders, Rank(2)) };
+        let remove = Change { what: What::Remove { member: 0 }, ends: true };
+        let list = List { base: 3, ballot: 1, changes: vec![remove] };
+        let carry = Carry { list, agreed: 3, suspects: Members::from_ranks([Rank(0)]) };
+        let joined = Members::from_ranks([Rank(2)]);
+        Letter { roster, carry, joined, assignment: vec![0, 255, 7] }
+    }
+
+    #[test]
+    fn letters_survive_their_text() {
+        let letter = letter();
+        assert_eq!(Letter::decode(&letter.encode(), 73), Some(letter));
+        let ask = Ask { seat: 9, connected: vec![71, 72] };
+        assert_eq!(Ask::decode(&ask.encode()), Some(ask));
+        let nobody = Ask { seat: 0, connected: Vec::new() };
+        assert_eq!(Ask::decode(&nobody.encode()), Some(nobody));
+    }
+
+    #[test]
+    fn what_no_member_says_is_no_letter() {
+        let text = String::from_utf8(letter().encode()).unwrap();
+        assert_eq!(Letter::decode(text.as_bytes(), 74), None, "I am not in it");
+        assert_eq!(Letter::decode(text.as_bytes(), 71), None, "it suspects me");
+        for (from, to) in [
+            ("epoch=4", "epoch=0"),
+            ("agreed=3", "agreed=9"),
+            ("suspects=0", "suspects=3"),
+            ("joined=2", "joined=1"),
+            ("joined=2", "joined=2,9"),
+            ("members=0:", "members=5:"),
+            ("change=", "change=1:"),
+            ("assignment=00", "assignment=0"),
+            ("base=3", "base=2"),
+            ("ballot=1\n", ""),
+        ] {
+            assert!(text.contains(from));
+            assert_eq!(Letter::decode(text.replace(from, to).as_bytes(), 73), None, "{to}");
+        }
+        let head: u64 = 4 | 1 << 8 | 3 << 32;
+        assert!(text.contains(&format!("change={head}:")));
+        let open = head & !(1 << 8);
+        let unfinished = text.replace(&format!("change={head}:"), &format!("change={open}:"));
+        assert_eq!(Letter::decode(unfinished.as_bytes(), 73), None);
+        assert_eq!(Ask::decode(b"ask\nseat=x\nconnected=\n"), None);
+        assert_eq!(Ask::decode(b"\xff"), None);
+    }
+}

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From one view to the next: memory for it, shown and seen in time, and the member put together
+//! anew.
+//!
+//! An engine is one view. While it runs, memory for the next one is made when there is nothing else
+//! to do, and shown to the others, at the latest when the view is frozen. Its `Install` says who
+//! follows; then this member is *building*, until it has the memory of all of them. Turns go on
+//! meanwhile: they look at connections, and deliver nothing.
+//!
+//! I1  A member enters a view only after it has shown its memory of it to all other members.
+//! I2  For one whose connection has ended before it showed anything, zeros stand in: what a member
+//!     shows that died before its first word. The new engine is told of it at once.
+//! I3  What lanes keep is sent again before anything new in them (`lane`).
+
+use super::assembly::{Assembly, assemble, prologue};
+use super::clock;
+use super::control::Wishes;
+use super::letter::{Ask, Letter};
+use super::policy::{Policy, reads, seat_of, sends, shown};
+use super::stats::Steps;
+use super::watch::Detectors;
+use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
+use crate::error::{Error, Fault, Suspicion};
+use crate::fabric::{Exchange, Memory, Shown, Sizes};
+use crate::group::detector::lag::Lag;
+use crate::group::membership::roster::{Address, Member, Roster};
+use crate::group::membership::{Install, Options, Request, Timings};
+use crate::group::policy::Plan;
+use crate::group::view::View;
+use crate::mem::Region;
+use crate::sst::layout::Layout;
+use std::sync::Arc;
+
+/// A member, as the application sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberInfo {
+    /// Chosen anew by every process that opens the group.
+    pub incarnation: u64,
+    /// Its name on this host is `squall/GROUP/SEAT`.
+    pub seat: u16,
+}
+
+/// A view, as the application sees it. By rank, where nothing else is said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ViewInfo {
+    /// The view's number; the first is 1.
+    pub epoch: u64,
+    /// My rank.
+    pub rank: u16,
+    pub members: Vec<MemberInfo>,
+    /// Ranks that were not in the view before.
+    pub joined: Vec<u16>,
+    /// Who was in the view before, and why it is no more.
+    pub left: Vec<(MemberInfo, Fault)>,
+    /// By subgroup: members, and those that send.
+    pub subgroups: Vec<(Vec<u16>, Vec<u16>)>,
+}
+
+/// What a member needs beyond one view.
+pub struct Views {
+    policy: Policy,
+    sizes: (usize, Vec<usize>),
+    options: Options,
+    suspicion_ns: u64,
+    pub detectors: Detectors,
+    roster: Roster,
+    view: View,
+    /// By rank.
+    blocks: Vec<Arc<Region>>,
+    /// By rank; mine: `None`.
+    peers: Vec<Option<Peer>>,
+    /// Memory of the next epoch is made, and shown to whom I do not suspect.
+    pub ready: bool,
+    building: Option<Building>,
+    /// The view that the application has not been told of.
+    pub untold: Option<ViewInfo>,
+    /// Who asks to be joined.
+    asking: Vec<Asking>,
+    /// Incarnations that were handed to the membership in this view.
+    handed: Vec<u64>,
+    /// Why somebody became suspect in this view.
+    faults: Vec<Suspicion>,
+    pub changes: u64,
+    /// The last change, as this member went through it.
+    pub last: Steps,
+}
+
+struct Asking {
+    peer: Peer,
+    incarnation: u64,
+    ask: Ask,
+}
+
+struct Building {
+    install: Install,
+    view: View,
+    plan: Plan,
+    layout: Arc<Layout>,
+    /// By rank.
+    memories: Vec<Option<Memory>>,
+    peers: Vec<Option<Peer>>,
+    /// Zeros stand in for these.
+    never: Vec<Suspicion>,
+    since: Nanos,
+    /// The same on the detectors' watch.
+    mark: u64,
+    timings: Timings,
+}
+
+impl Views {
+    /// The first view.
+    pub fn new(
+        policy: Policy,
+        (roster, view): (Roster, View),
+        suspicion_ns: u64,
+        lags: &[Lag],
+        exchange: &dyn Exchange,
+        blocks: Vec<Arc<Region>>,
+    ) -> Views {
+        let joined = (0..roster.len() as u16).collect();
+        let untold = Some(info_of(&roster, &view, joined, Vec::new()));
+        Views {
+            peers: peers_of(&roster, exchange),
+            sizes: policy.sizes(),
+            policy,
+            view,
+            options: Options::default(),
+            suspicion_ns,
+            detectors: Detectors::new(suspicion_ns, lags, Wishes::new(), clock()),
+            roster,
+            blocks,
+            ready: false,
+            building: None,
+            untold,
+            asking: Vec::new(),
+            handed: Vec::new(),
+            faults: Vec::new(),
+            changes: 0,
+            last: Steps::default(),
+        }
+    }
+
+    /// The connection of a rank.
+    pub fn peer(&self, rank: Rank) -> Option<Peer> {
+        self.peers[rank.index()]
+    }
+
+    pub fn is_building(&self) -> bool {
+        self.building.is_some()
+    }
+
+    pub fn member(&self, rank: Rank) -> Member {
+        self.roster.members[rank.index()]
+    }
+
+    pub fn members(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// Where I beat now, for long callbacks.
+    pub fn beat(&self, beat_at: usize) {
+        self.detectors.wishes.beat_in(&self.blocks[self.roster.me.index()], beat_at);
+    }
+
+    pub fn is_asked(&self) -> bool {
+        !self.asking.is_empty()
+    }
+
+    /// Somebody asks to be joined.
+    pub fn asked(&mut self, peer: Peer, incarnation: u64, ask: Ask) {
+        if self.roster.members.iter().any(|member| member.incarnation == incarnation) {
+            return; // a word from before
+        }
+        self.asking.retain(|asking| asking.incarnation != incarnation);
+        self.asking.push(Asking { peer, incarnation, ask });
+    }
+
+    /// Whom the leader may propose now: those that are connected to every member, and to each other
+    /// if they may come together. Each is named once in a view.
+    pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
+        let members = &self.roster.members;
+        self.asking.retain(|of| !exchange.has_ended(of.peer));
+        let mut requests = Vec::new();
+        for asking in &self.asking {
+            let knows = |of: &Asking, who: u64| of.ask.connected.contains(&who);
+            let here = members.iter().all(|member| knows(asking, member.incarnation));
+            let mutual = self.asking.iter().all(|other| {
+                !self.handed.contains(&other.incarnation)
+                    || knows(asking, other.incarnation) && knows(other, asking.incarnation)
+            });
+            if !self.handed.contains(&asking.incarnation) && here && mutual {
+                self.handed.push(asking.incarnation);
+                let address = Address { extra: asking.ask.seat, ..Address::default() };
+                requests.push(Request { incarnation: asking.incarnation, address });
+            }
+        }
+        requests
+    }
+
+    pub fn note(&mut self, suspicions: &[Suspicion]) {
+        self.faults.extend(suspicions);
+    }
+
+    /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
+    /// no next view for this member; the error says what is missing.
+    pub fn prepare(&mut self, suspects: Members, exchange: &mut dyn Exchange) -> Result<(), Error> {
+        self.ready = true;
+        let next = Epoch(self.roster.epoch.0 + 1);
+        let (me, incarnation) = (self.roster.me, self.member(self.roster.me).incarnation);
+        let memory = exchange.own(next, &sends(&self.view, me))?;
+        prologue(&memory.block, next, incarnation);
+        for rank in self.roster.all().without(suspects).iter() {
+            if let Some(peer) = self.peers[rank.index()] {
+                exchange.show(next, peer, &reads(&self.view, me, rank));
+            }
+        }
+        Ok(())
+    }
+
+    /// The old view is over, and this one follows.
+    pub fn begin(
+        &mut self,
+        install: Install,
+        timings: Timings,
+        now: Nanos,
+        exchange: &mut dyn Exchange,
+    ) -> Result<(), Error> {
+        let roster = &install.roster;
+        let peers = peers_of(roster, exchange);
+        let (view, plan) = self.policy.view(roster)?;
+        let own = exchange.own(roster.epoch, &sends(&view, roster.me))?;
+        prologue(&own.block, roster.epoch, self.member(self.roster.me).incarnation);
+        for (rank, peer) in (0..).map(Rank).zip(&peers) {
+            if let Some(peer) = peer {
+                exchange.show(roster.epoch, *peer, &reads(&view, roster.me, rank));
+            }
+        }
+        let old = !install.joined.contains(roster.me);
+        for rank in install.joined.iter().filter(|_| old) {
+            if let Some(peer) = peers[rank.index()] {
+                let roster = Roster { me: rank, ..roster.clone() };
+                let (carry, joined) = (install.carry.clone(), install.joined);
+                let assignment = self.policy.encode(&roster);
+                let letter = Letter { roster, carry, joined, assignment };
+                exchange.say(peer, &letter.encode());
+            }
+        }
+        let layout = Arc::new(view.layout());
+        let mut memories = vec![None; roster.len()];
+        memories[roster.me.index()] = Some(own);
+        let (never, since) = (Vec::new(), now);
+        self.detectors.building.step(now);
+        let mark = self.detectors.building.mark();
+        self.building = Some(Building {
+            install,
+            view,
+            plan,
+            layout,
+            memories,
+            peers,
+            never,
+            since,
+            mark,
+            timings,
+        });
+        Ok(())
+    }
+
+    /// Takes what the others have shown; whether that is everything.
+    pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> bool {
+        let Some(building) = &mut self.building else { return false };
+        let roster = &building.install.roster;
+        self.detectors.building.step(now);
+        let waited = self.detectors.building.since(building.mark);
+        let mut whole = true;
+        for (rank, place) in (0..).map(Rank).zip(&mut building.memories) {
+            if place.is_some() {
+                continue;
+            }
+            let sizes = shown(&building.view, rank, roster.me, &self.sizes);
+            let peer = building.peers[rank.index()];
+            // Who joins made its memory before it knew in which epoch.
+            let joins = building.install.joined.contains(rank);
+            let epoch = if joins { Epoch(0) } else { roster.epoch };
+            let shown = peer.map(|peer| exchange.shown(peer, epoch, &sizes));
+            let suspect = building.install.carry.suspects.contains(rank);
+            let fault = match shown.unwrap_or(Shown::Never) {
+                Shown::Memory(memory) => {
+                    *place = Some(memory);
+                    continue;
+                }
+                Shown::Never => Fault::Lost { also: Members::NONE },
+                Shown::Waits if suspect => Fault::Lost { also: Members::NONE },
+                Shown::Waits if self.suspicion_ns > 0 && waited > self.suspicion_ns => {
+                    Fault::Silent { for_ns: Nanos(waited) }
+                }
+                Shown::Waits => {
+                    whole = false;
+                    continue;
+                }
+            };
+            *place = Some(zeros(&sizes)); // I2
+            building.never.push(Suspicion { rank, fault });
+        }
+        whole
+    }
+
+    /// Puts the member together in the view that `gather` has everything of.
+
+    pub fn enter(&mut self, now: Nanos, fabric: &mut dyn crate::fabric::Fabric) -> Assembly {
+        let Building {
+            install, view, plan, layout, memories, peers, never, timings, since, ..
+        } = self.building.take().expect("building");
+        let memories: Vec<Memory> = memories.into_iter().flatten().collect();
+        let blocks: Vec<Arc<Region>> = memories.iter().map(|memory| memory.block.clone()).collect();
+        let Install { roster, carry, joined, gone } = install;
+        let left = gone.iter().map(|rank| self.departed(rank)).collect();
+        let joined = joined.iter().map(|rank| rank.0).collect();
+        self.untold = Some(info_of(&roster, &view, joined, left));
+        let exchange = fabric.exchange().expect("views change");
+        exchange.enter(roster.epoch, roster.me, &peers, &blocks);
+        let options = Options { posting: Posting::All, ..self.options };
+        let evolving = Some((roster.clone(), carry, options));
+        let posting = fabric.posting();
+        let mut assembly = assemble(view.clone(), &layout, &memories, posting, evolving);
+        never.into_iter().for_each(|suspicion| assembly.engine.report(suspicion));
+        let old = |member: &Member| {
+            Some(self.blocks[self.roster.rank_of(member.seniority)?.index()].clone())
+        };
+        self.detectors.begin(roster.members.iter().map(old).collect());
+        self.policy.adopt(&plan);
+        self.faults.clear();
+        self.handed.clear();
+        // Who has been joined asks no more, whatever becomes of it.
+        let is_member = |who: u64| roster.members.iter().any(|member| member.incarnation == who);
+        self.asking.retain(|asking| !is_member(asking.incarnation));
+        (self.roster, self.peers, self.ready) = (roster, peers, false);
+        (self.view, self.blocks) = (view, blocks);
+        self.changes += 1;
+        let Timings { suspected, wedged, agreed, echoed, ended, passed } = timings;
+        self.last = Steps {
+            suspected,
+            wedged,
+            agreed,
+            echoed,
+            ended,
+            passed,
+            installed: since,
+            built: now,
+            delivered: Nanos(0),
+        };
+        assembly
+    }
+
+    /// A member of the old view that is not in the next, and why.
+    fn departed(&self, rank: Rank) -> (MemberInfo, Fault) {
+        let fault = self.faults.iter().find(|suspicion| suspicion.rank == rank);
+        let left = Fault::Left { also: Members::NONE };
+        (member_info(&self.roster, rank), fault.map_or(left, |suspicion| suspicion.fault))
+    }
+}
+
+fn peers_of(roster: &Roster, exchange: &dyn Exchange) -> Vec<Option<Peer>> {
+    let peer = |(member, rank): (&Member, u16)| {
+        if Rank(rank) == roster.me { None } else { exchange.peer(member.incarnation) }
+    };
+    roster.members.iter().zip(0..).map(peer).collect()
+}
+
+/// What a member shows that died before its first word (I2).
+fn zeros(sizes: &Sizes) -> Memory {
+    let region = |bytes: usize| Arc::new(Region::heap(bytes));
+    Memory {
+        block: region(sizes.block),
+        rings: sizes.rings.iter().map(|bytes| bytes.map(region)).collect(),
+    }
+}
+
+fn member_info(roster: &Roster, rank: Rank) -> MemberInfo {
+    let member = roster.members[rank.index()];
+    MemberInfo { incarnation: member.incarnation, seat: seat_of(roster, rank) }
+}
+
+fn info_of(
+    roster: &Roster,
+    view: &View,
+    joined: Vec<u16>,
+    left: Vec<(MemberInfo, Fault)>,
+) -> ViewInfo {
+    let members = (0..roster.len() as u16).map(|rank| member_info(roster, Rank(rank)));
+    let subgroups = view.subgroups.iter().map(|subgroup| {
+        let mut senders: Vec<u16> = subgroup.senders.iter().map(|sender| sender.rank.0).collect();
+        senders.dedup();
+        (subgroup.members.iter().map(|rank| rank.0).collect(), senders)
+    });
+    ViewInfo {
+        epoch: roster.epoch.0,
+        rank: roster.me.0,
+        members: members.collect(),
+        joined,
+        left,
+        subgroups: subgroups.collect(),
+    }
+}
