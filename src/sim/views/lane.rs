@@ -198,7 +198,7 @@ impl Lane {
         match status {
             Status::Again => world.wake(self.name.process, true),
             Status::NotSender if world.epochs[self.name.process].get() == 0 => {}
-            Status::Failed if world.is_gone(self.name.process) => {}
+            _ if world.is_gone(self.name.process) => {}
             status => panic!("a send was refused: {status:?}"),
         }
         false
