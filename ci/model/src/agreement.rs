@@ -4,17 +4,24 @@
 
 use crate::config::{Fault, Part};
 use crate::judge::Property;
-use crate::row::{LEAVING, Row, Set, WISH, each};
+use crate::row::{ENDED, LEAVING, Row, Set, WISH, each};
 use crate::world::{State, Status, World};
+
+/// One look at one row. Which push of it is found, as 1 + its position; 0: none that is new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    pub push: u8,
+    /// Up to which level it shows the words of a later push, that of the position `later` (R6).
+    pub level: u8,
+    pub later: u8,
+}
 
 /// One poll of one member: what it finds and what else comes to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Poll {
     pub who: usize,
-    /// Per other process: 1 + position of the push it finds, or 0.
-    pub reads: [u8; 6],
-    /// Of which process the push after that one has landed in part, and up to which level (R6).
-    pub torn: Option<(u8, u8)>,
+    /// Per other process, what it finds of that one.
+    pub reads: [Read; 6],
     /// Whom its detectors report.
     pub hears: Set,
     /// Which processes ask it to let them join.
@@ -193,33 +200,28 @@ impl<const N: usize> World<N> {
     /// owner it has just come to suspect; here that is a poll that finds nothing new of that one,
     /// and so a poll in which two of the rows suspect each other is none.
     fn look(&self, turn: &mut Turn<N>) -> Option<Result<(), Stop>> {
-        let (me, mut reported, mut read) = (turn.me, 0, 0);
+        let (me, mut reported, mut seen) = (turn.me, 0, 0);
         let mut left = turn.own.left;
-        for other in (0..N).filter(|other| turn.poll.reads[*other] > 0) {
-            let at = usize::from(turn.poll.reads[other]) - 1;
-            let next = turn.poll.torn.filter(|(torn, _)| usize::from(*torn) == other);
-            if let Some((_, level)) = next {
+        for other in (0..N).filter(|other| turn.poll.reads[*other].push > 0) {
+            let read = turn.poll.reads[other];
+            let pushes = turn.state.pushes[other].rows;
+            let at = usize::from(read.push) - 1;
+            self.take(turn.state, me, other, at);
+            if read.level > 0 {
                 let suspects_last = self.config.has(Fault::SuspectsObservedLast);
-                let mut later =
-                    self.readable(turn.state, me, other, turn.own.epoch).filter(|p| *p > at);
-                // A slow look may miss several pushes; of those the first is as good as any.
-                let later = if suspects_last { later.last()? } else { later.next()? };
-                let pushes = turn.state.pushes[other].rows;
-                let (row, later) = (self.row(pushes[at]), self.row(pushes[later]));
-                let mixed = torn(&row, &later, level, suspects_last);
+                let (row, later) =
+                    (self.row(pushes[at]), self.row(pushes[usize::from(read.later)]));
+                let mixed = torn(&row, &later, read.level, suspects_last);
                 if mixed == row || mixed == later {
                     return None;
                 }
-                self.take(turn.state, me, other, at);
-                turn.state.seen[me][other] = self.number(&mixed);
-            } else {
-                self.take(turn.state, me, other, at);
+                turn.state.seen[me][other] = self.number(&self.for_reader(&mixed, other, me));
             }
             let row = self.row(turn.state.seen[me][other]);
             if (row.suspects | row.removed()) >> me & 1 == 1 {
                 return Some(Err(Stop));
             }
-            let accuses = row.suspects & read;
+            let accuses = row.suspects & seen;
             let duel = |who: usize| {
                 accuses >> who & 1 == 1
                     && self.row(turn.state.seen[me][who]).suspects >> other & 1 == 1
@@ -229,7 +231,7 @@ impl<const N: usize> World<N> {
             }
             reported |= row.suspects;
             left |= row.left;
-            read |= 1 << other;
+            seen |= 1 << other;
         }
         turn.own.left = left;
         for who in each(reported | left) {
@@ -257,10 +259,23 @@ impl<const N: usize> World<N> {
         let whole = turn.roster & !own.left;
         let rest = config.votes_of(whole & !own.suspects);
         let outside = u32::from(config.outside);
-        if config.is_majority(rest + outside, config.votes_of(whole) + outside) {
+        if config.is_majority(rest + outside, config.votes_of(whole) + outside)
+            || self.breaks_the_tie(turn)
+        {
             return Ok(());
         }
         Err(Stop)
+    }
+
+    fn breaks_the_tie(&self, turn: &Turn<N>) -> bool {
+        let (own, me) = (&turn.own, turn.me as u32);
+        let next = own.list.roster(self.config.first_view(), own.epoch + 1);
+        let outvoted = own.has(ENDED) && (next.count_ones() > 2 || next.trailing_zeros() != me);
+        self.config.tie_break
+            && turn.roster.count_ones() == 2
+            && turn.roster.trailing_zeros() == me
+            && self.others(turn).all(|who| self.seen(turn, who).here)
+            && !outvoted
     }
 
     pub fn seen(&self, turn: &Turn<N>, who: usize) -> Row {
@@ -419,7 +434,8 @@ impl<const N: usize> World<N> {
             let votes = |set: Set| config.votes_of(set);
             let meets =
                 majorities_meet(votes(turn.roster), votes(next), votes(turn.roster | arrived));
-            if next != 0 && (meets || config.has(Fault::JoinsUncapped)) {
+            let breaks = config.tie_break && next.count_ones() == 2 && turn.roster.count_ones() > 2;
+            if next != 0 && !breaks && (meets || config.has(Fault::JoinsUncapped)) {
                 (gone, come) = (left, arrived);
             }
         }

@@ -69,6 +69,8 @@ pub struct Config {
     pub views: u8,
     /// Life goes on in the last view; else whoever installs it is done.
     pub beyond: bool,
+    /// `Options::tie_break`.
+    pub tie_break: bool,
     /// Members of each shard and its senders. Empty in `Agreement`.
     pub shards: Vec<(Set, Set)>,
     /// Messages of each sender.
@@ -81,8 +83,8 @@ pub struct Config {
     pub fresh: bool,
     /// What a poll sees may be acted on in a later one: coarser than the code, which acts at once.
     pub lazy: bool,
-    /// `Trim`: who passes has heard of every suspicion that came before what it has heard. Else
-    /// not, which allows more.
+    /// `Trim`: who passes is told if it is suspected by one of those that it waited for. In the
+    /// code their lists tell it (`removes` in `look`); without this more is allowed, which also holds.
     pub told: bool,
     /// A joined process asks from the start (`Trim`), so the view ends without a suspicion.
     pub join_agreed: bool,
@@ -108,6 +110,7 @@ impl Config {
             accusers: all,
             leavers: 0,
             views: u8::from(part == Part::Whole),
+            tie_break: false,
             beyond: part == Part::Agreement,
             shards: if part == Part::Agreement {
                 Vec::new()

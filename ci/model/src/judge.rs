@@ -91,7 +91,9 @@ impl<const N: usize> World<N> {
         let batch = old.list.at(old.epoch);
         let left = if batch & WISH != 0 { batch & !WISH & before } else { 0 } | old.left;
         let votes = |set: Set| self.config.votes_of(set);
-        if 2 * votes(after & before & !left) <= votes(before & !left) {
+        let first = before.trailing_zeros() == after.trailing_zeros();
+        let broken_tie = self.config.tie_break && before.count_ones() == 2 && first;
+        if 2 * votes(after & before & !left) <= votes(before & !left) && !broken_tie {
             self.break_it(state, Property::Primary);
         }
     }

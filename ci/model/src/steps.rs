@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything that can happen next, as a search wants it.
 
-use crate::agreement::{ENDS, Outcome, PROPOSES, Poll, STEPS};
-use crate::config::{Fault, Part};
+use crate::agreement::{ENDS, Outcome, PROPOSES, Poll, Read, STEPS};
+use crate::config::{Config, Fault, Part};
 use crate::judge::PROPERTIES;
 use crate::row::{Counts, ENDED, LEAVING, List, Row, Set, WISH, count, each, most};
 use crate::search::Model;
@@ -46,10 +46,13 @@ struct Come<const N: usize> {
     broken: bool,
 }
 
-/// From how many of each other's pushes a poll reads to which one it finds.
-fn found(poll: &mut Poll, choices: &[Vec<u8>; 6]) {
-    for (read, choices) in poll.reads.iter_mut().zip(choices) {
-        *read = if *read == 0 { 0 } else { choices[usize::from(*read) - 1] };
+/// Per other process, the looks at its row that there can be, those that find more later. In a
+/// poll that is not yet made, `Read::push` is 1 + the position in such a list.
+type Looks = [Vec<Read>; 6];
+
+fn found(poll: &mut Poll, looks: &Looks) {
+    for (read, looks) in poll.reads.iter_mut().zip(looks) {
+        *read = if read.push == 0 { *read } else { looks[usize::from(read.push) - 1] };
     }
 }
 
@@ -64,17 +67,13 @@ impl<const N: usize> World<N> {
     /// read no more than they must are enough.
     fn polls(&self, state: &State<N>, who: usize, visit: &mut dyn FnMut(Step, &State<N>)) -> bool {
         let own = self.row(state.own[who]);
-        let mut choices: [Vec<u8>; 6] = Default::default();
-        for other in (0..N).filter(|other| *other != who) {
-            let readable = self.readable(state, who, other, own.epoch);
-            choices[other] = readable.map(|at| at as u8 + 1).collect();
-        }
-        let key = self.situation(state, who, &own, &choices);
+        let looks = self.looks(state, who, own.epoch);
+        let key = self.situation(state, who, &own, &looks);
         let known = self.known.borrow().get(&key).cloned();
         let polls = known.unwrap_or_else(|| {
             let mut polls = Vec::new();
-            for template in self.templates(state, &own, who, &choices) {
-                self.polls_like(state, template, &choices, &mut polls);
+            for template in self.templates(state, &own, who) {
+                self.polls_like(state, template, &looks, &mut polls);
             }
             let polls: Rc<[Poll]> = polls.into();
             let mut known = self.known.borrow_mut();
@@ -87,7 +86,7 @@ impl<const N: usize> World<N> {
         let mut lively = false;
         for poll in polls.iter() {
             let mut poll = *poll;
-            found(&mut poll, &choices);
+            found(&mut poll, &looks);
             let mut next = state.clone();
             let outcome = self.poll(&mut next, poll);
             if let Outcome::Done(done) = outcome {
@@ -100,8 +99,30 @@ impl<const N: usize> World<N> {
         lively
     }
 
+    fn looks(&self, state: &State<N>, who: usize, epoch: u8) -> Looks {
+        let mut looks = Looks::default();
+        for other in (0..N).filter(|other| *other != who) {
+            let pushes: Vec<u8> =
+                self.readable(state, who, other, epoch).map(|at| at as u8).collect();
+            for (at, push) in pushes.iter().enumerate() {
+                let whole = Read { push: push + 1, ..Read::default() };
+                looks[other].push(whole);
+                let levels = match self.config {
+                    Config { torn: false, .. } => 0,
+                    _ if self.config.has(Fault::SuspectsObservedLast) => 1,
+                    _ => 3,
+                };
+                for later in &pushes[at + 1..] {
+                    let torn = (1..=levels).map(|level| Read { level, later: *later, ..whole });
+                    looks[other].extend(torn);
+                }
+            }
+        }
+        looks
+    }
+
     /// All that decides which polls a member can make.
-    fn situation(&self, state: &State<N>, who: usize, own: &Row, choices: &[Vec<u8>; 6]) -> u64 {
+    fn situation(&self, state: &State<N>, who: usize, own: &Row, looks: &Looks) -> u64 {
         let mut key = Vec::with_capacity(128);
         key.extend([who as u8, self.accusable(state, own, who)]);
         key.extend(state.own[who].to_le_bytes());
@@ -116,11 +137,11 @@ impl<const N: usize> World<N> {
             key.extend([state.ended, state.agreed.len()]);
             (0..state.agreed.len()).for_each(|at| key.push(state.agreed.at(at)));
         }
-        for (other, choices) in choices.iter().enumerate().take(N) {
+        for (other, looks) in looks.iter().enumerate().take(N) {
             key.extend(state.seen[who][other].to_le_bytes());
-            key.push(choices.len() as u8);
-            for push in choices {
-                let row = state.pushes[other].rows[usize::from(*push) - 1];
+            key.push(looks.len() as u8);
+            for read in looks.iter().filter(|read| read.level == 0) {
+                let row = state.pushes[other].rows[usize::from(read.push) - 1];
                 key.extend(row.to_le_bytes());
             }
         }
@@ -128,22 +149,16 @@ impl<const N: usize> World<N> {
     }
 
     /// The polls of one kind, their reads as how many of each other's pushes.
-    fn polls_like(
-        &self,
-        state: &State<N>,
-        template: Poll,
-        choices: &[Vec<u8>; 6],
-        polls: &mut Vec<Poll>,
-    ) {
+    fn polls_like(&self, state: &State<N>, template: Poll, looks: &Looks, polls: &mut Vec<Poll>) {
         let (who, mut poll, mut index) = (template.who, template, 0);
         let mut strides = [1; 6];
         for other in 1..N {
-            strides[other] = strides[other - 1] * (choices[other - 1].len() + 1);
+            strides[other] = strides[other - 1] * (looks[other - 1].len() + 1);
         }
-        let mut comes = Vec::with_capacity(strides[N - 1] * (choices[N - 1].len() + 1));
+        let mut comes = Vec::with_capacity(strides[N - 1] * (looks[N - 1].len() + 1));
         loop {
             let (mut next, mut made) = (state.clone(), poll);
-            found(&mut made, choices);
+            found(&mut made, looks);
             let outcome = self.poll(&mut next, made);
             let newly = self.row(next.own[who]).suspects;
             let frozen = |other: usize| {
@@ -158,7 +173,7 @@ impl<const N: usize> World<N> {
                 broken,
             });
             let less = |other: usize| {
-                (1..=usize::from(poll.reads[other]))
+                (1..=usize::from(poll.reads[other].push))
                     .any(|less| comes[index - less * strides[other]] == come)
             };
             let meant = matches!(outcome, Outcome::Done(done) if is_meant(&poll, done));
@@ -169,21 +184,15 @@ impl<const N: usize> World<N> {
             }
             comes.push(come);
             index += 1;
-            let more = |other: &usize| usize::from(poll.reads[*other]) < choices[*other].len();
+            let more = |other: &usize| usize::from(poll.reads[*other].push) < looks[*other].len();
             let Some(more) = (0..N).find(more) else { return };
-            poll.reads[more] += 1;
-            poll.reads[..more].fill(0);
+            poll.reads[more].push += 1;
+            poll.reads[..more].fill(Read::default());
         }
     }
 
     /// Polls without what they find: all that may come to a member besides rows.
-    fn templates(
-        &self,
-        state: &State<N>,
-        own: &Row,
-        who: usize,
-        choices: &[Vec<u8>; 6],
-    ) -> Vec<Poll> {
+    fn templates(&self, state: &State<N>, own: &Row, who: usize) -> Vec<Poll> {
         let mut templates = Vec::new();
         let config = &self.config;
         let mut poll = Poll { who, acts: true, ..Poll::default() };
@@ -192,13 +201,6 @@ impl<const N: usize> World<N> {
         for learns in std::iter::once(0).chain(lessons) {
             for hears in std::iter::once(0).chain(each(accusable).map(|other| 1 << other)) {
                 templates.push(Poll { learns, hears, ..poll });
-            }
-        }
-        if config.torn {
-            for other in (0..N).filter(|other| choices[*other].len() > 1) {
-                let levels = if config.has(Fault::SuspectsObservedLast) { 1 } else { 3 };
-                let torn = (1..=levels).map(|level| Some((other as u8, level)));
-                templates.extend(torn.map(|torn| Poll { torn, ..poll }));
             }
         }
         if config.lazy {
@@ -447,12 +449,13 @@ impl<const N: usize> Model for World<N> {
             Step::Delivers(who) => return format!("{who} delivers what is stable"),
         };
         let mut text = format!("{} polls:", poll.who);
-        let read = (0..N).filter(|other| poll.reads[*other] > 0).fold(0, |set, who| set | 1 << who);
-        if read != 0 {
-            text += &format!(" looks at {}", self.set(read));
+        let read = |other: &usize| poll.reads[*other].push > 0;
+        let set = (0..N).filter(read).fold(0, |set, who| set | 1 << who);
+        if set != 0 {
+            text += &format!(" looks at {}", self.set(set));
         }
-        if let Some((whose, level)) = poll.torn {
-            text += &format!(" (that of {whose} torn at level {level})");
+        for torn in (0..N).filter(|other| poll.reads[*other].level > 0) {
+            text += &format!(" (that of {torn} torn at level {})", poll.reads[torn].level);
         }
         if poll.hears != 0 {
             text += &format!(" hears of {}", self.set(poll.hears));

@@ -73,6 +73,11 @@ fn case(name: &'static str, config: Config) -> Case {
     Case { name, config, seconds: 60 }
 }
 
+/// The first of two goes on alone.
+fn tie(founders: usize, joiners: usize) -> Config {
+    Config { views: 2, tie_break: true, ..a(founders, joiners, 3) }
+}
+
 /// Two founders, one of whom has two votes, and two that join at once.
 fn two_join() -> Config {
     let mut config = installs(a(2, 2, 3));
@@ -96,6 +101,11 @@ pub fn quick() -> Vec<Case> {
         case("A  3 members + 1 joins, 2 suspected", a(3, 1, 2)),
         case("A  3 members + 1 joins, 2 suspected, installs", installs(a(3, 1, 2))),
         case("A  2 members + 2 join at once, 3 suspected, installs", two_join()),
+        case("A  2 members + 1 joins, any suspected, 2 views, tie-break", tie(2, 1)),
+        case(
+            "A  3 members, 1 leaves, any suspected, 2 views, tie-break",
+            Config { leavers: 0b010, ..tie(3, 0) },
+        ),
         case("A  4 members, 2 suspected", a(4, 0, 2)),
         case(
             "A  5 by votes + 1 joins, 2 suspected, torn reads, first rows unseen",
@@ -132,6 +142,13 @@ pub fn deep() -> Vec<Case> {
         minutes(2, case("A  4 members + 1 joins, 2 suspected, torn reads", torn)),
         minutes(2, case("A  4 members + 1 joins, 1 suspected, installs", installs(a(4, 1, 1)))),
         minutes(2, case("AB shards {0, 1} {1, 2}, 1 joins, 2 suspected", shared(2, 1))),
+        minutes(
+            2,
+            case(
+                "AB 3 members + 1 joins, 2 suspected, torn reads",
+                Config { torn: true, ..w(3, 1, 2) },
+            ),
+        ),
         minutes(2, case("B  shard 3 of 5, 1 suspected, join, acts late", late)),
         minutes(3, case("AB 4 members, shard {1, 2, 3}, 1 joins, 1 suspected", apart(4, 1, 1))),
         minutes(3, case("B  shard 3 of 5, 2 suspected, join", b(2, 2))),
@@ -229,8 +246,8 @@ pub fn mutations() -> Vec<Mutation> {
             "T3: all echo before one delivers",
             EchoesNotAwaited,
             "a cut computed later is of fewer receipts, all final, so it only grows, and the \
-             barrier makes one's own echo seen; that any one survivor shows the cut is for what is \
-             durable. With a member that passes untold of a suspicion (`told: false`) it is caught",
+             barrier makes one's own echo seen. It is caught if a member may pass that is not told \
+             of its removal, which the lists in the rows of all who consented prevent",
             b(1, 2),
         ),
         caught("M7b", "T3, V6: one echoes before one delivers", CutNotEchoed, b(1, 2)),

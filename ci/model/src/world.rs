@@ -220,7 +220,7 @@ impl<const N: usize> World<N> {
     }
 
     /// What `reader` can use of a row of `owner`.
-    fn for_reader(&self, row: &Row, owner: usize, reader: usize) -> Row {
+    pub fn for_reader(&self, row: &Row, owner: usize, reader: usize) -> Row {
         let (config, mut row) = (&self.config, *row);
         let either_leads = (self.leads >> owner | self.leads >> reader) & 1 == 1;
         if config.part == Part::Trim {
