@@ -180,6 +180,9 @@ pub enum Fault {
     Left { also: Members },
     /// Its heartbeat stood still for so long.
     Silent { for_ns: Nanos },
+    /// Senders of a subgroup waited so long for it without any progress, and the subgroup's policy of
+    /// lag is to go on without such members.
+    Lag { subgroup: u16, for_ns: Nanos },
     /// A word of its went back.
     Regressed { cell: CellName, from: u64, to: u64 },
     /// A word of its is one that no correct member writes.
@@ -215,6 +218,10 @@ impl fmt::Display for Fault {
                 also.iter().try_for_each(|rank| write!(f, "; rank {} likewise", rank.0))
             }
             Fault::Silent { for_ns } => write!(f, "silent for {} ms", for_ns.0 / 1_000_000),
+            Fault::Lag { subgroup, for_ns } => {
+                let waited = for_ns.0 / 1_000_000;
+                write!(f, "subgroup {subgroup} waited {waited} ms for it without any progress")
+            }
             Fault::Regressed { cell, from, to } => {
                 let CellName { column, subgroup, index } = cell;
                 write!(f, "`{column}[{index}]` of subgroup {subgroup} went back: {from} to {to}")

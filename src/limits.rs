@@ -47,12 +47,22 @@ pub const TAKE_MAX: u64 = 1024;
 /// Messages in one call of the application.
 pub const BATCH_MAX: usize = 512;
 /// Bytes after which a call of the application ends, so that large messages are released soon.
-pub const BATCH_BYTES: i64 = 128 << 10;
+pub const BATCH_BYTES: i64 = 256 << 10;
 /// Posts of one poll and its done. Peers that have been sent the same need, per subgroup, at the
 /// most: for each lane six spans (of payloads, descriptors and runs, each of which may go round) and
 /// a post of `slots`, three of the hot line, and in *received* mode two per eight senders. That fits
 /// at least once (asserted in `group::outbox`); what does not fit waits for the next poll.
 pub const POSTS_MAX: usize = 512;
+
+/// The time to suspicion: how long a member may be silent. Long enough for a loaded machine with two
+/// cores; the least is some ticks of a scheduler, the most is what anybody calls a hang.
+pub const SUSPICION_NS_DEFAULT: u64 = 1_000_000_000;
+pub const SUSPICION_NS_MIN: u64 = 20_000_000;
+pub const SUSPICION_NS_MAX: u64 = 3_600_000_000_000;
+/// The least time without progress after which a policy of lag may act.
+pub const LAG_NS_MIN: u64 = 1_000_000;
+const _: () =
+    assert!(SUSPICION_NS_MIN <= SUSPICION_NS_DEFAULT && SUSPICION_NS_DEFAULT <= SUSPICION_NS_MAX);
 
 /// A name of a group or a member, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;

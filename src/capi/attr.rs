@@ -341,6 +341,7 @@ unsafe fn subgroups_of(
             window: or(attr.window, defaults.window),
             window_bytes: attr.window_bytes,
             message_bytes_max: or(attr.message_bytes_max, defaults.message_bytes_max),
+            ..defaults
         });
     }
     Ok(subgroups)

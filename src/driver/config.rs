@@ -3,7 +3,9 @@
 
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
-use crate::group::view::{Subgroup, View};
+use crate::group::detector::lag::Lag;
+use crate::group::policy::{Candidate, Planner, Rule, Rules, Senders, Standard, Unplanned, Who};
+use crate::group::view::View;
 use crate::limits::*;
 use crate::mem::region::Want;
 use crate::sst::layout::{Mode, Shape};
@@ -22,9 +24,30 @@ pub enum Idle {
     Park,
 }
 
-/// One subgroup: an ordered stream with its own members.
+/// How the members of a subgroup are parted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shards {
+    /// Each is an ordered stream of its own.
+    pub count: u16,
+    /// Members of each: while there are fewer, no view is made and the group waits for more. 0: a
+    /// shard may even be empty.
+    pub members_min: u16,
+    /// Members of each at the most; 0: no bound. Who is too many has no place in the subgroup.
+    pub members_max: u16,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Shards { count: 1, members_min: 0, members_max: 0 }
+    }
+}
+
+/// One subgroup: an ordered stream with its own members, or several.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SubgroupConfig {
+    /// May be empty; else no two are the same.
+    pub name: String,
+    pub shards: Shards,
     /// Ranks; empty: all members of the group.
     pub members: Vec<u16>,
     /// Ranks that may send; `None`: all members of the subgroup.
@@ -39,11 +62,15 @@ pub struct SubgroupConfig {
     pub window_bytes: u64,
     /// Bytes of the largest message.
     pub message_bytes_max: u32,
+    /// What is done about a member that its senders wait for.
+    pub lag: Lag,
 }
 
 impl Default for SubgroupConfig {
     fn default() -> Self {
         SubgroupConfig {
+            name: String::new(),
+            shards: Shards::default(),
             members: Vec::new(),
             senders: None,
             lanes: 1,
@@ -51,6 +78,7 @@ impl Default for SubgroupConfig {
             window: 4096,
             window_bytes: 0,
             message_bytes_max: 1 << 20,
+            lag: Lag::Wait,
         }
     }
 }
@@ -72,6 +100,10 @@ pub struct Config {
     pub open_timeout: Duration,
     /// How often a busy turn looks at connections and visitors, in nanoseconds.
     pub liveness_every_ns: u64,
+    /// The time to suspicion, in nanoseconds: a member that shows no sign of life for so long is
+    /// suspected (`group::detector::beats`). The same at every member; 0: silence is never held
+    /// against anybody.
+    pub suspicion_ns: u64,
 }
 
 impl Config {
@@ -87,6 +119,7 @@ impl Config {
             huge: Want::No,
             open_timeout: Duration::from_secs(60),
             liveness_every_ns: 10_000_000,
+            suspicion_ns: SUSPICION_NS_DEFAULT,
         }
     }
 
@@ -113,30 +146,56 @@ impl Config {
                 self.rank, self.members
             ));
         }
-        if self.subgroups.is_empty() || self.subgroups.len() > SUBGROUPS_MAX {
+        let span = SUSPICION_NS_MIN..=SUSPICION_NS_MAX;
+        if self.suspicion_ns != 0 && !span.contains(&self.suspicion_ns) {
             return bad(format!(
-                "{} subgroups: a group has 1 to {SUBGROUPS_MAX}",
-                self.subgroups.len()
+                "time to suspicion {} ns: 0 (never), or {SUSPICION_NS_MIN} to {SUSPICION_NS_MAX}",
+                self.suspicion_ns
             ));
         }
-        let mut subgroups = Vec::new();
-        for (at, subgroup) in self.subgroups.iter().enumerate() {
-            let built = subgroup.build(self.members);
-            subgroups.push(
-                built
-                    .map_err(|why| Error::new(Status::Invalid, format!("subgroup {at}: {why}")))?,
-            );
-        }
+        let rules = self.rules(self.members)?;
+        let founder = |seniority| Candidate { seniority, incarnation: 0, name: String::new() };
+        let founders: Vec<Candidate> = (0..self.members.into()).map(founder).collect();
+        let planned = Planner::new(rules, Box::new(Standard)).plan(&founders);
+        let plan = planned.map_err(|why| {
+            let detail = match why {
+                Unplanned::Inadequate(why) => why.to_string(),
+                Unplanned::Unruly(why) => why,
+            };
+            Error::new(Status::Invalid, detail)
+        })?;
         let (epoch, me) = (Epoch(1), Rank(self.rank));
-        Ok(View { epoch, me, members: usize::from(self.members), subgroups })
+        let members = usize::from(self.members);
+        Ok(View { epoch, me, members, subgroups: plan.subgroups })
     }
 
-    /// What all members must agree on, a line per figure (`fabric::shm::door`).
+    /// What the subgroups are to be in a group of at most `members_most`. Its founders are as many
+    /// as `members`, and lists of ranks mean them. An error names the value and what it may be.
+    pub fn rules(&self, members_most: u16) -> Result<Rules, Error> {
+        let bad = |detail: String| Error::new(Status::Invalid, detail);
+        let mut rules = Vec::new();
+        for (at, subgroup) in self.subgroups.iter().enumerate() {
+            let rule = subgroup.rule(self.members);
+            rules.push(rule.map_err(|why| bad(format!("subgroup {at}: {why}")))?);
+        }
+        Rules::new(rules, members_most).map_err(bad)
+    }
+
+    /// What all members of a group whose views change must agree on, whoever is in which view.
+    pub fn lasting_text(&self, rules: &Rules) -> String {
+        let subgroups = rules.subgroups();
+        let first = format!("subgroups={subgroups}\nsuspicion_ns={}\n", self.suspicion_ns);
+        first + &rules.agreed_text()
+    }
+
+    /// What all members of one view must agree on, a line per figure (`fabric::shm::door`).
     pub fn agreed_text(&self, view: &View) -> String {
         let list = |ranks: &[Rank]| {
             ranks.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",")
         };
         let mut text = format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len());
+        // Who beats for a longer time than others have patience for would be suspected.
+        text.push_str(&format!("suspicion_ns={}\n", self.suspicion_ns));
         for (at, subgroup) in view.subgroups.iter().enumerate() {
             let shape = &subgroup.shape;
             let mut senders: Vec<Rank> =
@@ -161,46 +220,52 @@ impl Config {
 }
 
 impl SubgroupConfig {
-    fn build(&self, members: u16) -> Result<Subgroup, String> {
-        let all: Vec<u16> = (0..members).collect();
+    fn rule(&self, founders: u16) -> Result<Rule, String> {
+        let all: Vec<u16> = (0..founders).collect();
         let chosen = if self.members.is_empty() { &all } else { &self.members };
-        let ranks = ascending(chosen, &all, "member")?;
-        let senders = self.senders.as_ref().unwrap_or(chosen);
-        let senders = ascending(senders, chosen, "sender")?;
-        if self.lanes == 0 || usize::from(self.lanes) > LANES_MAX {
-            return Err(format!("{} lanes: a sender has 1 to {LANES_MAX}", self.lanes));
+        let of = |ranks: Vec<Rank>| {
+            Who::Seniorities(ranks.iter().map(|rank| u64::from(rank.0)).collect())
+        };
+        let members = ascending(chosen, &all, "member")?;
+        let who = if self.members.is_empty() { Who::All } else { of(members) };
+        let senders = match &self.senders {
+            None => Senders::All,
+            Some(senders) => Senders::Of(of(ascending(senders, chosen, "sender")?)),
+        };
+        if let Lag::Report { after_ns } | Lag::Evict { after_ns } = self.lag
+            && !(LAG_NS_MIN..=SUSPICION_NS_MAX).contains(&after_ns)
+        {
+            return Err(format!("lag after {after_ns} ns: {LAG_NS_MIN} to {SUSPICION_NS_MAX}"));
         }
-        if senders.len() * usize::from(self.lanes) > SENDERS_MAX {
-            let (senders, lanes) = (senders.len(), self.lanes);
-            return Err(format!("{senders} senders of {lanes} lanes are more than {SENDERS_MAX}"));
-        }
-        if self.window == 0 || u64::from(self.window) > WINDOW_MAX {
-            return Err(format!("window {}: it is 1 to {WINDOW_MAX} messages", self.window));
-        }
-        let largest = u64::from(self.message_bytes_max);
-        if largest > MESSAGE_BYTES_MAX {
-            return Err(format!("largest message {largest}: at most {MESSAGE_BYTES_MAX} bytes"));
-        }
-        let least = ring_bytes_min(largest);
+        let Shards { count, members_min, members_max } = self.shards;
+        Ok(Rule {
+            name: self.name.clone(),
+            who,
+            shards: count,
+            members_min,
+            members_max,
+            senders,
+            shape: self.shape(),
+        })
+    }
+
+    /// `Rules` says what is wrong with it.
+    fn shape(&self) -> Shape {
+        let least = ring_bytes_min(self.message_bytes_max.into());
+        let slot = slot_bytes(self.message_bytes_max);
+        let wanted = u64::from(self.window).saturating_mul(slot);
         let ring_bytes = match self.window_bytes {
-            0 => {
-                let slot = slot_bytes(self.message_bytes_max);
-                (u64::from(self.window) * slot).min(RING_BYTES_USUAL).max(4 * slot).max(least)
-            }
-            bytes if bytes < least || bytes > RING_BYTES_MAX => {
-                return Err(format!("window_bytes {bytes}: {least} to {RING_BYTES_MAX} here"));
-            }
+            0 => wanted.min(RING_BYTES_USUAL).max(4 * slot).max(least),
             bytes => bytes,
         };
-        let shape = Shape {
+        Shape {
             senders: 0,
             lanes: self.lanes,
             mode: self.mode,
             window: self.window,
             message_bytes_max: self.message_bytes_max,
-            ring_bytes: ring_bytes.next_multiple_of(4096),
-        };
-        Ok(Subgroup::new(ranks, &senders, self.lanes, shape))
+            ring_bytes,
+        }
     }
 }
 
@@ -237,7 +302,28 @@ mod tests {
         assert!(refused(|c| c.subgroups[0].lanes = 9).contains("9 lanes"));
         assert!(refused(|c| c.subgroups[0].members = vec![0, 0]).contains("twice"));
         assert!(refused(|c| c.subgroups[0].senders = Some(vec![7])).contains("sender 7"));
+        assert!(refused(|c| c.suspicion_ns = 1).contains("20000000 to 3600000000000"));
+        let lag = Lag::Evict { after_ns: 7 };
+        assert!(refused(|c| c.subgroups[0].lag = lag).contains("lag after 7 ns"));
         assert!(refused(|c| c.subgroups[0].window_bytes = 5000).contains("window_bytes 5000"));
+    }
+
+    #[test]
+    fn shards_are_subgroups_and_may_ask_for_members() {
+        let mut config = Config::new("g", 1, 5);
+        config.subgroups[0].shards = Shards { count: 2, members_min: 2, members_max: 2 };
+        config.subgroups.push(SubgroupConfig { senders: Some(vec![4]), ..Default::default() });
+        let view = config.view().unwrap();
+        let ranks = |at: usize| view.subgroups[at].members.iter().map(|rank| rank.0).collect();
+        let shards: [Vec<u16>; 3] = [ranks(0), ranks(1), ranks(2)];
+        assert_eq!(shards, [vec![0, 2], vec![1, 3], vec![0, 1, 2, 3, 4]]);
+        assert_eq!(view.subgroups[2].senders[0].rank, Rank(4));
+        config.members = 3;
+        config.subgroups.pop();
+        let why = config.view().unwrap_err();
+        assert!(why.detail.contains("subgroup 0 has 3 members and needs 4"), "{why}");
+        let text = config.lasting_text(&config.rules(64).unwrap());
+        assert!(text.contains("subgroups=2\n") && text.contains("subgroup.0.members_max=2\n"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use super::config::{Config, Idle};
 use super::idle::{Pace, pin};
+use super::lane::Lanes;
+pub use super::lane::Sender;
 use super::rendezvous::{self, Met};
 use super::stats::{self, Page, Snapshot};
 use super::{Application, Driver, Turn, clock};
@@ -28,97 +30,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A lane of mine: one producing thread at a time. It outlives the group's end harmlessly: then
-/// every send answers why the group stopped.
-pub struct Sender {
-    producer: Producer,
-    bell: Option<OwnBell>,
-}
-
-impl Sender {
-    /// Copies `bytes` into the next slot. Never blocks. Answers the message's ordinal in this lane,
-    /// or `Again` (no room: poll), `TooLong`, or why the group has stopped.
-    ///
-    /// Cost: one copy; no system call, except one bell if the polling thread sleeps.
-    #[inline]
-    pub fn send(&mut self, bytes: &[u8]) -> Result<u64, Status> {
-        let outcome = self.producer.send(bytes);
-        self.tell(outcome)
-    }
-
-    /// The same if it needs no look around; else `None`, and nothing has happened.
-    #[inline(always)]
-    pub(crate) fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
-        let ordinal = self.producer.send_easily(bytes)?;
-        if let Some(bell) = &mut self.bell {
-            bell.ring_if_asleep();
-        }
-        Some(ordinal)
-    }
-
-    /// Sends messages one after the other, as many as there is room for. Answers how many were
-    /// sent, and what stopped it before the end.
-    #[inline]
-    pub fn send_many<'a>(
-        &mut self,
-        messages: impl Iterator<Item = &'a [u8]>,
-    ) -> (u64, Result<(), Status>) {
-        let outcome = self.producer.send_many(messages);
-        if let Some(bell) = &mut self.bell {
-            bell.ring_if_asleep();
-        }
-        outcome
-    }
-
-    /// The same for a message in pieces.
-    #[inline]
-    pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {
-        let outcome = self.producer.send_parts(parts);
-        self.tell(outcome)
-    }
-
-    /// Lends the next slot's bytes; then `publish` or `abort`.
-    #[inline]
-    pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
-        match self.producer.reserve(len) {
-            Ok(bytes) => Ok(bytes),
-            Err(status) => {
-                if status == Status::Again
-                    && let Some(bell) = &mut self.bell
-                {
-                    bell.ring_if_asleep();
-                }
-                Err(status)
-            }
-        }
-    }
-
-    /// Sends the first `len` bytes of what was reserved.
-    #[inline]
-    pub fn publish(&mut self, len: u32) -> Result<u64, Status> {
-        let outcome = self.producer.publish(len);
-        self.tell(outcome)
-    }
-
-    pub fn abort(&mut self) -> Result<(), Status> {
-        self.producer.abort()
-    }
-
-    /// Wakes a polling thread that sleeps: for a message, and for want of room. It may have gone to
-    /// sleep before this lane was refused; then nobody knows that it should be told of room.
-    #[inline(always)]
-    fn tell(&mut self, outcome: Result<u64, Status>) -> Result<u64, Status> {
-        if let (Some(bell), Ok(_) | Err(Status::Again)) = (&mut self.bell, outcome) {
-            bell.ring_if_asleep();
-        }
-        outcome
-    }
-}
-
 /// An open group, polled by the thread that holds it.
 pub struct Group {
     driver: Driver,
-    senders: Vec<(u16, u16, Option<Sender>)>,
+    lanes: Lanes,
     bell: Option<OwnBell>,
     stats: Arc<Region>,
     idle: Idle,
@@ -183,8 +98,7 @@ impl Group {
     /// Takes a lane of mine: for the thread that will send in it. `None`: not a sender there, no
     /// such lane, or taken already.
     pub fn sender(&mut self, subgroup: u16, lane: u16) -> Option<Sender> {
-        let mut all = self.senders.iter_mut();
-        all.find(|(of, at, _)| (*of, *at) == (subgroup, lane))?.2.take()
+        self.lanes.sender(subgroup, lane)
     }
 
     /// One turn in this thread; delivers at most `limit` messages. Never blocks.
@@ -415,7 +329,7 @@ impl Assembly<'_> {
         let fabric = Shm::new(parts, &self.layout)?;
         let own_bell = fabric.own_bell();
         let table = Table::new(self.layout.clone(), me, blocks, None);
-        let (mut takers, mut senders, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut takers, mut producers, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
         for (at, subgroup) in self.view.subgroups.iter().enumerate() {
             if !subgroup.has(me) {
                 continue;
@@ -444,8 +358,7 @@ impl Assembly<'_> {
                 let mut producer = Producer::new(ring, cells, gate, &subgroup.shape, HOT_BYTES);
                 producer.store(stores);
                 producer.defer_fences(can_order_all_threads());
-                let sender_end = Sender { producer, bell: own_bell.clone() };
-                senders.push((at as u16, sender.lane, Some(sender_end)));
+                producers.push((at as u16, sender.lane, producer));
             }
             takers.push(mine);
         }
@@ -457,7 +370,9 @@ impl Assembly<'_> {
         let driver =
             Driver::new(engine, table, inboxes, Box::new(fabric), application, page, every);
         let (idle, rank) = (self.config.idle, me.0);
-        Ok(Group { driver, senders, bell: own_bell, stats, idle, rank, members: members as u16 })
+        let mut lanes = Lanes::new(own_bell.clone());
+        lanes.install(Vec::new(), producers, &mut |_| ());
+        Ok(Group { driver, lanes, bell: own_bell, stats, idle, rank, members: members as u16 })
     }
 
     /// Who must have released a slot of sender `s` before it is used again.

@@ -5,16 +5,20 @@
 //! V2  The order of a turn is the order of `Work`: callbacks, `done`, revoke, posts.
 //! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
 //!     for peers that sleep. The clock is read every `TICK_TURNS` turns.
+//! V4  A child that was forked in a delivery and returns from it touches nothing any more: it shares
+//!     the group's memory with its parent. Seen by one load per batch.
 
 pub mod config;
 pub mod group;
 pub mod idle;
+pub mod lane;
 pub mod rendezvous;
 pub mod stats;
 
 use crate::base::{Events, Nanos, Peer};
 use crate::error::{Fault, Status, Suspicion};
 use crate::fabric::Fabric;
+use crate::fabric::shm::fork::forks;
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
 use crate::log_sink::Level;
@@ -51,6 +55,9 @@ pub struct Turn {
     pub busy: bool,
 }
 
+/// This is a child that was forked in a callback and has returned from it.
+struct Forked;
+
 pub struct Driver {
     engine: Engine,
     table: Table,
@@ -67,6 +74,8 @@ pub struct Driver {
     until_tick: u32,
     armed: bool,
     told: bool,
+    /// In which process this is (`forks`).
+    forks: u64,
     counters: Counters,
     delivered: Vec<Delivered>,
     page: Page,
@@ -99,6 +108,7 @@ impl Driver {
             until_tick: 0,
             armed: false,
             told: false,
+            forks: forks(),
             counters: Counters::default(),
             delivered,
             page,
@@ -123,7 +133,10 @@ impl Driver {
     #[inline(never)]
     fn work_turn(&mut self, limit: u32) -> Turn {
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
-        let delivered = self.deliver(limit);
+        let Ok(delivered) = self.deliver(limit) else {
+            self.engine.abandon();
+            return Turn { delivered: 0, busy: false };
+        };
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
         if !self.work.revoke.is_empty() {
             self.work.revoke.iter().for_each(|rank| self.fabric.revoke(Peer(rank.0)));
@@ -145,7 +158,7 @@ impl Driver {
 
     /// Calls the application for what the work says, within the limit.
     #[inline]
-    fn deliver(&mut self, limit: u32) -> u32 {
+    fn deliver(&mut self, limit: u32) -> Result<u32, Forked> {
         let mut delivered = 0;
         for at in 0..self.work.deliver.len() {
             let most = (limit - delivered).min(BATCH_MAX as u32) as usize;
@@ -159,6 +172,9 @@ impl Driver {
             let batch = self.batch.messages();
             if !batch.is_empty() {
                 self.application.deliver(multicast.subgroup as u16, batch);
+                if forks() != self.forks {
+                    return Err(Forked); // V4
+                }
                 delivered += batch.len() as u32;
                 let counted = &mut self.delivered[delivery.at];
                 counted.messages += batch.len() as u64;
@@ -171,7 +187,7 @@ impl Driver {
                 break;
             }
         }
-        delivered
+        Ok(delivered)
     }
 
     /// Reads the clock, and what is due by it.

@@ -12,10 +12,12 @@
 //! Without a membership the view is fixed and a suspicion ends the group; with one (`evolve.rs`) it
 //! ends the view, and `Work::install` says what comes next.
 
+pub mod detector;
 mod evolve;
 pub mod membership;
 pub mod multicast;
 pub mod outbox;
+pub mod policy;
 pub mod view;
 
 #[cfg(all(test, not(loom)))]
@@ -288,6 +290,11 @@ impl Engine {
         for multicast in &self.multicasts {
             multicast.lanes.iter().for_each(|lane| lane.taker.stop(status));
         }
+    }
+
+    /// Stops without a word to anybody: the memory is no longer this process's to write.
+    pub fn abandon(&mut self) {
+        self.stop(Status::Closed, None);
     }
 
     pub fn state(&self) -> State {

@@ -12,6 +12,7 @@
 //! Cost of a quiet poll: a load per foreign sender and member, from one line per member.
 
 mod ending;
+mod laggards;
 mod quiet;
 
 use super::outbox::Outbox;

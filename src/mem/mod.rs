@@ -11,7 +11,7 @@ pub mod thread;
 #[cfg(not(loom))]
 pub use extent::{Extent, stream_fence};
 pub use message::{Batch, Message};
-pub use order::Cell;
+pub use order::{Cell, Exchange};
 pub use region::{CellRef, Region};
 #[cfg(loom)]
 pub use region::{Extent, stream_fence};

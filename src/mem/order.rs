@@ -16,6 +16,7 @@
 //! | N | a member's store (or NIC, F2): payload, descriptor, run, `slots`, then `head` | turn thread, `observe` | all of them in the mirror |
 //! | S | every member's `released` (N again) | application thread, `reserve` | all have finished with the slot: it may be overwritten |
 //! | P | waker: its stores, fence, reads `asleep`; sleeper: stores `asleep`, fence, looks again, sleeps | each other | no wake-up is lost (Dekker) |
+//! | H | turn thread: a lane's next ring, put into its `Exchange` | application thread, which takes it | the producer, all that was sent in that ring before, and that nobody else will |
 //! | L D K X | log, disk, epochs, reuse after a removal | parts B and E | |
 //!
 //! *Order of reads.* Cells of one row are observed in the reverse of the order in which they are
@@ -27,10 +28,10 @@
 //! N over verbs needs the device's barriers instead; they belong to that fabric.
 
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU64, Ordering, fence as atomic_fence};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence as atomic_fence};
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering, fence as atomic_fence};
+use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence as atomic_fence};
 
 /// One 64-bit word that another thread, process or NIC may read or write at any time.
 ///
@@ -86,11 +87,70 @@ impl Cell {
     }
 }
 
+/// A place for one box, put there by one thread and taken by another, or taken back (H).
+///
+/// Neither ever waits: each call is one exchange of a pointer.
+#[derive(Debug)]
+pub struct Exchange<T>(AtomicPtr<T>);
+
+impl<T> Exchange<T> {
+    pub fn new() -> Self {
+        Exchange(AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    /// Puts a box where there is none; one thread puts.
+    pub fn put(&self, boxed: Box<T>) {
+        let ordering =
+            if crate::mutant!("loom-h-relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        let before = self.0.swap(Box::into_raw(boxed), ordering); // H
+        assert!(before.is_null(), "one box at a time");
+    }
+
+    /// Takes the box, if there is one: of several that try one gets it.
+    pub fn take(&self) -> Option<Box<T>> {
+        let taken = self.0.swap(std::ptr::null_mut(), Ordering::AcqRel); // H
+        // SAFETY: what is in the place came from `Box::into_raw` (`put`), and whoever swaps it out
+        // is the only one that has it.
+        (!taken.is_null()).then(|| unsafe { Box::from_raw(taken) })
+    }
+
+    /// Whether there is none. Of use to the one that puts: nobody else changes that back.
+    pub fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Acquire).is_null()
+    }
+}
+
+impl<T> Default for Exchange<T> {
+    fn default() -> Self {
+        Exchange::new()
+    }
+}
+
+impl<T> Drop for Exchange<T> {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+// AtomicPtr is Send and Sync whatever it points to; what is in the place moves between threads.
+// SAFETY: a box of `T` is handed from one thread to another, as a channel would: `T: Send`.
+unsafe impl<T: Send> Sync for Exchange<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Exchange<T> {}
+
 /// Edge P: my earlier stores are visible to every thread whose own `fence` comes later, and I see
 /// the earlier stores of every thread whose `fence` came before mine.
 #[inline(always)]
 pub fn fence() {
     atomic_fence(Ordering::SeqCst);
+}
+
+/// My earlier stores stay before my later loads as far as the compiler goes; the processor is made
+/// to by who needs it (`thread::order_all_threads`).
+#[cfg(not(loom))]
+#[inline(always)]
+pub fn keep_order() {
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
 #[cfg(all(test, loom))]
@@ -121,5 +181,37 @@ mod loom_tests {
             waker.join().unwrap();
             assert!(stays_up || bell.observe() == 1, "asleep, and nobody rang");
         });
+    }
+
+    /// Edge H: whoever takes the box has what was written before it was put.
+    fn hand_a_box_over() {
+        loom::model(|| {
+            let (place, word) =
+                (Arc::new(Exchange::new()), Arc::new(loom::cell::UnsafeCell::new(0)));
+            let theirs = place.clone();
+            let taker = thread::spawn(move || {
+                let taken: Option<Box<Arc<loom::cell::UnsafeCell<u32>>>> = theirs.take();
+                // SAFETY: loom reports a race if there is one.
+                taken.is_some_and(|word| word.with(|word| unsafe { *word }) == 1)
+            });
+            // SAFETY: as above.
+            word.with_mut(|word| unsafe { *word = 1 });
+            place.put(Box::new(word));
+            let taken = taker.join().unwrap();
+            assert_eq!(place.is_empty(), taken);
+            assert_eq!(place.take().is_none(), taken, "one of two gets it");
+        });
+    }
+
+    #[test]
+    fn loom_edge_h_hands_a_box_over() {
+        hand_a_box_over();
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_finds_an_exchange_without_release() {
+        crate::mutants::plant(Some("loom-h-relaxed"));
+        hand_a_box_over();
     }
 }

@@ -1,23 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Messages of a lane that the view they were sent in did not deliver, to be sent again in the next.
 //!
-//! The old ring lies still: its producer is stopped, and nobody looks at what is beyond the cut.
+//! The old ring is read only: its producer is stopped, and nobody looks at what is beyond the cut.
+//! A call of the application's that passed the stop before it was there may still count a slot; who
+//! has to hear of it looks again.
 
 use super::producer::Producer;
-use super::ring::Ring;
+use super::ring::{Fences, LaneCells, Ring};
 use crate::error::Status;
+use std::sync::Arc;
 
 pub struct Kept {
     ring: Ring,
+    cells: Arc<LaneCells>,
+    fences: Fences,
     next: u64,
     upto: u64,
 }
 
 impl Kept {
-    /// The slots `from..upto` of a ring of mine.
-    pub fn new(ring: Ring, from: u64, upto: u64) -> Kept {
+    /// The slots `from..upto` of a ring of mine, and those that are published later.
+    pub(super) fn new(
+        ring: Ring,
+        cells: Arc<LaneCells>,
+        fences: Fences,
+        from: u64,
+        upto: u64,
+    ) -> Kept {
         assert!(from <= upto);
-        Kept { ring, next: from, upto }
+        Kept { ring, cells, fences, next: from, upto }
     }
 
     /// The first slot that is still to be sent; that is how many of the lane's messages the old view
@@ -34,12 +45,32 @@ impl Kept {
         self.upto - self.next
     }
 
+    /// Looks for slots that have been published since; whether any is to be sent. `// W`
+    pub fn look(&mut self) -> bool {
+        self.upto = self.cells.published(&mut self.fences);
+        !self.is_empty()
+    }
+
+    /// The next message to be sent.
+    pub fn first(&self) -> Option<&[u8]> {
+        if self.is_empty() {
+            return None;
+        }
+        let (at, len) = self.ring.place(self.next);
+        Some(self.ring.payload(at, len).expect("a slot of mine"))
+    }
+
+    /// The first one is done with.
+    pub fn pass(&mut self) {
+        assert!(!self.is_empty());
+        self.next += 1;
+    }
+
     /// Sends as many as there is room for, in order. `Again`: some are left.
     pub fn send(&mut self, producer: &mut Producer) -> Result<(), Status> {
-        while self.next < self.upto {
-            let (at, len) = self.ring.place(self.next);
-            producer.send(self.ring.payload(at, len).expect("a slot of mine"))?;
-            self.next += 1;
+        while let Some(bytes) = self.first() {
+            producer.send(bytes)?;
+            self.pass();
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Edges W, T and S of `mem/order.rs` on the code itself, in every interleaving and with every value
+//! Edges W, T, S and H of `mem/order.rs` on the code itself, in every interleaving and with every value
 //! that the memory model allows (up to `PREEMPTIONS` switches).
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features loom`
@@ -10,6 +10,7 @@
 //! fault that must be found.
 
 use super::inbox::Inbox;
+use super::lane::lane;
 use super::layout::{Mode, Shape};
 use super::producer::{Gate, Producer};
 use super::ring::{LaneCells, Ring, Taker, slot_bytes};
@@ -21,6 +22,7 @@ use loom::thread;
 use std::sync::Arc;
 
 const PREEMPTIONS: usize = 4;
+const CHANGE_PREEMPTIONS: usize = 3;
 const EPOCH: Epoch = Epoch(1);
 const MESSAGES: u64 = 3;
 /// Indices that were passed over before the first message: so that an index that was not written
@@ -54,8 +56,8 @@ fn word(count: u64) -> [u8; 8] {
     (0x1111_1111 * (count + 1)).to_le_bytes()
 }
 
-/// Both ends of a lane with room for one message.
-fn lane() -> (Producer, Turn) {
+/// Both ends of a ring with room for one message.
+fn ring() -> (Producer, Turn) {
     let shape = Shape {
         senders: 1,
         lanes: 1,
@@ -85,7 +87,7 @@ fn explore(fault: Option<&'static str>) {
     builder.preemption_bound = Some(PREEMPTIONS);
     plant(fault);
     builder.check(|| {
-        let (mut producer, mut turn) = lane();
+        let (mut producer, mut turn) = ring();
         let application = thread::spawn(move || {
             for count in 0..MESSAGES {
                 loop {
@@ -128,4 +130,66 @@ fn loom_finds_a_take_up_counted_before_the_index() {
 #[should_panic(expected = "Causality violation")]
 fn loom_finds_a_release_read_without_acquire() {
     explore(Some("loom-s-relaxed"));
+}
+
+/// The application's thread sends while the turn thread ends the view and goes on in the next: in
+/// whatever call that happens, each message comes once, and in order.
+///
+/// `before`: it has sent a message when that begins; else it may not even have the first ring.
+fn explore_a_view_change(fault: Option<&'static str>, before: bool, delivers: bool) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(CHANGE_PREEMPTIONS);
+    plant(fault);
+    builder.check(move || {
+        let (mut lane, mut handover) = lane();
+        let (producer, mut old) = ring();
+        let none = &mut |_: super::lane::Dropped<'_>| panic!("nothing is dropped");
+        handover.install(None, Some(producer), none);
+        let first = u64::from(before);
+        if before {
+            lane.send(&word(0)).unwrap();
+        }
+        let application = thread::spawn(move || {
+            for count in first..first + 2 {
+                loop {
+                    match lane.send(&word(count)) {
+                        Ok(ordinal) => break assert_eq!(ordinal, count),
+                        Err(status) => assert_eq!(status, Status::Again),
+                    }
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut count = 0;
+        if delivers && old.turn(count) {
+            count += 1;
+        }
+        old.taker.stop(Status::Again);
+        let kept = old.taker.keep(count);
+        let (producer, mut turn) = ring();
+        handover.install(Some(kept), Some(producer), none);
+        while count < first + 2 {
+            if turn.turn(count) {
+                count += 1;
+            } else {
+                thread::yield_now();
+            }
+            handover.pump(none);
+        }
+        application.join().unwrap();
+    });
+    plant(None);
+}
+
+#[test]
+fn loom_edge_h() {
+    explore_a_view_change(None, true, false);
+    explore_a_view_change(None, true, true);
+    explore_a_view_change(None, false, false);
+}
+
+#[test]
+#[should_panic(expected = "nothing is left behind")]
+fn loom_finds_a_ring_left_too_early() {
+    explore_a_view_change(Some("loom-h-early"), true, true);
 }

@@ -14,6 +14,7 @@
 pub mod frontier;
 pub mod inbox;
 pub mod kept;
+pub mod lane;
 pub mod layout;
 pub mod producer;
 pub mod ring;

@@ -13,8 +13,9 @@
 
 use super::Hook;
 use super::frontier;
+use super::kept::Kept;
 use super::layout::{Mode, Shape};
-use super::ring::{LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
+use super::ring::{Fences, LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
 use super::stores::Stores;
 use crate::base::{Count, Number, Rank};
 use crate::error::Status;
@@ -135,6 +136,24 @@ impl Producer {
             loose: false,
             sent: 0,
         }
+    }
+
+    /// A ring that takes nothing, for a lane that has no other: every send answers `Again`.
+    pub fn nowhere() -> (Producer, Kept) {
+        let shape = Shape {
+            senders: 1,
+            lanes: 1,
+            mode: Mode::Received,
+            window: 1,
+            message_bytes_max: u32::MAX,
+            ring_bytes: SLOT_ALIGN,
+        };
+        let ring = Ring::new(Arc::new(Region::heap(shape.lane().bytes as usize)), 0, &shape);
+        let cells = LaneCells::new();
+        cells.stop(Status::Again);
+        let gate = Gate { rows: Vec::new(), mode: shape.mode, sender: 0, senders: 1, hook: None };
+        let kept = Kept::new(ring.clone(), cells.clone(), Fences::NONE, 0, 0);
+        (Producer::new(ring, cells, gate, &shape, 1), kept)
     }
 
     /// Writes payloads as `stores` says; without this, with plain stores. A ring that hardly holds two
@@ -314,6 +333,26 @@ impl Producer {
         Ok(())
     }
 
+    /// The first `len` bytes of what is reserved, to be sent elsewhere; it stays reserved.
+    pub fn reserved(&self, len: u32) -> Result<&[u8], Status> {
+        let slot = self.reserved.ok_or(Status::NotReserved)?;
+        if len > slot.len {
+            return Err(Status::TooLong);
+        }
+        Ok(self.ring.payload(slot.at, len).expect("a slot of mine"))
+    }
+
+    #[inline(always)]
+    pub fn has_reserved(&self) -> bool {
+        self.reserved.is_some()
+    }
+
+    /// Why nothing can be sent in this ring any more, as far as this thread knows yet.
+    #[inline(always)]
+    pub fn stopped(&self) -> Option<Status> {
+        self.cells.stopped()
+    }
+
     /// Messages sent so far: the next ordinal.
     pub fn ordinal(&self) -> u64 {
         self.filled
@@ -350,9 +389,8 @@ impl Producer {
         if self.reserved.is_some() {
             return Err(Status::NotReserved);
         }
-        let stopped = self.cells.stopped.own();
-        if stopped != 0 {
-            return Err(Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed));
+        if let Some(status) = self.cells.stopped() {
+            return Err(status);
         }
         // Here and not later: this may change the kind of stores, and what is claimed for one kind is
         // written and fenced as that kind wants it.
@@ -442,7 +480,8 @@ impl Producer {
     fn order_stores(&mut self) -> bool {
         let (me, by) = (this_thread(), &self.cells.filled.by);
         if self.loose && by.own() != me {
-            order_all_threads(); // the lane has changed hands, with stores of the other thread open
+            // The lane has changed hands, with stores of the other thread open.
+            self.defers = order_all_threads();
         }
         self.loose = self.defers && self.stores.streaming && self.cells.taker.own() == me;
         if self.loose {

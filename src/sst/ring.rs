@@ -9,6 +9,7 @@
 //!
 //! Cost: four own stores per take-up, however many messages it is.
 
+use super::kept::Kept;
 use super::layout::{LaneLayout, Shape};
 use crate::base::{Count, Epoch};
 use crate::error::Status;
@@ -296,6 +297,41 @@ impl LaneCells {
     }
 }
 
+impl LaneCells {
+    /// How many slots are published, all their bytes behind us. `// W`
+    #[inline(always)]
+    pub(super) fn published(&self, fences: &mut Fences) -> u64 {
+        let Filled { fenced, loose, by } = &*self.filled;
+        let (fenced, loose) = (fenced.observe().max(fences.done), loose.observe());
+        if loose > fenced {
+            if by.own() == this_thread() {
+                stream_fence();
+            } else {
+                // Another thread polls than before, while that one sends: it stored before it
+                // counted, and the barrier runs after I saw the count.
+                fences.are_cheap = order_all_threads();
+                if !fences.are_cheap {
+                    self.taker.publish(0);
+                }
+            }
+            fences.done = loose;
+        }
+        fenced.max(loose)
+    }
+
+    /// Why nothing can be sent in this ring any more.
+    #[inline(always)]
+    pub(super) fn stopped(&self) -> Option<Status> {
+        let stopped = self.stopped.own();
+        (stopped != 0).then(|| Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed))
+    }
+
+    /// From now on every send answers `status`.
+    pub(super) fn stop(&self, status: Status) {
+        self.stopped.publish((status as i32).unsigned_abs().into());
+    }
+}
+
 /// The turn thread's end of a lane: what has been taken up.
 pub struct Taker {
     pub ring: Ring,
@@ -303,13 +339,30 @@ pub struct Taker {
     /// Slots taken, in how many runs.
     pub slots: u64,
     pub runs: u64,
-    /// Of the loose ones: so many I have fenced.
-    fenced: u64,
+    fences: Fences,
+}
+
+/// What the turn thread has done for producers that leave fences to it.
+#[derive(Clone, Copy)]
+pub(super) struct Fences {
+    /// Of the loose slots: so many have had theirs.
+    done: u64,
+    /// Whether producers hear which thread takes: no more once a barrier on all threads is dear.
+    are_cheap: bool,
+}
+
+impl Fences {
+    pub(super) const NONE: Fences = Fences { done: 0, are_cheap: true };
 }
 
 impl Taker {
     pub fn new(ring: Ring, cells: Arc<LaneCells>) -> Taker {
-        Taker { ring, cells, slots: 0, runs: 0, fenced: 0 }
+        Taker { ring, cells, slots: 0, runs: 0, fences: Fences::NONE }
+    }
+
+    #[cfg(test)]
+    pub fn cells(&self) -> &LaneCells {
+        &self.cells
     }
 
     /// Whether slots are published that are not taken up yet.
@@ -325,19 +378,13 @@ impl Taker {
     /// How many there are, all their bytes behind us. `// W`
     #[inline(always)]
     pub fn waiting(&mut self) -> u64 {
-        let Filled { fenced, loose, by } = &*self.cells.filled;
-        let (fenced, loose) = (fenced.observe().max(self.fenced), loose.observe());
-        if loose > fenced {
-            if by.own() == this_thread() {
-                stream_fence();
-            } else {
-                // Another thread polls than before, while that one sends: it stored before it
-                // counted, and the barrier runs after I saw the count.
-                order_all_threads();
-            }
-            self.fenced = loose;
-        }
-        fenced.max(loose) - self.slots
+        self.cells.published(&mut self.fences) - self.slots
+    }
+
+    /// What is published and not before slot `from`: to be sent again in another ring.
+    pub fn keep(&mut self, from: u64) -> Kept {
+        let upto = self.slots + self.waiting();
+        Kept::new(self.ring.clone(), self.cells.clone(), self.fences, from, upto)
     }
 
     /// Gives the next `count` slots, at least one, the indices from `next` on.
@@ -358,7 +405,7 @@ impl Taker {
         words[3].prepare(time_ns);
         self.ring.prefetch_run(self.runs + 4);
         let me = this_thread();
-        if self.cells.taker.own() != me {
+        if self.cells.taker.own() != me && self.fences.are_cheap {
             self.cells.taker.publish(me);
         }
         self.runs += 1;
@@ -378,6 +425,6 @@ impl Taker {
 
     /// From now on every send answers `status`.
     pub fn stop(&self, status: Status) {
-        self.cells.stopped.publish((status as i32).unsigned_abs().into());
+        self.cells.stop(status);
     }
 }
