@@ -84,7 +84,7 @@ pub struct Config {
     /// What a poll sees may be acted on in a later one: coarser than the code, which acts at once.
     pub lazy: bool,
     /// `Trim`: who passes is told if it is suspected by one of those that it waited for. In the
-    /// code their lists tell it (`removes` in `look`); without this more is allowed, which also holds.
+    /// code their lists tell it (`removes` in `look`). Without this more is allowed, and it holds.
     pub told: bool,
     /// A joined process asks from the start (`Trim`), so the view ends without a suspicion.
     pub join_agreed: bool,

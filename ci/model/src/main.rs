@@ -50,13 +50,14 @@
 //!
 //! # What is left out, and why that is no loss
 //!
-//! Where a row is (the journal, posts, layouts): a push arrives whole, or torn between two levels of
-//! `sst/layout.rs` (`Config::torn`). Crashes: a member that is not polled again; what it pushed may
-//! never be read. Detectors: anybody may suspect anybody, rightly or not, within a number of suspects.
-//! Messages: which receipts members end with is chosen at the start (`trim.rs`). A restarted process
-//! is a new incarnation, so a joiner; its old one is a suspect that may still live. State transfer
-//! is when a joiner starts: at any time after its sponsor has installed, from any that has not
-//! suspected it. A full journal, a liar, and total failure with a log are no part of this.
+//! Where a row is (the journal, posts, layouts): a push arrives whole, or torn between two levels
+//! of `sst/layout.rs` (`Config::torn`). Crashes: a member that is not polled again; what it pushed
+//! may never be read. Detectors: anybody may suspect anybody, rightly or not, within a number of
+//! suspects. Messages: which receipts members end with is chosen at the start (`trim.rs`). A process
+//! that starts again is a new incarnation, so a joiner; its old one is a suspect that may still
+//! live. State transfer is when a joiner starts: at any time after its sponsor has installed, from
+//! any that does not suspect it. A full journal, a liar, and total failure with a log are no part
+//! of this.
 //!
 //! A position in the list counts batches, not changes. Reads that make no difference to a poll are
 //! left to a later one (`steps.rs`; a test compares). Members that can never lead and are alike
@@ -99,7 +100,7 @@ suites
 
 options
   --only TEXT       searches (or mutations) whose name has that text
-  --seconds N       at most that long for each search  [quick 60; deep: each its own]
+  --seconds N       at most that long for each search  [300; deep: each its own]
   --mebibytes N     at most that much memory for each search  [8192]
   --stories         also tells the shortest way to each violation
   --progress        says how far it is, level by level

@@ -70,7 +70,7 @@ fn installs(config: Config) -> Config {
 }
 
 fn case(name: &'static str, config: Config) -> Case {
-    Case { name, config, seconds: 60 }
+    Case { name, config, seconds: 300 }
 }
 
 /// The first of two goes on alone.
@@ -143,7 +143,7 @@ pub fn deep() -> Vec<Case> {
         minutes(2, case("A  4 members + 1 joins, 1 suspected, installs", installs(a(4, 1, 1)))),
         minutes(2, case("AB shards {0, 1} {1, 2}, 1 joins, 2 suspected", shared(2, 1))),
         minutes(
-            2,
+            4,
             case(
                 "AB 3 members + 1 joins, 2 suspected, torn reads",
                 Config { torn: true, ..w(3, 1, 2) },
