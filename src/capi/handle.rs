@@ -8,6 +8,7 @@ use crate::error::{Error, Status};
 use crate::fabric::shm::fork::{First, in_children};
 use crate::mem::Cell;
 use std::cell::UnsafeCell;
+use std::sync::Mutex;
 
 /// An open group: a value, not a pointer. 0 is none. A process has at most 256 at once.
 pub type squall_group_t = u64;
@@ -78,7 +79,9 @@ pub fn insert(
             // SAFETY: the place is taken by this call and its generation is even: nobody else
             // looks at it.
             let before = unsafe { entry.open.get().replace(Some(made)) };
-            std::mem::forget(before); // an inherited one, perhaps: the parent's memory
+            if let Some(before) = before {
+                keep_inherited(before);
+            }
             entry.generation.publish(generation);
             Ok(handle)
         }
@@ -86,6 +89,15 @@ pub fn insert(
             entry.taken.publish(0);
             other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(|_| handle)
         }
+    }
+}
+
+/// An inherited group is the parent's memory: never dropped, and kept where leak checkers see it.
+fn keep_inherited(before: Box<Open>) {
+    static INHERITED: Mutex<Vec<Box<Open>>> = Mutex::new(Vec::new());
+    match INHERITED.try_lock() {
+        Ok(mut all) => all.push(before),
+        Err(_) => std::mem::forget(before), // a thread of the parent may have held it
     }
 }
 
