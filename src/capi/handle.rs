@@ -8,7 +8,6 @@ use crate::error::{Error, Status};
 use crate::fabric::shm::fork::{First, in_children};
 use crate::mem::Cell;
 use std::cell::UnsafeCell;
-use std::sync::Mutex;
 
 /// An open group: a value, not a pointer. 0 is none. A process has at most 256 at once.
 pub type squall_group_t = u64;
@@ -23,6 +22,9 @@ struct Entry {
     /// 1 while it is open or being opened.
     taken: Cell,
     open: UnsafeCell<Option<Box<Open>>>,
+    /// Groups of this process's parents, whose memory they are: never dropped, and never lost, as a
+    /// leak checker would say.
+    inherited: UnsafeCell<Vec<Box<Open>>>,
 }
 
 // SAFETY: `open` is written only by who has taken the place while the generation is even, and read
@@ -31,7 +33,12 @@ struct Entry {
 unsafe impl Sync for Entry {}
 
 static ENTRIES: [Entry; GROUPS_MAX] = [const {
-    Entry { generation: Cell::new(0), taken: Cell::new(0), open: UnsafeCell::new(None) }
+    Entry {
+        generation: Cell::new(0),
+        taken: Cell::new(0),
+        open: UnsafeCell::new(None),
+        inherited: UnsafeCell::new(Vec::new()),
+    }
 }; GROUPS_MAX];
 
 fn entry(handle: squall_group_t) -> Result<(&'static Entry, u64), Status> {
@@ -78,10 +85,7 @@ pub fn insert(
         Ok(Ok(made)) => {
             // SAFETY: the place is taken by this call and its generation is even: nobody else
             // looks at it.
-            let before = unsafe { entry.open.get().replace(Some(made)) };
-            if let Some(before) = before {
-                keep_inherited(before);
-            }
+            unsafe { (*entry.inherited.get()).extend(entry.open.get().replace(Some(made))) };
             entry.generation.publish(generation);
             Ok(handle)
         }
@@ -89,15 +93,6 @@ pub fn insert(
             entry.taken.publish(0);
             other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(|_| handle)
         }
-    }
-}
-
-/// An inherited group is the parent's memory: never dropped, and kept where leak checkers see it.
-fn keep_inherited(before: Box<Open>) {
-    static INHERITED: Mutex<Vec<Box<Open>>> = Mutex::new(Vec::new());
-    match INHERITED.try_lock() {
-        Ok(mut all) => all.push(before),
-        Err(_) => std::mem::forget(before), // a thread of the parent may have held it
     }
 }
 
