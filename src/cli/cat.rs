@@ -5,37 +5,60 @@
 //! sends and prints. The channel between them is bounded, so input is read no faster than the
 //! group takes it; the group's bell wakes the main thread for a batch.
 
+mod find;
 mod lines;
+mod output;
+mod printer;
 
 use crate::failure::{Failure, because, fail};
-use crate::text::{IdleOption, bytes_text, parse_message_bytes};
+use crate::text::{IdleOption, parse_message_bytes, remark};
 use clap::Args;
-use lines::{Batch, Joiner, Piece, Splitter};
-use squall::driver::Application;
-use squall::driver::config::Config;
+use lines::{Batch, Splitter};
+use output::Output;
+use printer::{Printer, Shared, list, lock};
+use squall::driver::Turn;
+use squall::driver::config::{Changes, Config};
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::Pace;
 use squall::error::{Fault, Status, Suspicion};
-use squall::mem::Message;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use squall::log_sink::{self, Level};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
-Each member prints RANK<TAB>LINE for every line of every member, all in the same order, and ends
-with status 0 when all inputs have ended and everything is printed.
+Each member prints NUMBER<TAB>LINE for every line of every member, all in the same order. NUMBER says
+whose line it is: the rank that it was started with, or, if it joined later, the number that the
+members tell on standard error.
 
-Examples (a terminal each, or in the background):
+With members that do not change (a terminal each, or in the background):
   squall cat --group demo --members 2 --rank 0 < one.txt > out0.txt
   squall cat --group demo --members 2 --rank 1 < two.txt > out1.txt
   cmp out0.txt out1.txt                    the same bytes
+It ends with status 0 when all inputs have ended and everything is printed. The loss of a member ends
+it for all, with status 1.
+
+With members that come and go:
+  squall cat --group demo --views          founds the group: alone, or with --members and --rank
+  squall cat --group demo --join           in other terminals, as many as you like, at any time
+  tail -f log | squall cat --group demo --join --at-least 3      sends nothing before three are there
+Who joins prints what comes from then on: the end of what the others print. Who is killed or stopped
+(also with Ctrl-Z) is dropped within a second and the others go on; standard error says who joined and
+who is gone. A member whose input ends (Ctrl-D) leaves when all have its lines; keep the input open to
+go on listening. It ends with status
+  0  it has left: all that it read was delivered to everybody;
+  3  EXPELLED: the others took it for dead and go on without it; --join makes it a new member;
+  4  PARTITIONED: half of the members or more are gone at once, so that it cannot know what the others
+     do. Of two members the loss of one (not its leaving) ends the other; of three any one may be lost.
+  1  something else, which standard error says.
+Whatever the end, what two members have printed while both were members is the same, as far as both
+have printed.
 
 Lines are bytes: NUL is welcome, no encoding is assumed. A last line without a newline is printed
 with one. A line longer than --max-line travels in parts and is printed when it is complete; its
-place in the order is that of its last part.
+place in the order is that of its last part. Who joins in the middle of such a line leaves it out.
 A member that reads its output slowly slows the others down; nothing is lost.";
 
 /// Multicast standard input, line by line, and print every member's lines in one order.
@@ -45,53 +68,66 @@ pub struct Options {
     /// Name of the group on this host: letters, digits, '-', '_' and '.'
     #[arg(long)]
     group: String,
-    /// How many members the group has
-    #[arg(long)]
-    members: u16,
+    /// How many members the group has; with --views: its first ones, 1 if not given
+    #[arg(long, required_unless_present_any = ["views", "join"], conflicts_with = "join")]
+    members: Option<u16>,
     /// Which of them this one is: 0 to MEMBERS - 1
+    #[arg(long, required_unless_present_any = ["views", "join"], conflicts_with = "join")]
+    rank: Option<u16>,
+    /// Members may come and go: whoever fails or leaves is dropped, and others may join
     #[arg(long)]
-    rank: u16,
-    /// Lines that one member may have under way
-    #[arg(long, default_value_t = 4096, value_name = "MESSAGES")]
-    window: u32,
-    /// The longest line that travels in one piece
-    #[arg(long, default_value = "1MiB", value_name = "BYTES", value_parser = parse_message_bytes)]
-    max_line: u32,
+    views: bool,
+    /// Join a group that runs and was founded with --views; its other settings are found there
+    #[arg(long)]
+    join: bool,
+    /// Send nothing before the group has had so many members at once; with --views or --join
+    #[arg(long, value_name = "N")]
+    at_least: Option<u16>,
+    /// Lines that one member may have under way [default: 4096]
+    #[arg(long, value_name = "MESSAGES", conflicts_with = "join")]
+    window: Option<u32>,
+    /// The longest line that travels in one piece [default: 1MiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_message_bytes, conflicts_with = "join")]
+    max_line: Option<u32>,
     /// What to do when there is nothing to do
     #[arg(long, value_enum, default_value = "park")]
     idle: IdleOption,
-    /// How long to wait for the other members to arrive
+    /// How long to wait for the other members to arrive, or to be joined
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
     timeout: f64,
 }
 
-/// Bytes read from standard input at once, and the output gathered before it is written.
+/// Bytes read from standard input at once.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Batches between the two threads.
 const BATCHES: usize = 4;
 /// Messages sent between two turns: the others shall not wait for a whole window.
 const SENT_MAX: usize = 256;
+/// Messages delivered in a turn, so that what waits to be written stays short.
+const DELIVERED_MAX: u32 = 512;
 /// Idle turns after which what is printed is shown, where the thread never sleeps.
 const SHOW_AFTER: u32 = 16;
+/// How long a turn waits for a reader that has fallen behind. Turns go on meanwhile and deliver
+/// nothing: members are waited for, and not taken for dead.
+const WAIT_FOR_READER: Duration = Duration::from_millis(10);
+/// Exit statuses.
+const EXPELLED: u8 = 3;
+const PARTITIONED: u8 = 4;
 
 pub fn run(options: &Options) -> Result<(), Failure> {
     let config = config(options)?;
-    let output = io::stdout().as_fd().try_clone_to_owned();
-    let output = output.map_err(|cause| because!("standard output is not open: {cause}"))?;
-    let printer = Printer {
-        joiner: Joiner::new(options.members),
-        pending: Vec::with_capacity(2 * CHUNK_BYTES),
-        output: File::from(output),
-        ends: 0,
-        trouble: None,
-        suspicion: None,
-    };
-    let printer = Arc::new(Mutex::new(printer));
+    let changes = config.membership == Changes::Views;
+    let output = Output::new()?;
+    let at_least = usize::from(options.at_least.unwrap_or(0));
+    let printer = Arc::new(Mutex::new(Printer::new(config.rank, config.members, at_least)));
+    if changes {
+        log_sink::set(Some(Box::new(say)));
+    }
     let mut group = Group::open(&config, Box::new(Shared(printer.clone())))?;
     let sender = group.sender(0, 0).expect("every member is a sender");
     let waker = group.waker();
     let (feed, batches) = sync_channel(BATCHES);
-    let most = options.max_line as usize;
+    let most = config.subgroups[0].message_bytes_max as usize - 1;
     let read = move || {
         read_input(most, &feed, || {
             if let Some(waker) = &waker {
@@ -102,13 +138,26 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let reader = std::thread::Builder::new().name("squall-input".into()).spawn(read);
     reader.map_err(|cause| because!("cannot start a thread for standard input: {cause}"))?;
     let input = Input { batches, batch: Batch::default(), sender, over: false };
-    let outcome = converse(&mut group, input, &printer, options);
+    let pace = Pace::new(options.idle.into());
+    let (members, name) = (config.members, config.group);
+    let mut talk = Talk { group, input, printer, output, pace, members, changes, name, quiet: 0 };
+    let outcome = talk.run();
     match outcome {
         // Whoever ends because of another says farewell, so that the others name that one too.
-        Ok(()) | Err(End::Lost(_)) => group.close(),
+        Ok(()) | Err(End::Lost(_)) => talk.group.close(),
         Err(End::Mine(_)) => {}
     }
     outcome.map_err(|(End::Mine(why) | End::Lost(why))| why)
+}
+
+/// What the library says, where this program tells of views and of the end itself.
+fn say(level: Level, text: &str) {
+    match level {
+        Level::Error if Status::ALL.iter().any(|status| status.text() == text) => {}
+        Level::Error => remark(&format!("error: {text}")),
+        Level::Warning => remark(&format!("warning: {text}")),
+        Level::Notice => {}
+    }
 }
 
 /// Whose end it was: this member's own, or a consequence of another's.
@@ -124,18 +173,35 @@ impl From<Failure> for End {
 }
 
 fn config(options: &Options) -> Result<Config, Failure> {
-    let mut config = Config::new(&options.group, options.rank, options.members);
-    config.idle = options.idle.into();
-    config.subgroups[0].window = options.window;
-    let most = squall::limits::MESSAGE_BYTES_MAX - 1;
-    if options.max_line == 0 || u64::from(options.max_line) > most {
-        return fail!("--max-line {}: it is 1 to {most} bytes", options.max_line);
+    let Options { rank, members, window, max_line, .. } = options;
+    let changes = options.views || options.join;
+    if options.at_least.is_some() && !changes {
+        return fail!("--at-least is for groups whose members change: add --views, or --join");
     }
-    config.subgroups[0].message_bytes_max = options.max_line + 1;
+    let most = squall::limits::MESSAGE_BYTES_MAX - 1;
+    let max_line = max_line.unwrap_or(1 << 20);
+    if max_line == 0 || u64::from(max_line) > most {
+        return fail!("--max-line {max_line}: it is 1 to {most} bytes");
+    }
     if !(0.0..1e9).contains(&options.timeout) {
         return fail!("--timeout {}: give it in seconds, 0 or more", options.timeout);
     }
+    let mut config = Config::new(&options.group, rank.unwrap_or(0), members.unwrap_or(1));
+    config.idle = options.idle.into();
     config.open_timeout = Duration::from_secs_f64(options.timeout);
+    config.subgroups[0].window = window.unwrap_or(4096);
+    config.subgroups[0].message_bytes_max = max_line + 1;
+    if changes {
+        config.membership = Changes::Views;
+    }
+    if options.join {
+        config.view()?; // the name is one
+        let found = find::find(&options.group, config.open_timeout)?;
+        config.join = true;
+        config.members = found.members;
+        config.subgroups[0].window = found.window;
+        config.subgroups[0].message_bytes_max = found.message_bytes_max;
+    }
     Ok(config)
 }
 
@@ -206,52 +272,141 @@ impl Input {
     }
 }
 
-/// Polls, sends and prints until the inputs of all members are at their end.
-fn converse(
-    group: &mut Group,
-    mut input: Input,
-    printer: &Arc<Mutex<Printer>>,
-    options: &Options,
-) -> Result<(), End> {
-    let mut pace = Pace::new(options.idle.into());
-    let mut quiet = 0;
-    loop {
-        let turn = group.turn(u32::MAX);
-        let delivered = turn.as_ref().map_or(0, |turn| turn.delivered);
-        if delivered > 0 || turn.is_err() {
-            let mut printer = lock(printer);
-            if let Some(trouble) = printer.trouble.take() {
-                return Err(Failure::Because(trouble).into());
+/// A member at work.
+struct Talk {
+    group: Group,
+    input: Input,
+    printer: Arc<Mutex<Printer>>,
+    output: Output,
+    pace: Pace,
+    members: u16,
+    changes: bool,
+    name: String,
+    /// Turns without anything.
+    quiet: u32,
+}
+
+impl Talk {
+    /// Polls, sends and prints: until the inputs of all members are at their end, or, where members
+    /// change, until this one's is.
+    fn run(&mut self) -> Result<(), End> {
+        loop {
+            if self.output.is_full() {
+                self.output.write(WAIT_FOR_READER).or_else(|cause| unwritten(&cause))?;
             }
-            if printer.ends == options.members {
-                return Ok(printer.flush().or_else(|cause| unwritten(&cause))?);
+            let most = if self.output.is_full() { 0 } else { DELIVERED_MAX };
+            let turn = self.group.turn(most);
+            if self.is_over(most, turn)? {
+                return Ok(());
             }
-            if let Err(status) = turn {
-                let _ = printer.flush();
-                return Err(End::Lost(lost(status, printer.suspicion)));
+            let sent = self.may_send() && self.input.feed()?;
+            if most == 0 {
+                continue; // the reader of the output is what sets the pace
+            }
+            if sent || turn.is_ok_and(|turn| turn.busy) {
+                self.pace.busy();
+                self.quiet = 0;
+                continue;
+            }
+            self.idle()?;
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        let printer = lock(&self.printer);
+        printer.most_members >= printer.at_least
+    }
+
+    /// What a turn came to; whether it was the last one.
+    fn is_over(&mut self, most: u32, turn: Result<Turn, Status>) -> Result<bool, End> {
+        let mut printer = lock(&self.printer);
+        self.output.take(&mut printer.pending);
+        if let Some(trouble) = printer.trouble.take() {
+            return Err(Failure::Because(trouble).into());
+        }
+        if self.changes && std::mem::take(&mut printer.own_end) {
+            // Not before: who is the last one would leave without its own lines.
+            self.group.control().expect("members change").leave();
+        }
+        let (ends, suspicion) = (printer.ends, printer.suspicion);
+        let members = list(&printer.members);
+        drop(printer);
+        let mut finish = || self.output.finish().or_else(|cause| unwritten(&cause));
+        match turn {
+            _ if !self.changes && ends == self.members => {
+                finish()?;
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            // There is more that can be delivered.
+            Err(_) if most == 0 => {
+                finish()?;
+                Ok(false)
+            }
+            Err(Status::Left) => {
+                finish()?;
+                Ok(true)
+            }
+            Err(status) => {
+                let _ = finish();
+                Err(End::Lost(match self.changes {
+                    true => stopped(status, &self.name, &members),
+                    false => lost(status, suspicion),
+                }))
             }
         }
-        let sent = input.feed()?;
-        if sent || turn.is_ok_and(|turn| turn.busy) {
-            pace.busy();
-            quiet = 0;
-            continue;
+    }
+
+    /// Nothing is to be done.
+    fn idle(&mut self) -> Result<(), Failure> {
+        self.quiet += 1;
+        let sleeps = self.pace.quiet();
+        if sleeps || self.quiet == SHOW_AFTER {
+            self.output.write(Duration::ZERO).or_else(|cause| unwritten(&cause))?;
+            self.quiet = 0;
         }
-        quiet += 1;
-        let sleeps = pace.quiet();
-        if sleeps || quiet == SHOW_AFTER {
-            lock(printer).flush().or_else(|cause| unwritten(&cause))?;
+        if !sleeps {
+            return Ok(());
         }
-        if sleeps {
-            pace.busy();
+        self.pace.busy();
+        if self.output.is_empty() {
             // If the group has stopped, the next turn says so, with more to tell.
-            let _ = group.wait(None);
+            let _ = self.group.wait(None);
+        } else if self.group.arm() == Ok(true) {
+            let slept = self.output.sleep_beside(self.group.as_fd());
+            slept.or_else(|cause| unwritten(&cause))?;
         }
+        Ok(())
     }
 }
 
 fn unwritten(cause: &io::Error) -> Result<(), Failure> {
     fail!("cannot write standard output: {cause}; the others are told that this member is gone")
+}
+
+/// Why a member stops where members change.
+fn stopped(status: Status, group: &str, members: &str) -> Failure {
+    let rest = "what it has printed, the others have too, as far as they were members; lines that it \
+                had read and not printed may be lost";
+    match status {
+        Status::Expelled => Failure::Told(
+            EXPELLED,
+            format!(
+                "EXPELLED: the others took this member for dead, because it was stopped or got no time \
+                 to run, and go on without it; {rest}: become a new member with `squall cat --group \
+                 {group} --join`"
+            ),
+        ),
+        Status::Partitioned => Failure::Told(
+            PARTITIONED,
+            format!(
+                "PARTITIONED: of the members {members} this one can reach no majority, so it stops; \
+                 {rest}: if others go on, join them with `squall cat --group {group} --join`; if none \
+                 do, found the group anew with --views"
+            ),
+        ),
+        status => Failure::Because(format!("the group is over for this member ({status}); {rest}")),
+    }
 }
 
 fn lost(status: Status, suspicion: Option<Suspicion>) -> Failure {
@@ -266,66 +421,4 @@ fn lost(status: Status, suspicion: Option<Suspicion>) -> Failure {
         "{who} before the end of all inputs ({status}); what every member had received is \
          printed, later lines are lost: start all members again"
     ))
-}
-
-/// What the polling thread does with messages.
-struct Printer {
-    joiner: Joiner,
-    pending: Vec<u8>,
-    output: File,
-    ends: u16,
-    trouble: Option<String>,
-    suspicion: Option<Suspicion>,
-}
-
-impl Printer {
-    /// Blocks while the reader of the output is slow: then this member releases nothing, and the
-    /// senders find no room.
-    fn flush(&mut self) -> io::Result<()> {
-        let outcome = self.output.write_all(&self.pending);
-        self.pending.clear();
-        outcome
-    }
-
-    fn take(&mut self, message: &Message) {
-        match self.joiner.take(message.rank, message.bytes(), &mut self.pending) {
-            Piece::Taken => {}
-            Piece::End => self.ends += 1,
-            Piece::Nonsense => {
-                let (rank, len) = (message.rank, bytes_text(message.len.into()));
-                self.trouble = Some(format!(
-                    "rank {rank} sent a message of {len} that `squall cat` does not know: only \
-                     `squall cat` of the same version may be in this group"
-                ));
-            }
-        }
-        if self.pending.len() >= CHUNK_BYTES
-            && let Err(cause) = self.flush()
-            && let Err(Failure::Because(why)) = unwritten(&cause)
-        {
-            self.trouble = Some(why);
-        }
-    }
-}
-
-struct Shared(Arc<Mutex<Printer>>);
-
-fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
-    printer.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-impl Application for Shared {
-    fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
-        let mut printer = lock(&self.0);
-        for message in batch {
-            if printer.trouble.is_some() {
-                return;
-            }
-            printer.take(message);
-        }
-    }
-
-    fn stopped(&mut self, _status: Status, suspicion: Option<Suspicion>) {
-        lock(&self.0).suspicion = suspicion;
-    }
 }

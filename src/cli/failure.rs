@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Failure {
     /// One sentence: the cause, the value, the remedy.
     Because(String),
+    /// The same, with an exit status of its own.
+    Told(u8, String),
     /// Nobody is left to read the results: no error.
     Quiet,
 }
@@ -39,7 +41,7 @@ impl From<Status> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Because(why) => f.write_str(why),
+            Failure::Because(why) | Failure::Told(_, why) => f.write_str(why),
             Failure::Quiet => Ok(()),
         }
     }

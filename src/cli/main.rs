@@ -3,7 +3,8 @@
 //! library knows nothing of it.
 //!
 //! Results go to standard output, everything else to standard error. Exit status 0: done; 1: it
-//! failed, and standard error says what, with which value, and what to do; 2: wrong usage.
+//! failed, and standard error says what, with which value, and what to do; 2: wrong usage;
+//! 3 and 4: `squall cat --help` says when.
 
 #![forbid(unsafe_code)]
 
@@ -69,6 +70,10 @@ fn main() -> ExitCode {
         Err(Failure::Because(why)) => {
             text::remark(&format!("error: {why}"));
             ExitCode::FAILURE
+        }
+        Err(Failure::Told(status, why)) => {
+            text::remark(&format!("error: {why}"));
+            ExitCode::from(status)
         }
     }
 }

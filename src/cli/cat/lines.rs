@@ -7,14 +7,17 @@
 //! 0 LINE   the last piece of a line (most often the whole line), its newline left out
 //! 1 PART   a piece of a line longer than a message; the line goes on in this sender's next message
 //! 2 END    the sender's input is at its end
+//! +128     with LINE and PART: the line has begun in an earlier message
 //! ```
 //!
 //! C1  A PART is always followed by a LINE of the same sender: a line's pieces are never mixed.
 //! C2  A line takes its place in the order with its last piece.
+//! C3  Whoever joins a group that runs leaves out lines of which it has not heard the beginning.
 
 pub const LINE: u8 = 0;
 pub const PART: u8 = 1;
 pub const END: u8 = 2;
+pub const BEGUN: u8 = 128;
 
 /// Messages on their way from the reading thread to the sending one.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -53,14 +56,16 @@ impl Batch {
 #[derive(Debug)]
 pub struct Splitter {
     most: usize,
-    /// The beginning of the line that is being read; at most `most` bytes.
+    /// The beginning of the line that is being read, or of its next piece; at most `most` bytes.
     rest: Vec<u8>,
+    /// 0, or `BEGUN` if pieces of that line are under way.
+    begun: u8,
 }
 
 impl Splitter {
     pub fn new(most: usize) -> Splitter {
         assert!(most > 0);
-        Splitter { most, rest: Vec::new() }
+        Splitter { most, rest: Vec::new(), begun: 0 }
     }
 
     /// Takes more of the input, cut anywhere.
@@ -70,13 +75,15 @@ impl Splitter {
             let mut text = line.unwrap_or(segment);
             while self.rest.len() + text.len() > self.most {
                 let (now, later) = text.split_at(self.most - self.rest.len());
-                batch.push(PART, [&self.rest, now]);
+                batch.push(PART | self.begun, [&self.rest, now]);
                 self.rest.clear();
+                self.begun = BEGUN;
                 text = later;
             }
             if line.is_some() {
-                batch.push(LINE, [&self.rest, text]);
+                batch.push(LINE | self.begun, [&self.rest, text]);
                 self.rest.clear();
+                self.begun = 0;
             } else {
                 self.rest.extend_from_slice(text);
             }
@@ -86,8 +93,9 @@ impl Splitter {
     /// The input is at its end: a last line without a newline is a line.
     pub fn finish(&mut self, batch: &mut Batch) {
         if !self.rest.is_empty() {
-            batch.push(LINE, [&self.rest, b""]);
+            batch.push(LINE | self.begun, [&self.rest, b""]);
             self.rest.clear();
+            self.begun = 0;
         }
         batch.push(END, [b"", b""]);
     }
@@ -98,40 +106,98 @@ impl Splitter {
 pub enum Piece {
     /// Text was appended, or the line goes on.
     Taken,
+    /// The end of a line that is left out (C3).
+    Missed,
     End,
     /// No member of this program sends that.
     Nonsense,
 }
 
+/// A member whose lines are put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Author {
+    who: u64,
+    /// What its lines are marked with.
+    label: u16,
+    /// The beginning of the line that goes on.
+    parts: Vec<u8>,
+    /// A line goes on.
+    open: bool,
+    /// It may have begun a line before anything of it was heard here.
+    unheard: bool,
+}
+
 /// Puts the lines of all senders together again.
 #[derive(Debug)]
 pub struct Joiner {
-    /// By rank: the parts of the line that goes on.
-    parts: Vec<Vec<u8>>,
+    /// By rank.
+    authors: Vec<Author>,
 }
 
 impl Joiner {
+    /// For members that do not change: their ranks are their labels.
     pub fn new(members: u16) -> Joiner {
-        Joiner { parts: vec![Vec::new(); usize::from(members)] }
+        let mut joiner = Joiner { authors: Vec::new() };
+        joiner.change((0..members).map(|rank| (rank.into(), rank, false)));
+        joiner
     }
 
-    /// Appends to `out` the line that this message completes, if it does: `RANK<TAB>LINE`.
+    /// From now on ranks are those of these members: who, label, whether it sent before it was heard
+    /// here. Answers the labels of those that are gone in the middle of a line.
+    pub fn change(&mut self, members: impl Iterator<Item = (u64, u16, bool)>) -> Vec<u16> {
+        let mut before = std::mem::take(&mut self.authors);
+        for (who, label, unheard) in members {
+            let old = before.iter().position(|author| author.who == who);
+            self.authors.push(
+                old.map_or(Author { who, label, parts: Vec::new(), open: false, unheard }, |old| {
+                    before.swap_remove(old)
+                }),
+            );
+        }
+        before.iter().filter(|author| author.open).map(|author| author.label).collect()
+    }
+
+    /// The label of a rank.
+    pub fn label(&self, rank: u16) -> u16 {
+        self.authors.get(usize::from(rank)).map_or(rank, |author| author.label)
+    }
+
+    /// Appends to `out` the line that this message completes, if it does: `LABEL<TAB>LINE`.
     pub fn take(&mut self, rank: u16, message: &[u8], out: &mut Vec<u8>) -> Piece {
-        let Some(parts) = self.parts.get_mut(usize::from(rank)) else { return Piece::Nonsense };
-        match message.split_first() {
-            Some((&LINE, text)) => {
-                out.extend_from_slice(rank.to_string().as_bytes());
+        let Some(author) = self.authors.get_mut(usize::from(rank)) else { return Piece::Nonsense };
+        let Some((&kind, text)) = message.split_first() else { return Piece::Nonsense };
+        let begun = kind & BEGUN != 0;
+        let unheard = author.unheard;
+        if begun && !author.open {
+            return match kind & !BEGUN {
+                LINE if unheard => {
+                    author.unheard = false;
+                    Piece::Missed
+                }
+                PART if unheard => Piece::Taken,
+                _ => Piece::Nonsense,
+            };
+        }
+        if !begun && author.open {
+            return Piece::Nonsense;
+        }
+        author.unheard = false;
+        match kind & !BEGUN {
+            LINE => {
+                out.extend_from_slice(author.label.to_string().as_bytes());
                 out.push(b'\t');
-                out.append(parts);
+                out.append(&mut author.parts);
                 out.extend_from_slice(text);
                 out.push(b'\n');
+                author.open = false;
                 Piece::Taken
             }
-            Some((&PART, text)) => {
-                parts.extend_from_slice(text);
+            PART => {
+                author.parts.extend_from_slice(text);
+                author.open = true;
                 Piece::Taken
             }
-            Some((&END, b"")) if parts.is_empty() => Piece::End,
+            END if text.is_empty() && !begun => Piece::End,
             _ => Piece::Nonsense,
         }
     }
@@ -151,7 +217,7 @@ mod tests {
                 match joiner.take(0, message, &mut out) {
                     Piece::Taken => assert_eq!(ends, 0),
                     Piece::End => ends += 1,
-                    Piece::Nonsense => panic!("{message:?}"),
+                    Piece::Missed | Piece::Nonsense => panic!("{message:?}"),
                 }
                 batch.advance();
             }
@@ -197,5 +263,27 @@ mod tests {
         joiner.take(0, &[PART, b'x'], &mut out);
         assert_eq!(joiner.take(0, &[END], &mut out), Piece::Nonsense);
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn who_joins_leaves_out_what_had_begun() {
+        let mut joiner = Joiner::new(0);
+        let mut out = Vec::new();
+        assert!(joiner.change([(7, 0, true), (8, 1, true), (9, 2, false)].into_iter()).is_empty());
+        let mut take =
+            |joiner: &mut Joiner, rank, message: &[u8]| joiner.take(rank, message, &mut out);
+        assert_eq!(take(&mut joiner, 0, &[PART | BEGUN, b'x']), Piece::Taken);
+        assert_eq!(take(&mut joiner, 0, &[LINE | BEGUN, b'x']), Piece::Missed);
+        assert_eq!(take(&mut joiner, 0, &[LINE | BEGUN, b'x']), Piece::Nonsense);
+        assert_eq!(take(&mut joiner, 2, &[LINE | BEGUN, b'x']), Piece::Nonsense);
+        assert_eq!(take(&mut joiner, 1, &[PART, b'a']), Piece::Taken);
+        assert_eq!(take(&mut joiner, 2, &[PART, b'b']), Piece::Taken);
+        // Ranks move; a line goes on, another one is lost with its author.
+        let next = [(8, 1, true), (11, 0, false)];
+        assert_eq!(joiner.change(next.into_iter()), [2]);
+        assert_eq!((joiner.label(0), joiner.label(1)), (1, 0));
+        assert_eq!(take(&mut joiner, 0, &[LINE | BEGUN, b'c']), Piece::Taken);
+        assert_eq!(take(&mut joiner, 1, &[LINE, b'd']), Piece::Taken);
+        assert_eq!(out, b"1\tac\n0\td\n");
     }
 }
