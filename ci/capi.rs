@@ -505,6 +505,11 @@ fn every_example_runs_shared_and_static() {
         let own = |name: &str| format!("{name}-{package}-{}", std::process::id());
         let said = run(command(program("order")).args([own("order"), "20000".into()]));
         assert_eq!(said.matches("all agree").count(), 3, "{said}");
+        let said = run(command(program("failover")).arg(own("failover")));
+        let hash =
+            |seat: &str| said.split(&format!("seat {seat}: hash ")).nth(1)?.split(',').next();
+        assert!(hash("0").is_some() && hash("0") == hash("2"), "{said}");
+        assert!(said.contains("seat 1 is gone") && hash("1").is_none(), "{said}");
         let said = run(command(program("zero_copy")).arg(own("copy")));
         assert!(said.contains("head, body and tail"), "{said}");
 

@@ -2,7 +2,7 @@
 //! `squall cat` from outside: real processes, real pipes. Every member must print the same bytes, and
 //! in them every input, in its order and whole. Nothing here waits for a time to pass.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -29,9 +29,14 @@ fn text_of(mut pipe: ChildStderr) -> String {
 
 impl Member {
     fn start(group: &str, members: usize, rank: usize, more: &[&str]) -> Member {
+        let (members, rank) = (members.to_string(), rank.to_string());
+        let first = ["--members", &members, "--rank", &rank];
+        Member::open(group, &[&first[..], more].concat())
+    }
+
+    fn open(group: &str, arguments: &[&str]) -> Member {
         let mut command = Command::new(env!("CARGO_BIN_EXE_squall"));
-        command.args(["cat", "--group", group, "--members", &members.to_string()]);
-        command.args(["--rank", &rank.to_string()]).args(more);
+        command.args(["cat", "--group", group]).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary under test starts");
         let (input, output) = (child.stdin.take(), child.stdout.take());
@@ -324,6 +329,206 @@ fn a_closed_output_is_an_error() {
     assert!(ended[1].errors.contains("cannot write standard output"), "{}", ended[1].errors);
 }
 
+// ---- members that come and go -------------------------------------------------------------------
+
+/// Founders of a group whose members change.
+fn found(group: &str, members: usize, more: &[&str]) -> Vec<Member> {
+    let more = [&["--views"], more].concat();
+    (0..members).map(|rank| Member::start(group, members, rank, &more)).collect()
+}
+
+/// Output that is read line by line, and all of it that was.
+struct Reading {
+    output: BufReader<ChildStdout>,
+    text: Vec<u8>,
+}
+
+impl Member {
+    fn read(&mut self) -> Reading {
+        let output = BufReader::new(self.output.take().unwrap());
+        Reading { output, text: Vec::new() }
+    }
+
+    fn type_line(&mut self, line: &str) {
+        self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+impl Reading {
+    /// Reads up to the line that ends so.
+    fn until(&mut self, end: &str) {
+        loop {
+            let from = self.text.len();
+            let got = self.output.read_until(b'\n', &mut self.text).unwrap();
+            assert!(got > 0, "{end} does not come after {}", String::from_utf8_lossy(&self.text));
+            if self.text[from..].ends_with(format!("{end}\n").as_bytes()) {
+                return;
+            }
+        }
+    }
+
+    fn rest(mut self) -> Vec<u8> {
+        self.output.read_to_end(&mut self.text).unwrap();
+        self.text
+    }
+}
+
+fn ended_with(member: Member, status: i32, words: &[&str]) {
+    let ended = member.end();
+    assert_eq!(ended.status.code(), Some(status), "{}", ended.errors);
+    for word in words {
+        assert!(ended.errors.contains(word), "{word:?} is missing in {}", ended.errors);
+    }
+}
+
+/// What was written of a label, in order.
+fn lines_of_label(text: &[u8], label: &str) -> Vec<Vec<u8>> {
+    let mark = format!("{label}\t");
+    let lines = lines_of(text).into_iter();
+    lines.filter_map(|line| Some(line.strip_prefix(mark.as_bytes())?.to_vec())).collect()
+}
+
+/// One of three is killed in the middle; the two others deliver all of each other's lines, and print
+/// the same.
+#[test]
+fn a_killed_member_is_dropped_and_the_others_go_on() {
+    let group = group_name();
+    let mut members = found(&group, 3, &["--window", "64"]);
+    let inputs = [text(61, 20_000), text(62, 20_000)];
+    let [mut first, mut third] = [members[0].read(), members[2].read()];
+    members[1].type_line("alive");
+    first.until("1\talive");
+    third.until("1\talive");
+    members[1].feed(text(63, 200_000));
+    // Nobody reads what the one to be killed prints, so it cannot come to its end.
+    let input = |member: &mut Member| member.input.take().unwrap();
+    let pipes = [input(&mut members[0]), input(&mut members[2])];
+    let feed = |(mut pipe, bytes): (ChildStdin, Vec<u8>)| {
+        spawn(move || {
+            pipe.write_all(&bytes).unwrap();
+            pipe
+        })
+    };
+    let feeding = pipes.into_iter().zip(inputs.clone()).map(feed).collect::<Vec<_>>();
+    let reading = [first, third].map(|reading| spawn(move || reading.rest()));
+    members[1].child.kill().unwrap();
+    // The end of an input is the end of its member: only when all is written.
+    feeding.into_iter().for_each(|pipe| drop(pipe.join().unwrap()));
+    let outputs = reading.map(|output| output.join().unwrap());
+    let last = members.pop().unwrap();
+    drop(members.remove(1).end());
+    for member in [members.remove(0), last] {
+        ended_with(member, 0, &["view 1: members 0, 1, 2", "members 0, 2; 1 is gone"]);
+    }
+    // Who leaves first has no more of the other's lines, but none that the other has not.
+    let (short, long) = match outputs[0].len() < outputs[1].len() {
+        true => (&outputs[0], &outputs[1]),
+        false => (&outputs[1], &outputs[0]),
+    };
+    assert!(long.starts_with(short), "one output is a beginning of the other");
+    for (label, input) in ["0", "2"].iter().zip(&inputs) {
+        let expected: Vec<Vec<u8>> = lines_of(input).into_iter().map(<[u8]>::to_vec).collect();
+        assert!(lines_of_label(long, label) == expected, "the lines of {label}");
+    }
+}
+
+/// Its output is the end of what the others print, and theirs goes on when it has left.
+#[test]
+fn who_joins_prints_the_end_of_what_the_others_print() {
+    let group = group_name();
+    let mut founders = found(&group, 2, &["--max-line", "64", "--window", "128"]);
+    let [mut first, mut second] = [founders[0].read(), founders[1].read()];
+    founders[0].type_line("before");
+    first.until("0\tbefore");
+    let mut joiner = Member::open(&group, &["--join"]);
+    let mut third = joiner.read();
+    joiner.type_line(&"a line in parts ".repeat(50));
+    joiner.type_line("here");
+    second.until("2\there");
+    founders[1].type_line("after");
+    third.until("1\tafter");
+    drop(joiner.input.take());
+    let joined = third.rest();
+    ended_with(joiner, 0, &["members 0, 1, 2; this is 2"]);
+    founders[0].type_line("without it");
+    second.until("0\twithout it");
+    assert!(!joined.is_empty() && !joined.starts_with(b"0\tbefore"));
+    // One after the other, so that the last one prints everything.
+    drop(founders[0].input.take());
+    let early = first.rest();
+    ended_with(founders.remove(0), 0, &["2 has joined", "2 has left"]);
+    founders[0].type_line("alone");
+    drop(founders[0].input.take());
+    let all = second.rest();
+    ended_with(founders.remove(0), 0, &["2 has joined", "2 has left", "0 has left"]);
+    assert!(all.starts_with(&early) && all.ends_with(b"1\talone\n"));
+    let upto = early.len() - b"0\twithout it\n".len();
+    let text = String::from_utf8_lossy(&early);
+    assert!(early[..upto].ends_with(&joined), "{} {text}", String::from_utf8_lossy(&joined));
+}
+
+#[test]
+fn nothing_is_sent_before_there_are_enough() {
+    let group = group_name();
+    let mut one = Member::open(&group, &["--views", "--at-least", "2"]);
+    let mut first = one.read();
+    one.type_line("for two");
+    let mut two = Member::open(&group, &["--join"]);
+    let mut second = two.read();
+    second.until("0\tfor two");
+    first.until("0\tfor two");
+    drop(two.input.take());
+    assert_eq!(second.rest(), b"0\tfor two\n");
+    ended_with(two, 0, &[]);
+    drop(one.input.take());
+    assert_eq!(first.rest(), b"0\tfor two\n");
+    ended_with(one, 0, &["sends when there are 2", "1 has joined; sends from now on"]);
+}
+
+#[test]
+fn who_is_in_a_minority_or_was_stopped_says_so() {
+    let group = group_name();
+    let mut members = found(&group, 3, &[]);
+    let mut reading: Vec<Reading> = members.iter_mut().map(Member::read).collect();
+    members[0].type_line("all are here");
+    reading.iter_mut().for_each(|of| of.until("0\tall are here"));
+    let signal = |member: &Member, name: &str| {
+        let sent = Command::new("kill").args([name, &member.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    signal(&members[2], "-STOP");
+    // It is known to be gone when this comes.
+    members[1].type_line("two are here");
+    reading[0].until("1\ttwo are here");
+    signal(&members[2], "-CONT");
+    ended_with(members.pop().unwrap(), 3, &["EXPELLED", &format!("--group {group} --join")]);
+    members[1].child.kill().unwrap();
+    drop(members.pop().unwrap().end());
+    ended_with(members.pop().unwrap(), 4, &["PARTITIONED", "of the members 0, 1"]);
+}
+
+/// Longer than the time to suspicion: who waits for its reader is alive.
+#[test]
+fn a_slow_reader_is_not_taken_for_dead() {
+    let group = group_name();
+    let mut members = found(&group, 2, &["--window", "256"]);
+    let bytes = text(71, 60_000);
+    members[0].feed(bytes.clone());
+    let first = members[0].collect();
+    let mut slow = members[1].read();
+    slow.until(&String::from_utf8_lossy(lines_of(&bytes)[0]));
+    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    drop(members[1].input.take());
+    let second = slow.rest();
+    let first = first.join().unwrap();
+    for member in members {
+        ended_with(member, 0, &[]);
+    }
+    assert!(first.starts_with(&second) || second.starts_with(&first));
+    let longest = if first.len() > second.len() { &first } else { &second };
+    assert!(lines_of_label(longest, "0").len() == lines_of(&bytes).len());
+}
+
 #[test]
 fn wrong_use_says_what_is_right() {
     let refused = |arguments: &[&str]| {
@@ -342,7 +547,15 @@ fn wrong_use_says_what_is_right() {
     assert!(text.contains("ranks are 0 to 1"), "{text}");
     let text = refused(&["--group", "g", "--members", "2", "--rank", "0", "--max-line", "x"]);
     assert!(text.contains("1MiB"), "{text}");
+    let text = refused(&["--group", "g", "--members", "2"]);
+    assert!(text.contains("--rank"), "{text}");
+    let text = refused(&["--group", "g", "--join", "--rank", "1"]);
+    assert!(text.contains("cannot be used with"), "{text}");
+    let text = refused(&["--group", "g", "--members", "2", "--rank", "0", "--at-least", "2"]);
+    assert!(text.contains("--views"), "{text}");
     let group = group_name();
+    let text = refused(&["--group", &group, "--join", "--timeout", "0.1"]);
+    assert!(text.contains("nobody is there to join") && text.contains("--views"), "{text}");
     let text = refused(&["--group", &group, "--members", "2", "--rank", "0", "--timeout", "0"]);
     assert!(text.contains("rank [1] did not arrive"), "{text}");
 }

@@ -41,11 +41,14 @@ pub fn find(group: &str, patience: Duration) -> Result<Founded, Failure> {
             }
         }
         if start.elapsed() >= patience {
-            let (there, seconds) = (calls.len(), patience.as_secs_f64());
+            let seconds = patience.as_secs_f64();
+            let there = match calls.is_empty() {
+                true => "nobody is there to join".into(),
+                false => format!("none of {} members answers: they do not poll", calls.len()),
+            };
             return fail!(
-                "group {group}: of {there} members that are there none has answered within \
-                 {seconds:.1} s; found the group with `squall cat --group {group} --views`, or wait \
-                 longer with --timeout"
+                "group {group}: {there}, in {seconds:.1} s; found the group with `squall cat --group \
+                 {group} --views`, or wait longer with --timeout"
             );
         }
     }
