@@ -632,19 +632,24 @@ impl Control {
     fn latency(&self) -> Latency {
         let (count, ns) = (self.count.load(Relaxed), ns_per_tick());
         let max = self.ticks_max.load(Relaxed) as f64 * ns;
+        let value = |bucket: usize| {
+            let shift = (bucket / 128).max(1) - 1;
+            let least = ((bucket - shift * 128) as u64) << shift;
+            (least as f64 + ((1u64 << shift) - 1) as f64 / 2.0) * ns
+        };
+        let held = || self.buckets.iter().map(|held| held.load(Relaxed)).enumerate();
         let percentile = |part: f64| {
             let mut left = (count as f64 * part) as u64;
-            for (bucket, held) in self.buckets.iter().map(|held| held.load(Relaxed)).enumerate() {
+            for (bucket, held) in held() {
                 if left < held {
-                    let shift = (bucket / 128).max(1) - 1;
-                    let least = ((bucket - shift * 128) as u64) << shift;
-                    return ((least as f64 + ((1u64 << shift) - 1) as f64 / 2.0) * ns).min(max);
+                    return value(bucket).min(max);
                 }
                 left -= held;
             }
             0.0
         };
-        let [p50, p99, p999, p9999] = [0.5, 0.99, 0.999, 0.9999].map(percentile);
+        let [p99, p999, p9999] = [0.99, 0.999, 0.9999].map(percentile);
+        let p50 = ticks::median_of(held().map(|(bucket, held)| (value(bucket), held)));
         Latency { count, p50, p99, p999, p9999, max }
     }
 }

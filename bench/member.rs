@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use ticks::{ns_per_tick, ticks};
+use ticks::{median_of, ns_per_tick, ticks};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -413,7 +413,10 @@ fn one_by_one(
         }
     }
     let at = |quantile: f64| histogram.value_at_quantile(quantile);
-    println!("{} {} {} {} {}", at(0.5), at(0.99), at(0.999), at(0.9999), histogram.max());
+    let seen = histogram.iter_recorded();
+    let seen = seen.map(|it| (it.value_iterated_to() as f64, it.count_at_value()));
+    let p50 = median_of(seen);
+    println!("{p50:.1} {} {} {} {}", at(0.99), at(0.999), at(0.9999), histogram.max());
     while !over.load(Relaxed) {
         (door.poll)(group, u32::MAX);
         (door.wait)(group, 10);

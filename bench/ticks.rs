@@ -17,6 +17,22 @@ pub fn ticks() -> u64 {
     }
 }
 
+/// The median of values seen so often each, in ascending order: between the values that the counter
+/// can tell apart it is interpolated, as if each stood for all that is nearer to it than to others.
+pub fn median_of(seen: impl Iterator<Item = (f64, u64)>) -> f64 {
+    let seen: Vec<(f64, u64)> = seen.filter(|(_, count)| *count > 0).collect();
+    let mut left = seen.iter().map(|(_, count)| count).sum::<u64>() as f64 / 2.0;
+    for (at, &(value, count)) in seen.iter().enumerate() {
+        if left <= count as f64 {
+            let below = at.checked_sub(1).map_or(value, |before| (seen[before].0 + value) / 2.0);
+            let above = seen.get(at + 1).map_or(value, |(after, _)| (value + after) / 2.0);
+            return below + (above - below) * left / count as f64;
+        }
+        left -= count as f64;
+    }
+    0.0
+}
+
 pub fn ns_per_tick() -> f64 {
     let (start, first) = (Instant::now(), ticks());
     std::thread::sleep(Duration::from_millis(20));

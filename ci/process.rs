@@ -57,6 +57,9 @@ const TESTS: &[Test] = &[
     ("statistics_are_read_from_outside", statistics_are_read_from_outside),
     ("a_killed_member_is_named_and_replaced", a_killed_member_is_named_and_replaced),
     ("a_member_that_forked_is_named_and_replaced", a_member_that_forked_is_named_and_replaced),
+    ("a_child_may_return_from_its_callback", a_child_may_return_from_its_callback),
+    ("a_fork_handler_may_wait", a_fork_handler_may_wait_for_a_thread_that_opens),
+    ("children_open_beside_forks", children_open_while_threads_of_the_parent_do),
     ("a_member_that_dies_before_the_group_is_complete", a_death_at_the_rendezvous),
     ("all_meet_the_same_incarnations", all_meet_the_same_incarnations),
     ("nothing_is_left_when_all_are_killed", nothing_is_left_when_all_are_killed),
@@ -84,6 +87,7 @@ const ROLES: &[Role] = &[
     ("knock", knock),
     ("cramped", cramped),
     ("buggy", buggy),
+    ("forker", forker),
 ];
 
 fn main() {

@@ -14,6 +14,10 @@
  * STRUCTS    begin with their size, which their _init sets; zero is the default of every field.
  * FORK       A forked child has none of its parent's groups: their handles answer SQUALL_CLOSED
  *            there, and the others notice the parent's end, not the child's. It may open its own.
+ *            One that was forked in a delivery callback may return from it: squall_poll answers
+ *            SQUALL_CLOSED; what the callback was given is the parent's and may change. One that
+ *            was forked in another callback, or in a signal handler that interrupted this library,
+ *            and one made by _Fork or by clone past the C library, may only exec or _exit.
  */
 
 #ifndef SQUALL_H

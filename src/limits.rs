@@ -47,7 +47,7 @@ pub const TAKE_MAX: u64 = 1024;
 /// Messages in one call of the application.
 pub const BATCH_MAX: usize = 512;
 /// Bytes after which a call of the application ends, so that large messages are released soon.
-pub const BATCH_BYTES: i64 = 128 << 10;
+pub const BATCH_BYTES: i64 = 256 << 10;
 /// Posts of one poll and its done. Peers that have been sent the same need, per subgroup, at the
 /// most: for each lane six spans (of payloads, descriptors and runs, each of which may go round) and
 /// a post of `slots`, three of the hot line, and in *received* mode two per eight senders. That fits

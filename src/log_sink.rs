@@ -22,7 +22,7 @@ type Sink = Box<dyn Fn(Level, &str) + Send + Sync>;
 static SINK: RwLock<Option<Sink>> = RwLock::new(None);
 
 /// Replaces the sink; `None` silences the library. The sink may be called from any thread that
-/// opens or polls a group, and must not call the library.
+/// opens or polls a group or sends its state, and must not call the library.
 pub fn set(sink: Option<Sink>) {
     *SINK.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = sink;
 }

@@ -9,11 +9,13 @@ use super::attr::{
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
+use super::turnstile::{Turnstile, Way};
 use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::stats::{self, Snapshot};
 use crate::error::{Error, Status, Suspicion};
+use crate::fabric::shm::fork::forks;
 use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
 use crate::mem::{Cell, Message, Region};
@@ -34,10 +36,9 @@ enum Turning {
 
 /// What a handle stands for.
 pub struct Open {
-    /// Only for the one that has taken `busy`.
+    /// Only for the one that has passed `door`.
     turning: UnsafeCell<Turning>,
-    /// 0: nobody is in; else `TURNING` or `COUNTING`.
-    busy: Cell,
+    door: Turnstile,
     /// Which thread is inside a callback: the address of a thread-local of its, or 0.
     pub(super) inside: Arc<Cell>,
     /// Why the group has stopped, once it has.
@@ -53,32 +54,7 @@ pub struct Open {
     own_thread: bool,
 }
 
-/// In `busy`: a call that turns, waits or closes. Who comes beside it is told so.
-const TURNING: u64 = 1;
-/// In `busy`: statistics are brought up to date, which may be done beside everything: who comes
-/// meanwhile waits the microsecond that it takes.
-const COUNTING: u64 = 2;
-
-impl Open {
-    /// Takes `busy` for a call that must be alone; false: there is one already.
-    #[inline(always)]
-    fn enter(&self) -> bool {
-        self.busy.replace(0, TURNING) || self.enter_late()
-    }
-
-    #[cold]
-    fn enter_late(&self) -> bool {
-        while self.busy.observe() != TURNING {
-            if self.busy.replace(0, TURNING) {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
-    }
-}
-
-// SAFETY: `turning` is reached through `busy` only, a sender by one thread at a time (the header's
+// SAFETY: `turning` is reached through `door` only, a sender by one thread at a time (the header's
 // contract for lanes), everything else is read-only or a `Cell`.
 unsafe impl Sync for Open {}
 // SAFETY: nothing in it is bound to a thread.
@@ -105,9 +81,13 @@ impl Application for Trampoline {
             // across the call.
             unsafe { deliver(user, group, subgroup, messages, batch.len() as u32) }
         } else if let Some(message) = self.callbacks.message {
+            let before = forks();
             for at in 0..batch.len() {
                 // SAFETY: as above; `at` is within the batch.
                 unsafe { message(user, group, subgroup, messages.add(at)) }
+                if forks() != before {
+                    break; // a child: the rest is the parent's
+                }
             }
         }
         self.inside.prepare(0);
@@ -202,7 +182,7 @@ fn open(
     let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
     Ok(Open {
         turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
-        busy: Cell::new(if own_thread { TURNING } else { 0 }), // until `start` has ended
+        door: Turnstile::new(own_thread), // taken until `start` has ended
         inside,
         stopped,
         largest: config.subgroups.iter().map(|subgroup| subgroup.message_bytes_max).collect(),
@@ -219,12 +199,12 @@ fn open(
 /// may come, and send with it, before the thread's creator has gone on.
 fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
     let open = handle::lookup(handle).map_err(|status| Error::new(status, "just opened"))?;
-    // SAFETY: `busy` has been taken since the group was opened: nobody else is here.
+    // SAFETY: `door` has been taken since the group was opened: nobody else is here.
     let turning = unsafe { &mut *open.turning.get() };
     if let Turning::Caller(group) = std::mem::replace(turning, Turning::Starting) {
         *turning = Turning::Own(group.spawn(core)?);
     }
-    open.busy.publish(0);
+    open.door.leave(Way::Long);
     Ok(())
 }
 
@@ -245,7 +225,7 @@ pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
             Ok(open) => open,
             Err(status) => return refusal::no_group(group, status),
         };
-        if open.inside.own() == this_thread() || !open.enter() {
+        if open.inside.own() == this_thread() || open.door.enter().is_none() {
             return refusal::reentrant(open);
         }
         match handle::remove(group) {
@@ -295,14 +275,12 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
     if open.own_thread {
         return refusal::own_thread();
     }
-    if !open.enter() {
-        return refusal::reentrant(open);
-    }
+    let Some(way) = open.door.enter() else { return refusal::reentrant(open) };
     if open.poisoned.own() != 0 {
-        open.busy.publish(0);
+        open.door.leave(way);
         return refusal::poisoned();
     }
-    // SAFETY: `busy` is taken: nobody else is here.
+    // SAFETY: `door` is passed: nobody else is here.
     let outcome = match unsafe { &mut *open.turning.get() } {
         Turning::Caller(group) => catch_unwind(AssertUnwindSafe(|| body(group))),
         _ => Ok(Status::OwnThread as c_int),
@@ -312,7 +290,7 @@ fn turning(group: squall_group_t, body: impl FnOnce(&mut Group) -> c_int) -> c_i
         open.inside.prepare(0);
         refuse(bug::of(&*panic))
     });
-    open.busy.publish(0);
+    open.door.leave(way);
     if code < Status::Again as c_int { refusal::turning(open, code) } else { code }
 }
 
@@ -389,12 +367,12 @@ pub extern "C" fn squall_arm(group: squall_group_t) -> c_int {
 /// What the member counts, for one subgroup.
 pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
     let open = handle::lookup(group)?;
-    if !open.own_thread && open.busy.replace(0, COUNTING) {
-        // SAFETY: `busy` is taken: nobody else is here.
+    if !open.own_thread && open.door.enter_to_count() {
+        // SAFETY: `door` is passed: nobody else is here.
         if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
             group.stats();
         }
-        open.busy.publish(0);
+        open.door.leave(Way::Long);
     }
     stats::read(&open.stats).ok_or(Status::Failed)
 }

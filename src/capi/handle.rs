@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Handles: (generation, index) into a table that is never freed, so a closed one is recognised.
+//!
+//! There is no lock in it: a forked child could not have one that a thread of the parent held.
 
 use super::group::Open;
 use crate::error::{Error, Status};
-use crate::fabric::shm::fork::in_children;
+use crate::fabric::shm::fork::{First, in_children};
 use crate::mem::Cell;
 use std::cell::UnsafeCell;
-use std::sync::{Mutex, Once};
 
 /// An open group: a value, not a pointer. 0 is none. A process has at most 256 at once.
 pub type squall_group_t = u64;
@@ -18,6 +19,8 @@ const INDEX_BITS: u32 = 16;
 struct Entry {
     /// Odd while open. A handle carries it.
     generation: Cell,
+    /// 1 while it is open or being opened.
+    taken: Cell,
     open: UnsafeCell<Option<Box<Open>>>,
 }
 
@@ -26,10 +29,9 @@ struct Entry {
 // contract.
 unsafe impl Sync for Entry {}
 
-static ENTRIES: [Entry; GROUPS_MAX] =
-    [const { Entry { generation: Cell::new(0), open: UnsafeCell::new(None) } }; GROUPS_MAX];
-/// Places that are open or being opened.
-static TAKEN: Mutex<[bool; GROUPS_MAX]> = Mutex::new([false; GROUPS_MAX]);
+static ENTRIES: [Entry; GROUPS_MAX] = [const {
+    Entry { generation: Cell::new(0), taken: Cell::new(0), open: UnsafeCell::new(None) }
+}; GROUPS_MAX];
 
 fn entry(handle: squall_group_t) -> Result<(&'static Entry, u64), Status> {
     let index = (handle & ((1 << INDEX_BITS) - 1)) as usize;
@@ -60,18 +62,12 @@ pub fn lookup(handle: squall_group_t) -> Result<&'static Open, Status> {
 pub fn insert(
     make: impl FnOnce(squall_group_t) -> Result<Box<Open>, Error>,
 ) -> Result<squall_group_t, Error> {
-    static HEARD: Once = Once::new();
-    HEARD.call_once(|| in_children(close_inherited));
-    let index = {
-        let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let free = taken.iter().position(|taken| !taken);
-        let index = free.ok_or_else(|| {
-            let detail = format!("{GROUPS_MAX} groups are open in this process; close one");
-            Error::new(Status::Limit, detail)
-        })?;
-        taken[index] = true;
-        index
-    };
+    static HEARD: First = First::new();
+    HEARD.call(|| in_children(close_inherited));
+    let index = ENTRIES.iter().position(|entry| entry.taken.take()).ok_or_else(|| {
+        let detail = format!("{GROUPS_MAX} groups are open in this process; close one");
+        Error::new(Status::Limit, detail)
+    })?;
     let entry = &ENTRIES[index];
     let generation = entry.generation.own() + 1;
     let handle = generation << INDEX_BITS | index as u64;
@@ -81,28 +77,27 @@ pub fn insert(
         Ok(Ok(made)) => {
             // SAFETY: the place is taken by this call and its generation is even: nobody else
             // looks at it.
-            unsafe { *entry.open.get() = Some(made) };
+            let before = unsafe { entry.open.get().replace(Some(made)) };
+            std::mem::forget(before); // an inherited one, perhaps: the parent's memory
             entry.generation.publish(generation);
             Ok(handle)
         }
         other => {
-            release(index);
+            entry.taken.publish(0);
             other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(|_| handle)
         }
     }
 }
 
 /// A forked child has no group: it shares their memory with the parent, who uses it. Its handles
-/// are closed ones; what is behind them stays where it is, untouched.
+/// are closed ones; what is behind them is forgotten, untouched. So is what a thread of the parent
+/// was about to open or close.
 unsafe extern "C" fn close_inherited() {
-    for entry in &ENTRIES {
+    for entry in ENTRIES.iter().filter(|entry| entry.taken.own() != 0) {
         let generation = entry.generation.own();
         entry.generation.publish(generation + generation % 2);
+        entry.taken.publish(0);
     }
-}
-
-fn release(index: usize) {
-    TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[index] = false;
 }
 
 /// Ends a handle and gives back what was open.
@@ -115,6 +110,6 @@ pub fn remove(handle: squall_group_t) -> Result<Box<Open>, Status> {
     // SAFETY: this call alone has moved the generation on, and the place is still taken: nobody
     // else looks at it (contract above).
     let open = unsafe { (*entry.open.get()).take() }.ok_or(Status::Closed);
-    release((handle & ((1 << INDEX_BITS) - 1)) as usize);
+    entry.taken.publish(0);
     open
 }

@@ -21,6 +21,7 @@ mod refusal;
 mod send;
 mod stats;
 mod status;
+mod turnstile;
 
 pub use attr::*;
 pub use group::*;

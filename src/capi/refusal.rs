@@ -73,6 +73,7 @@ pub fn turning(open: &Open, code: i32) -> i32 {
     match Status::from_code(code).unwrap_or(Status::Failed) {
         Status::Panic => code, // that has been said
         Status::OwnThread => own_thread(),
+        Status::Closed => forked(),
         Status::Invalid => argument(
             "the group was opened with SQUALL_IDLE_YIELD or SQUALL_IDLE_SPIN and never sleeps: open \
              it with SQUALL_IDLE_PARK to arm it"
@@ -80,6 +81,13 @@ pub fn turning(open: &Open, code: i32) -> i32 {
         ),
         status => over(open, status),
     }
+}
+
+/// Returned from a callback in another process than it was called in.
+fn forked() -> i32 {
+    let detail =
+        "this process was forked in a callback, and the group is its parent's: open another";
+    refuse(Error::new(Status::Closed, detail))
 }
 
 /// The group has stopped, or is about to.

@@ -3,21 +3,23 @@
 
 use crate::failure::{Failure, fail};
 use crate::text::say;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use squall::sim::{self, Report, Row};
+use squall::sim::{self, BY, Line, Report, Row, World};
 use std::io::IsTerminal;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Whole groups run in one thread: real engines over a simulated fabric, moved by chance and judged
-after every step. A seed and this program's version reproduce a run.
+after every step. There are two worlds, which share the time: groups of one view, and groups whose
+views change, through crashes, errors of detectors, partitions, pauses, joins, leaves and restarts.
+A world, a seed and this program's version reproduce a run. What breaks a property is shrunk.
 
 Examples:
-  squall sim                      a hundred seeds
-  squall sim --seconds 60         as many as fit
-  squall sim --seed 7             one again, after a violation named it
+  squall sim                           a hundred seeds of each world
+  squall sim --seconds 60              as many as fit
+  squall sim --world views --seed 7    one again, after a violation named it
 
 The exit status is 1 if a property was violated, or if so many seeds should have reached more.";
 
@@ -25,6 +27,9 @@ The exit status is 1 if a property was violated, or if so many seeds should have
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
+    /// Run this world only
+    #[arg(long, value_enum)]
+    world: Option<Choice>,
     /// Run this seed only
     #[arg(long, conflicts_with_all = ["first", "seeds", "seconds"])]
     seed: Option<u64>,
@@ -48,17 +53,27 @@ pub struct Options {
     json: bool,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Choice {
+    /// Groups of one view
+    Fixed,
+    /// Groups whose views change
+    Views,
+}
+
 pub fn run(options: &Options) -> Result<(), Failure> {
     let plan = plan(options)?;
+    let worlds = if plan.world.is_some() { 1 } else { World::ALL.len() as u64 };
+    let all = worlds * plan.seeds.unwrap_or(1);
     let bar = std::io::stderr().is_terminal().then(|| {
-        let bar = ProgressBar::new(plan.budget.map_or(plan.seeds.unwrap_or(1), milliseconds));
+        let bar = ProgressBar::new(plan.budget.map_or(all, milliseconds));
         let template = "[{elapsed_precise}] {bar:40} {msg}";
         bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
         bar
     });
     let report = sim::run(&plan, &|report| {
         if let Some(bar) = &bar {
-            let seeds = report.seeds.end - report.seeds.start;
+            let seeds = seeds(report);
             bar.set_position(plan.budget.map_or(seeds, |_| milliseconds(report.took)));
             bar.set_message(format!("{seeds} seeds, {} deliveries", report.get(Row::Deliveries)));
         }
@@ -70,8 +85,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     say(&if options.json { json() } else { report.to_string() })?;
     match report.violations.first() {
         Some(violation) => {
-            let seed = violation.seed;
-            fail!("a property was violated; see it again with `squall sim --seed {seed}`")
+            let (world, seed) = (violation.world.name(), violation.seed);
+            fail!(
+                "a property was violated; see it again with `squall sim --world {world} --seed {seed}`"
+            )
         }
         None if passed(options, &report) => Ok(()),
         None => fail!(
@@ -89,9 +106,18 @@ fn milliseconds(time: Duration) -> u64 {
     time.as_millis() as u64
 }
 
+/// Of all worlds.
+fn seeds(report: &Report) -> u64 {
+    report.seeds.iter().map(|seeds| seeds.end - seeds.start).sum()
+}
+
 fn plan(options: &Options) -> Result<sim::Options, Failure> {
+    let world = options.world.map(|world| match world {
+        Choice::Fixed => World::Fixed,
+        Choice::Views => World::Views,
+    });
     if let Some(seed) = options.seed {
-        return Ok(sim::Options::replay(seed));
+        return Ok(sim::Options { world, ..sim::Options::replay(seed) });
     }
     if options.seeds == Some(0) || options.threads == Some(0) {
         let what = if options.seeds == Some(0) { "--seeds" } else { "--threads" };
@@ -109,15 +135,36 @@ fn plan(options: &Options) -> Result<sim::Options, Failure> {
         budget,
         threads: options.threads.unwrap_or_else(crate::machine::cores),
         violations_max: options.violations.max(1),
+        world,
     })
 }
 
 fn report_json(report: &Report, passed: bool) -> Value {
-    let lines = report.lines();
-    let lines =
-        lines.map(|line| json!({ "what": line.text, "count": line.count, "want": line.want }));
+    let line = |line: Line| json!({ "what": line.text, "count": line.count, "want": line.want });
+    let reached = |world| report.lines(world).map(line).collect::<Vec<_>>();
+    let steps = report.steps().map(|step| {
+        let by = BY.iter().zip(step.counts).map(|((_, name), count)| (name.to_string(), count));
+        let by: serde_json::Map<String, Value> =
+            by.map(|(name, count)| (name, count.into())).collect();
+        json!({ "step": step.name, "interrupted": by, "want": step.want })
+    });
+    let cases = report.cases().map(|case| {
+        let Line { text, count, want } = case.line;
+        json!({ "number": case.number, "what": text, "count": count, "want": want })
+    });
+    let worlds = World::ALL.map(|world| {
+        let seeds = &report.seeds[world as usize];
+        json!({
+            "world": world.name(),
+            "first": seeds.start,
+            "seeds": seeds.end - seeds.start,
+            "thread_seconds": report.spent[world as usize].as_secs_f64(),
+            "reached": reached(world),
+        })
+    });
     let violations = report.violations.iter().map(|violation| {
         json!({
+            "world": violation.world.name(),
             "seed": violation.seed,
             "step": violation.step,
             "property": violation.property,
@@ -127,11 +174,12 @@ fn report_json(report: &Report, passed: bool) -> Value {
     });
     json!({
         "passed": passed,
-        "first": report.seeds.start,
-        "seeds": report.seeds.end - report.seeds.start,
         "seconds": report.took.as_secs_f64(),
         "threads": report.threads,
-        "reached": lines.collect::<Vec<_>>(),
+        "worlds": worlds,
+        "views_per_seed": report.views_per_seed(),
+        "steps": steps.collect::<Vec<_>>(),
+        "cases": cases.collect::<Vec<_>>(),
         "violations": violations.collect::<Vec<_>>(),
     })
 }

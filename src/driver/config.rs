@@ -325,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_subgroups_and_may_ask_for_members() {
+        let mut config = Config::new("g", 1, 5);
+        config.subgroups[0].shards = Shards { count: 2, members_min: 2, members_max: 2 };
+        config.subgroups.push(SubgroupConfig { senders: Some(vec![4]), ..Default::default() });
+        let view = config.view().unwrap();
+        let ranks = |at: usize| view.subgroups[at].members.iter().map(|rank| rank.0).collect();
+        let shards: [Vec<u16>; 3] = [ranks(0), ranks(1), ranks(2)];
+        assert_eq!(shards, [vec![0, 2], vec![1, 3], vec![0, 1, 2, 3, 4]]);
+        assert_eq!(view.subgroups[2].senders[0].rank, Rank(4));
+        config.members = 3;
+        config.subgroups.pop();
+        let why = config.view().unwrap_err();
+        assert!(why.detail.contains("subgroup 0 has 3 members and needs 4"), "{why}");
+        let text = config.lasting_text(&config.rules(64).unwrap());
+        assert!(text.contains("subgroups=2\n") && text.contains("subgroup.0.members_max=2\n"));
+    }
+
+    #[test]
     fn defaults_make_a_view_of_all() {
         let view = Config::new("g", 1, 3).view().unwrap();
         assert_eq!(view.subgroups[0].members.len(), 3);

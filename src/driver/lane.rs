@@ -220,3 +220,74 @@ fn of_lane(what: crate::sst::lane::Dropped<'_>, subgroup: u16, lane: u16) -> Dro
     let crate::sst::lane::Dropped { ordinal, bytes, why } = what;
     Dropped { subgroup, lane, ordinal, bytes, why }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::Region;
+    use crate::sst::layout::{Mode, Shape};
+    use crate::sst::producer::Gate;
+    use crate::sst::ring::{LaneCells, Ring, Taker};
+    use std::sync::Arc;
+
+    fn ring() -> (Taker, Producer) {
+        let mode = Mode::Received;
+        let shape =
+            Shape { senders: 1, lanes: 1, mode, window: 4, message_bytes_max: 64, ring_bytes: 512 };
+        let ring = Ring::new(Arc::new(Region::heap(shape.lane().bytes as usize)), 0, &shape);
+        let gate = Gate { rows: Vec::new(), mode, sender: 0, senders: 1, hook: None };
+        let cells = LaneCells::new();
+        (
+            Taker::new(ring.clone(), cells.clone()),
+            Producer::new(ring, cells, gate, &shape, shape.ring_bytes),
+        )
+    }
+
+    /// The views of a member that sends in these lanes, one after the other.
+    fn view(of: &[(u16, u16)]) -> (Vec<(u16, u16, Taker)>, Vec<(u16, u16, Producer)>) {
+        let both = of.iter().map(|&(subgroup, lane)| {
+            let (taker, producer) = ring();
+            ((subgroup, lane, taker), (subgroup, lane, producer))
+        });
+        both.unzip()
+    }
+
+    fn end(takers: Vec<(u16, u16, Taker)>) -> Vec<(u16, u16, Kept)> {
+        let end = |(subgroup, lane, mut taker): (u16, u16, Taker)| {
+            taker.stop(Status::Again);
+            (subgroup, lane, taker.keep(0))
+        };
+        takers.into_iter().map(end).collect()
+    }
+
+    #[test]
+    fn each_lane_goes_its_own_way() {
+        let mut lanes = Lanes::new(None);
+        lanes.add(1, 1);
+        assert!(lanes.sender(0, 0).is_none(), "no view has it yet");
+        let (takers, producers) = view(&[(0, 0), (1, 0)]);
+        lanes.install(Vec::new(), producers, &mut |_| panic!("nothing was sent"));
+        let mut senders = [(0, 0), (1, 0), (1, 1)].map(|(s, l)| lanes.sender(s, l).unwrap());
+        assert!(lanes.sender(0, 0).is_none(), "taken already");
+        assert_eq!(senders[0].send(b"zero"), Ok(0));
+        assert_eq!(senders[1].send(b"one"), Ok(0));
+        assert_eq!(senders[2].send(b"none"), Err(Status::NotSender));
+
+        let (mut kept, mut dropped) = (end(takers), Vec::new());
+        assert_eq!(senders[0].send(b"between"), Err(Status::Again));
+        kept.reverse();
+        let (mut takers, producers) = view(&[(1, 1), (0, 0)]);
+        lanes.install(kept, producers, &mut |what| {
+            dropped.push((what.subgroup, what.lane, what.ordinal, what.bytes.to_vec(), what.why));
+        });
+        assert_eq!(dropped, [(1, 0, 0, b"one".to_vec(), Status::NotSender)]);
+        assert!(!lanes.has_left() && !lanes.has_work());
+        assert_eq!(takers.iter_mut().map(|of| of.2.waiting()).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(senders[0].send(b"again"), Ok(1));
+        assert_eq!(senders[1].send(b"none"), Err(Status::NotSender));
+        assert_eq!(senders[2].send(b"first"), Ok(0));
+        assert!(!lanes.pump(&mut |_| panic!("nothing is left")));
+        lanes.stop(Status::PeerLost);
+        assert_eq!(senders[1].send(b"none"), Err(Status::PeerLost));
+    }
+}

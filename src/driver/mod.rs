@@ -6,6 +6,8 @@
 //!     change asks for (`change`).
 //! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
 //!     for peers that sleep. The clock is read every `TICK_TURNS` turns.
+//! V4  A child that was forked in a delivery and returns from it touches nothing any more: it shares
+//!     the group's memory with its parent. Seen by one load per batch.
 
 mod assembly;
 mod change;
@@ -24,6 +26,7 @@ mod watch;
 
 use crate::base::{Events, Members, Nanos, Peer};
 use crate::error::{Fault, Status, Suspicion};
+use crate::fabric::shm::fork::forks;
 use crate::fabric::{Admission, Fabric};
 use crate::group::{Engine, State, Work};
 use crate::limits::BATCH_MAX;
@@ -86,6 +89,9 @@ struct Seen {
     inboxes: Vec<Inbox>,
 }
 
+/// This is a child that was forked in a callback and has returned from it.
+struct Forked;
+
 pub struct Driver {
     engine: Engine,
     table: Table,
@@ -110,6 +116,8 @@ pub struct Driver {
     changing: bool,
     /// Busy turns at the last tick.
     busy_before: u64,
+    /// In which process this is (`forks`).
+    forks: u64,
     counters: Counters,
     /// By subgroup of the view.
     delivered: Vec<Delivered>,
@@ -148,6 +156,7 @@ impl Driver {
             changing: views.is_some(),
             views,
             busy_before: 0,
+            forks: forks(),
             counters: Counters::default(),
             delivered,
             page,
@@ -177,7 +186,11 @@ impl Driver {
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
         let most =
             self.views.as_ref().map_or(limit, |views| limit.min(views.detectors.breath.limit()));
-        let delivered = self.deliver(most);
+        let Ok(delivered) = self.deliver(most) else {
+            self.engine.abandon();
+            self.stopped = Some(Status::Closed);
+            return Turn { delivered: 0, busy: false };
+        };
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
         if !self.work.revoke.is_empty() {
             self.revoke(self.work.revoke);
@@ -212,7 +225,7 @@ impl Driver {
 
     /// Calls the application for what the work says, within the limit.
     #[inline]
-    fn deliver(&mut self, limit: u32) -> u32 {
+    fn deliver(&mut self, limit: u32) -> Result<u32, Forked> {
         let mut delivered = 0;
         for at in 0..self.work.deliver.len() {
             let most = (limit - delivered).min(BATCH_MAX as u32) as usize;
@@ -226,6 +239,9 @@ impl Driver {
             let batch = self.batch.messages();
             if !batch.is_empty() {
                 self.application.deliver(multicast.subgroup as u16, batch);
+                if forks() != self.forks {
+                    return Err(Forked); // V4
+                }
                 delivered += batch.len() as u32;
                 let counted = &mut self.delivered[multicast.subgroup];
                 counted.messages += batch.len() as u64;
@@ -238,7 +254,7 @@ impl Driver {
                 break;
             }
         }
-        delivered
+        Ok(delivered)
     }
 
     /// Reads the clock, and what is due by it.

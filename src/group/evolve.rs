@@ -39,6 +39,7 @@ pub(super) struct Evolution {
 
 impl Engine {
     /// As `new`, for a view that others may follow. `table` is fresh: nothing of mine is in it.
+    /// Roster and carry are sound: what a joiner has from its sponsor it checks first.
     pub fn evolving(
         view: View,
         table: &mut Table,
@@ -47,7 +48,7 @@ impl Engine {
         options: Options,
     ) -> Engine {
         assert!(roster.me == view.me && roster.len() == view.members);
-        assert!(roster.epoch == view.epoch);
+        assert!(roster.epoch == view.epoch && roster.is_sound() && carry.is_sound(&roster));
         let departed = carry.suspects;
         let membership = Membership::new(roster, &view.subgroups, carry, options, table);
         let mut engine = Engine::new(view, table, takers, options.posting);
@@ -65,6 +66,7 @@ impl Engine {
     }
 
     /// The poll of a view that may end.
+    #[inline(never)]
     pub(super) fn poll_evolving(
         &mut self,
         now: Nanos,
@@ -123,15 +125,19 @@ impl Engine {
 
     /// What may be delivered, in turns.
     pub(super) fn offer(&mut self, work: &mut Work) {
-        for at in (self.turn..self.multicasts.len()).chain(0..self.turn) {
+        let count = self.multicasts.len();
+        for step in 0..count {
+            let at = self.turn + step;
+            let at = if at < count { at } else { at - count };
             if let Some(upto) = self.multicasts[at].deliverable() {
                 work.deliver.push(Delivery { at, upto });
             }
         }
-        self.turn = if self.turn + 1 < self.multicasts.len() { self.turn + 1 } else { 0 };
+        self.turn = if self.turn + 1 < count { self.turn + 1 } else { 0 };
     }
 
     /// The second half of `done`.
+    #[inline(never)]
     pub(super) fn done_evolving(&mut self, table: &mut Table, events: &Events, work: &mut Work) {
         let mut evolution = self.evolution.take().expect("views may change");
         let full = events.full.union(self.departed);
@@ -237,3 +243,6 @@ impl Evolution {
         !self.over && (self.again || !self.heard.is_empty() || news)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -292,6 +292,11 @@ impl Engine {
         }
     }
 
+    /// Stops without a word to anybody: the memory is no longer this process's to write.
+    pub fn abandon(&mut self) {
+        self.stop(Status::Closed, None);
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

@@ -54,6 +54,16 @@ impl Batch {
         self.bytes
     }
 
+    /// Appends one; false: there is no room.
+    #[inline]
+    pub(crate) fn push(&mut self, message: Message) -> bool {
+        let Some(place) = self.room.get_mut(self.len) else { return false };
+        self.bytes += u64::from(message.len);
+        self.len += 1;
+        *place = message;
+        true
+    }
+
     /// Places for up to `most` more, to be filled from the first on; then `filled`.
     #[inline]
     pub(crate) fn free(&mut self, most: usize) -> &mut [Message] {

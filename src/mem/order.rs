@@ -145,6 +145,14 @@ pub fn fence() {
     atomic_fence(Ordering::SeqCst);
 }
 
+/// My earlier stores stay before my later loads as far as the compiler goes; the processor is made
+/// to by who needs it (`thread::order_all_threads`).
+#[cfg(not(loom))]
+#[inline(always)]
+pub fn keep_order() {
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;

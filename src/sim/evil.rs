@@ -2,7 +2,7 @@
 //! A member that writes garbage: into its own words, its slots, and whatever its peers can see of
 //! them. Its victims may cut it off or not; they must not panic, read out of bounds or run for ever.
 
-use super::report::Row;
+use super::rows::Row;
 use super::world::World;
 use crate::base::Epoch;
 use crate::limits::{COUNT_MAX, DESCRIPTOR_BYTES, RUN_BYTES, SLOT_ALIGN};

@@ -6,7 +6,7 @@
 //! word by word as they land (F3). Where a mirror is the owner's memory there is nothing to land.
 
 use super::dice::Dice;
-use super::report::{Row, Tallies};
+use super::rows::{Row, Tallies};
 use crate::base::{Members, POST_WORDS_MAX, Post, Rank, RingId};
 use crate::mem::Region;
 use crate::mutant;
@@ -41,6 +41,14 @@ pub struct Landed {
     pub regressed: Option<(usize, u64, u64)>,
     /// The queue was at its limit and is no more.
     pub room_again: bool,
+}
+
+/// Where the posts of one who died were cut short on their way to a peer: the first byte of the
+/// words that were the last to land, and of those that were the first not to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Torn {
+    pub kept: Option<usize>,
+    pub lost: Option<usize>,
 }
 
 pub struct Wires {
@@ -148,12 +156,34 @@ impl Wires {
     }
 
     /// `from` dies: of what it has posted to each peer, a random part never lands.
-    pub fn cut_off(&mut self, from: Rank, dice: &Dice) {
+    pub fn cut_off(&mut self, from: Rank, dice: &Dice) -> Vec<Torn> {
+        let mut torn = Vec::new();
         for wire in &mut self.wires[from.index() * self.members..][..self.members] {
             let keep = dice.below(wire.queue.len() as u64 + 1) as usize;
             self.queued -= wire.queue.len() - keep;
+            let byte = |parcel: &Parcel| match parcel {
+                Parcel::Words { at, .. } => Some(*at as usize),
+                Parcel::Span { .. } => None,
+            };
+            let kept = keep.checked_sub(1).and_then(|last| byte(&wire.queue[last]));
+            let lost = wire.queue.get(keep).and_then(byte);
+            torn.push(Torn { kept, lost });
             wire.queue.truncate(keep);
         }
+        torn
+    }
+
+    /// What a word of `from` will be at `to` once all that is on its way has landed.
+    pub fn eventual(&self, from: Rank, to: Rank, byte: usize) -> u64 {
+        let at = from.index() * self.members + to.index();
+        let on_its_way = self.wires[at].queue.iter().rev().find_map(|parcel| match parcel {
+            Parcel::Words { at, values, len, .. } => {
+                let word = byte.checked_sub(*at as usize)? / 8;
+                (word < usize::from(*len)).then(|| values[word])
+            }
+            Parcel::Span { .. } => None,
+        });
+        on_its_way.unwrap_or_else(|| self.mirrors[at].cell(byte).own())
     }
 
     /// Nothing of what is on its way between the two lands any more.

@@ -2,11 +2,11 @@
 //! One application thread: it sends by copy, in pieces, in place, late, or not after all.
 
 use super::dice::Pattern;
-use super::node::Phase;
 use super::oracle::{Broken, ROOM};
 use super::plan::{LanePlan, Sizes};
-use super::report::Row;
-use super::world::{AWAKE, World};
+use super::rows::Row;
+use super::turn::Phase;
+use super::world::World;
 use crate::error::Status;
 use crate::sst::producer::Producer;
 use crate::sst::stores::Stores;
@@ -211,7 +211,7 @@ impl World {
         // A thread that also polls: it sends between two turns, and not while it sleeps in one.
         let _turn = if habit.same_thread {
             let Ok(node) = self.nodes[rank].try_borrow_mut() else { return };
-            if node.phase != Phase::Poll || self.asleep[rank].get() != AWAKE {
+            if node.turn.phase != Phase::Poll || !self.is_awake(rank) {
                 return;
             }
             Some(node)

@@ -5,42 +5,55 @@
 //! order in which things happen. A run is reproducible from its seed (and the commit) alone. What
 //! was reached is counted, so that empty seeds cannot pass.
 
+mod coverage;
 mod dice;
 mod evil;
 mod fabric;
 mod lane;
 mod node;
 mod oracle;
+mod parts;
 mod plan;
 mod report;
+mod rows;
+mod run;
+mod shrink;
+mod smaller;
+mod turn;
 mod views;
 mod world;
 
 #[cfg(test)]
 mod mutants;
 
+pub use coverage::BY;
 pub use plan::Plan;
-pub use report::{Line, Report, Row, Violation};
+pub use report::{Case, Line, Report, Step, Violation, World};
+pub use rows::Row;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// What to run. Seeds are taken in ascending order until one of the two limits is reached.
+/// What to run. In each world, seeds are taken in ascending order until one of the limits is
+/// reached; the worlds share the time.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub first: u64,
-    /// How many seeds at most.
+    /// How many seeds at most, of each world.
     pub seeds: Option<u64>,
     /// No new seed is begun after this.
     pub budget: Option<Duration>,
     pub threads: usize,
     /// Violations after which the run ends.
     pub violations_max: usize,
+    /// This world only.
+    pub world: Option<World>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { first: 1, seeds: Some(100), budget: None, threads: 2, violations_max: 1 }
+        let seeds = Some(100);
+        Options { first: 1, seeds, budget: None, threads: 2, violations_max: 1, world: None }
     }
 }
 
@@ -48,6 +61,19 @@ impl Options {
     /// One seed again.
     pub fn replay(seed: u64) -> Options {
         Options { first: seed, seeds: Some(1), threads: 1, ..Options::default() }
+    }
+
+    /// The world whose turn it is, and its next seed: the one that is behind its share of the time.
+    fn next(&self, report: &Report) -> Option<(World, u64)> {
+        // What can go wrong is mostly in the changes of views.
+        const SHARES: [u32; 2] = [1, 2];
+        let begun = |world: World| report.seeds[world as usize].end - self.first;
+        let open = World::ALL.into_iter().filter(|world| {
+            self.world.is_none_or(|only| only == *world)
+                && self.seeds.is_none_or(|seeds| begun(*world) < seeds)
+        });
+        let behind = |world: &World| report.spent[*world as usize] / SHARES[*world as usize];
+        open.min_by_key(behind).map(|world| (world, report.seeds[world as usize].end))
     }
 }
 
@@ -75,24 +101,39 @@ fn run_thread(
 ) {
     let lock = || report.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     loop {
-        let seed = {
+        let (world, seed) = {
             let mut report = lock();
-            let seed = report.seeds.end;
-            let spent = options.seeds.is_some_and(|seeds| seed - options.first >= seeds)
-                || options.budget.is_some_and(|budget| start.elapsed() >= budget);
+            let spent = options.budget.is_some_and(|budget| start.elapsed() >= budget);
             if spent || report.violations.len() >= options.violations_max {
                 return;
             }
-            report.seeds.end += 1;
-            seed
+            let Some((world, seed)) = options.next(&report) else { return };
+            report.seeds[world as usize].end += 1;
+            (world, seed)
         };
-        let violation = world::run_seed(seed, |tallies| lock().absorb(tallies));
-        let violation =
-            violation.or_else(|| views::run_seed(seed, |tallies| lock().absorb(tallies)));
+        let began = Instant::now();
+        let violation = run_seed(world, seed, |tallies| lock().absorb(tallies));
         let mut report = lock();
         report.violations.extend(violation);
+        report.spent[world as usize] += began.elapsed();
         report.took = start.elapsed();
         progress(&report);
+    }
+}
+
+/// One seed; what it breaks is shrunk to less that breaks the same.
+fn run_seed(world: World, seed: u64, absorb: impl FnOnce(&rows::Tallies)) -> Option<Violation> {
+    match world {
+        World::Fixed => {
+            let plan = Plan::new(seed);
+            let found = world::run_plan(plan.clone(), absorb)?;
+            Some(shrink::shrink(plan, found, |plan| world::run_plan(plan.clone(), |_| ())))
+        }
+        World::Views => {
+            let plan = views::Plan::new(seed);
+            let found = views::run_plan(plan.clone(), absorb)?;
+            Some(shrink::shrink(plan, found, |plan| views::run_plan(plan.clone(), |_| ())))
+        }
     }
 }
 
@@ -108,47 +149,27 @@ mod tests {
         assert!(report.get(Row::Deliveries) > 10_000, "{report}");
     }
 
-    /// `SECONDS=60 cargo test --release --lib sim::tests::long_views -- --ignored --nocapture`, or
-    /// `SEED=7` for one: views only.
+    /// A failing seed of either world is shrunk, to the same page each time.
     #[test]
-    #[ignore = "as long as one wants"]
-    fn long_views() {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-        let start = Instant::now();
-        let (mut report, mut seed) = (Report::new(1, 1), number("FIRST").unwrap_or(1));
-        let only = number("SEED");
-        while start.elapsed().as_secs() < number("SECONDS").unwrap_or(10) {
-            let at = only.unwrap_or(seed);
-            let violation = views::run_seed(at, |tallies| report.absorb(tallies));
-            seed += 1;
-            report.violations.extend(violation);
-            if !report.violations.is_empty() || only.is_some() {
-                break;
-            }
+    fn what_fails_is_made_smaller() {
+        let faults =
+            [(World::Views, "wire-own-message-lost"), (World::Fixed, "released-before-callback")];
+        for (world, fault) in faults {
+            crate::mutants::plant(Some(fault));
+            let found = (1..1000).find_map(|seed| run_seed(world, seed, |_| ())).expect("it dies");
+            let again = run_seed(world, found.seed, |_| ()).expect("it dies again");
+            crate::mutants::plant(None);
+            println!("{found}");
+            assert_eq!(found.page, again.page);
+            let [before, after] = found.page.split("shrunk").collect::<Vec<_>>()[..] else {
+                panic!("a plan, and what became of it")
+            };
+            let steps = |page: &str| {
+                let before = page.split(" steps, ").next().unwrap_or("");
+                before.rsplit(' ').next().and_then(|word| word.parse::<u64>().ok())
+            };
+            assert!(steps(after) < steps(before), "{found}");
         }
-        (report.seeds.end, report.took) = (seed, start.elapsed());
-        println!("{report}");
-        assert!(report.violations.is_empty());
-    }
-
-    /// `SECONDS=180 cargo test --release --lib sim::tests::long -- --ignored --nocapture`, or
-    /// `SEED=7` for one.
-    #[test]
-    #[ignore = "as long as one wants"]
-    fn long_run() {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-        let options = match number("SEED") {
-            Some(seed) => Options::replay(seed),
-            None => Options {
-                first: number("FIRST").unwrap_or(1),
-                seeds: None,
-                budget: Some(Duration::from_secs(number("SECONDS").unwrap_or(10))),
-                ..Options::default()
-            },
-        };
-        let report = run(&options, &|_| ());
-        println!("{report}");
-        assert!(report.passed());
     }
 
     #[test]
@@ -156,8 +177,12 @@ mod tests {
         for seed in [1, 2, 3, 5, 8, 13] {
             let (one, two) =
                 (run(&Options::replay(seed), &|_| ()), run(&Options::replay(seed), &|_| ()));
-            let lines = |report: &Report| report.lines().collect::<Vec<_>>();
-            assert_eq!(lines(&one), lines(&two));
+            let all = |report: &Report| {
+                let rows = World::ALL.into_iter().flat_map(|world| report.lines(world));
+                let cases = report.cases().map(|case| case.line);
+                (rows.chain(cases).collect::<Vec<_>>(), report.steps().collect::<Vec<_>>())
+            };
+            assert_eq!(all(&one), all(&two));
         }
     }
 }

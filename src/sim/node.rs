@@ -2,44 +2,21 @@
 //! One member's turn thread: the driver's turn, one step at a time.
 
 use super::oracle::{ENDING, TRUST};
-use super::report::Row;
-use super::world::{ASLEEP, ASLEEP_FOR_ROOM, AWAKE, World};
-use crate::base::{Events, Members, Nanos, Post, Rank};
+use super::rows::Row;
+use super::turn::{Phase, Turn};
+use super::world::World;
+use crate::base::{Members, Nanos, Post, Rank};
 use crate::error::Status;
-use crate::group::{Engine, State, Work};
-use crate::limits::BATCH_MAX;
-use crate::mem::Batch;
+use crate::group::{Engine, State};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
-
-/// Where in its turn a member is: what its next step will do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    Poll,
-    Collect,
-    Callback,
-    Done,
-    Post,
-}
 
 pub struct Node {
     rank: Rank,
     engine: Engine,
     table: Table,
     inboxes: Vec<Inbox>,
-    work: Work,
-    events: Events,
-    batch: Batch,
-    pub phase: Phase,
-    /// Position in `work.deliver`; messages that this turn may still deliver.
-    cursor: usize,
-    budget: u64,
-    /// Steps that the callback still takes; the world's count when it began.
-    callback_steps: u64,
-    callback_began: u64,
-    delivered: u64,
-    /// Whether the turn so far did anything.
-    busy: bool,
+    pub turn: Turn,
     pub paused_until: u64,
     stopped: bool,
     /// It has been told of the departure.
@@ -58,16 +35,7 @@ impl Node {
             engine,
             table,
             inboxes,
-            work: Work::new(),
-            events: Events::default(),
-            batch: Batch::new(BATCH_MAX),
-            phase: Phase::Poll,
-            cursor: 0,
-            budget: 0,
-            callback_steps: 0,
-            callback_began: 0,
-            delivered: 0,
-            busy: false,
+            turn: Turn::new(),
             paused_until: 0,
             stopped: false,
             told: false,
@@ -76,7 +44,7 @@ impl Node {
 
     /// The next step of the turn. Afterwards `phase` is `Poll` if the turn is over.
     pub fn step(&mut self, world: &World) {
-        match self.phase {
+        match self.turn.phase {
             Phase::Poll => self.poll(world),
             Phase::Collect => self.collect(world),
             Phase::Callback => self.callback(world),
@@ -86,58 +54,54 @@ impl Node {
     }
 
     fn poll(&mut self, world: &World) {
-        self.busy = false;
+        self.turn.busy = false;
         if self.stopped {
             return;
         }
         world.tallies.one(Row::Turns);
         world.note("polls", [self.rank.0.into(), 0, 0, 0]);
-        self.events.full = world.wires.borrow().full(self.rank);
-        world.tallies.add(Row::FullTurns, (!self.events.full.is_empty()).into());
+        self.turn.events.full = world.wires.borrow().full(self.rank);
+        world.tallies.add(Row::FullTurns, (!self.turn.events.full.is_empty()).into());
         self.hear_of_departure(world);
         world.polling.set(world.polling.get() + 1);
-        if self.engine.is_still(&self.table, &self.events) {
+        if self.engine.is_still(&self.table, &self.turn.events) {
             world.polling.set(world.polling.get() - 1);
-            self.work.clear();
-            (self.cursor, self.delivered, self.phase) = (0, 0, Phase::Post);
+            self.turn.skip();
             return;
         }
         let now = Nanos(world.now.get());
-        self.engine.poll(now, &mut self.table, &self.events, &mut self.work);
+        self.engine.poll(now, &mut self.table, &self.turn.events, &mut self.turn.work);
         world.polling.set(world.polling.get() - 1);
         self.count_wraps(world);
         self.look_at_cells(world);
         self.trust(world);
-        self.cursor = 0;
-        self.delivered = 0;
-        self.budget = world.dice.range(1, world.plan.budget_max);
-        self.phase = if self.work.deliver.is_empty() { Phase::Done } else { Phase::Collect };
+        self.turn.begin(world.dice.range(1, world.plan.budget_max));
     }
 
     /// A connection ends after what was posted on it has landed; each peer hears of it some time.
     fn hear_of_departure(&mut self, world: &World) {
-        self.events.lost = Members::NONE;
+        self.turn.events.lost = Members::NONE;
         let Some(gone) = world.gone.get().filter(|_| !self.told) else { return };
         let over = world.wires.borrow().is_idle(gone, self.rank);
         if over && (world.hush.get() || world.dice.chance(40)) {
             world.note("hears of it", [self.rank.0.into(), gone.0.into(), 0, 0]);
             world.stir();
             self.told = true;
-            self.events.lost.insert(gone);
+            self.turn.events.lost.insert(gone);
         }
     }
 
     /// The member departs: with a farewell, after its last turns; without, wherever it is.
     pub fn depart(&mut self, farewell: bool, world: &World) {
         if !farewell {
-            self.batch.clear();
+            self.turn.batch.clear();
             return;
         }
         // Whoever closes has posted everything.
         for _ in 0..4 {
             loop {
                 self.step(world);
-                if self.phase == Phase::Poll {
+                if self.turn.phase == Phase::Poll {
                     break;
                 }
             }
@@ -191,7 +155,7 @@ impl Node {
     fn look_at_cells(&mut self, world: &World) {
         let outcome = world.oracle.borrow_mut().monotone(self.rank, &world.wires.borrow());
         if world.check(outcome) {
-            self.busy = true;
+            self.turn.busy = true;
             world.stir();
         }
     }
@@ -236,19 +200,13 @@ impl Node {
     }
 
     fn collect(&mut self, world: &World) {
-        if self.cursor == self.work.deliver.len() || self.budget == 0 {
-            self.phase = Phase::Done;
-            return;
-        }
-        let delivery = self.work.deliver[self.cursor];
+        let Some((delivery, most)) = self.turn.next() else { return };
         let multicast = self.engine.multicast_mut(delivery.at);
         let inbox = &mut self.inboxes[delivery.at];
-        let most = self.budget.min(BATCH_MAX as u64) as usize;
-        let outcome = multicast.collect(inbox, delivery.upto, &mut self.batch, most);
-        self.budget -= self.batch.messages().len() as u64;
-        world.tallies.add(Row::CutShort, (self.budget == 0).into());
+        let outcome = multicast.collect(inbox, delivery.upto, &mut self.turn.batch, most);
+        world.tallies.add(Row::CutShort, self.turn.collected().into());
         let subgroup = multicast.subgroup;
-        for message in self.batch.messages() {
+        for message in self.turn.batch.messages() {
             let (sender, lane) = (u64::from(message.rank), u64::from(message.lane));
             world.note("delivers", [self.rank.0.into(), message.number, sender, lane]);
             let wires = world.wires.borrow();
@@ -262,17 +220,11 @@ impl Node {
             ));
         }
         if let Err(bad) = outcome {
-            self.engine.bad_slot(delivery.at, bad, &mut self.work);
+            self.engine.bad_slot(delivery.at, bad, &mut self.turn.work);
             self.trust(world);
         }
-        if self.batch.messages().is_empty() {
-            self.cursor += 1;
-        } else {
-            self.busy = true;
+        if self.turn.calls_back(world.now.get(), world.plan.callback_steps, &world.dice) {
             world.stir();
-            self.callback_steps = world.dice.range(0, world.plan.callback_steps);
-            self.callback_began = world.now.get();
-            self.phase = Phase::Callback;
         }
     }
 
@@ -284,34 +236,31 @@ impl Node {
                 world.send_from_callback(world.dice.pick(lanes));
             }
         }
-        if self.callback_steps > 0 {
-            self.callback_steps -= 1;
+        if !self.turn.returns() {
             return;
         }
-        world.tallies.add(Row::MovedInCallback, (world.now.get() > self.callback_began).into());
-        let delivery = self.work.deliver[self.cursor];
+        world.tallies.add(Row::MovedInCallback, self.turn.was_interrupted(world.now.get()).into());
+        let delivery = self.turn.delivery();
         let subgroup = self.engine.multicast(delivery.at).subgroup;
-        world.check(world.oracle.borrow().still(self.rank, subgroup, self.batch.messages()));
-        world.oracle.borrow_mut().returned(self.rank, subgroup, self.batch.messages());
-        self.delivered += self.batch.messages().len() as u64;
-        self.batch.clear();
-        self.cursor += 1;
-        self.phase = Phase::Collect;
+        let batch = self.turn.batch.messages();
+        world.check(world.oracle.borrow().still(self.rank, subgroup, batch));
+        world.oracle.borrow_mut().returned(self.rank, subgroup, batch);
+        self.turn.returned();
     }
 
     fn done(&mut self, world: &World) {
-        world.note("done", [self.rank.0.into(), self.delivered, 0, 0]);
-        self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
+        world.note("done", [self.rank.0.into(), self.turn.delivered, 0, 0]);
+        self.engine.done(&self.inboxes, &mut self.table, &self.turn.events, &mut self.turn.work);
         self.look_at_cells(world);
-        self.busy |= !self.work.posts.is_empty();
-        self.phase = Phase::Post;
+        self.turn.busy |= !self.turn.work.posts.is_empty();
+        self.turn.phase = Phase::Post;
     }
 
     fn post(&mut self, world: &World) {
-        self.phase = Phase::Poll;
+        self.turn.phase = Phase::Poll;
         let turns = &world.turns[self.rank.index()];
         turns.set(turns.get() + 1);
-        let posts = &self.work.posts;
+        let posts = &self.turn.work.posts;
         if !posts.is_empty() {
             world.stir();
             world.note("posts", [self.rank.0.into(), posts.len() as u64, 0, 0]);
@@ -319,7 +268,7 @@ impl Node {
             world.wires.borrow_mut().post(self.rank, posts, &world.dice);
         }
         // Shared memory: the stores are there; who sleeps is rung.
-        for post in &self.work.posts {
+        for post in &self.turn.work.posts {
             let news = !matches!(post, Post::Bell { news: false, .. });
             for to in post.to().iter() {
                 if !world.plan.lazy(self.rank.index(), to.index()) {
@@ -333,7 +282,7 @@ impl Node {
             self.paused_until = until(world.plan.pause_max);
             world.wires.borrow_mut().stick(until(world.plan.pause_max), &world.dice);
         }
-        if world.plan.parking && !self.busy {
+        if world.plan.parking && !self.turn.busy {
             self.park(world);
         }
     }
@@ -341,7 +290,7 @@ impl Node {
     fn count_spans(&self, world: &World) {
         let mut before: Option<(Members, crate::base::RingId)> = None;
         let all = Members::from_ranks((0..world.plan.members as u16).map(Rank));
-        for post in &self.work.posts {
+        for post in &self.turn.work.posts {
             let Post::Span { to, ring, from, .. } = *post else {
                 before = None;
                 continue;
@@ -352,7 +301,7 @@ impl Node {
             before = Some((to, ring));
         }
         // Different peers get different ranges: some had missed a few.
-        let spans = self.work.posts.iter().filter(|post| matches!(post, Post::Span { .. }));
+        let spans = self.turn.work.posts.iter().filter(|post| matches!(post, Post::Span { .. }));
         let to: Vec<Members> = spans.map(Post::to).collect();
         let split = to.iter().any(|set| *set != to[0] && *set != all);
         world.tallies.add(Row::CaughtUp, split.into());
@@ -360,15 +309,15 @@ impl Node {
 
     /// Says "asleep", looks again, sleeps.
     fn park(&mut self, world: &World) {
-        let asleep = &world.asleep[self.rank.index()];
         let room = self.engine.waits_for_room();
-        asleep.set(if room { ASLEEP_FOR_ROOM } else { ASLEEP });
-        self.events.full = world.wires.borrow().full(self.rank);
+        world.sleep(self.rank.index(), room);
+        self.turn.events.full = world.wires.borrow().full(self.rank);
         let blind = crate::mutant!("sleep-without-looking-again");
         let news = world.gone.get().is_some() && !self.told;
-        if self.stopped || news || (!blind && self.engine.has_work(&self.table, &self.events)) {
-            asleep.set(AWAKE);
-        } else if asleep.get() != AWAKE {
+        if self.stopped || news || (!blind && self.engine.has_work(&self.table, &self.turn.events))
+        {
+            world.rouse(self.rank.index());
+        } else if !world.is_awake(self.rank.index()) {
             world.note("sleeps", [self.rank.0.into(), room.into(), 0, 0]);
             world.tallies.one(Row::Sleeps);
         }

@@ -5,12 +5,12 @@
 use super::dice::Pattern;
 use super::fabric::Wires;
 use super::plan::Plan;
-use super::report::{Row, Tallies};
+use super::rows::{Row, Tallies};
 use crate::base::{Count, Number, Rank};
 use crate::group::view::Subgroup;
 use crate::mem::Message;
 use crate::sst::frontier;
-use crate::sst::layout::{Layout, Mode};
+use crate::sst::layout::{Layout, Mode, SubgroupColumns};
 use crate::sst::ring::slot_bytes;
 use std::collections::VecDeque;
 
@@ -223,8 +223,7 @@ impl Oracle {
         stream
             .in_order(at, Entry { number: message.number, s, ordinal }, tallies)
             .map_err(|(property, detail)| (property, format!("{}: {detail}", name())))?;
-        stream
-            .stable(subgroup, s, message, ordinal, wires, layout)
+        is_everywhere(&stream.spec, &layout.subgroups[subgroup], message, ordinal, wires)
             .map_err(|detail| (STABILITY, format!("{}: {detail}", name())))
     }
 
@@ -384,38 +383,6 @@ impl Stream {
         Ok(())
     }
 
-    /// Every member has the message: in its mirror, and so says its own prefix.
-    fn stable(
-        &self,
-        subgroup: usize,
-        s: usize,
-        message: &Message,
-        ordinal: u64,
-        wires: &Wires,
-        layout: &Layout,
-    ) -> Result<(), String> {
-        let columns = &layout.subgroups[subgroup];
-        let sender = self.spec.senders[s];
-        let lane = usize::from(sender.lane);
-        for &member in &self.members {
-            let prefix = wires.blocks[member.index()].cell(columns.prefix.byte(0)).own();
-            if prefix <= message.number {
-                return Err(format!("the prefix of member {} is {prefix}", member.0));
-            }
-            let mirror = wires.mirror(sender.rank.index(), member.index());
-            let head = mirror.cell(columns.head.byte(lane)).own();
-            let slots = mirror.cell(columns.slots.byte(lane)).own();
-            let index = message.number / self.spec.senders.len() as u64;
-            if head <= index || slots <= ordinal {
-                return Err(format!(
-                    "member {} has {head} indices and {slots} slots of it",
-                    member.0
-                ));
-            }
-        }
-        Ok(())
-    }
-
     fn exact_nulls(&self, subgroup: usize, wires: &Wires, layout: &Layout) -> Result<(), Broken> {
         let (columns, senders) = (&layout.subgroups[subgroup], self.spec.senders.len());
         let last = self.readers.iter().filter_map(|reader| reader.number).max();
@@ -447,4 +414,31 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Every member of the subgroup has the message, its sender's slot `slot`: in its mirror, and so
+/// says its own prefix.
+pub fn is_everywhere(
+    spec: &Subgroup,
+    columns: &SubgroupColumns,
+    message: &Message,
+    slot: u64,
+    wires: &Wires,
+) -> Result<(), String> {
+    let senders = spec.senders.len() as u64;
+    let sender = spec.senders[(message.number % senders) as usize];
+    let lane = usize::from(sender.lane);
+    for &member in &spec.members {
+        let prefix = wires.blocks[member.index()].cell(columns.prefix.byte(0)).own();
+        if prefix <= message.number {
+            return Err(format!("the prefix of member {} is {prefix}", member.0));
+        }
+        let mirror = wires.mirror(sender.rank.index(), member.index());
+        let head = mirror.cell(columns.head.byte(lane)).own();
+        let slots = mirror.cell(columns.slots.byte(lane)).own();
+        if head <= message.number / senders || slots <= slot {
+            return Err(format!("member {} has {head} indices and {slots} slots of it", member.0));
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! states of one kind are not washed away by the others.
 
 use super::dice::Dice;
+use super::run::Hooks;
 use crate::base::{Posting, Rank};
 use crate::group::view::Subgroup;
 use crate::limits::SLOT_ALIGN;
@@ -67,23 +68,22 @@ pub struct LanePlan {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    /// Another course of events of the same plan.
+    pub salt: u64,
     pub members: usize,
     pub subgroups: Vec<Subgroup>,
     pub hot_bytes: Vec<u64>,
     pub lanes: Vec<LanePlan>,
     pub posting: Posting,
     /// By owner and reader: whether the reader has a mirror of its own that a NIC writes.
-    lazy: Vec<bool>,
+    pub(super) lazy: Vec<bool>,
     pub parking: bool,
     pub evil: Option<Rank>,
     /// Who departs at the end, and whether in good order.
     pub leaver: Option<(Rank, bool)>,
     pub phases: u32,
     pub steps: u64,
-    /// Of 256 words observed or advanced, how many let the world move first; how much; how deep.
-    pub hook_chance: u32,
-    pub hook_moves: u64,
-    pub depth_max: u32,
+    pub hooks: Hooks,
     /// Of 256 steps of a member, how many go through a whole turn.
     pub fuse: u32,
     pub budget_max: u64,
@@ -115,6 +115,7 @@ impl Plan {
             .then(|| (Rank(dice.below(members as u64) as u16), dice.chance(170)));
         let mut plan = Plan {
             seed,
+            salt: 0,
             members,
             subgroups,
             hot_bytes,
@@ -125,9 +126,11 @@ impl Plan {
             leaver,
             phases: dice.range(2, 4) as u32,
             steps: dice.range(2_000, 12_000),
-            hook_chance: dice.pick(&[0, 8, 32, 96, 160]),
-            hook_moves: dice.range(1, 3),
-            depth_max: dice.range(1, 3) as u32,
+            hooks: Hooks {
+                chance: dice.pick(&[0, 8, 32, 96, 160]),
+                moves: dice.range(1, 3),
+                depth_max: dice.range(1, 3) as u32,
+            },
             fuse: dice.pick(&[0, 128, 230, 256]),
             budget_max: dice.pick(&[1, 3, 16, 256, 256]),
             callback_steps: dice.pick(&[0, 0, 2, 6]),
@@ -278,7 +281,10 @@ impl fmt::Display for Plan {
             self.members,
             self.posting,
             self.lazy.len(),
-            self.queue_limit,
+            match self.queue_limit {
+                usize::MAX => "none".into(),
+                limit => limit.to_string(),
+            },
             self.parking,
             self.evil,
             self.leaver
@@ -296,10 +302,12 @@ impl fmt::Display for Plan {
         }
         write!(
             f,
-            "  hook {}/256 x{} depth {}, fuse {}, budget {}, pauses {}/256 to {}",
-            self.hook_chance,
-            self.hook_moves,
-            self.depth_max,
+            "  {} times {} steps, hook {}/256 x{} depth {}, fuse {}, budget {}, pauses {}/256 to {}",
+            self.phases,
+            self.steps,
+            self.hooks.chance,
+            self.hooks.moves,
+            self.hooks.depth_max,
             self.fuse,
             self.budget_max,
             self.pause_chance,

@@ -1,136 +1,49 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a run has reached: counters with what they mean and how much a full run must show, and the
-//! page that tells of a violation.
+//! What a run has reached, how much it had to, and the page that tells of a violation.
 
-use std::cell::Cell;
+use super::coverage::{self, BY, CASES, Reached, STEPS, count, step_name};
+use super::rows::{self, ROWS, Row, Tallies};
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
-macro_rules! rows {
-    ($($name:ident $want:literal $text:literal,)*) => {
-        /// What is counted.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Row { $($name,)* }
-
-        /// Every row: what it counts, and how many a full run must show.
-        const ROWS: &[(Row, &str, u64)] = &[$((Row::$name, $text, $want),)*];
-    };
+/// One of the two simulated worlds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum World {
+    /// Groups of one view: multicast alone (`sim/world.rs`).
+    Fixed,
+    /// Groups whose views change (`sim/views`).
+    Views,
 }
 
-rows! {
-    Seeds 0 "seeds",
-    Steps 0 "steps of the world",
-    Turns 0 "turns of members",
-    Deliveries 10_000_000 "deliveries (message and member)",
-    Received 100_000 "of these, in *received* mode",
-    Messages 1_000_000 "messages sent",
-    Nulls 100_000 "nulls given",
-    Laps 100_000 "laps of a ring",
-    WindowFull 1_000 "sends refused: window full",
-    RingFull 1_000 "sends refused: no bytes left",
-    WrapInBatch 1_000 "wraps inside one take-up",
-    WrapInPosts 1_000 "ranges posted in two spans",
-    LongNullRun 1_000 "null runs longer than the window",
-    LandedInPoll 1_000 "words landing between two observes of one poll",
-    MovedInPoll 1_000 "steps of other members inside one poll",
-    MovedInCallback 1_000 "callbacks during which others moved",
-    WindowOneSeeds 100 "subgroups with window 1",
-    WindowOne 1_000 "deliveries with window 1",
-    Singletons 100 "subgroups of one member",
-    Gathered 1_000 "gathered sends",
-    Late 1_000 "reservations published late",
-    Aborts 1_000 "reservations aborted",
-    Abandoned 100 "reservations never published nor aborted",
-    CallbackSends 1_000 "sends from callbacks",
-    CutShort 1_000 "deliveries that one turn's budget cut short",
-    FullTurns 1_000 "turns with a peer that took no posts",
-    CaughtUp 1_000 "posts to a peer that had missed some",
-    TornWords 1_000 "word posts seen half landed",
-    TornSpans 1_000 "spans seen half landed",
-    Pauses 1_000 "pauses of a member",
-    Sleeps 1_000 "sleeps",
-    Woken 1_000 "sleepers woken by a bell or a landing",
-    Quiet 1_000 "times that all fell silent and was compared",
-    Left 100 "departures in good order",
-    Lost 50 "departures without",
-    LeftBehind 1_000 "messages delivered after a departure",
-    EvilSeeds 20 "seeds with a member that writes garbage",
-    EvilWords 1_000 "words and headers of garbage",
-    EvilFaults 20 "members that cut it off",
-    ViewSeeds 0 "seeds of groups whose views change",
-    Views 10_000 "views after a first one",
-    Installs 10_000 "views installed (view and member)",
-    Wedged 10_000 "members wedged",
-    CutDeliveries 1_000 "messages delivered by a cut",
-    Resent 1_000 "messages sent again in the next view",
-    CallbackOverView 100 "callbacks during which others went on by one view",
-    CallbackOverViews 3 "callbacks during which others went on by several",
-    Crashes 1_000 "crashes of a member at rest",
-    CrashesFrozen 20 "crashes of one that has just stopped receiving",
-    CrashesWedged 100 "crashes of one that is wedged",
-    CrashesAgreed 20 "crashes of one that knows the next view",
-    CrashesEchoed 20 "crashes of one that has published its cuts",
-    CrashesEnded 20 "crashes of one that has delivered its cuts",
-    CrashesPassed 1 "crashes of one that is about to install",
-    Falsehoods 1_000 "false suspicions by a member at rest",
-    FalsehoodsFrozen 20 "false suspicions by one that has just stopped receiving",
-    FalsehoodsWedged 100 "false suspicions by one that is wedged",
-    FalsehoodsAgreed 20 "false suspicions by one that knows the next view",
-    FalsehoodsEchoed 20 "false suspicions by one that has published its cuts",
-    FalsehoodsEnded 20 "false suspicions by one that has delivered its cuts",
-    FalsehoodsPassed 1 "false suspicions by one that is about to install",
-    Duels 100 "members that suspected each other",
-    CutLinks 500 "links cut one way",
-    Splits 100 "partitions",
-    Joined 500 "joiners started",
-    LeftView 100 "members that left with a view",
-    Expelled 500 "members expelled",
-    Partitioned 500 "members in a minority",
-    Exhausted 0 "members whose journal was full",
-    SurvivedSeeds 1_000 "groups that survived",
-}
+impl World {
+    pub const ALL: [World; 2] = [World::Fixed, World::Views];
 
-const LEN: usize = ROWS.len();
-
-/// Counters of one world.
-pub struct Tallies([Cell<u64>; LEN]);
-
-impl Tallies {
-    pub fn new() -> Tallies {
-        Tallies(std::array::from_fn(|_| Cell::new(0)))
-    }
-
-    #[inline(always)]
-    pub fn add(&self, row: Row, count: u64) {
-        let cell = &self.0[row as usize];
-        cell.set(cell.get() + count);
-    }
-
-    pub fn get(&self, row: Row) -> u64 {
-        self.0[row as usize].get()
-    }
-
-    #[inline(always)]
-    pub fn one(&self, row: Row) {
-        self.add(row, 1);
+    pub fn name(self) -> &'static str {
+        match self {
+            World::Fixed => "fixed",
+            World::Views => "views",
+        }
     }
 }
 
 /// A broken property, and how to see it again.
 #[derive(Clone, Debug)]
 pub struct Violation {
+    pub world: World,
     pub seed: u64,
     pub step: u64,
     /// Which property: its number in `protocol.md` §f, and a name.
     pub property: &'static str,
     pub detail: String,
-    /// The seed's configuration and its last events: one page.
+    /// What was planned and the last events: one page.
     pub page: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {} step {}: {}", self.seed, self.step, self.property)?;
+        let world = self.world.name();
+        writeln!(f, "{world}, seed {} step {}: {}", self.seed, self.step, self.property)?;
         writeln!(f, "  {}", self.detail)?;
         write!(f, "{}", self.page)
     }
@@ -139,16 +52,20 @@ impl fmt::Display for Violation {
 /// What all seeds of a run came to.
 #[derive(Clone, Debug)]
 pub struct Report {
-    rows: [u64; LEN],
+    counters: Vec<u64>,
     pub violations: Vec<Violation>,
     pub took: Duration,
+    /// By world: what its seeds took, over all threads.
+    pub spent: [Duration; 2],
     pub threads: usize,
-    /// The first seed, and the one after the last.
-    pub seeds: std::ops::Range<u64>,
+    /// By world: the first seed, and the one after the last.
+    pub seeds: [Range<u64>; 2],
 }
 
-/// Seeds after which the figures of `ROWS` are due; fewer owe their share.
+/// Seeds of a world after which the figures of `ROWS` are due; fewer owe their share.
 const FULL_SEEDS: u64 = 10_000;
+/// Of so many seeds each cell of the coverage of view changes owes one.
+const SEEDS_PER_CELL: u64 = 3_000;
 
 /// A row of the report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -159,41 +76,96 @@ pub struct Line {
     pub want: u64,
 }
 
+/// How often a step of a view change was interrupted, by each of `BY`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    pub name: &'static str,
+    pub counts: [u64; BY.len()],
+    pub want: u64,
+}
+
+/// A failure case: its number in `protocol.md` §f.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Case {
+    pub number: u32,
+    pub line: Line,
+}
+
 impl Report {
     pub fn new(first: u64, threads: usize) -> Report {
         Report {
-            rows: [0; LEN],
+            counters: vec![0; rows::LEN + coverage::LEN],
             violations: Vec::new(),
             took: Duration::ZERO,
+            spent: [Duration::ZERO; 2],
             threads,
-            seeds: first..first,
+            seeds: [first..first, first..first],
         }
     }
 
     pub fn get(&self, row: Row) -> u64 {
-        self.rows[row as usize]
+        self.counters[row as usize]
     }
 
     pub(super) fn absorb(&mut self, tallies: &Tallies) {
-        for (sum, cell) in self.rows.iter_mut().zip(&tallies.0) {
-            *sum += cell.get();
+        for (sum, count) in self.counters.iter_mut().zip(tallies.all()) {
+            *sum += count;
         }
     }
 
-    /// Every counter with its sentence.
-    pub fn lines(&self) -> impl Iterator<Item = Line> + '_ {
-        let seeds = self.get(Row::Seeds).min(FULL_SEEDS);
-        ROWS.iter().map(move |&(row, text, full)| {
+    /// Every counter of a world with its sentence.
+    pub fn lines(&self, world: World) -> impl Iterator<Item = Line> + '_ {
+        let seeds = match world {
+            World::Fixed => self.get(Row::Seeds),
+            World::Views => self.get(Row::ViewSeeds),
+        };
+        let its =
+            move |row: Row| (row as usize >= Row::ViewSeeds as usize) == (world == World::Views);
+        ROWS.iter().filter(move |(row, ..)| its(*row)).map(move |&(row, text, full)| {
             // Small shares of rare things say nothing.
-            let share = full * seeds / FULL_SEEDS;
+            let share = full * seeds.min(FULL_SEEDS) / FULL_SEEDS;
             let want = if share < 20 && full > 0 { 0 } else { share };
             Line { text, count: self.get(row), want }
         })
     }
 
-    /// The rows that are short of what so many seeds must show: empty seeds do not pass.
+    /// Completed view changes per seed.
+    pub fn views_per_seed(&self) -> f64 {
+        self.get(Row::Views) as f64 / self.get(Row::ViewSeeds).max(1) as f64
+    }
+
+    fn want_of_cell(&self) -> u64 {
+        self.get(Row::ViewSeeds).min(FULL_SEEDS) / SEEDS_PER_CELL
+    }
+
+    /// Which step of a view change was interrupted by what, in the order of `BY`.
+    pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
+        let counters = &self.counters[rows::LEN..];
+        (0..STEPS).map(|step| Step {
+            name: step_name(step),
+            counts: BY.map(|(by, _)| count(counters, Reached::Step(step, by))),
+            want: self.want_of_cell(),
+        })
+    }
+
+    /// The failure cases of `protocol.md` §f.
+    pub fn cases(&self) -> impl Iterator<Item = Case> + '_ {
+        let (counters, want) = (&self.counters[rows::LEN..], self.want_of_cell());
+        CASES.iter().map(move |&(case, number, text)| {
+            let count = count(counters, Reached::Case(case));
+            Case { number, line: Line { text, count, want } }
+        })
+    }
+
+    /// What is short of what so many seeds must show: empty seeds do not pass.
     pub fn shortfalls(&self) -> impl Iterator<Item = Line> + '_ {
-        self.lines().filter(|line| line.count < line.want)
+        let rows = World::ALL.into_iter().flat_map(|world| self.lines(world));
+        let steps = self.steps().map(|Step { name, counts, want }| {
+            let count = counts.into_iter().min().unwrap_or(0);
+            Line { text: name, count, want }
+        });
+        let lines = rows.chain(steps).chain(self.cases().map(|case| case.line));
+        lines.filter(|line| line.count < line.want)
     }
 
     pub fn coverage_complete(&self) -> bool {
@@ -204,6 +176,14 @@ impl Report {
     pub fn passed(&self) -> bool {
         self.violations.is_empty() && self.coverage_complete()
     }
+
+    fn has_run(&self, world: World) -> bool {
+        !self.seeds[world as usize].is_empty()
+    }
+}
+
+fn short(count: u64, want: u64) -> String {
+    if count < want { format!("   short of {want}") } else { String::new() }
 }
 
 impl fmt::Display for Report {
@@ -211,20 +191,50 @@ impl fmt::Display for Report {
         for violation in &self.violations {
             writeln!(f, "{violation}")?;
         }
-        for Line { text, count, want } in self.lines() {
-            let short = if count < want { format!("   short of {want}") } else { String::new() };
-            writeln!(f, "{count:>12}  {text}{short}")?;
+        for world in World::ALL.into_iter().filter(|world| self.has_run(*world)) {
+            writeln!(f, "{}", ["groups of one view", "groups whose views change"][world as usize])?;
+            for Line { text, count, want } in self.lines(world) {
+                writeln!(f, "{count:>12}  {text}{}", short(count, want))?;
+            }
         }
-        let seconds = self.took.as_secs_f64();
-        let speed = self.get(Row::Deliveries) as f64 / seconds.max(1e-9);
+        if self.has_run(World::Views) {
+            self.write_coverage(f)?;
+        }
+        let speed = self.get(Row::Deliveries) as f64 / self.took.as_secs_f64().max(1e-9);
+        for world in World::ALL.into_iter().filter(|world| self.has_run(*world)) {
+            let Range { start, end } = self.seeds[world as usize];
+            let spent = self.spent[world as usize].as_secs_f64();
+            writeln!(f, "{}: seeds {start}..{end} in {spent:.1} s of threads", world.name())?;
+        }
         writeln!(
             f,
-            "seeds {}..{} on {} threads in {seconds:.1} s, {speed:.0} deliveries a second",
-            self.seeds.start, self.seeds.end, self.threads
+            "{} threads, {:.1} s, {speed:.0} deliveries a second",
+            self.threads,
+            self.took.as_secs_f64()
         )?;
         match self.violations.len() {
             0 => write!(f, "no violation"),
             many => write!(f, "{many} violations"),
         }
+    }
+}
+
+impl Report {
+    fn write_coverage(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "view changes interrupted: at which step of a member's, by what")?;
+        write!(f, "{:>14}", "")?;
+        BY.iter().try_for_each(|(_, name)| write!(f, "{name:>9}"))?;
+        writeln!(f)?;
+        for Step { name, counts, want } in self.steps() {
+            write!(f, "{name:>14}")?;
+            counts.iter().try_for_each(|count| write!(f, "{count:>9}"))?;
+            writeln!(f, "{}", short(counts.into_iter().min().unwrap_or(0), want))?;
+        }
+        writeln!(f, "failure cases of protocol.md, section f, by number")?;
+        for Case { number, line: Line { text, count, want } } in self.cases() {
+            writeln!(f, "{count:>12}  {number:>2}  {text}{}", short(count, want))?;
+        }
+        let views = self.views_per_seed();
+        writeln!(f, "{views:.2} completed view changes a seed in the mean")
     }
 }

@@ -117,6 +117,20 @@ impl Inbox {
         batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
+        if self.mode == Mode::Stable && upto.0 - self.number().0 <= FEW {
+            return self.collect_few(upto.0, slots, batch, most);
+        }
+        self.collect_many(upto, slots, batch, most)
+    }
+
+    #[inline(never)]
+    fn collect_many(
+        &mut self,
+        upto: Number,
+        slots: &[Count],
+        batch: &mut Batch,
+        most: usize,
+    ) -> Result<(), BadSlot> {
         self.know(slots);
         let outcome = match self.mode {
             Mode::Stable => self.collect_stable(upto.0, batch.free(most)),
@@ -144,9 +158,6 @@ impl Inbox {
         let senders = self.readers.len() as u64;
         let mut filled = 0;
         assert!(upto >= self.number().0 && (senders > 0 || upto == 0), "an order has senders");
-        if upto - self.number().0 <= FEW {
-            return self.collect_few(upto, places);
-        }
         let end = Place { index: upto / senders, s: (upto % senders) as usize };
         let mut room = BATCH_BYTES as u64;
         while self.at < end && filled < places.len() && room > 0 {
@@ -164,36 +175,69 @@ impl Inbox {
         (filled, Ok(()))
     }
 
-    /// The same number by number, which is less work for a few.
-    fn collect_few(&mut self, upto: u64, places: &mut [Message]) -> (usize, Result<(), BadSlot>) {
-        self.collect_some(upto, None, places)
+    /// The same number by number, which is less work for a few: somebody waits for them.
+    #[inline(never)]
+    fn collect_few(
+        &mut self,
+        upto: u64,
+        slots: &[Count],
+        batch: &mut Batch,
+        most: usize,
+    ) -> Result<(), BadSlot> {
+        assert!(slots.len() == self.readers.len());
+        let senders = slots.len();
+        let Place { mut index, mut s } = self.at;
+        let (mut number, end) = (self.number().0, batch.messages().len() + most);
+        while number < upto && batch.messages().len() < end {
+            let reader = &mut self.readers[s];
+            reader.know(slots[s].0);
+            if reader.left == 0
+                && reader.consumed < reader.known
+                && let Err(words) = reader.begin(self.epoch, index)
+            {
+                return Err(BadSlot { sender: s, words });
+            }
+            if reader.left > 0 && reader.index == index {
+                let Some(message) = reader.read_one(number, self.message_bytes_max) else {
+                    return Err(BadSlot { sender: s, words: reader.bad(0) });
+                };
+                if !batch.push(message) {
+                    break;
+                }
+                reader.pass(1);
+            }
+            (number, s) = (number + 1, s + 1);
+            if s == senders {
+                (index, s) = (index + 1, 0);
+            }
+            self.at = Place { index, s };
+        }
+        Ok(())
     }
 
-    #[inline(always)]
     fn collect_some(
         &mut self,
         upto: u64,
-        cut: Option<&[Count]>,
+        cut: &[Count],
         places: &mut [Message],
     ) -> (usize, Result<(), BadSlot>) {
         let (mut number, mut filled) = (self.number().0, 0);
         while number < upto && filled < places.len() {
             let Place { index, s } = self.at;
             let reader = &mut self.readers[s];
-            let cut_off = cut.is_some_and(|cut| index >= cut[s].0);
+            let cut_off = index >= cut[s].0;
             if reader.left == 0
                 && reader.consumed < reader.known
                 && !cut_off
-                && let Err(words) = reader.begin(self.epoch, index)
+                && let Err(words) = reader.begin_apart(self.epoch, index)
             {
                 return (filled, Err(BadSlot { sender: s, words }));
             }
             if reader.left > 0 && reader.index == index && !cut_off {
-                let to = Column { first: 0, step: 1, number, numbers: 1, count: 1, bytes_max: 1 };
-                let (count, _) = reader.read(to, self.message_bytes_max, &mut places[filled..]);
-                if count == 0 {
+                let Some(message) = reader.read_one(number, self.message_bytes_max) else {
                     return (filled, Err(BadSlot { sender: s, words: reader.bad(0) }));
-                }
+                };
+                places[filled] = message;
                 reader.pass(1);
                 filled += 1;
             }
@@ -217,7 +261,7 @@ impl Inbox {
     ) -> Result<(), BadSlot> {
         self.know(slots);
         assert!(self.mode == Mode::Stable && cut.len() == self.readers.len());
-        let (filled, outcome) = self.collect_some(upto.0, Some(cut), batch.free(most));
+        let (filled, outcome) = self.collect_some(upto.0, cut, batch.free(most));
         batch.filled(filled);
         outcome
     }
@@ -235,7 +279,7 @@ impl Inbox {
                 if reader.consumed == reader.known {
                     continue; // nulls, as far as anyone knows
                 }
-                let begun = reader.begin(self.epoch, due);
+                let begun = reader.begin_apart(self.epoch, due);
                 begun.map_err(|words| BadSlot { sender: s, words })?;
             }
             if reader.index > due {
@@ -319,7 +363,7 @@ impl Inbox {
             while reader.consumed < reader.known && filled < places.len() && room > 0 {
                 let index = reader.consumed;
                 if reader.left == 0
-                    && let Err(words) = reader.begin(self.epoch, index)
+                    && let Err(words) = reader.begin_apart(self.epoch, index)
                 {
                     return (filled, Err(BadSlot { sender: s, words }));
                 }
@@ -363,7 +407,7 @@ struct Column {
 impl Reader {
     /// Begins the next run, which is known to be there, with an index of at least `least`; else the
     /// words that are no run's (I1).
-    #[inline(never)]
+    #[inline(always)]
     fn begin(&mut self, epoch: Epoch, least: u64) -> Result<(), [u64; 2]> {
         let Run { tagged, slots, count, time_ns } = self.ring.run(self.runs);
         let there = self.known - self.consumed;
@@ -377,6 +421,23 @@ impl Reader {
             }
             _ => Err([tagged, count]),
         }
+    }
+
+    /// The same where it would only be in the way.
+    #[inline(never)]
+    fn begin_apart(&mut self, epoch: Epoch, least: u64) -> Result<(), [u64; 2]> {
+        self.begin(epoch, least)
+    }
+
+    /// Reads the next message, which is of the run begun; `None`: it is not sound.
+    #[inline(always)]
+    fn read_one(&self, number: u64, message_bytes_max: u32) -> Option<Message> {
+        let (offset, len) = self.ring.place(self.consumed);
+        if len > message_bytes_max {
+            return None;
+        }
+        let payload = self.ring.payload(offset, len)?;
+        Some(Message::new(payload, self.rank, self.lane, number, self.time_ns))
     }
 
     /// Reads the next `to.count` messages, all of the run begun. How many it has read, and their

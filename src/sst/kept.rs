@@ -6,15 +6,14 @@
 //! has to hear of it looks again.
 
 use super::producer::Producer;
-use super::ring::{LaneCells, Ring};
+use super::ring::{Fences, LaneCells, Ring};
 use crate::error::Status;
 use std::sync::Arc;
 
 pub struct Kept {
     ring: Ring,
     cells: Arc<LaneCells>,
-    /// Of the slots that are published without a fence: so many have had one.
-    fenced: u64,
+    fences: Fences,
     next: u64,
     upto: u64,
 }
@@ -24,12 +23,12 @@ impl Kept {
     pub(super) fn new(
         ring: Ring,
         cells: Arc<LaneCells>,
-        fenced: u64,
+        fences: Fences,
         from: u64,
         upto: u64,
     ) -> Kept {
         assert!(from <= upto);
-        Kept { ring, cells, fenced, next: from, upto }
+        Kept { ring, cells, fences, next: from, upto }
     }
 
     /// The first slot that is still to be sent; that is how many of the lane's messages the old view
@@ -48,7 +47,7 @@ impl Kept {
 
     /// Looks for slots that have been published since; whether any is to be sent. `// W`
     pub fn look(&mut self) -> bool {
-        self.upto = self.cells.published(&mut self.fenced);
+        self.upto = self.cells.published(&mut self.fences);
         !self.is_empty()
     }
 

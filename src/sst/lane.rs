@@ -94,7 +94,8 @@ impl Lane {
     /// The same if it needs no look around; else `None`, and nothing has happened.
     #[inline(always)]
     pub fn send_easily(&mut self, bytes: &[u8]) -> Option<u64> {
-        Some(self.base + self.producer.send_easily(bytes)?)
+        let slot = self.producer.send_easily(bytes)?;
+        Some(slot + self.base) // in this order: the base is not to be carried along
     }
 
     #[inline(never)]
@@ -118,7 +119,7 @@ impl Lane {
     #[inline]
     pub fn send_parts(&mut self, parts: &[&[u8]]) -> Result<u64, Status> {
         self.look()?;
-        Ok(self.base + self.producer.send_parts(parts)?)
+        Ok(self.producer.send_parts(parts)? + self.base)
     }
 
     /// Lends `len` bytes of the next slot, to be filled in place; then `publish` or `abort`. They may
@@ -134,7 +135,7 @@ impl Lane {
     #[inline]
     pub fn publish(&mut self, len: u32) -> Result<u64, Status> {
         if self.held.is_none() && self.producer.stopped().is_none() {
-            return Ok(self.base + self.producer.publish(len)?);
+            return Ok(self.producer.publish(len)? + self.base);
         }
         self.publish_by_copy(len)
     }

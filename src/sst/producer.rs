@@ -15,7 +15,7 @@ use super::Hook;
 use super::frontier;
 use super::kept::Kept;
 use super::layout::{Mode, Shape};
-use super::ring::{LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
+use super::ring::{Fences, LaneCells, PREFETCH_BYTES, PREFETCH_SLOT_MAX, Ring, slot_bytes};
 use super::stores::Stores;
 use crate::base::{Count, Number, Rank};
 use crate::error::Status;
@@ -152,7 +152,7 @@ impl Producer {
         let cells = LaneCells::new();
         cells.stop(Status::Again);
         let gate = Gate { rows: Vec::new(), mode: shape.mode, sender: 0, senders: 1, hook: None };
-        let kept = Kept::new(ring.clone(), cells.clone(), 0, 0, 0);
+        let kept = Kept::new(ring.clone(), cells.clone(), Fences::NONE, 0, 0);
         (Producer::new(ring, cells, gate, &shape, 1), kept)
     }
 
@@ -480,7 +480,8 @@ impl Producer {
     fn order_stores(&mut self) -> bool {
         let (me, by) = (this_thread(), &self.cells.filled.by);
         if self.loose && by.own() != me {
-            order_all_threads(); // the lane has changed hands, with stores of the other thread open
+            // The lane has changed hands, with stores of the other thread open.
+            self.defers = order_all_threads();
         }
         self.loose = self.defers && self.stores.streaming && self.cells.taker.own() == me;
         if self.loose {

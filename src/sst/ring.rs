@@ -298,21 +298,23 @@ impl LaneCells {
 }
 
 impl LaneCells {
-    /// How many slots are published, all their bytes behind us; of the loose ones `noted` have been
-    /// fenced. `// W`
+    /// How many slots are published, all their bytes behind us. `// W`
     #[inline(always)]
-    pub(super) fn published(&self, noted: &mut u64) -> u64 {
+    pub(super) fn published(&self, fences: &mut Fences) -> u64 {
         let Filled { fenced, loose, by } = &*self.filled;
-        let (fenced, loose) = (fenced.observe().max(*noted), loose.observe());
+        let (fenced, loose) = (fenced.observe().max(fences.done), loose.observe());
         if loose > fenced {
             if by.own() == this_thread() {
                 stream_fence();
             } else {
                 // Another thread polls than before, while that one sends: it stored before it
                 // counted, and the barrier runs after I saw the count.
-                order_all_threads();
+                fences.are_cheap = order_all_threads();
+                if !fences.are_cheap {
+                    self.taker.publish(0);
+                }
             }
-            *noted = loose;
+            fences.done = loose;
         }
         fenced.max(loose)
     }
@@ -337,13 +339,30 @@ pub struct Taker {
     /// Slots taken, in how many runs.
     pub slots: u64,
     pub runs: u64,
-    /// Of the loose ones: so many I have fenced.
-    fenced: u64,
+    fences: Fences,
+}
+
+/// What the turn thread has done for producers that leave fences to it.
+#[derive(Clone, Copy)]
+pub(super) struct Fences {
+    /// Of the loose slots: so many have had theirs.
+    done: u64,
+    /// Whether producers hear which thread takes: no more once a barrier on all threads is dear.
+    are_cheap: bool,
+}
+
+impl Fences {
+    pub(super) const NONE: Fences = Fences { done: 0, are_cheap: true };
 }
 
 impl Taker {
     pub fn new(ring: Ring, cells: Arc<LaneCells>) -> Taker {
-        Taker { ring, cells, slots: 0, runs: 0, fenced: 0 }
+        Taker { ring, cells, slots: 0, runs: 0, fences: Fences::NONE }
+    }
+
+    #[cfg(test)]
+    pub fn cells(&self) -> &LaneCells {
+        &self.cells
     }
 
     /// Whether slots are published that are not taken up yet.
@@ -359,13 +378,13 @@ impl Taker {
     /// How many there are, all their bytes behind us. `// W`
     #[inline(always)]
     pub fn waiting(&mut self) -> u64 {
-        self.cells.published(&mut self.fenced) - self.slots
+        self.cells.published(&mut self.fences) - self.slots
     }
 
     /// What is published and not before slot `from`: to be sent again in another ring.
     pub fn keep(&mut self, from: u64) -> Kept {
         let upto = self.slots + self.waiting();
-        Kept::new(self.ring.clone(), self.cells.clone(), self.fenced, from, upto)
+        Kept::new(self.ring.clone(), self.cells.clone(), self.fences, from, upto)
     }
 
     /// Gives the next `count` slots, at least one, the indices from `next` on.
@@ -386,7 +405,7 @@ impl Taker {
         words[3].prepare(time_ns);
         self.ring.prefetch_run(self.runs + 4);
         let me = this_thread();
-        if self.cells.taker.own() != me {
+        if self.cells.taker.own() != me && self.fences.are_cheap {
             self.cells.taker.publish(me);
         }
         self.runs += 1;

@@ -13,9 +13,13 @@
 /// is not measured: what the last phase left in the caches is still about.
 const PHASE_BYTES: u64 = 4 << 20;
 const PHASE_MESSAGES: u64 = 16;
-/// Phases of the better kind between two trials of the other one, of `TRIAL` phases.
-const SETTLED: u32 = 48;
+/// Phases of the better kind between two trials of the other one, of `TRIAL` phases: twice as many
+/// after each trial that changes nothing, as the wrong kind may cost as much as three phases.
+const SETTLED_MIN: u32 = 48;
+const SETTLED_MAX: u32 = 48 << 5;
 const TRIAL: u32 = 2;
+/// So many phases in a row that take half as long again as they did, or two thirds: another machine.
+const STRANGE: u32 = 2;
 /// How much faster, in percent, streaming must be.
 const BETTER: u64 = 4;
 /// A lane that sends less than this, 0.5 GB/s, is not busy.
@@ -34,8 +38,12 @@ pub struct Stores {
     begun: u64,
     measured_from: u64,
     since: Option<u64>,
-    /// Phases until the kind changes.
+    /// Phases until the kind changes, and how many there were to be.
     left: u32,
+    settled: u32,
+    /// What a phase took when this kind was settled on; how many in a row were far from that.
+    usual_ns: u64,
+    strange: u32,
     /// Whether this is a trial. Best times of a phase: of the other kind's last ones, and of these.
     trial: bool,
     best_ns: u64,
@@ -62,6 +70,9 @@ impl Stores {
             measured_from: 0,
             since: None,
             left: TRIAL,
+            settled: SETTLED_MIN,
+            usual_ns: 0,
+            strange: 0,
             trial: false,
             best_ns: u64::MAX,
             rival_ns: u64::MAX,
@@ -90,8 +101,11 @@ impl Stores {
         let took = (u128::from(took) * u128::from(self.phase_bytes) / u128::from(bytes)) as u64;
         (self.begun, self.since) = (sent, None);
         if took > self.phase_bytes * 1000 / BUSY_BYTES_PER_US {
-            self.settle(false);
+            self.settle(false, 0);
             return;
+        }
+        if !self.trial && self.has_changed(took) {
+            (self.left, self.settled) = (self.left.min(TRIAL), SETTLED_MIN);
         }
         // The least of some phases: whoever is preempted seems slow.
         if self.trial {
@@ -112,12 +126,25 @@ impl Stores {
             true => (self.rival_ns, self.best_ns),
             false => (self.best_ns, self.rival_ns),
         };
-        self.settle(streaming_ns < plain_ns - plain_ns / 100 * BETTER);
+        let streams = streaming_ns < plain_ns - plain_ns / 100 * BETTER;
+        self.settle(streams, if streams { streaming_ns } else { plain_ns });
+    }
+
+    /// Whether phases are no longer what they were; a single one may have been preempted.
+    fn has_changed(&mut self, took: u64) -> bool {
+        let usual = self.usual_ns;
+        let strange = usual > 0 && (took > usual + usual / 2 || took < usual - usual / 3);
+        self.strange = if strange { self.strange + 1 } else { 0 };
+        self.strange >= STRANGE
     }
 
     /// This kind from now on, until the next trial. Times are taken anew: the machine may change.
-    fn settle(&mut self, streaming: bool) {
-        (self.streaming, self.trial, self.left) = (streaming, false, SETTLED);
+    fn settle(&mut self, streaming: bool, usual_ns: u64) {
+        let stays = self.trial && streaming != self.streaming;
+        let settled = if stays { 2 * self.settled } else { SETTLED_MIN };
+        self.settled = settled.min(SETTLED_MAX);
+        (self.streaming, self.trial, self.left) = (streaming, false, self.settled);
+        (self.usual_ns, self.strange) = (usual_ns, 0);
         (self.best_ns, self.rival_ns) = (u64::MAX, u64::MAX);
     }
 }

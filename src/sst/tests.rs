@@ -11,6 +11,7 @@ use super::stores::Stores;
 use crate::base::{Count, Epoch, Number, Rank};
 use crate::error::Status;
 use crate::limits::BATCH_MAX;
+use crate::mem::thread::forbid_membarrier;
 use crate::mem::{Batch, Region};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -366,6 +367,45 @@ fn what_is_streamed_is_fenced_though_the_kind_of_stores_changes() {
         assert_eq!(producer.send(&[7; 4096]), Ok(ordinal));
         taker.take(1, Count(ordinal), 0, EPOCH);
         blocks[0].cell(0).publish(ordinal + 1);
+    }
+}
+
+/// The thread that polls is another than before, and may not call `membarrier` any more: that was a
+/// panic. Now it is told once, and the producer fences what it streams itself.
+#[test]
+fn a_taker_without_a_barrier_leaves_no_fences_undone() {
+    let shape = Shape {
+        senders: 1,
+        lanes: 1,
+        mode: Mode::Stable,
+        window: 8,
+        message_bytes_max: 64,
+        ring_bytes: 4096,
+    };
+    let (mut producer, mut taker, ..) = lane(&shape, 0, 1);
+    producer.store(Stores::fixed(true));
+    producer.defer_fences(true);
+    let mut sends = |taker: &Taker, loose: bool| {
+        let filled = &taker.cells().filled;
+        let before = filled.loose.own();
+        producer.send(&[7; 64]).unwrap();
+        assert_eq!(filled.loose.own() > before, loose);
+    };
+    sends(&taker, false);
+    taker.take(1, Count(0), 0, EPOCH);
+    sends(&taker, true);
+    std::thread::scope(|scope| {
+        let confined = || {
+            forbid_membarrier();
+            assert_eq!(taker.waiting(), 1);
+            taker.take(1, Count(1), 0, EPOCH);
+        };
+        scope.spawn(confined).join().unwrap();
+    });
+    for at in 2..4 {
+        sends(&taker, false);
+        assert_eq!(taker.waiting(), 1);
+        taker.take(1, Count(at), 0, EPOCH);
     }
 }
 

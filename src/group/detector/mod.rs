@@ -7,21 +7,23 @@
 //!
 //! D1  *Mercy.* A member judges others only by time in which it was itself running and looking. Of
 //!     two looks further apart than a quarter of the time to suspicion nothing in between counts,
-//!     and as much of what was counted before is taken back from everybody: after a pause one does
-//!     not know who else had one.
+//!     and twice as much of what was counted before is taken back from everybody: after a pause one
+//!     does not know who else had one, and who needs longer to come back from it. (Not all is taken
+//!     back: a member that is often away would never notice who is gone for good.)
 //! D2  What is counted against a peer is never more than the time that passed since it last moved.
 //! D3  Each suspicion is said once in a view.
 //! D4  The time given to a look was taken *before* the cells were observed. The other way round a
 //!     member that is preempted in between would hold its own absence against the others.
 //!
-//! What a driver does with them, in its look at the clock (every millisecond or so, and after every
-//! call of the application that took long):
+//! What a driver does with them, in its look at the clock (every millisecond or so, and whenever
+//! `breath.delivered` asks for one):
 //!
 //! ```text
-//! now = clock()
+//! now = clock(); breath.look(now)
 //! beat = beats.look(now, watched, |rank| table.observe(rank, beat_column, 0),
 //!                   |suspicion| engine.report(suspicion))
-//! if let Some(beat): table.advance(beat_column, 0, beat), and post that word to the others
+//! if let Some(beat): table.advance(beat_column, 0, beat), and post that word to the others; where
+//!                   they read my memory itself the store is enough, and nobody is woken for it
 //! if the view is not wedged:
 //!     lag.look(now)
 //!     for each subgroup of mine: multicast.laggards(table, |rank, moved| lag.held(at, rank, moved))

@@ -165,7 +165,7 @@ impl Membership {
         list.upto() > before
     }
 
-    /// One batch of leaves and joins, as many as R3 allows; the others wait for the next view.
+    /// One batch of leaves and joins, as many as R3 allows; the others ask again in the next view.
     fn append_wishes(&mut self, list: &mut List) {
         let members = &self.roster.members;
         let leaves = self.rows.iter().zip(members).filter(|(row, _)| row.leaving);

@@ -24,6 +24,7 @@ mod courier;
 mod leader;
 pub mod roster;
 mod row;
+pub mod stage;
 mod trim;
 
 #[cfg(all(test, not(loom)))]
@@ -36,7 +37,7 @@ use crate::base::{Members, Nanos, Posting, Rank};
 use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
-use crate::sst::layout::{Layout, Mode, RECORD_WORDS};
+use crate::sst::layout::{Layout, Mode, RECORD_WORDS, RECORDS_MAX};
 use changes::{Change, List, Record};
 use courier::Courier;
 use roster::{Address, Roster, is_majority};
@@ -65,6 +66,25 @@ impl Carry {
     pub fn first(roster: &Roster) -> Carry {
         let list = List { base: roster.base, ballot: 0, changes: Vec::new() };
         Carry { agreed: list.base, list, suspects: Members::NONE }
+    }
+
+    /// Whether a member of that view can begin with it. A joiner that has it from its sponsor asks.
+    pub fn is_sound(&self, roster: &Roster) -> bool {
+        let (list, me) = (&self.list, roster.me);
+        let mut again = List { base: roster.base, ballot: 0, changes: Vec::new() };
+        let ballot = Record::Ballot { at: roster.base, ballot: list.ballot };
+        let changes = list.changes.iter().zip(roster.base..);
+        list.base == roster.base
+            && list.changes.len() < RECORDS_MAX
+            && again.apply(ballot, roster.base, true, roster)
+            && changes.into_iter().all(|(&change, at)| {
+                again.apply(Record::Change { at, change }, roster.base, false, roster)
+            })
+            && list.is_whole()
+            && (list.base..=list.upto()).contains(&self.agreed)
+            && roster.all().covers(self.suspects)
+            && !self.suspects.contains(me)
+            && !list.removes(roster.seniority(me), list.upto())
     }
 }
 
@@ -263,7 +283,7 @@ impl Membership {
         self.lead(decision)?;
         self.wedge(decision);
         for at in 0..self.shards.len() {
-            self.trim(at, decision);
+            self.trim(at, decision)?;
         }
         self.count()?;
         self.end();
@@ -288,10 +308,15 @@ impl Membership {
                     decision.busy = true;
                     let reported = self.rows[rank.index()].suspects;
                     let removes = |row: &Row| row.list.removes(self.seniority(), row.list.upto());
+                    if mutant!("view-expelled-goes-on") {
+                        continue;
+                    }
                     if reported.contains(me) || removes(&self.rows[rank.index()]) {
                         return Err(Stop::Expelled { by: rank });
                     }
-                    for other in reported.iter() {
+                    for other in
+                        reported.iter().filter(|_| !mutant!("view-suspicions-stay-private"))
+                    {
                         self.suspect(other, Fault::Reported { by: rank }, decision);
                     }
                 }
@@ -395,11 +420,14 @@ impl Membership {
         self.courier.owes(full)
     }
 
-    /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others.
+    /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others. A
+    /// wish lasts as long as the view: whoever is not in the next one asks again there.
     pub fn ask_to_join(&mut self, request: Request) {
         assert!(request.incarnation != 0);
         let known = |member: &roster::Member| member.incarnation == request.incarnation;
-        if !self.roster.members.iter().any(known) && !self.requests.contains(&request) {
+        let member = self.roster.members.iter().any(known) && !mutant!("view-member-joins-again");
+        if !member {
+            self.requests.retain(|other| other.incarnation != request.incarnation);
             self.requests.push(request);
         }
     }

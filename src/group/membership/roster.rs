@@ -46,6 +46,21 @@ impl Roster {
         Roster { epoch: Epoch(1), me, base: members.len() as u64, members }
     }
 
+    /// Whether it can be a view of somebody's. A joiner that has it from its sponsor asks.
+    pub fn is_sound(&self) -> bool {
+        let rises = |pair: &[Member]| pair[0].seniority < pair[1].seniority;
+        let one = |(at, member): (usize, &Member)| {
+            let same = |other: &Member| other.incarnation == member.incarnation;
+            member.incarnation != 0 && !self.members[..at].iter().any(same)
+        };
+        self.epoch.0 > 0
+            && self.me.index() < self.members.len()
+            && self.members.len() <= MEMBERS_MAX
+            && self.members.windows(2).all(rises)
+            && self.members.last().is_some_and(|last| last.seniority < self.base)
+            && self.members.iter().enumerate().all(one)
+    }
+
     pub fn len(&self) -> usize {
         self.members.len()
     }
@@ -70,6 +85,9 @@ impl Roster {
     /// The members after one batch of changes: survivors in the old order, then who joined.
     pub fn after(&self, batch: &[Change]) -> Vec<Member> {
         let mut members = self.members.clone();
+        if crate::mutant!("view-order-is-local") && self.me.0 % 2 == 1 {
+            members.rotate_left(1);
+        }
         for (change, seniority) in batch.iter().zip(self.base..) {
             match change.what {
                 What::Join { incarnation, address } => {
@@ -140,6 +158,25 @@ mod tests {
         let set = Members::from_ranks([Rank(1), Rank(2)]);
         assert_eq!(old.carried(set, &next), Members::from_ranks([Rank(1)]));
         assert_eq!(old.next(&batch(&[What::Remove { member: 3 }])), None);
+    }
+
+    #[test]
+    fn a_roster_that_cannot_be_is_told() {
+        type Deed = fn(&mut Roster);
+        let deeds: [Deed; 6] = [
+            |r| r.epoch = Epoch(0),
+            |r| r.me = Rank(4),
+            |r| r.members[2].seniority = 1,
+            |r| r.base = 3,
+            |r| r.members[1].incarnation = 0,
+            |r| r.members[3].incarnation = 100,
+        ];
+        assert!(roster(4, 3).is_sound());
+        for (at, deed) in deeds.iter().enumerate() {
+            let mut roster = roster(4, 3);
+            deed(&mut roster);
+            assert!(!roster.is_sound(), "{at}");
+        }
     }
 
     /// R3, against all pairs of majorities of small views.

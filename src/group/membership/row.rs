@@ -6,7 +6,8 @@
 //!     comes with every agreement and every echo that its owner made before (R6).
 //! W2  Whoever is suspected is not observed again: this copy is its frozen row, whatever its owner
 //!     still writes.
-//! W3  Every word is checked before use. What no correct member writes is a fault of its owner.
+//! W3  Every word is checked before use. What no correct member writes is a fault of its owner, and
+//!     of a look that meets it nothing is kept.
 //!
 //! Cost of a quiet look: one load.
 
@@ -122,7 +123,7 @@ impl Row {
         self.installed.0 != 0
     }
 
-    /// Looks once. True if there was anything new.
+    /// Looks once. True if there was anything new; after a fault the row is what it was.
     pub fn look(
         &mut self,
         rank: Rank,
@@ -138,6 +139,22 @@ impl Row {
         if cold < self.cold {
             return Err(regressed(layout.cold, self.cold, cold));
         }
+        let before = self.clone();
+        let outcome = self.take(cold, rank, table, roster, shards);
+        if outcome.is_err() {
+            *self = before; // half a row is nobody's word
+        }
+        outcome.map(|()| true)
+    }
+
+    fn take(
+        &mut self,
+        cold: u64,
+        rank: Rank,
+        table: &Table,
+        roster: &Roster,
+        shards: &[Shard],
+    ) -> Result<(), Fault> {
         self.cold = cold;
         let guards = Guards::observe(rank, table, shards);
         self.take_flags(rank, &guards, table, roster)?;
@@ -149,7 +166,7 @@ impl Row {
                 self.take_shard(rank, at, shard, ready, table)?;
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn take_flags(
@@ -215,6 +232,9 @@ impl Row {
             }
         }
         self.records = count as usize;
+        if mutant!("view-count-read-twice") {
+            self.records = table.observe(rank, layout.changes, 0).0 as usize;
+        }
         if !self.list.is_whole() {
             return Err(bad(layout.changes, count));
         }

@@ -10,7 +10,8 @@
 //! T2  R4: and only when every member that is not removed suspects all of the subgroup before me:
 //!     what such a member echoed before, I see, because it published the suspicion later.
 //! T3  Nobody acts on a cut before everyone who is not removed has echoed it: then it can be read
-//!     from any one survivor's row.
+//!     from any one survivor's row. An echo is the same cut: a row is read guards first, so another
+//!     leader's may be seen here before the suspicion that made it one.
 //! T4  A member passes on when everyone who is not removed has ended, or when somebody has passed:
 //!     those it waited for may have failed since, and who has passed agrees to nothing here.
 
@@ -28,7 +29,7 @@ pub(super) struct Trim {
     delivered: Vec<Count>,
     /// The cut was published in an earlier poll (V6).
     pub echoed: bool,
-    asked: bool,
+    pub asked: bool,
     done: bool,
 }
 
@@ -86,7 +87,7 @@ impl Membership {
     }
 
     /// The next view is decided.
-    fn is_decided(&self) -> bool {
+    pub(super) fn is_decided(&self) -> bool {
         let own = self.own();
         own.list.first_end().is_some_and(|end| own.agreed >= end)
     }
@@ -106,27 +107,28 @@ impl Membership {
     }
 
     /// One subgroup's next step: cut, echo, deliver.
-    pub(super) fn trim(&mut self, at: usize, decision: &mut Decision) {
+    pub(super) fn trim(&mut self, at: usize, decision: &mut Decision) -> Result<(), Stop> {
         let shard = &self.shards[at];
         if !shard.has_cut {
             // In *received* mode each has delivered what it got, and that is all.
             self.trims[at].done = self.own().wedged;
-            return;
+            return Ok(());
         }
         let all = |of: &dyn Fn(&Row) -> bool| {
             let waits_for = shard.members.without(self.excluded());
             waits_for.iter().all(|rank| of(&self.rows[rank.index()]))
         };
         if self.own().shards[at].ready || self.trims[at].asked {
-            let echoed = all(&|row| row.shards[at].ready);
+            let cut = &self.own().shards[at].cut;
+            let echoed = all(&|row| row.shards[at].ready && row.shards[at].cut == *cut);
             if self.trims[at].echoed && !self.trims[at].asked && echoed {
                 self.ask_for(at, decision);
             }
-            return;
+            return Ok(());
         }
         let leader = shard.members.without(self.suspects()).first().expect("I am one");
         if !self.own().wedged {
-            return;
+            return Ok(());
         }
         if leader != self.me() {
             return self.echo(at, leader, decision);
@@ -136,24 +138,52 @@ impl Membership {
         let taken_over =
             all(&|row| row.suspects.covers(before)) || mutant!("view-cut-without-takeover-barrier");
         if self.is_decided() && wedged && taken_over {
+            if let Some((rank, fault)) = self.short_receipt(at) {
+                self.suspect(rank, fault, decision);
+                return Ok(());
+            }
             let cut = self.compute(&self.shards[at], at);
             self.take_cut(at, cut, decision);
         }
+        Ok(())
     }
 
-    /// Copies what my leader of the subgroup says, and only that one's (R4).
-    fn echo(&mut self, at: usize, leader: Rank, decision: &mut Decision) {
+    /// One who has received less than was delivered, and so less than it had said.
+    fn short_receipt(&self, at: usize) -> Option<(Rank, Fault)> {
+        let (shard, delivered) = (&self.shards[at], &self.trims[at].delivered);
+        let waits_for = shard.members.without(self.excluded());
+        let others = waits_for.iter().filter(|rank| self.rows[rank.index()].wedged);
+        for rank in others {
+            let received = &self.rows[rank.index()].shards[at].received;
+            if let Some(s) = (0..shard.senders).find(|s| received[*s] < delivered[*s]) {
+                let (column, subgroup) = ("received", shard.subgroup as u16);
+                let cell = CellName { column, subgroup, index: s as u16 };
+                return Some((rank, Fault::BadWord { cell, value: received[s].0 }));
+            }
+        }
+        None
+    }
+
+    /// Copies what my leader of the subgroup says, and only that one's (R4). No more than I have, if
+    /// it waited for me: else I am removed, and its suspicion of me has yet to be seen.
+    fn echo(&mut self, at: usize, leader: Rank, decision: &mut Decision) -> Result<(), Stop> {
         let row = &self.rows[leader.index()].shards[at];
         if !row.ready {
-            return;
+            return Ok(());
         }
         let cut = row.cut.clone();
         if self.is_sound(at, &cut) {
-            return self.take_cut(at, cut, decision);
+            self.take_cut(at, cut, decision);
+            return Ok(());
+        }
+        let own = self.own();
+        if cut.iter().zip(&own.shards[at].received).any(|(cut, received)| cut > received) {
+            return Err(Stop::Expelled { by: leader });
         }
         let cell = CellName { column: "cut", subgroup: self.shards[at].subgroup as u16, index: 0 };
         let value = cut.first().map_or(0, |count| count.0);
         self.suspect(leader, Fault::BadWord { cell, value }, decision);
+        Ok(())
     }
 
     /// Whether survivors can deliver that: no more than I have, no less than I delivered.
@@ -164,16 +194,24 @@ impl Membership {
         counts.all(|((cut, received), delivered)| cut <= received && cut >= delivered)
     }
 
-    /// T1. Of several that show a cut the newest leader's: on another nobody can have acted.
+    /// T1. Those that are not removed show the same, if any: the leader before me waited for all of
+    /// them and more. The removed may show an older one, on which nobody acted: I had not echoed it.
     fn compute(&self, shard: &Shard, at: usize) -> Vec<Count> {
         let rows = |set: Members| set.iter().map(|rank| &self.rows[rank.index()].shards[at]);
-        let shown = rows(shard.members).filter(|row| row.ready && self.is_sound(at, &row.cut));
-        if let Some(row) = shown.last()
+        let shown = |set| rows(set).filter(|row| row.ready && self.is_sound(at, &row.cut)).last();
+        let mut stay = shard.members.without(self.excluded());
+        if mutant!("view-cut-of-the-removed") {
+            stay = shard.members;
+        }
+        if let Some(row) = shown(stay).or_else(|| shown(shard.members))
             && !mutant!("view-cut-recomputed")
         {
             return row.cut.clone();
         }
         let mut cut = self.own().shards[at].received.clone();
+        if mutant!("view-cut-of-my-receipts") {
+            return cut;
+        }
         for row in rows(shard.members.without(self.excluded())) {
             for (least, received) in cut.iter_mut().zip(&row.received) {
                 *least = (*least).min(*received);
@@ -228,7 +266,7 @@ impl Membership {
 
     /// Goes, once everything that I said in the old view is on its way.
     pub(super) fn install(&mut self, decision: &mut Decision) -> Result<(), Stop> {
-        if self.courier.owes_anyone() {
+        if self.courier.owes_anyone() && !mutant!("view-goes-without-a-word") {
             return Ok(());
         }
         let own = self.own();

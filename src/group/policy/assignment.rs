@@ -135,10 +135,13 @@ impl Assignment {
     }
 }
 
-/// FNV-1a over the words' bytes: it tells mistakes, not attacks.
 fn digest(candidates: &[Candidate]) -> u64 {
-    let words = candidates.iter().flat_map(|member| [member.seniority, member.incarnation]);
-    let bytes = words.flat_map(u64::to_le_bytes);
+    fnv(candidates.iter().flat_map(|member| [member.seniority, member.incarnation]))
+}
+
+/// FNV-1a over the words' bytes: it tells mistakes, not attacks.
+pub(super) fn fnv(words: impl IntoIterator<Item = u64>) -> u64 {
+    let bytes = words.into_iter().flat_map(u64::to_le_bytes);
     bytes.fold(0xcbf2_9ce4_8422_2325, |digest: u64, byte| {
         (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -22,6 +22,7 @@
 //!                Err(Unplanned::Inadequate): keep the batch to itself, say so, wait for joins
 //! install:   plan = planner.plan(candidates of the next view)?; planner.adopt(&plan)
 //!            View { epoch, me, members, subgroups: plan.subgroups }
+//!            show plan.digest() in the new block; who shows another has another policy
 //! sponsor:   bytes = planner.encode(candidates of the view that the joiner will be in)
 //!                before it adopts that view's plan: the joiner makes the same plan from them
 //! ```
@@ -35,7 +36,8 @@ mod standard;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use super::view::Subgroup;
+use super::membership::roster::Member;
+use super::view::{Sender, Subgroup};
 use crate::base::Rank;
 use crate::limits::{LANES_MAX, MEMBERS_MAX, SENDERS_MAX};
 use crate::sst::layout::Shape;
@@ -52,6 +54,15 @@ pub struct Candidate {
     /// What it calls itself; may be empty. A policy that looks at names needs all of them to be known
     /// everywhere before the view is.
     pub name: String,
+}
+
+/// A view's members as candidates; `name_of` says what each calls itself.
+pub fn candidates(members: &[Member], name_of: impl Fn(&Member) -> String) -> Vec<Candidate> {
+    let of = |member: &Member| {
+        let Member { seniority, incarnation, .. } = *member;
+        Candidate { seniority, incarnation, name: name_of(member) }
+    };
+    members.iter().map(of).collect()
 }
 
 /// A subgroup has too few members for its shards: the view waits for more.
@@ -115,6 +126,25 @@ where
 pub struct Plan {
     pub assignment: Assignment,
     pub subgroups: Vec<Subgroup>,
+}
+
+impl Plan {
+    /// The same for the same plan, at every member: what to compare before the view is used, since a
+    /// policy that breaks P1 would part the group in silence.
+    pub fn digest(&self) -> u64 {
+        let mut words = vec![self.subgroups.len() as u64];
+        for (subgroup, shard) in self.subgroups.iter().zip(&self.assignment.shards) {
+            let shape = &subgroup.shape;
+            words.extend([shard.len() as u64, subgroup.senders.len() as u64]);
+            words.extend(shard);
+            words.extend(subgroup.members.iter().map(|rank| u64::from(rank.0)));
+            let sender = |sender: &Sender| u64::from(sender.rank.0) << 16 | u64::from(sender.lane);
+            words.extend(subgroup.senders.iter().map(sender));
+            words.extend([shape.mode as u64, shape.window.into(), shape.ring_bytes]);
+            words.push(shape.message_bytes_max.into());
+        }
+        assignment::fnv(words)
+    }
 }
 
 /// A policy with what it needs to know of the view before.

@@ -66,6 +66,22 @@ fn the_first_view_deals_members_out_by_rank() {
     assert_eq!(planner.assignment().shard_of(planner.rules(), 0, 9), None);
 }
 
+/// Two policies that differ in who sends only, or in the order of arrival only, are told apart.
+#[test]
+fn plans_that_differ_show_it() {
+    let plan = |first: u16, order: &'static [u64]| {
+        let place = move |_: &Rules, _: &[Candidate], _: &Assignment| {
+            Ok(Assignment { shards: vec![order.to_vec()] })
+        };
+        let one = Rule { senders: Senders::First(first), ..rule(1, 0, 0) };
+        Planner::new(rules(vec![one]), Box::new(place)).plan(&candidates(0..3)).unwrap().digest()
+    };
+    assert_eq!(plan(3, &[0, 1, 2]), plan(3, &[0, 1, 2]));
+    assert!(plan(3, &[0, 1, 2]) != plan(2, &[0, 1, 2]));
+    assert!(plan(3, &[0, 1, 2]) != plan(3, &[0, 2, 1]));
+    assert!(plan(3, &[0, 1, 2]) != plan(3, &[0, 1]));
+}
+
 #[test]
 fn who_leaves_moves_nobody_and_who_joins_takes_the_emptiest() {
     let mut planner = planner(vec![rule(3, 1, 0)]);
@@ -382,6 +398,7 @@ proptest! {
             let mut joiner = fresh();
             joiner.restore(&planner.encode(&who), &who).unwrap();
             prop_assert_eq!(joiner.plan(&who).unwrap(), plan.clone());
+            prop_assert_eq!(joiner.plan(&who).unwrap().digest(), plan.digest());
             planner.adopt(&plan);
         }
     }

@@ -3,45 +3,35 @@
 
 use super::node::Node;
 use super::plan::Plan;
-use super::world::hook;
-use crate::base::Rank;
+use crate::base::{Epoch, Rank};
 use crate::group::Engine;
 use crate::group::membership::roster::Roster;
 use crate::group::membership::{Carry, Options};
 use crate::group::view::{Subgroup, View};
 use crate::sim::fabric::Wires;
-use crate::sst::inbox::Inbox;
-use crate::sst::layout::{Layout, Mode, Shape};
-use crate::sst::producer::{Gate, Producer};
-use crate::sst::ring::{LaneCells, Ring, Taker};
-use crate::sst::{Hook, Table};
+use crate::sim::parts::{self, LanePart};
+use crate::sst::layout::Layout;
 use std::sync::Arc;
 
 /// One view's memory and wires.
 pub struct Era {
+    /// Its processes, by rank.
     pub view: Vec<usize>,
-    specs: Vec<Subgroup>,
-    layout: Arc<Layout>,
+    pub specs: Vec<Subgroup>,
+    pub layout: Arc<Layout>,
     pub wires: Wires,
 }
 
 impl Era {
-    pub fn new(plan: &Plan, view: Vec<usize>) -> Era {
-        let specs: Vec<Subgroup> = plan.templates.iter().map(|t| t.of(&view)).collect();
-        let shapes: Vec<Shape> = specs.iter().map(|spec| spec.shape).collect();
-        let layout = Arc::new(Layout::new(&shapes));
-        let ring_bytes = |owner: usize| {
-            let of = |(at, spec): (usize, &Subgroup)| {
-                let sends = spec.senders.iter().any(|sender| sender.rank.index() == owner);
-                sends.then(|| layout.rings_bytes(at))
-            };
-            specs.iter().enumerate().map(of).collect()
-        };
-        let rings: Vec<Vec<Option<usize>>> = (0..view.len()).map(ring_bytes).collect();
-        let lane_bytes = shapes.iter().map(|shape| shape.lane().bytes).collect();
+    pub fn new(plan: &Plan, epoch: u64, view: Vec<usize>) -> Era {
+        let specs = plan.templates.iter().map(|template| template.of(&view)).collect();
+        let of = View { epoch: Epoch(epoch), me: Rank(0), members: view.len(), subgroups: specs };
+        let layout = Arc::new(of.layout());
+        let rings = parts::ring_bytes(&of, &layout);
+        let lane_bytes = of.subgroups.iter().map(|spec| spec.shape.lane().bytes).collect();
         let lazy = |owner: usize, reader: usize| plan.lazy(view[owner], view[reader]);
         let wires = Wires::new(layout.control_bytes, &rings, lane_bytes, plan.queue_limit, lazy);
-        Era { view, specs, layout, wires }
+        Era { view, specs: of.subgroups, layout, wires }
     }
 
     pub fn rank(&self, process: usize) -> Option<Rank> {
@@ -63,47 +53,15 @@ impl Era {
         process: usize,
         roster: Roster,
         carry: Carry,
-    ) -> (Node, Vec<(usize, u16, Producer)>) {
-        let (me, members) = (roster.me, roster.len());
-        let hook: Option<Hook> = Some(hook);
-        let block = |owner: usize| self.wires.mirror(owner, me.index()).clone();
-        let blocks = (0..members).map(block).collect();
-        let mut table = Table::new(self.layout.clone(), me, blocks, hook);
-        let (mut takers, mut lanes, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, spec) in self.specs.iter().enumerate().filter(|(_, spec)| spec.has(me)) {
-            let columns = &self.layout.subgroups[at];
-            let ring = |rank: Rank, lane: u16| {
-                let region = self.wires.ring_mirror(rank.index(), me.index(), at).clone();
-                Ring::new(region, lane.into(), &spec.shape)
-            };
-            let rings = spec.senders.iter();
-            let rings = rings.map(|of| (ring(of.rank, of.lane), of.rank.0, of.lane)).collect();
-            inboxes.push(Inbox::new(rings, &spec.shape, roster.epoch));
-            let mut mine = Vec::new();
-            let all = spec.senders.iter().enumerate();
-            for (s, sender) in all.filter(|(_, sender)| sender.rank == me) {
-                let released = match spec.mode() {
-                    Mode::Stable => columns.released.byte(0),
-                    Mode::Received => columns.released_by.byte(s),
-                };
-                let row = |&rank: &Rank| (rank, table.block(rank).clone(), released);
-                let gate = Gate {
-                    rows: spec.members.iter().map(row).collect(),
-                    mode: spec.mode(),
-                    sender: s,
-                    senders: spec.senders.len(),
-                    hook,
-                };
-                let (ring, cells) = (ring(me, sender.lane), LaneCells::new());
-                mine.push(Taker::new(ring.clone(), cells.clone()));
-                let hot = spec.shape.ring_bytes;
-                lanes.push((at, sender.lane, Producer::new(ring, cells, gate, &spec.shape, hot)));
-            }
-            takers.push(mine);
-        }
-        let view = View { epoch: roster.epoch, me, members, subgroups: self.specs.clone() };
-        let options = Options { tie_break: false, posting: plan.posting };
-        let engine = Engine::evolving(view, &mut table, takers, (roster, carry), options);
-        (Node::new(process, self.view.clone(), engine, table, inboxes), lanes)
+    ) -> (Node, Vec<LanePart>) {
+        let (me, members, epoch) = (roster.me, roster.len(), roster.epoch);
+        let view = View { epoch, me, members, subgroups: self.specs.clone() };
+        let hot: Vec<u64> = self.specs.iter().map(|spec| spec.shape.ring_bytes).collect();
+        let mut parts = parts::build(&view, &self.layout, &self.wires, &hot);
+        let options = Options { tie_break: plan.tie_break, posting: plan.posting };
+        let start = (roster, carry);
+        let engine = Engine::evolving(view, &mut parts.table, parts.takers, start, options);
+        let node = Node::new(process, self.view.clone(), engine, parts.table, parts.inboxes);
+        (node, parts.lanes)
     }
 }

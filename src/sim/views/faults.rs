@@ -1,39 +1,67 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What befalls a group while it works, and what must hold once that ends.
+//! What befalls a group while it works. Faults strike at random, or lie in wait for a step of the
+//! view change.
 
-use super::world::{Life, World};
-use crate::base::{Members, Nanos, Rank};
+use super::node::Node;
+use super::plan::Budget;
+use super::world::{Life, Start, World};
+use crate::base::{Members, Nanos};
 use crate::error::Fault;
-use crate::group::membership::Request;
 use crate::group::membership::roster::{Address, Roster};
-use crate::sim::oracle::{IDLE, LIVENESS, SLEEP};
-use crate::sim::report::Row;
+use crate::group::membership::stage::Stage;
+use crate::group::membership::{Request, Stop};
+use crate::sim::coverage::{By, Case, Reached};
+use crate::sim::rows::Row;
 
-/// Rounds in which whoever can must have come to rest.
-const ROUNDS: u32 = 600;
+pub const LOST: Fault = Fault::Lost { also: Members::NONE };
+pub const SILENT: Fault = Fault::Silent { for_ns: Nanos(1) };
 
-/// By the step of the view change that the member had reached.
-const CRASHES: [Row; 7] = [
-    Row::Crashes,
-    Row::CrashesFrozen,
-    Row::CrashesWedged,
-    Row::CrashesAgreed,
-    Row::CrashesEchoed,
-    Row::CrashesEnded,
-    Row::CrashesPassed,
+/// Two of a subgroup who suspect a third in the middle of a trim, and die when they have delivered.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambush {
+    pub epoch: u64,
+    pub pair: [usize; 2],
+    pub third: usize,
+    pub delivered: [bool; 2],
+}
+
+/// Something that may befall a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Crash,
+    Falsehood,
+    Cut,
+    Split,
+    Storm,
+    Leave,
+    Join,
+    Stop,
+    Jump,
+    Sponsor,
+    Detect,
+}
+
+const KINDS: [Kind; 14] = [
+    Kind::Crash,
+    Kind::Crash,
+    Kind::Falsehood,
+    Kind::Falsehood,
+    Kind::Cut,
+    Kind::Split,
+    Kind::Storm,
+    Kind::Leave,
+    Kind::Join,
+    Kind::Stop,
+    Kind::Jump,
+    Kind::Sponsor,
+    Kind::Detect,
+    Kind::Detect,
 ];
-const FALSEHOODS: [Row; 7] = [
-    Row::Falsehoods,
-    Row::FalsehoodsFrozen,
-    Row::FalsehoodsWedged,
-    Row::FalsehoodsAgreed,
-    Row::FalsehoodsEchoed,
-    Row::FalsehoodsEnded,
-    Row::FalsehoodsPassed,
-];
-
-const LOST: Fault = Fault::Lost { also: Members::NONE };
-const SILENT: Fault = Fault::Silent { for_ns: Nanos(1) };
+/// What an ambush does.
+const STRIKES: [Kind; 6] =
+    [Kind::Crash, Kind::Falsehood, Kind::Cut, Kind::Stop, Kind::Leave, Kind::Join];
+/// What goes on while faults lie in wait.
+const CALM: [Kind; 3] = [Kind::Join, Kind::Sponsor, Kind::Detect];
 
 impl World {
     pub fn all_up(&self) -> Vec<usize> {
@@ -50,66 +78,120 @@ impl World {
         if up.is_empty() {
             return;
         }
-        let changing: Vec<usize> =
-            up.iter().copied().filter(|who| self.is_changing(*who)).collect();
-        let ambush = self.plan.ambush && self.dice.chance(230);
-        if ambush && changing.is_empty() && self.spent.iter().any(|spent| spent.get() > 0) {
-            return;
+        let waits = self.plan.ambush.is_some() && self.dice.chance(200);
+        let kind = self.dice.pick(if waits { &CALM[..] } else { &KINDS[..] });
+        self.befall(self.dice.pick(&up), kind, &up);
+    }
+
+    /// Whether the faults have waited for this.
+    pub fn is_ambushed(&self, node: &Node) -> bool {
+        self.wait_for_two(node);
+        match self.plan.ambush {
+            Some((step, chance)) => {
+                !self.hush.get() && self.dice.chance(chance) && self.step_of(node) == step
+            }
+            None => false,
         }
-        let who = self.dice.pick(if ambush && !changing.is_empty() { &changing } else { &up });
+    }
+
+    /// The process is where the faults have waited for it.
+    pub fn strike(&self, who: usize) {
+        let up = self.all_up();
+        if up.contains(&who) {
+            self.befall(who, self.dice.pick(&STRIKES), &up);
+        }
+    }
+
+    /// Whether the plan allows one more of a kind, which is then spent.
+    fn spend(&self, which: fn(&mut Budget) -> &mut u32) -> bool {
+        let (mut spent, mut most) = (self.spent.get(), self.plan.faults);
+        let count = which(&mut spent);
+        let more = *count < *which(&mut most);
+        *count += u32::from(more);
+        self.spent.set(spent);
+        more
+    }
+
+    fn befall(&self, who: usize, kind: Kind, up: &[usize]) {
         let other = self.dice.below(self.plan.processes as u64) as usize;
-        let spend = |kind: usize, most: u32| {
-            let spent = self.spent[kind].get();
-            self.spent[kind].set(spent + u32::from(spent < most));
-            spent < most
-        };
+        let changing = || up.iter().filter(|who| self.is_changing(**who)).count();
         // A gentle fate takes one where the others are a majority, and waits for the next view.
-        let hard = !self.plan.gentle || up.len() > 2 && changing.len() < 2;
-        match self.dice.below(10) {
-            0 | 1 if hard && spend(0, self.plan.crashes) => {
-                self.tallies.one(CRASHES[self.stage(who)]);
+        let hard = || !self.plan.gentle || up.len() > 2 && changing() < 2;
+        match kind {
+            Kind::Crash if hard() && self.spend(|faults| &mut faults.crashes) => {
+                self.interrupted(who, By::Crash);
                 self.crash(who);
             }
-            2 | 3 if who != other && hard && spend(1, self.plan.falsehoods) => {
-                let stopped: Vec<usize> =
-                    up.iter().copied().filter(|p| self.is_paused(*p)).collect();
-                let other = match stopped.is_empty() || self.dice.chance(128) {
-                    true => other,
-                    false => self.dice.pick(&stopped),
-                };
-                let stage = self.stage(who);
-                if self.suspect(who, other, SILENT) {
-                    self.tallies.one(FALSEHOODS[stage]);
-                    // They may err about each other.
-                    if self.dice.chance(96) && self.suspect(other, who, SILENT) {
-                        self.tallies.one(Row::Duels);
+            Kind::Falsehood if who != other && hard() => self.err(who, other, up),
+            Kind::Cut if who != other && self.plan.lazy(other, who) => {
+                if !self.is_cut(other, who) && self.spend(|faults| &mut faults.cuts) {
+                    self.note("link cut", [other as u64, who as u64, 0, 0]);
+                    self.interrupted(who, By::Cut);
+                    self.break_link(other, who);
+                    if !self.is_cut(who, other) {
+                        self.tallies.reached(Case::OneWay);
                     }
                 }
             }
-            4 if who != other && self.plan.lazy(other, who) && spend(2, self.plan.cuts) => {
-                self.tallies.one(Row::CutLinks);
-                self.note("link cut", [other as u64, who as u64, 0, 0]);
-                self.break_link(other, who);
-            }
-            5 if spend(3, self.plan.splits) => self.split(),
-            6 if up.len() > 1 && spend(4, self.plan.leaves) => {
+            Kind::Split if self.spend(|faults| &mut faults.splits) => self.split(up),
+            Kind::Storm => self.storm(up),
+            Kind::Leave if up.len() > 1 && self.spend(|faults| &mut faults.leaves) => {
                 self.oracle.borrow_mut().leavers.push(who);
                 self.note("asks to leave", [who as u64, 0, 0, 0]);
+                self.interrupted(who, By::Leave);
                 self.ask_to_leave(who);
             }
-            7 => (0..self.plan.processes).for_each(|joiner| self.ask(joiner, who)),
-            8 => self.sponsor(other),
-            _ => {
-                if self.is_gone(other) || self.is_cut(other, who) {
-                    self.suspect(who, other, LOST);
+            Kind::Join => {
+                let step = self.step(who);
+                let asks = (0..self.plan.processes).filter(|joiner| self.ask(*joiner, who));
+                if asks.count() > 0
+                    && let Some(step) = step
+                {
+                    self.tallies.reached(Reached::Step(step, By::Join));
                 }
+            }
+            Kind::Stop if self.spend(|faults| &mut faults.stops) => self.stop(who, up),
+            Kind::Jump if self.spend(|faults| &mut faults.jumps) => {
+                self.tallies.reached(Case::ClockJump);
+                const HOUR: u64 = 3_600_000_000_000;
+                let clock = self.clocks[who].get();
+                let on = self.dice.chance(128);
+                self.clocks[who].set(if on { clock + HOUR } else { clock - HOUR });
+            }
+            Kind::Sponsor => self.sponsor(other),
+            Kind::Detect if self.is_gone(other) || self.is_cut(other, who) => {
+                self.suspect(who, other, LOST);
+            }
+            _ => {}
+        }
+    }
+
+    fn err(&self, who: usize, other: usize, up: &[usize]) {
+        let stopped: Vec<usize> = up.iter().copied().filter(|p| self.is_paused(*p)).collect();
+        let other = match stopped.is_empty() || self.dice.chance(128) {
+            true => other,
+            false => self.dice.pick(&stopped),
+        };
+        let step = self.step(who);
+        if !self.may_suspect(who, other) || !self.spend(|faults| &mut faults.falsehoods) {
+            return;
+        }
+        if self.suspect(who, other, SILENT) {
+            step.into_iter().for_each(|step| {
+                self.tallies.reached(Reached::Step(step, By::Falsehood));
+            });
+            // They may err about each other.
+            if self.dice.chance(96) && self.suspect(other, who, SILENT) {
+                self.tallies.reached(Case::Duel);
             }
         }
     }
 
-    fn split(&self) {
-        self.tallies.one(Row::Splits);
+    /// The group is parted for good.
+    fn split(&self, up: &[usize]) {
         let chosen = self.dice.word();
+        self.count_split(chosen, up);
+        self.note("split", [chosen & ((1 << self.plan.processes) - 1), 0, 0, 0]);
         for from in 0..self.plan.processes {
             for to in 0..self.plan.processes {
                 if chosen >> from & 1 != chosen >> to & 1 && self.plan.lazy(from, to) {
@@ -119,29 +201,158 @@ impl World {
         }
     }
 
-    /// How far a member is on its way to the next view.
-    fn stage(&self, who: usize) -> usize {
-        let Ok(life) = self.lives[who].try_borrow() else { return 0 };
-        let Life::Up(node) = &*life else { return 0 };
-        let membership = node.engine.membership().expect("views");
-        let t = membership.timings();
-        let wedged = membership.is_wedged();
-        let steps = [t.wedged.0 > 0, t.agreed.0 > 0, t.echoed.0 > 0, t.ended.0 > 0, t.passed.0 > 0];
-        let last = steps.iter().rposition(|reached| *reached);
-        last.map_or(usize::from(wedged), |at| at + 2)
-    }
-
-    fn is_changing(&self, who: usize) -> bool {
-        match self.lives[who].try_borrow() {
-            Ok(life) => match &*life {
-                Life::Up(node) => node.engine.membership().expect("views").is_wedged(),
-                _ => false,
-            },
-            Err(_) => false,
+    /// The group is parted for a while, perhaps one way only; some detectors take that for failures.
+    fn storm(&self, up: &[usize]) {
+        if self.storm_until.get() > 0 || !self.spend(|faults| &mut faults.storms) {
+            return;
+        }
+        let chosen = self.dice.word();
+        let one_way = self.dice.chance(85);
+        let until = self.now.get() + self.dice.range(50, 2_000);
+        self.storm_until.set(until);
+        self.note("storm", [chosen & ((1 << self.plan.processes) - 1), one_way.into(), until, 0]);
+        let apart = |from: usize, to: usize| {
+            let (from, to) = (chosen >> from & 1, chosen >> to & 1);
+            from < to || (from > to && !one_way)
+        };
+        for from in 0..self.plan.processes {
+            for to in 0..self.plan.processes {
+                if apart(from, to) && self.plan.lazy(from, to) {
+                    self.stuck_until[self.pair(from, to)].set(until);
+                }
+            }
+        }
+        for &who in up {
+            let far = up.iter().filter(|other| apart(**other, who));
+            for &other in far.filter(|_| self.dice.chance(24)) {
+                self.suspect(who, other, SILENT);
+            }
         }
     }
 
-    fn ask_to_leave(&self, who: usize) {
+    pub fn end_storm(&self) {
+        let until = self.storm_until.get();
+        if until > 0 && until <= self.now.get() {
+            self.storm_until.set(0);
+            if self.all_up().into_iter().any(|who| self.is_changing(who)) {
+                self.tallies.reached(Case::HealsInChange);
+            }
+        }
+    }
+
+    /// A process is stopped for long, or its whole host.
+    fn stop(&self, who: usize, up: &[usize]) {
+        let until = self.now.get() + self.dice.range(200, self.plan.steps.max(201));
+        let host = self.plan.hosts[who];
+        let whole = self.dice.chance(85);
+        let on_it = |other: &usize| *other == who || whole && self.plan.hosts[*other] == host;
+        let stopped: Vec<usize> = up.iter().copied().filter(on_it).collect();
+        if stopped.len() > 1 {
+            self.tallies.reached(Case::HostPause);
+        }
+        for who in stopped {
+            self.interrupted(who, By::Pause);
+            self.halt(who, until);
+        }
+    }
+
+    fn halt(&self, who: usize, until: u64) {
+        self.note("is stopped", [who as u64, until, 0, 0]);
+        self.paused_until[who].set(until);
+        self.stopped[who].set(true);
+    }
+
+    /// In the middle of a callback a member is stopped for long, and perhaps somebody takes that for
+    /// its failure.
+    pub fn stop_in_callback(&self, node: &Node) {
+        let most = self.plan.steps.max(201);
+        self.halt(node.process, self.now.get() + self.dice.range(200, most));
+        self.tallies.reached(Reached::Step(self.step_of(node), By::Pause));
+        let up = self.all_up();
+        if up.len() > 3 && self.dice.chance(128) {
+            self.suspect(self.dice.pick(&up), node.process, SILENT);
+        }
+    }
+
+    /// A short pause of a process, and of some wire.
+    pub fn pause(&self, node: &Node) {
+        self.tallies.one(Row::Pauses);
+        self.tallies.reached(Reached::Step(self.step_of(node), By::Pause));
+        let until = || self.now.get() + self.dice.below(self.plan.pause_max) + 1;
+        self.paused_until[node.process].set(until());
+        let pair = self.dice.below(self.stuck_until.len() as u64) as usize;
+        self.stuck_until[pair].set(until());
+    }
+
+    pub fn heal(&self) {
+        self.storm_until.set(0);
+        self.paused_until.iter().for_each(|until| until.set(0));
+        self.stuck_until.iter().for_each(|until| until.set(0));
+    }
+
+    /// Lays the ambush on two of a subgroup, and kills them once both have delivered.
+    fn wait_for_two(&self, node: &Node) {
+        if !self.plan.hazard || self.hush.get() {
+            return;
+        }
+        let stage = node.membership().stage();
+        let Some(mut ambush) = self.ambushed.get() else {
+            if stage == Stage::Cut || stage == Stage::Echoed {
+                self.lay_ambush(node);
+            }
+            return;
+        };
+        let Some(at) = ambush.pair.iter().position(|who| *who == node.process) else { return };
+        if node.epoch == ambush.epoch && stage >= Stage::Ended && !ambush.delivered[at] {
+            ambush.delivered[at] = true;
+            self.ambushed.set(Some(ambush));
+            if ambush.delivered == [true; 2] {
+                if !self.is_gone(ambush.third) {
+                    self.tallies.reached(Case::TwoOfThree);
+                }
+                ambush.pair.into_iter().for_each(|who| self.crash(who));
+            }
+        }
+    }
+
+    fn lay_ambush(&self, node: &Node) {
+        let suspects = node.membership().suspects();
+        for spec in
+            self.eras.borrow()[&node.epoch].specs.iter().filter(|spec| spec.members.len() > 2)
+        {
+            let of = |rank: &&crate::base::Rank| !suspects.contains(**rank);
+            let members = spec.members.iter().filter(of).map(|rank| node.view[rank.index()]);
+            let others: Vec<usize> = members
+                .filter(|who| *who != node.process && self.epochs[*who].get() == node.epoch)
+                .filter(|who| !self.is_gone(*who))
+                .collect();
+            if others.len() < 2 || !spec.members.contains(&node.membership().me()) {
+                continue;
+            }
+            let second = self.dice.pick(&others);
+            let third = self.dice.pick(&others);
+            if second == third || !self.may_suspect(second, third) {
+                continue;
+            }
+            let pair = [node.process, second];
+            let ambush = Ambush { epoch: node.epoch, pair, third, delivered: [false; 2] };
+            self.ambushed.set(Some(ambush));
+            self.note("ambush", [node.process as u64, second as u64, third as u64, node.epoch]);
+            // What the two believe stays between them for a while.
+            let until = self.now.get() + 400;
+            for from in pair {
+                for &to in node.view.iter().filter(|to| !pair.contains(to)) {
+                    self.stuck_until[self.pair(from, to)].set(until);
+                }
+            }
+            self.suspect(second, third, SILENT);
+            return;
+        }
+    }
+
+    // ---- what detectors and processes do ----
+
+    pub fn ask_to_leave(&self, who: usize) {
         if let Ok(mut life) = self.lives[who].try_borrow_mut()
             && let Life::Up(node) = &mut *life
         {
@@ -150,9 +361,20 @@ impl World {
         }
     }
 
+    /// Whether a report of `other` would be news to `who`.
+    fn may_suspect(&self, who: usize, other: usize) -> bool {
+        if who == other || self.is_gone(who) {
+            return false;
+        }
+        let Ok(life) = self.lives[who].try_borrow() else { return false };
+        let Life::Up(node) = &*life else { return false };
+        let rank = node.rank_of(other);
+        rank.is_some_and(|rank| !node.membership().suspects().contains(rank))
+    }
+
     /// A detector of `who` reports `other`. Whether that was news there.
     pub fn suspect(&self, who: usize, other: usize, fault: Fault) -> bool {
-        if who == other || self.is_gone(who) {
+        if !self.may_suspect(who, other) {
             return false;
         }
         let Ok(mut life) = self.lives[who].try_borrow_mut() else { return false };
@@ -162,28 +384,37 @@ impl World {
         }
         self.oracle.borrow_mut().suspected.push(other);
         self.note("is told of", [who as u64, other as u64, 0, 0]);
+        if self.epochs[other].get() < node.epoch && !self.is_gone(other) {
+            self.tallies.reached(Case::JoinerSuspected);
+        }
         self.wake(who, true);
         true
     }
 
-    /// A process that is no member asks one to join.
-    fn ask(&self, joiner: usize, who: usize) {
+    /// A process that is no member asks one to join. Whether that one has heard of it.
+    pub fn ask(&self, joiner: usize, who: usize) -> bool {
         let is_out = |life: &Life| matches!(life, Life::Unborn | Life::Asking);
         if joiner == who || !self.lives[joiner].try_borrow().is_ok_and(|life| is_out(&life)) {
-            return;
+            return false;
+        }
+        if self.plan.absent[joiner] {
+            return false;
+        }
+        // A process restarts when it is dead, or has been told to stop.
+        if self.plan.reborn[joiner].is_some_and(|before| !self.is_gone(before)) {
+            return false;
         }
         *self.lives[joiner].borrow_mut() = Life::Asking;
-        if let Ok(mut life) = self.lives[who].try_borrow_mut()
-            && let Life::Up(node) = &mut *life
-        {
-            let incarnation = joiner as u64 + 1;
-            node.engine.ask_to_join(Request { incarnation, address: Address::default() });
-            self.wake(who, true);
-        }
+        let Ok(mut life) = self.lives[who].try_borrow_mut() else { return false };
+        let Life::Up(node) = &mut *life else { return false };
+        let incarnation = joiner as u64 + 1;
+        node.engine.ask_to_join(Request { incarnation, address: Address::default() });
+        self.wake(who, true);
+        true
     }
 
     /// A process that was joined starts from what a member of that view tells it.
-    fn sponsor(&self, joiner: usize) {
+    pub fn sponsor(&self, joiner: usize) {
         let asks = |life: &Life| matches!(life, Life::Asking);
         if !self.lives[joiner].try_borrow().is_ok_and(|life| asks(&life)) {
             return;
@@ -192,208 +423,74 @@ impl World {
         for who in self.all_up() {
             let Ok(life) = self.lives[who].try_borrow() else { continue };
             let Life::Up(node) = &*life else { continue };
-            let membership = node.engine.membership().expect("views");
+            let membership = node.membership();
             let Some(rank) = node.rank_of(joiner) else { continue };
             if !membership.suspects().contains(rank) && !membership.passed() {
                 let roster = Roster { me: rank, ..membership.roster().clone() };
-                found.push((roster, membership.carry()));
+                found.push((who, roster, membership.carry()));
             }
         }
         if !found.is_empty() {
             let at = self.dice.below(found.len() as u64) as usize;
-            let (roster, carry) = found.swap_remove(at);
-            self.tallies.one(Row::Joined);
-            self.enter(joiner, roster, carry, Vec::new());
+            let (source, roster, carry) = found.swap_remove(at);
+            let until = self.now.get() + self.dice.below(self.plan.transfer_max + 1);
+            let start = Start { source, until, roster, carry };
+            self.note("is told to start", [joiner as u64, source as u64, until, 0]);
+            *self.lives[joiner].borrow_mut() = Life::Loading(Box::new(start));
         }
     }
 
-    /// The faults end, the application falls silent: all that is posted lands, detectors tell who is
-    /// gone or out of reach, and nobody else. Whoever is left agrees, has everything, and rests.
-    pub fn settle(&self) {
-        let must = self.survivors_at_least();
-        self.hush.set(true);
-        self.heal();
-        let mut still = 0;
-        for round in 0..ROUNDS {
-            if self.round(round) || !self.is_at_rest() {
-                still = 0;
-                continue;
-            }
-            still += 1;
-            if still == 4 {
-                return self.judge(&must);
-            }
-        }
-        self.stuck();
-    }
+    // ---- ends ----
 
-    /// Everybody gets turns and every post lands. Whether anything happened.
-    fn round(&self, round: u32) -> bool {
-        self.now.set(self.now.get() + 1);
-        let before = self.stirs.get();
-        while self.land(self.dice.below(4)) {}
-        for who in self.all_up() {
-            self.detect(who);
-            if self.oracle.borrow().leavers.contains(&who) && round % 8 == 0 {
-                self.ask_to_leave(who); // a wish does not outlive its view
-            }
-            self.turn(who);
+    /// A process dies, wherever it is.
+    pub fn crash(&self, process: usize) {
+        if self.is_gone(process) {
+            return;
         }
-        for at in 0..self.lanes.len() {
-            self.resolve(at);
-        }
-        for joiner in 0..self.plan.processes {
-            if matches!(*self.lives[joiner].borrow(), Life::Asking) {
-                let up = self.all_up();
-                let broken = |who: &usize| self.is_cut(joiner, *who) || self.is_cut(*who, joiner);
-                if up.iter().any(broken) {
-                    self.end(joiner); // else it would be joined and cut off for ever
-                    continue;
-                }
-                if let Some(leader) = self.all_up().into_iter().find(|who| self.leads(*who)) {
-                    self.ask(joiner, leader);
-                }
-                self.sponsor(joiner);
+        self.note("crashes", [process as u64, 0, 0, 0]);
+        let mut torn = Vec::new();
+        for (epoch, era) in &mut *self.eras.borrow_mut() {
+            if let Some(rank) = era.rank(process) {
+                let cuts = era.wires.cut_off(rank, &self.dice);
+                torn.extend(cuts.into_iter().map(|cut| (*epoch, cut)));
             }
         }
-        self.stirs.get() != before
-    }
-
-    fn leads(&self, who: usize) -> bool {
-        match &*self.lives[who].borrow() {
-            Life::Up(node) => {
-                let membership = node.engine.membership().expect("views");
-                membership.leader() == membership.me()
-            }
-            _ => false,
-        }
-    }
-
-    /// Detectors that are right.
-    fn detect(&self, who: usize) {
-        for other in (0..self.plan.processes).filter(|other| *other != who) {
-            let cut = self.is_cut(other, who);
-            let unborn = matches!(*self.lives[other].borrow(), Life::Unborn | Life::Asking);
-            let absent = unborn && self.has_member(who, other);
-            let deaf = self.shuns(other, who) || self.is_cut(who, other) || absent;
-            let silent = &self.silent[who * self.plan.processes + other];
-            silent.set(if deaf { silent.get() + 1 } else { 0 });
-            // That a process is gone is the fabric's to tell (`events.lost`).
-            if cut && !self.is_gone(other) {
-                self.suspect(who, other, LOST);
-            } else if silent.get() > 40 && !self.is_gone(other) {
-                self.suspect(who, other, SILENT);
-            }
-        }
-    }
-
-    fn has_member(&self, who: usize, other: usize) -> bool {
-        match &*self.lives[who].borrow() {
-            Life::Up(node) => node.rank_of(other).is_some(),
-            _ => false,
-        }
-    }
-
-    /// Whether `other` has done with `who`.
-    fn shuns(&self, other: usize, who: usize) -> bool {
-        let (one, two) = (self.lives[other].borrow(), self.lives[who].borrow());
-        let (Life::Up(one), Life::Up(two)) = (&*one, &*two) else { return false };
-        let suspects = one.engine.membership().expect("views").suspects();
-        one.rank_of(who).map_or(one.epoch > two.epoch, |rank| suspects.contains(rank))
-    }
-
-    fn is_at_rest(&self) -> bool {
-        let up = self.all_up();
-        let asks = |life: &std::cell::RefCell<Life>| matches!(*life.borrow(), Life::Asking);
-        if !up.is_empty() && self.lives.iter().any(asks) {
-            return false;
-        }
-        let leavers = &self.oracle.borrow().leavers;
-        if up.len() > 1 && up.iter().any(|who| leavers.contains(who)) {
-            return false;
-        }
-        up.iter().all(|who| {
-            let life = self.lives[*who].borrow();
-            let Life::Up(node) = &*life else { return false };
-            let membership = node.engine.membership().expect("views");
-            node.view.len() == up.len()
-                && node.view.iter().all(|other| up.contains(other))
-                && membership.suspects().is_empty()
-                && membership.changes().is_empty()
-                && !membership.is_wedged()
-        })
-    }
-
-    /// Those who must survive: up, never suspected, on no broken link, not leaving; if they are a
-    /// majority of every view that any of them can be in.
-    fn survivors_at_least(&self) -> Vec<usize> {
-        let oracle = self.oracle.borrow();
-        let n = self.plan.processes;
-        let up = self.all_up();
-        let whole = |who: usize| {
-            (0..n).all(|o| {
-                o == who || self.is_gone(o) || !self.is_cut(o, who) && !self.is_cut(who, o)
-            })
-        };
-        let fine: Vec<usize> = up
-            .iter()
-            .copied()
-            .filter(|who| !oracle.suspected.contains(who) && !oracle.leavers.contains(who))
-            .filter(|who| whole(*who))
-            .collect();
-        let others = (self.plan.founders..n).filter(|who| !fine.contains(who)).count();
-        let epochs = fine.iter().filter_map(|who| oracle.installed.get(who));
-        let Some(&first) = epochs.min() else { return Vec::new() };
-        let enough = oracle.views.range(first..).all(|(_, view)| {
-            let mine = fine.iter().filter(|who| view.contains(who)).count();
-            2 * mine > view.len() + others
-        });
-        if enough { fine } else { Vec::new() }
-    }
-
-    fn judge(&self, must: &[usize]) {
-        let up = self.all_up();
-        if let Some(lost) = must.iter().find(|who| !up.contains(who)) {
-            self.fail((LIVENESS, format!("{lost} did not survive; of {must:?} {up:?} did")));
-        }
-        self.tallies.one(Row::Quiet);
-        self.tallies.add(Row::SurvivedSeeds, u64::from(!up.is_empty()));
-        self.check(self.oracle.borrow().quiet(&up));
-        for _ in 0..3 {
-            if self.round(1) {
-                self.fail((IDLE, "something moved after all had come to rest".into()));
-            }
-        }
-        if self.plan.parking
-            && let Some(who) = up.iter().find(|who| !self.is_asleep(**who))
+        self.autopsy(process, &torn);
+        self.end(process);
+        // Sometimes it is restarted before anybody has noticed.
+        let next = self.plan.reborn.iter().position(|before| *before == Some(process));
+        if let Some(next) = next
+            && self.dice.chance(128)
         {
-            self.fail((SLEEP, format!("process {who} stays up with nothing to do")));
+            self.all_up().into_iter().for_each(|who| {
+                self.ask(next, who);
+            });
         }
     }
 
-    fn stuck(&self) -> ! {
-        let mut told = String::new();
-        for who in self.all_up() {
-            if let Life::Up(node) = &*self.lives[who].borrow() {
-                let membership = node.engine.membership().expect("views");
-                let kept = self.lanes.iter().filter(|lane| lane.borrow().kept.is_some()).count();
-                told += &format!(
-                    "\n  {who}: epoch {} view {:?} wedged {} suspects {:?} changes {:?} timings {:?} \
-                     asleep {} {kept} lanes keep, passed {} owes {} full {:?} phase {:?}",
-                    node.epoch,
-                    node.view,
-                    membership.is_wedged(),
-                    membership.suspects().iter().map(|rank: Rank| rank.0).collect::<Vec<_>>(),
-                    membership.changes(),
-                    membership.timings(),
-                    self.is_asleep(who),
-                    membership.passed(),
-                    membership.owes(Members::NONE),
-                    self.full(node.epoch, membership.me()),
-                    node.phase,
-                );
-            }
+    pub fn end(&self, process: usize) {
+        self.gone[process].set(true);
+        self.stir();
+        self.wake_all();
+        if let Ok(mut life) = self.lives[process].try_borrow_mut() {
+            *life = Life::Gone;
         }
-        self.fail((LIVENESS, format!("still moving after {ROUNDS} rounds:{told}")))
+    }
+
+    /// A member has been told to stop, or is in a minority.
+    pub fn stops(&self, process: usize, reason: Option<Stop>) {
+        if self.is_gone(process) {
+            return;
+        }
+        let row = match reason {
+            Some(Stop::Expelled { .. }) => Row::Expelled,
+            Some(Stop::Partitioned { .. }) => Row::Partitioned,
+            Some(Stop::Left) => Row::LeftView,
+            _ => Row::Exhausted,
+        };
+        self.check(self.oracle.borrow().may_stop(process, reason));
+        self.tallies.one(row);
+        self.note("stops", [process as u64, row as u64, 0, 0]);
+        self.end(process);
     }
 }

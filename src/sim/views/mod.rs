@@ -4,12 +4,20 @@
 
 mod era;
 mod faults;
+mod lane;
+mod links;
 mod node;
 mod oracle;
 mod plan;
+mod settle;
+mod smaller;
+mod watch;
 mod world;
 
 #[cfg(test)]
 mod mutants;
 
+pub use plan::Plan;
+pub use world::run_plan;
+#[cfg(test)]
 pub use world::run_seed;

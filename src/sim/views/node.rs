@@ -1,30 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A member's turn thread and its application threads, where views change.
+//! A member's turn thread, where views change.
 
 use super::oracle::EMPTY;
 use super::world::World;
-use crate::base::{Events, Members, Nanos, Post, Rank};
-use crate::error::{Fault, Status, Suspicion};
-use crate::group::membership::Install;
-use crate::group::{Engine, Work};
-use crate::limits::BATCH_MAX;
-use crate::mem::Batch;
+use crate::base::{Members, Nanos, Post, Rank};
+use crate::error::{Fault, Suspicion};
+use crate::group::Engine;
+use crate::group::membership::stage::Stage;
+use crate::group::membership::{Install, Membership};
+use crate::sim::coverage::Case;
 use crate::sim::oracle::{Broken, TRUST};
-use crate::sim::report::Row;
+use crate::sim::rows::Row;
+use crate::sim::turn::{Phase, Turn};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
 use crate::sst::kept::Kept;
 use crate::sst::layout::Mode;
-use crate::sst::producer::Producer;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    Poll,
-    Collect,
-    Callback,
-    Done,
-    Post,
-}
 
 /// Subgroup and lane, and what it must send again.
 pub type KeptOf = (usize, u16, Kept);
@@ -37,18 +28,10 @@ pub struct Node {
     pub view: Vec<usize>,
     pub engine: Engine,
     pub table: Table,
-    pub inboxes: Vec<Inbox>,
-    pub work: Work,
-    pub events: Events,
-    batch: Batch,
-    pub phase: Phase,
-    cursor: usize,
-    budget: u64,
-    callback_steps: u64,
-    callback_began: u64,
+    inboxes: Vec<Inbox>,
+    pub turn: Turn,
     /// The messages of the batch: lane and ordinal.
     lent: Vec<((usize, u16), u64)>,
-    busy: bool,
     told: Members,
     /// Its progress at the last poll.
     seen: u64,
@@ -70,20 +53,21 @@ impl Node {
             engine,
             table,
             inboxes,
-            work: Work::new(),
-            events: Events::default(),
-            batch: Batch::new(BATCH_MAX),
-            phase: Phase::Poll,
-            cursor: 0,
-            budget: 0,
-            callback_steps: 0,
-            callback_began: 0,
+            turn: Turn::new(),
             lent: Vec::new(),
-            busy: false,
             told: Members::NONE,
             seen: 0,
             wedged: false,
         }
+    }
+
+    pub fn membership(&self) -> &Membership {
+        self.engine.membership().expect("views may change here")
+    }
+
+    /// Whether its next step begins the next view.
+    pub fn is_over(&self) -> bool {
+        self.turn.work.install.is_some()
     }
 
     pub fn rank_of(&self, process: usize) -> Option<Rank> {
@@ -99,7 +83,7 @@ impl Node {
         let Some(rank) = self.rank_of(process).filter(|rank| *rank != self.rank()) else {
             return false;
         };
-        let news = !self.engine.membership().expect("views").suspects().contains(rank);
+        let news = !self.membership().suspects().contains(rank);
         self.engine.report(Suspicion { rank, fault });
         news
     }
@@ -132,7 +116,7 @@ impl Node {
 
     /// The next step of the turn. The next view, if it ends this one.
     pub fn step(&mut self, world: &World) -> Option<Install> {
-        match self.phase {
+        match self.turn.phase {
             Phase::Poll => self.poll(world),
             Phase::Collect => self.collect(world),
             Phase::Callback => self.callback(world),
@@ -144,37 +128,35 @@ impl Node {
 
     fn poll(&mut self, world: &World) {
         world.resend(self.process);
-        self.busy = false;
+        self.turn.busy = false;
         world.tallies.one(Row::Turns);
-        self.events.full = world.full(self.epoch, self.rank());
-        self.events.lost = Members::NONE;
+        self.turn.events.full = world.full(self.epoch, self.rank());
+        self.turn.events.lost = Members::NONE;
         for (&process, rank) in self.view.iter().zip((0..).map(Rank)) {
             let gone = world.is_gone(process) && !self.told.contains(rank);
             let landed = || world.has_landed(process, self.process);
             if gone && landed() && (world.hush.get() || world.dice.chance(40)) {
                 self.told.insert(rank);
-                self.events.lost.insert(rank);
+                self.turn.events.lost.insert(rank);
                 world.stir();
             }
         }
-        (self.cursor, self.phase) = (0, Phase::Post);
         world.polling.set(world.polling.get() + 1);
-        if self.engine.is_still(&self.table, &self.events) {
+        if self.engine.is_still(&self.table, &self.turn.events) {
             world.polling.set(world.polling.get() - 1);
-            self.work.clear();
+            self.turn.skip();
             return;
         }
-        let now = Nanos(world.now.get());
-        self.engine.poll(now, &mut self.table, &self.events, &mut self.work);
+        let now = Nanos(world.clock(self.process));
+        self.engine.poll(now, &mut self.table, &self.turn.events, &mut self.turn.work);
         world.polling.set(world.polling.get() - 1);
         let progress = self.progress();
         if progress != std::mem::replace(&mut self.seen, progress) {
             world.stir(); // where nothing is posted nothing else shows it
-            self.busy = true;
+            self.turn.busy = true;
         }
         self.look(world);
-        self.budget = world.dice.range(1, world.plan.budget_max);
-        self.phase = if self.work.deliver.is_empty() { Phase::Done } else { Phase::Collect };
+        self.turn.begin(world.dice.range(1, world.plan.budget_max));
     }
 
     fn progress(&self) -> u64 {
@@ -187,25 +169,25 @@ impl Node {
 
     /// What the membership has decided, for the oracle and the world.
     fn look(&mut self, world: &World) {
-        self.busy |= self.work.busy;
-        if self.work.busy {
+        self.turn.busy |= self.turn.work.busy;
+        if self.turn.work.busy {
             world.stir();
+            let membership = self.membership();
+            let base = membership.roster().base;
+            let agreed = &membership.changes()[..(membership.agreed() - base) as usize];
+            world.check(world.oracle.borrow_mut().agrees(self.process, base, agreed));
         }
         for suspicion in self.engine.suspicions() {
-            let suspect = self.view[suspicion.rank.index()];
-            world.note("suspects", [self.process as u64, suspect as u64, self.epoch, 0]);
-            if !matches!(
-                suspicion.fault,
-                Fault::Lost { .. } | Fault::Silent { .. } | Fault::Reported { .. }
-            ) {
-                world.fail((TRUST, format!("by process {}: {suspicion:?}", self.process)));
-            }
-            world.oracle.borrow_mut().suspected.push(suspect);
+            self.look_at(suspicion, world);
         }
-        let wedged = self.engine.membership().expect("views").is_wedged();
+        let wedged = self.membership().is_wedged();
         if wedged && !self.wedged {
             world.note("wedges", [self.process as u64, self.epoch, 0, 0]);
             world.tallies.one(Row::Wedged);
+            world.wedges(self);
+        }
+        if wedged && !self.turn.events.full.is_empty() {
+            world.tallies.reached(Case::FullQueue);
         }
         self.wedged = wedged;
         if self.engine.stop_reason().is_some() {
@@ -213,82 +195,130 @@ impl Node {
         }
     }
 
-    fn collect(&mut self, world: &World) {
-        if self.cursor == self.work.deliver.len() || self.budget == 0 {
-            self.phase = Phase::Done;
-            return;
+    fn look_at(&self, suspicion: &Suspicion, world: &World) {
+        let suspect = self.view[suspicion.rank.index()];
+        world.note("suspects", [self.process as u64, suspect as u64, self.epoch, 0]);
+        match suspicion.fault {
+            Fault::Reported { .. } => {
+                let stage = self.membership().stage();
+                if stage >= Stage::Cut && stage <= Stage::Delivering {
+                    world.tallies.reached(Case::ViralInTrim);
+                }
+            }
+            Fault::Lost { .. } | Fault::Silent { .. } => {}
+            _ => world.fail((TRUST, format!("by process {}: {suspicion:?}", self.process))),
         }
-        let delivery = self.work.deliver[self.cursor];
-        let most = self.budget.min(BATCH_MAX as u64) as usize;
+        world.oracle.borrow_mut().suspected.push(suspect);
+    }
+
+    fn collect(&mut self, world: &World) {
+        let Some((delivery, most)) = self.turn.next() else { return };
         let multicast = self.engine.multicast_mut(delivery.at);
         let inbox = &mut self.inboxes[delivery.at];
-        let outcome = multicast.collect(inbox, delivery.upto, &mut self.batch, most);
+        let outcome = multicast.collect(inbox, delivery.upto, &mut self.turn.batch, most);
         let cut = multicast.has_cut();
         let subgroup = multicast.subgroup;
         if let Err(bad) = outcome {
             world.fail((TRUST, format!("process {}: {bad:?}", self.process)));
         }
-        self.budget -= self.batch.messages().len() as u64;
+        if cut {
+            let counts = self.membership().cut(subgroup);
+            world.check(world.oracle.borrow_mut().acts_on(self.epoch, subgroup, counts));
+        }
+        self.turn.collected();
         self.lent.clear();
-        for message in self.batch.messages() {
+        for message in self.turn.batch.messages() {
             let lane = (self.view[usize::from(message.rank)], u16::from(message.lane));
             world.note(
                 if cut { "delivers (cut)" } else { "delivers" },
                 [self.process as u64, self.epoch, message.number, lane.0 as u64],
             );
             world.tallies.one(Row::Deliveries);
-            world.tallies.add(Row::CutDeliveries, cut.into());
             let mut oracle = world.oracle.borrow_mut();
             let given = oracle.delivered(self.process, self.epoch, subgroup, lane, message);
-            self.lent.push((lane, world.check(given)));
+            let ordinal = world.check(given);
+            self.lent.push((lane, ordinal));
+            if cut {
+                let most = world.plan.templates[subgroup].shape.message_bytes_max;
+                world.tallies.one(Row::CutDeliveries);
+                if message.len == 0 {
+                    world.tallies.reached(Case::EmptyAcross);
+                } else if message.len == most {
+                    world.tallies.reached(Case::LargestAcross);
+                }
+            } else {
+                let slot = ordinal - oracle.base(self.epoch, subgroup, lane);
+                world.check(world.is_stable(self.epoch, subgroup, slot, message));
+            }
         }
-        if self.batch.messages().is_empty() {
-            self.cursor += 1;
-            return;
+        if self.turn.calls_back(world.now.get(), world.plan.callback_steps, &world.dice) {
+            world.stir();
         }
-        self.busy = true;
-        world.stir();
-        self.callback_steps = world.dice.range(0, world.plan.callback_steps);
-        self.callback_began = world.now.get();
-        self.phase = Phase::Callback;
     }
 
     fn callback(&mut self, world: &World) {
-        if self.callback_steps > 0 {
-            self.callback_steps -= 1;
+        if !self.turn.returns() {
             if !world.hush.get() && world.dice.chance(world.plan.sleepy) {
-                world.stop_for_long(self.process);
+                world.stop_in_callback(self);
             }
             return;
         }
-        let delivery = self.work.deliver[self.cursor];
+        let delivery = self.turn.delivery();
         let subgroup = self.engine.multicast(delivery.at).subgroup;
-        for (message, &(lane, ordinal)) in self.batch.messages().iter().zip(&self.lent) {
-            let oracle = world.oracle.borrow();
-            world.check(oracle.still(self.process, subgroup, lane, ordinal, message));
+        for (message, &(lane, ordinal)) in self.turn.batch.messages().iter().zip(&self.lent) {
+            let mut oracle = world.oracle.borrow_mut();
+            world.check(oracle.returned(
+                self.process,
+                self.epoch,
+                subgroup,
+                lane,
+                ordinal,
+                message,
+            ));
         }
-        if world.now.get() - self.callback_began > 0 {
-            let ahead = world.epoch_of_most() - self.epoch;
-            world.tallies.add(Row::CallbackOverView, (ahead == 1).into());
-            world.tallies.add(Row::CallbackOverViews, (ahead > 1).into());
+        if self.turn.was_interrupted(world.now.get()) {
+            self.count_views(subgroup, world);
         }
-        self.batch.clear();
-        self.cursor += 1;
-        self.phase = Phase::Collect;
+        self.turn.returned();
+    }
+
+    /// How far the others went on during a callback.
+    fn count_views(&self, subgroup: usize, world: &World) {
+        let ahead = world.epoch_of_most() - self.epoch;
+        if ahead == 0 {
+            return;
+        }
+        let oracle = world.oracle.borrow();
+        let suspect = oracle.suspected.contains(&self.process);
+        let window = u64::from(world.plan.templates[subgroup].shape.window);
+        let lapped = self.lent.iter().any(|(lane, ordinal)| {
+            oracle.count(subgroup, *lane) > ordinal + window && !world.is_gone(lane.0)
+        });
+        let row = |several: bool| match several {
+            true => [Row::CallbackOverViews, Row::StoppedOverViews],
+            false => [Row::CallbackOverView, Row::StoppedOverView],
+        };
+        let [over, stopped] = row(ahead > 1);
+        world.tallies.one(over);
+        world.tallies.add(stopped, (suspect && (ahead == 1 || lapped)).into());
     }
 
     fn done(&mut self) {
-        self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
-        self.busy |= self.work.busy;
-        self.phase = Phase::Post;
+        self.engine.done(&self.inboxes, &mut self.table, &self.turn.events, &mut self.turn.work);
+        self.turn.busy |= self.turn.work.busy;
+        self.turn.phase = Phase::Post;
     }
 
     fn post(&mut self, world: &World) -> Option<Install> {
-        self.phase = Phase::Poll;
-        let posts = &self.work.posts;
+        self.turn.phase = Phase::Poll;
+        let posts = &self.turn.work.posts;
         if !posts.is_empty() {
             world.stir();
             world.post(self.epoch, self.rank(), &self.view, posts);
+            let to = posts.iter().fold(Members::NONE, |all, post| all.union(post.to()));
+            if to.iter().any(|to| world.is_suspected_by(self.process, self.view[to.index()])) {
+                world.tallies.reached(Case::SuspectWrites);
+            }
         }
         for post in posts {
             let news = !matches!(post, Post::Bell { news: false, .. });
@@ -299,120 +329,34 @@ impl Node {
                 }
             }
         }
-        for rank in self.work.expel.union(self.work.revoke).iter() {
+        for rank in self.turn.work.expel.union(self.turn.work.revoke).iter() {
             world.revoke(self.view[rank.index()], self.process);
         }
         if !world.hush.get() && world.dice.chance(world.plan.pause_chance) {
-            world.tallies.one(Row::Pauses);
-            world.pause(self.process);
+            world.pause(self);
         }
-        if let Some(install) = self.work.install.take() {
+        if let Some(install) = self.turn.work.install.take() {
             return Some(install);
         }
-        if world.plan.parking && !self.busy {
-            let room = self.engine.waits_for_room();
-            self.events.full = world.full(self.epoch, self.rank());
-            let told = |(process, rank): (&usize, u16)| {
-                world.is_gone(*process) && !self.told.contains(Rank(rank))
-            };
-            let news = self.view.iter().zip(0..).any(told);
-            // Says "asleep", then looks.
-            world.sleep(self.process, room);
-            if news || self.engine.has_work(&self.table, &self.events) {
-                world.wake(self.process, true);
-            }
+        if world.plan.parking && !self.turn.busy {
+            self.park(world);
         }
         None
     }
-}
 
-/// An application thread, over all views.
-pub struct Lane {
-    pub process: usize,
-    pub subgroup: usize,
-    pub lane: u16,
-    /// Its end of the ring of this view, and how many of its messages came before that ring's first.
-    pub ring: Option<(Producer, u64)>,
-    /// What it has sent in the view before and must send again.
-    pub kept: Option<Kept>,
-    /// A reservation, of so many bytes, in this ring or in that of a view that is over.
-    pub held: Option<(u32, bool)>,
-}
-
-impl Lane {
-    /// Its member has installed a view in which it sends.
-    pub fn renew(&mut self, producer: Producer, kept: Option<Kept>, world: &World) {
-        let before = self.ring.as_ref().map_or(0, |(_, base)| *base);
-        let base = before + kept.as_ref().map_or(0, Kept::next);
-        world.tallies.add(Row::Resent, kept.as_ref().map_or(0, Kept::len));
-        self.ring = Some((producer, base));
-        self.kept = kept;
-        if let Some((_, over)) = &mut self.held {
-            *over = true;
-        }
-        self.resend();
-    }
-
-    /// Sends again what the old view did not deliver, as far as there is room.
-    pub fn resend(&mut self) {
-        if let (Some(kept), Some((producer, _))) = (&mut self.kept, &mut self.ring)
-            && matches!(kept.send(producer), Ok(()))
-        {
-            self.kept = None;
-        }
-    }
-
-    /// One action; whether it sent.
-    pub fn act(&mut self, world: &World) -> bool {
-        self.resend();
-        let Some((producer, base)) = &mut self.ring else { return false };
-        let who = (self.process, self.lane);
-        let ordinal = world.oracle.borrow().count(self.subgroup, who);
-        let pattern = world.oracle.borrow().pattern(self.subgroup, who, ordinal);
-        let shape = &world.plan.templates[self.subgroup].shape;
-        let most = u64::from(shape.message_bytes_max);
-        let (len, outcome) = match self.held {
-            Some((len, false)) => {
-                if !world.hush.get() && world.dice.chance(200) {
-                    return false;
-                }
-                self.held = None;
-                (len, producer.publish(len))
-            }
-            // Before what was sent earlier, nothing new.
-            _ if self.kept.is_some() => return false,
-            None if world.hush.get() => return false,
-            None if world.dice.chance(world.plan.reserves) => {
-                let len = world.dice.range(16, most) as u32;
-                if let Ok(slot) = producer.reserve(len) {
-                    pattern.fill(slot);
-                    self.held = Some((len, false));
-                }
-                return false;
-            }
-            held => {
-                let len = held.map_or_else(|| world.dice.range(16, most) as u32, |(len, _)| len);
-                let mut bytes = vec![0; len as usize];
-                pattern.fill(&mut bytes);
-                (len, producer.send(&bytes))
-            }
+    /// Says "asleep", looks again, sleeps.
+    fn park(&mut self, world: &World) {
+        let room = self.engine.waits_for_room();
+        self.turn.events.full = world.full(self.epoch, self.rank());
+        let told = |(process, rank): (&usize, u16)| {
+            world.is_gone(*process) && !self.told.contains(Rank(rank))
         };
-        match outcome {
-            Ok(slot) => {
-                self.held = None;
-                world.stir();
-                world.tallies.one(Row::Messages);
-                let mut oracle = world.oracle.borrow_mut();
-                world.check(oracle.sent(self.subgroup, who, *base + slot, len));
-                world.wake(self.process, true);
-                true
-            }
-            Err(Status::Again) => {
-                world.wake(self.process, true);
-                false
-            }
-            Err(_) if world.is_gone(self.process) => false,
-            Err(status) => panic!("a send was refused: {status:?}"),
+        let news = self.view.iter().zip(0..).any(told);
+        world.sleep(self.process, room);
+        if news || self.engine.has_work(&self.table, &self.turn.events) {
+            world.rouse(self.process);
+        } else {
+            world.tallies.one(Row::Sleeps);
         }
     }
 }

@@ -4,14 +4,21 @@
 //! It remembers what every process was ever given, dead ones included: agreement is *uniform*.
 
 use super::plan::Plan;
+use crate::base::Count;
+use crate::group::membership::Stop;
+use crate::group::membership::changes::Change;
 use crate::mem::Message;
 use crate::sim::dice::Pattern;
 use crate::sim::oracle::{Broken, FIFO, INTEGRITY, LIVENESS, REUSE, TOTAL_ORDER};
 use crate::sst::layout::Mode;
+use crate::sst::ring::slot_bytes;
 use std::collections::BTreeMap;
 
 pub const VIEWS: &str = "2, 3 same epoch, same view; each a later one";
 pub const EMPTY: &str = "on receipt: what came is delivered before the view ends";
+pub const INCLUSION: &str = "2 a process is in its views, and stops only when it was suspected";
+pub const AGREEMENT: &str = "15 one change per position, never taken back";
+pub const CUTS: &str = "11 all act on the same cut";
 pub const PRIMARY: &str = "4 a majority of a view makes the next";
 pub const SAME: &str = "6 who installs a view has delivered the same of the one before";
 pub const UNIFORM: &str = "7 what anybody delivered all survivors have";
@@ -35,6 +42,8 @@ pub struct Oracle {
     seed: u64,
     modes: Vec<Mode>,
     templates: Vec<super::plan::Template>,
+    tie_break: bool,
+    founders: u64,
     /// By subgroup and lane: lengths of the messages sent, by ordinal.
     sent: BTreeMap<(usize, Lane), Vec<u32>>,
     /// By process, subgroup and lane: the next ordinal that it is to be given.
@@ -42,6 +51,13 @@ pub struct Oracle {
     chapters: BTreeMap<(u64, usize), Chapter>,
     /// By epoch and subgroup: the counts with which its members begin.
     starts: BTreeMap<(u64, usize), BTreeMap<Lane, u64>>,
+    /// By epoch, subgroup and lane: messages of it before the first slot of its ring.
+    bases: BTreeMap<(u64, usize, Lane), u64>,
+    /// By the same: who has returned from how many of the ring's.
+    returned: BTreeMap<(u64, usize, Lane), BTreeMap<usize, u64>>,
+    cuts: BTreeMap<(u64, usize), Vec<Count>>,
+    /// By position: what was agreed.
+    agreed: Vec<Change>,
     pub views: BTreeMap<u64, Vec<usize>>,
     pub installed: BTreeMap<usize, u64>,
     pub leavers: Vec<usize>,
@@ -52,7 +68,8 @@ impl Oracle {
     pub fn new(plan: &Plan) -> Oracle {
         let templates = plan.templates.clone();
         let modes = templates.iter().map(|template| template.shape.mode).collect();
-        Oracle { seed: plan.seed, modes, templates, ..Oracle::default() }
+        let (tie_break, founders) = (plan.tie_break, plan.founders as u64);
+        Oracle { seed: plan.seed, modes, templates, tie_break, founders, ..Oracle::default() }
     }
 
     fn lanes(&self, subgroup: usize) -> Vec<Lane> {
@@ -90,6 +107,9 @@ impl Oracle {
         if known != view {
             return Err((VIEWS, format!("{epoch} is {known:?}, and at {who} {view:?}")));
         }
+        if !view.contains(&who) {
+            return Err((INCLUSION, format!("{who} installs {epoch} of {view:?}")));
+        }
         let before = self.installed.insert(who, epoch);
         if before.is_some_and(|before| before + 1 != epoch) {
             return Err((VIEWS, format!("{who} installs {epoch} after {before:?}")));
@@ -97,7 +117,8 @@ impl Oracle {
         if let Some(parent) = self.views.get(&(epoch - 1)) {
             let stay = parent.iter().filter(|process| view.contains(process)).count();
             let left = parent.iter().filter(|p| !view.contains(p) && self.leavers.contains(p));
-            if 2 * stay <= parent.len() - left.count() {
+            let tie = self.tie_break && parent.len() == 2 && view.contains(&parent[0]);
+            if 2 * stay <= parent.len() - left.count() && !tie {
                 return Err((PRIMARY, format!("{view:?} after {parent:?}")));
             }
         }
@@ -214,20 +235,91 @@ impl Oracle {
 
     /// A callback is about to return: its messages have not changed under it, however long it took
     /// and whatever views came and went meanwhile.
-    pub fn still(
-        &self,
+    pub fn returned(
+        &mut self,
         who: usize,
+        epoch: u64,
         subgroup: usize,
         lane: Lane,
         ordinal: u64,
         message: &Message,
     ) -> Result<(), Broken> {
-        match self.pattern(subgroup, lane, ordinal).first_difference(message.bytes()) {
-            None => Ok(()),
-            Some(byte) => {
-                Err((REUSE, format!("{who}: byte {byte} of ordinal {ordinal} of {lane:?} changed")))
+        let pattern = self.pattern(subgroup, lane, ordinal);
+        if let Some(byte) = pattern.first_difference(message.bytes()) {
+            let detail = format!("{who}: byte {byte} of ordinal {ordinal} of {lane:?} changed");
+            return Err((REUSE, detail));
+        }
+        let by = self.returned.entry((epoch, subgroup, lane)).or_default();
+        *by.entry(who).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// The ring of a lane in that view begins with its message `base`.
+    pub fn begins(&mut self, epoch: u64, subgroup: usize, lane: Lane, base: u64) {
+        self.bases.insert((epoch, subgroup, lane), base);
+    }
+
+    pub fn base(&self, epoch: u64, subgroup: usize, lane: Lane) -> u64 {
+        self.bases.get(&(epoch, subgroup, lane)).copied().unwrap_or(0)
+    }
+
+    /// 10: what of a ring with so many slots filled somebody may still read fits into it.
+    pub fn fits(&self, epoch: u64, subgroup: usize, lane: Lane, slots: u64) -> Result<(), Broken> {
+        let template = &self.templates[subgroup];
+        let of = |by: &BTreeMap<usize, u64>, who: &usize| by.get(who).copied().unwrap_or(0);
+        let readers = self.views[&epoch].iter().filter(|who| template.members.contains(who));
+        let least = self
+            .returned
+            .get(&(epoch, subgroup, lane))
+            .map_or(0, |by| readers.map(|who| of(by, who)).min().unwrap_or(0));
+        let base = self.base(epoch, subgroup, lane);
+        let lens = &self.sent[&(subgroup, lane)][(base + least) as usize..(base + slots) as usize];
+        let bytes: u64 = lens.iter().map(|len| slot_bytes(*len)).sum();
+        let shape = &template.shape;
+        if lens.len() as u64 > u64::from(shape.window) || bytes > shape.ring_bytes {
+            let detail = format!(
+                "{lane:?} has {} messages in {bytes} bytes of view {epoch} that somebody may still \
+                 read",
+                lens.len()
+            );
+            return Err((REUSE, detail));
+        }
+        Ok(())
+    }
+
+    /// Somebody delivers what a cut says.
+    pub fn acts_on(&mut self, epoch: u64, subgroup: usize, cut: &[Count]) -> Result<(), Broken> {
+        let known = self.cuts.entry((epoch, subgroup)).or_insert_with(|| cut.to_vec());
+        if known != cut {
+            let detail = format!("view {epoch} subgroup {subgroup}: {known:?} and {cut:?}");
+            return Err((CUTS, detail));
+        }
+        Ok(())
+    }
+
+    /// Somebody knows these changes to be agreed, from that position on.
+    pub fn agrees(&mut self, who: usize, base: u64, changes: &[Change]) -> Result<(), Broken> {
+        for (change, at) in changes.iter().zip(base - self.founders..) {
+            match self.agreed.get(at as usize) {
+                None if at as usize == self.agreed.len() => self.agreed.push(*change),
+                Some(agreed) if agreed == change => {}
+                other => {
+                    let detail = format!("change {at} is {other:?}, and at {who} {change:?}");
+                    return Err((AGREEMENT, detail));
+                }
             }
         }
+        Ok(())
+    }
+
+    pub fn may_stop(&self, who: usize, reason: Option<Stop>) -> Result<(), Broken> {
+        let right = match reason {
+            Some(Stop::Expelled { .. }) => self.suspected.contains(&who),
+            Some(Stop::Left) => self.leavers.contains(&who),
+            Some(Stop::Partitioned { .. }) => !self.suspected.is_empty(),
+            _ => true,
+        };
+        if right { Ok(()) } else { Err((INCLUSION, format!("{who} stops: {reason:?}"))) }
     }
 
     /// All is silent, and `up` are left: they have all that those among them have sent.

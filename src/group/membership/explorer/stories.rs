@@ -8,6 +8,7 @@
 use super::mutants::show;
 use super::oracle::Broken;
 use super::{Plan, World};
+use crate::base::Rank;
 
 type Story = fn(usize) -> Result<(), Broken>;
 
@@ -20,6 +21,7 @@ pub const STORIES: &[(&str, Story, usize)] = &[
     ("view-takeover-longest-list", an_old_proposal, 1),
     ("view-barriers-trust-suspicion", alone_past_all_barriers, 1),
     ("view-cut-not-echoed", a_silent_delivery, 1),
+    ("view-cut-of-the-removed", a_cut_of_the_dead, 1),
 ];
 
 /// The first variant that breaks a property.
@@ -220,4 +222,67 @@ fn an_old_proposal(_: usize) -> Result<(), Broken> {
     die(&mut w, 0);
     die(&mut w, 1);
     end(w)
+}
+
+/// Found by review: 0's cut reached 4 alone, and 4's echo 2 alone; both die. 1 knows nothing of it,
+/// computes another, which 3 echoes, and dies. 2 leads, and has seen 4's and 3's.
+fn a_cut_of_the_dead(_: usize) -> Result<(), Broken> {
+    let mut w = world(7, 1, 0);
+    w.calm(&[])?;
+    hold(&w, &[(3, 0)]);
+    w.send(3)?;
+    w.calm(&[])?;
+    w.ask(7, 0);
+    w.turn(0)?;
+    for to in 1..7 {
+        w.net.borrow_mut().land(0, to, usize::MAX);
+    }
+    hold(&w, &[(0, 1), (0, 2), (0, 3), (0, 5), (0, 6), (4, 1), (4, 3), (4, 5), (4, 6)]);
+    free(&w, &[(3, 0)]);
+    // 0 has read that all are wedged, but not 3's message: it is wedged itself.
+    w.calm(&[])?;
+    die(&mut w, 0);
+    die(&mut w, 4);
+    for who in [1, 2, 3, 5, 6] {
+        w.tell(who, 0);
+        w.tell(who, 4);
+        w.turn(who)?;
+    }
+    for from in [2, 3, 5, 6] {
+        w.net.borrow_mut().land(from, 1, usize::MAX);
+    }
+    w.turn(1)?;
+    for to in [2, 3, 5, 6] {
+        w.net.borrow_mut().land(1, to, usize::MAX);
+    }
+    hold(&w, &[(1, 2), (1, 5), (1, 6)]);
+    w.calm(&[])?;
+    die(&mut w, 1);
+    w.tell(2, 1);
+    w.tell(3, 1);
+    end(w)
+}
+
+/// Half of the largest group fails in one view, leader by leader, each after it has proposed: the
+/// journals have room for all of it, here and in the next view.
+#[test]
+#[ignore = "20 s"]
+fn half_of_the_largest_group_fails_leader_by_leader() {
+    let mut w = world(64, 0, 0);
+    w.plan.returns = 0;
+    for dead in 0..31 {
+        die(&mut w, dead);
+        for _ in 0..2 {
+            for who in w.all_up() {
+                if !w.up(who).expect("it is up").membership.suspects().contains(Rank(dead as u16)) {
+                    w.tell(who, dead);
+                }
+                w.turn(who).expect("a turn");
+            }
+            w.net.borrow_mut().land_all();
+        }
+    }
+    w.plan.returns = 1000;
+    assert_eq!(w.settle(), Ok(()));
+    assert_eq!(w.all_up().len(), 33);
 }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One call at a time in a group: who polls, waits or closes. Who comes beside it is told so.
+//!
+//! The thread that comes first comes and goes by the *short way* from then on, with plain stores: an
+//! exchange at the door would be a fifth of a quiet turn. Any other thread takes that right away, for
+//! good, with a barrier on all threads.
+//!
+//! B1  Inside is who has `busy`, or the first thread while `inside` is set, never both. The first
+//!     thread sets `inside`, then looks whether the short way is still its own and `busy` free;
+//!     any other one takes `busy`, runs the barrier, then looks at `inside` (Dekker: the barrier
+//!     stands for both fences).
+
+use crate::mem::Cell;
+use crate::mem::order::keep_order;
+use crate::mem::thread::{can_order_all_threads, order_all_threads, this_thread};
+
+/// In `busy`: a call that turns, waits or closes.
+const TURNING: u64 = 1;
+/// In `busy`: statistics are brought up to date, which may be done beside everything: who comes
+/// meanwhile waits the microseconds that it takes.
+const COUNTING: u64 = 2;
+/// In `first`: the short way is nobody's any more.
+const NOBODY: u64 = u64::MAX;
+
+pub struct Turnstile {
+    /// The thread that came first; 0: none yet.
+    first: Cell,
+    /// Whether that one is inside by the short way.
+    inside: Cell,
+    busy: Cell,
+}
+
+/// How a call has come in, and goes out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Short,
+    Long,
+}
+
+impl Turnstile {
+    /// Nobody is inside; or whoever made it, by the long way.
+    pub fn new(taken: bool) -> Turnstile {
+        let busy = if taken { TURNING } else { 0 };
+        Turnstile { first: Cell::new(0), inside: Cell::new(0), busy: Cell::new(busy) }
+    }
+
+    /// Goes in; `None`: somebody is inside already, perhaps this thread.
+    #[inline(always)]
+    pub fn enter(&self) -> Option<Way> {
+        let me = this_thread();
+        if self.is_mine(me) {
+            if self.inside.own() != 0 {
+                return None;
+            }
+            self.inside.prepare(1);
+            keep_order(); // the barrier on all threads does the rest
+            if self.busy.observe() == 0 && self.is_mine(me) {
+                return Some(Way::Short);
+            }
+            self.inside.publish(0);
+        }
+        self.enter_late(me)
+    }
+
+    #[inline(always)]
+    fn is_mine(&self, me: u64) -> bool {
+        self.first.own() == me && me != NOBODY
+    }
+
+    #[cold]
+    fn enter_late(&self, me: u64) -> Option<Way> {
+        while !self.busy.replace(0, TURNING) {
+            if self.busy.observe() == TURNING {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+        let first = self.first.own();
+        if first == 0 {
+            self.first.publish(if can_order_all_threads() { me } else { NOBODY });
+        } else if first != me {
+            if first != NOBODY {
+                self.first.publish(NOBODY);
+                let _ = order_all_threads();
+            }
+            if self.inside.observe() != 0 {
+                self.busy.publish(0);
+                return None;
+            }
+        }
+        Some(Way::Long)
+    }
+
+    /// Goes in to bring statistics up to date; `false`: it cannot be done now.
+    pub fn enter_to_count(&self) -> bool {
+        if !self.busy.replace(0, COUNTING) {
+            return false;
+        }
+        let first = self.first.own();
+        let others = ![0, NOBODY, this_thread()].contains(&first);
+        if others && !order_all_threads() {
+            self.first.publish(NOBODY); // so that this was the last barrier of that price
+        }
+        if self.inside.observe() != 0 {
+            self.busy.publish(0);
+            return false;
+        }
+        true
+    }
+
+    /// Goes out as it came in.
+    #[inline(always)]
+    pub fn leave(&self, way: Way) {
+        match way {
+            Way::Short => self.inside.publish(0),
+            Way::Long => self.busy.publish(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::UnsafeCell;
+    use std::sync::Arc;
+
+    struct Room {
+        door: Turnstile,
+        /// Only for who is inside.
+        entries: UnsafeCell<[u64; 2]>,
+    }
+
+    // SAFETY: `entries` is reached through the turnstile only.
+    unsafe impl Sync for Room {}
+
+    impl Room {
+        fn new() -> Arc<Room> {
+            Arc::new(Room { door: Turnstile::new(false), entries: UnsafeCell::new([0; 2]) })
+        }
+
+        /// Whether it was let in.
+        fn visit(&self, count: bool) -> bool {
+            let way = match count {
+                true => self.door.enter_to_count().then_some(Way::Long),
+                false => self.door.enter(),
+            };
+            let Some(way) = way else { return false };
+            // SAFETY: inside; two at once would lose an entry, or see the two unequal.
+            let entries = unsafe { &mut *self.entries.get() };
+            assert_eq!(entries[0], entries[1]);
+            entries[0] += 1;
+            std::hint::black_box(&mut *entries);
+            entries[1] += 1;
+            self.door.leave(way);
+            true
+        }
+    }
+
+    #[test]
+    fn the_first_thread_has_the_short_way_until_another_one_comes() {
+        let room = Room::new();
+        assert_eq!(room.door.enter(), Some(Way::Long));
+        room.door.leave(Way::Long);
+        if room.door.first.own() == NOBODY {
+            return; // no barrier here
+        }
+        assert_eq!(room.door.enter(), Some(Way::Short));
+        assert_eq!(room.door.enter(), None, "nested");
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(!room.visit(false) && !room.visit(true)));
+        });
+        room.door.leave(Way::Short);
+        assert!(room.visit(true));
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(room.door.enter(), Some(Way::Long)));
+        });
+        assert_eq!(room.door.enter(), None, "the other thread is still inside");
+        room.door.leave(Way::Long);
+        assert_eq!(room.door.enter(), Some(Way::Long), "and the short way is nobody's");
+    }
+
+    #[test]
+    fn two_are_never_inside() {
+        for _ in 0..50 {
+            let room = Room::new();
+            let visits = |count: bool| {
+                let room = room.clone();
+                move || (0..2_000).filter(|_| room.visit(count)).count() as u64
+            };
+            let mine = visits(false);
+            let others = [visits(false), visits(true)].map(std::thread::spawn);
+            let all = mine() + others.map(|thread| thread.join().unwrap()).iter().sum::<u64>();
+            // SAFETY: all are gone.
+            assert_eq!(unsafe { *room.entries.get() }, [all; 2]);
+        }
+    }
+}
