@@ -303,14 +303,11 @@ impl Cluster {
 
     /// Waits until all that are left have stopped for that reason; how many.
     pub fn stops(&mut self, why: &str) -> usize {
-        let mut stopped = 0;
-        for one in std::mem::take(&mut self.members) {
-            let lines = one.process.end_well();
-            let over = lines.iter().any(|line| line == &format!("over {why}"));
-            assert!(over, "{lines:?}");
-            stopped += 1;
-        }
-        stopped
+        let all = std::mem::take(&mut self.members);
+        let lives: Vec<Vec<String>> = all.into_iter().map(|one| one.process.end_well()).collect();
+        let over = |lines: &&Vec<String>| lines.contains(&format!("over {why}"));
+        assert_eq!(lives.iter().filter(over).count(), lives.len(), "{lives:#?}");
+        lives.len()
     }
 
     /// Nobody sends any more, and everybody has delivered its own.

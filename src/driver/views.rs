@@ -175,6 +175,9 @@ impl Views {
 
     /// Somebody asks to be joined.
     pub fn asked(&mut self, peer: Peer, incarnation: u64, ask: Ask) {
+        if self.roster.members.iter().any(|member| member.incarnation == incarnation) {
+            return; // a word from before
+        }
         self.asking.retain(|asking| asking.incarnation != incarnation);
         self.asking.push(Asking { peer, incarnation, ask });
     }
@@ -183,9 +186,7 @@ impl Views {
     /// if they may come together. Each is named once in a view.
     pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
         let members = &self.roster.members;
-        let is_member =
-            |incarnation: u64| members.iter().any(|member| member.incarnation == incarnation);
-        self.asking.retain(|of| !exchange.has_ended(of.peer) && !is_member(of.incarnation));
+        self.asking.retain(|of| !exchange.has_ended(of.peer));
         let mut requests = Vec::new();
         for asking in &self.asking {
             let knows = |of: &Asking, who: u64| of.ask.connected.contains(&who);
@@ -335,10 +336,13 @@ impl Views {
         };
         self.detectors.begin(roster.members.iter().map(old).collect());
         self.policy.adopt(&plan);
-        (self.roster, self.peers, self.ready) = (roster, peers, false);
-        (self.view, self.blocks) = (view, blocks);
         self.faults.clear();
         self.handed.clear();
+        // Who has been joined asks no more, whatever becomes of it.
+        let is_member = |who: u64| roster.members.iter().any(|member| member.incarnation == who);
+        self.asking.retain(|asking| !is_member(asking.incarnation));
+        (self.roster, self.peers, self.ready) = (roster, peers, false);
+        (self.view, self.blocks) = (view, blocks);
         self.changes += 1;
         self.last = Changed { timings, installed: since, built: now };
         assembly
