@@ -124,6 +124,7 @@ impl Driver {
         if let (Ok(()), Some(install)) = (&outcome, self.work.install.take()) {
             outcome = views.begin(install, timings, self.now, exchange);
             self.changing = true;
+            self.pass_on();
         }
         if let Err(error) = outcome {
             self.halt(&error);
@@ -161,6 +162,7 @@ impl Driver {
             return;
         }
         self.watch();
+        self.feed();
         if quiet {
             self.prepare();
         }
