@@ -21,8 +21,8 @@ use super::group::{Group, incarnation};
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, config_text};
 use super::rendezvous::{CALL_AGAIN, seat_taken};
-use super::{state, stats};
 use super::views::Views;
+use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
@@ -37,9 +37,9 @@ use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mem::region::Want;
 use crate::sst::layout::Layout;
+use fetch::Fetched;
 use std::sync::Arc;
 use std::time::Instant;
-use fetch::Fetched;
 
 /// Seats that are looked at: twice as many as there can be members, since processes that are no
 /// members any more keep theirs for a while.

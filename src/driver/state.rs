@@ -156,7 +156,8 @@ impl States {
                 self.lost.push(transfer.joiner);
             }
         }
-        let joined = |joiner: &u64| views.next(*joiner).is_some_and(|(.., letter)| letter.is_some());
+        let joined =
+            |joiner: &u64| views.next(*joiner).is_some_and(|(.., letter)| letter.is_some());
         self.lost.extend(self.over.drain(..).filter(joined));
         self.feeding = self.transfers.iter().any(|transfer| transfer.feed.is_some());
     }

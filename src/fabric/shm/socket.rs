@@ -33,9 +33,8 @@ const UNREAD_MAX: usize = 64;
 pub fn stream_pair() -> Result<(Unshared, Unshared), Error> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let made = || socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    let made = made().and_then(|(one, other)| {
-        Ok((Unshared::make(|| Ok(one))?, Unshared::make(|| Ok(other))?))
-    });
+    let made = made()
+        .and_then(|(one, other)| Ok((Unshared::make(|| Ok(one))?, Unshared::make(|| Ok(other))?)));
     made.map_err(|cause| system("cannot make a stream for a state transfer", cause))
 }
 
