@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A member with a state: fixed bytes, and counters that every message changes; and a crew of them.
 
+#![allow(dead_code, reason = "the test and the bench use their parts")]
+
 use crate::support::{Arguments, Process, group_name, until};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
@@ -31,7 +33,9 @@ struct Store {
 struct Seen {
     applied: AtomicU64,
     caught_up: AtomicU64,
+    /// Between the end of one delivery and the beginning of the next, less `checkpoint_open`.
     longest_gap_ns: AtomicU64,
+    open_ns: AtomicU64,
     order: AtomicU64,
 }
 
@@ -88,8 +92,12 @@ impl Checkpoint for Fixed {
 
 impl StateSource for Member {
     fn checkpoint_open(&mut self, _version: &Version) -> Result<Box<dyn Checkpoint>, Error> {
+        let start = Instant::now();
         let store = self.store.lock().unwrap();
-        Ok(Box::new(Fixed(store.changing(), store.fixed.clone(), 0)))
+        let fixed = Fixed(store.changing(), store.fixed.clone(), 0);
+        self.last += start.elapsed();
+        self.seen.open_ns.store(start.elapsed().as_nanos() as u64, Relaxed);
+        Ok(Box::new(fixed))
     }
 }
 
@@ -103,7 +111,9 @@ impl StateSink for Member {
     }
 
     fn load(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        std::thread::sleep(self.slow);
+        if !self.slow.is_zero() {
+            std::thread::sleep(self.slow);
+        }
         self.coming.extend_from_slice(chunk);
         while self.coming.len() >> 20 > self.told_mib {
             self.told_mib += 1;
@@ -132,12 +142,12 @@ impl StateSink for Member {
 
 impl Application for Member {
     fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
+        let gap = self.last.elapsed().as_nanos() as u64;
+        self.seen.longest_gap_ns.fetch_max(gap, Relaxed);
         assert!(batch.iter().all(|message| message.flags == 0));
         let mut store = self.store.lock().unwrap();
         batch.iter().for_each(|message| store.apply(message.bytes()));
         self.seen.applied.store(store.applied, Relaxed);
-        let gap = self.last.elapsed().as_nanos() as u64;
-        self.seen.longest_gap_ns.fetch_max(gap, Relaxed);
         self.last = Instant::now();
     }
 
@@ -164,16 +174,16 @@ const REST: u64 = 2;
 const SUM: u64 = 3;
 const LEAVE: u64 = 4;
 
-/// The role: arguments group, rank, members, join, idle, bytes, slow, id.
+/// The role: arguments group, rank, members, join, idle, bytes, slow, rate, window, id.
 pub fn member(arguments: &Arguments) {
     log_sink::set(Some(Box::new(|level, text| eprintln!("{level:?}: {text}"))));
     let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
     let mut config = Config::new(group, rank, arguments.or("members", 3));
     config.membership = Changes::Views;
     config.join = arguments.or("join", false);
-    config.subgroups[0].window = 256;
+    config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
-    config.transfer.near_messages = 256;
+    config.transfer.near_messages = u64::from(config.subgroups[0].window);
     config.idle = if arguments.text("idle") == Some("yield") { Idle::Yield } else { Idle::Park };
     let (bytes, id): (usize, u64) = (arguments.or("bytes", 0), arguments.get("id").unwrap());
     let seen = Arc::new(Seen::default());
@@ -208,17 +218,18 @@ pub fn member(arguments: &Arguments) {
                 "delivered" => println!("delivered {}", load(&theirs.applied)),
                 "caughtup" => println!("caughtup {}", load(&theirs.caught_up)),
                 "gap" => println!("gap {}", theirs.longest_gap_ns.swap(0, Relaxed)),
+                "opened" => println!("opened {}", theirs.open_ns.load(Relaxed)),
                 _ => continue,
             }
             bell.iter().for_each(|bell| bell.ring_always());
         }
     });
     let (mut sent, mut bytes, start) = (0u64, vec![id as u8; MESSAGE_BYTES], Instant::now());
-    // Five messages a millisecond.
+    let rate: u64 = arguments.or("rate", 5000);
     loop {
         let order = seen.order.load(Relaxed);
-        let due = start.elapsed().as_micros() as u64 / 200;
-        for _ in 0..due.saturating_sub(sent).min(64) {
+        let due = start.elapsed().as_micros() as u64 * rate / 1_000_000;
+        for _ in 0..due.saturating_sub(sent).min(512) {
             if order != GO {
                 sent = due;
                 break;
@@ -255,18 +266,34 @@ pub struct One {
 
 pub struct Crew {
     group: String,
-    founders: u16,
-    bytes: usize,
-    idle: String,
+    pub plan: Plan,
     pub members: Vec<One>,
     ids: u64,
 }
 
+/// What its members are.
+#[derive(Clone)]
+pub struct Plan {
+    pub founders: u16,
+    /// Of the state.
+    pub bytes: usize,
+    pub idle: &'static str,
+    /// Messages a second of each member, and of each that joins.
+    pub rate: u64,
+    pub rate_joined: u64,
+    pub window: u32,
+}
+
 impl Crew {
-    pub fn start(what: &str, founders: u16, bytes: usize, idle: &str) -> Crew {
-        let (group, idle) = (group_name(what), idle.to_string());
-        let mut crew = Crew { group, founders, bytes, idle, members: Vec::new(), ids: 0 };
-        for rank in 0..founders {
+    pub fn start(what: &str, founders: u16, bytes: usize, idle: &'static str) -> Crew {
+        let plan = Plan { founders, bytes, idle, rate: 5000, rate_joined: 5000, window: 256 };
+        Crew::of(what, plan)
+    }
+
+    pub fn of(what: &str, plan: Plan) -> Crew {
+        let group = group_name(what);
+        let mut crew = Crew { group, plan, members: Vec::new(), ids: 0 };
+        for rank in 0..crew.plan.founders {
             crew.add(rank, false, 0);
         }
         crew.members.iter_mut().for_each(|one| drop(one.process.expect("view 1")));
@@ -285,10 +312,12 @@ impl Crew {
             &[
                 ("group", &self.group),
                 ("rank", &rank),
-                ("members", &self.founders),
+                ("members", &self.plan.founders),
                 ("join", &join),
-                ("idle", &self.idle),
-                ("bytes", &self.bytes),
+                ("idle", &self.plan.idle),
+                ("bytes", &self.plan.bytes),
+                ("rate", if join { &self.plan.rate_joined } else { &self.plan.rate }),
+                ("window", &self.plan.window),
                 ("slow", &slow),
                 ("id", &self.ids),
             ],
@@ -308,7 +337,7 @@ impl Crew {
         }
     }
 
-    fn ask(&mut self, at: usize, what: &str) -> u64 {
+    pub fn ask(&mut self, at: usize, what: &str) -> u64 {
         self.members[at].process.say(what);
         self.members[at].process.expect(what).parse().unwrap()
     }
