@@ -91,6 +91,16 @@ impl Group {
         self.driver.lanes.sender(subgroup, lane)
     }
 
+    /// The same for whoever may become a sender there in a later view: until then it answers
+    /// `NotSender`.
+    pub fn lane(&mut self, subgroup: u16, lane: u16, config: &Config) -> Option<Sender> {
+        let of = config.subgroups.get(usize::from(subgroup))?;
+        if self.control.is_some() && lane < of.lanes {
+            self.driver.lanes.add(subgroup, lane);
+        }
+        self.sender(subgroup, lane)
+    }
+
     /// One turn in this thread; delivers at most `limit` messages. Never blocks.
     #[inline]
     pub fn poll(&mut self, limit: u32) -> Result<u32, Status> {
