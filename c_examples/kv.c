@@ -248,7 +248,7 @@ int main(int argc, char **argv)
     ssize_t got = read(STDIN_FILENO, text[0] + have, sizeof text[0] - have);
     if (got > 0) have += (size_t)got;
     else if (got == 0 || errno != EINTR) leaving = squall_leave(group) == SQUALL_OK;
-    if (have == sizeof text[0]) have = 0; /* a line that long means nothing here */
+    if (have == sizeof text[0] && !memchr(text[0], '\n', have)) have = 0; /* no line is that long */
   }
   if (status != SQUALL_LEFT) failed("the group has stopped", status);
   squall_group_close(group); /* and nobody reads a checkpoint any more */
