@@ -10,8 +10,8 @@
  * input leaves. Kill any member: the others go on, as long as most of them are there.
  *
  * A change is a message, and the store changes only when the message comes back: so all members
- * change theirs in the same order. The state that a joiner gets is a copy of the table, made between
- * two messages; what is changed while it travels comes after it, as messages.
+ * change theirs in the same order. The state that a joiner gets is a copy of the table, made
+ * between two messages; what is changed while it travels comes after it, as messages.
  */
 #include <errno.h>
 #include <poll.h>
@@ -65,7 +65,7 @@ static void apply(store *kv, const entry *change)
   *slot = *change;
 }
 
-/* ---- what the group calls ---------------------------------------------------------------------- */
+/* ---- what the group calls ------------------------------------------------------------------- */
 
 /* A change, in the order of all changes. With SQUALL_MESSAGE_CATCHUP it comes after a state. */
 static void on_message(void *user, squall_group_t group, uint32_t subgroup,
@@ -85,8 +85,8 @@ static void on_view(void *user, squall_group_t group, const squall_view_t *view)
          (unsigned)view->member_count, (unsigned)view->rank);
 }
 
-/* A copy of the table, and how far it is read. Making it is all that the group waits for: 8 MiB, some
- * milliseconds. A larger store forks a child here that writes to a pipe, or keeps versions. */
+/* A copy of the table, and how far it is read. Making it is all that the group waits for: 8 MiB,
+ * some milliseconds. A larger store forks a child that writes to a pipe, or keeps versions. */
 typedef struct checkpoint {
   uint64_t read;
   entry table[SLOTS];
@@ -123,7 +123,8 @@ static void on_checkpoint_close(void *user, void *given)
 }
 
 /* The joiner's side: the table as it was; begun anew if the member that sends it fails. */
-static int on_state(void *user, squall_group_t group, uint32_t what, const void *bytes, uint32_t len)
+static int on_state(void *user, squall_group_t group, uint32_t what, const void *bytes,
+                    uint32_t len)
 {
   store *kv = (store *)user;
   (void)group;
@@ -146,7 +147,7 @@ static int on_state(void *user, squall_group_t group, uint32_t what, const void 
   return SQUALL_OK;
 }
 
-/* ---- the program ------------------------------------------------------------------------------- */
+/* ---- the program ---------------------------------------------------------------------------- */
 
 static void report(const store *kv)
 {
