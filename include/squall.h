@@ -870,7 +870,8 @@ int squall_keep_alive(squall_group_t group);
  * @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
  * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
  *
- * Threads: any. Cost: some hundred nanoseconds. Since: 0.1
+ * Threads: any. Cost: some hundred nanoseconds; if another thread polls the group, some
+ * microseconds, and that one is interrupted unless it is just in a call. Since: 0.1
  */
 int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stats_t *stats);
 
@@ -1052,7 +1053,9 @@ int squall_reserve(squall_group_t group, uint32_t subgroup, uint32_t len, void *
  * @param len  At most what was reserved.
  * @return The message's ordinal in its lane (>= 0), or
  *         SQUALL_NOT_RESERVED  nothing is reserved;
- *         SQUALL_TOO_LONG      more than was reserved (it stays reserved).
+ *         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over (it stays
+ *                              reserved).
  *
  * Threads: as `squall_send`. Since: 0.1
  */
