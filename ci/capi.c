@@ -505,8 +505,10 @@ static void part_arguments(void)
   REFUSED(attr.members = 65, "65 members", "64");
   REFUSED(attr.members = 65537, "65537");
   REFUSED(attr.idle = 3, "idle", "3");
-  REFUSED(attr.flags = 32, "flags", "0x20");
-  REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffe0");
+  REFUSED(attr.flags = 64, "flags", "0x40");
+  REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
+  REFUSED(attr.membership = 2, "membership 2");
+  REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffc0");
   REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");

@@ -133,8 +133,13 @@ impl Application for Trampoline {
 
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         let rank = suspicion.map_or(-1, |suspicion| i32::from(suspicion.rank.0));
-        let text = suspicion
-            .map_or(status.text().to_string(), |s| format!("rank {}: {}", s.rank.0, s.fault));
+        let blamed = |s: Suspicion| match status {
+            Status::PeerLost | Status::PeerFault | Status::PeerLeft => {
+                format!("rank {}: {}", s.rank.0, s.fault)
+            }
+            _ => format!("{} (rank {}: {})", status.text(), s.rank.0, s.fault),
+        };
+        let text = suspicion.map_or(status.text().to_string(), blamed);
         let _ = self.why.set(text.clone()); // it stops once
         let Some(stopped) = self.callbacks.stopped else { return };
         let text = CString::new(text).unwrap_or_default();

@@ -122,7 +122,11 @@ impl Group {
         if !self.driver.fabric().parks() {
             return Err(Status::Invalid);
         }
-        Ok(self.driver.arm())
+        let safe = self.driver.arm();
+        if safe {
+            self.driver.wind_up();
+        }
+        Ok(safe)
     }
 
     /// Idles as the group's strategy says: spins or yields once, or sleeps until something happens

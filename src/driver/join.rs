@@ -61,6 +61,7 @@ struct Joining<'a> {
 /// Joins a group that runs; blocks until it is a member or `open_timeout` ends, but for the time
 /// that a state takes which comes.
 pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Group, Error> {
+    let config = &Config { rank: 0, ..config.clone() }; // it says nothing here
     state::options(config).check()?;
     let start = Instant::now();
     loop {
