@@ -133,6 +133,7 @@ impl Driver {
         if let (Ok(()), Some(install)) = (&outcome, self.work.install.take()) {
             outcome = views.begin(install, timings, self.now, exchange);
             self.changing = true;
+            self.pass_on();
         }
         if let Err(error) = outcome {
             self.halt(&error);
@@ -170,6 +171,7 @@ impl Driver {
             return;
         }
         self.watch();
+        self.feed();
         if quiet {
             self.prepare();
         }

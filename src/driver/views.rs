@@ -153,6 +153,11 @@ impl Views {
         self.roster.members[rank.index()]
     }
 
+    /// Mine.
+    pub fn incarnation(&self) -> u64 {
+        self.member(self.roster.me).incarnation
+    }
+
     pub fn members(&self) -> usize {
         self.roster.len()
     }
@@ -238,11 +243,7 @@ impl Views {
         let old = !install.joined.contains(roster.me);
         for rank in install.joined.iter().filter(|_| old) {
             if let Some(peer) = peers[rank.index()] {
-                let roster = Roster { me: rank, ..roster.clone() };
-                let (carry, joined) = (install.carry.clone(), install.joined);
-                let assignment = self.policy.encode(&roster);
-                let letter = Letter { roster, carry, joined, assignment };
-                exchange.say(peer, &letter.encode());
+                exchange.say(peer, &self.letter(&install, rank));
             }
         }
         let layout = Arc::new(view.layout());
@@ -264,6 +265,23 @@ impl Views {
             timings,
         });
         Ok(())
+    }
+
+    /// What one that joins with this view must know.
+    fn letter(&self, install: &Install, rank: Rank) -> Vec<u8> {
+        let roster = Roster { me: rank, ..install.roster.clone() };
+        let (carry, joined) = (install.carry.clone(), install.joined);
+        let assignment = self.policy.encode(&roster);
+        Letter { roster, carry, joined, assignment }.encode()
+    }
+
+    /// While a view is built: it, and the letter of an incarnation that is in it.
+    pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
+        let Building { install, view, .. } = self.building.as_ref()?;
+        let mut members = install.roster.members.iter();
+        let rank = members.position(|member| member.incarnation == joiner);
+        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16)));
+        Some((&install.roster, view, letter))
     }
 
     /// Takes what the others have shown; whether that is everything.
