@@ -11,7 +11,7 @@ pub use super::lane::Sender;
 use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
 use super::stats::{self, Page, Snapshot};
-use super::views::Views;
+use super::views::{Changed, Views};
 use super::{Application, Driver, Seen, Turn};
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
@@ -200,6 +200,11 @@ impl Group {
     /// As `rank`.
     pub fn members(&self) -> u16 {
         self.driver.engine().view().members as u16
+    }
+
+    /// The last view change that this member went through. `None`: the view is fixed.
+    pub fn last_change(&self) -> Option<Changed> {
+        self.driver.views.as_ref().map(|views| views.last)
     }
 
     /// What this member counts, now.
