@@ -11,8 +11,10 @@ mod member;
 mod support;
 
 use check::Check;
-use member::{Cluster, member};
-use support::Process;
+use member::{Cluster, One, member};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use support::{Numbers, Process};
 
 fn main() {
     support::main(
@@ -25,6 +27,7 @@ fn main() {
             ("one_joins", one_joins),
             ("three_join_at_once", three_join_at_once),
             ("one_fails_and_another_joins", one_fails_and_another_joins),
+            ("anything_may_happen", anything_may_happen),
         ],
         &[("member", member)],
     );
@@ -78,7 +81,6 @@ fn one_leaves_after_the_other() -> String {
 
 /// SIGSTOP is noticed within the time to suspicion; what wakes up later stops at once and says why.
 fn a_stopped_member_is_expelled() -> String {
-    use rustix::process::Signal;
     let mut text = String::new();
     for idle in ["park", "yield"] {
         let mut cluster = Cluster::start("stopped", 3, idle);
@@ -144,6 +146,73 @@ fn one_fails_and_another_joins() -> String {
     cluster.delivers();
     cluster.rest();
     let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Members are killed, stopped and continued, leave and join, one or several at a time, while all send.
+/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
+fn anything_may_happen() -> String {
+    let number = |key: &str, or: u64| {
+        std::env::var(key).ok().map_or(or, |text| text.parse().expect("a number"))
+    };
+    let changes = number("SQUALL_CLUSTER_CHANGES", 40);
+    let mut dice = Numbers(number("SQUALL_CLUSTER_SEED", 1));
+    let mut cluster = Cluster::start_paced("anything", 4, "park", 300);
+    let mut stopped: Vec<One> = Vec::new();
+    let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
+    while tally.values().sum::<u64>() < changes {
+        let members = cluster.members.len();
+        // Fewer than half may go at once.
+        let mut may_go = (members - 1) / 2;
+        for _ in 0..1 + dice.below(3) {
+            let at = dice.below(cluster.members.len() as u64) as usize;
+            let what = match dice.below(10) {
+                0..4 if may_go > 0 && members > 2 => "killed",
+                4 if may_go > 0 && members > 2 && stopped.len() < 3 => "stopped",
+                5 | 6 if may_go > 0 && members > 2 => "left",
+                7.. if cluster.members.len() < 7 => "joined",
+                _ => continue,
+            };
+            *tally.entry(what).or_default() += 1;
+            if what == "joined" {
+                cluster.join();
+                cluster.note(format!("{} joins", cluster.ids.len()));
+                continue;
+            }
+            // Whoever was asked to join a moment ago may not be a member yet, and not be a loss.
+            if cluster.members[at].incarnation == 0 {
+                *tally.entry(what).or_default() -= 1;
+                continue;
+            }
+            may_go -= 1;
+            let mut one = cluster.take(at);
+            cluster.note(format!("{} {what}", one.id));
+            match what {
+                "killed" => one.process.kill(),
+                "stopped" => {
+                    one.process.signal(Signal::STOP);
+                    stopped.push(one);
+                }
+                _ => {
+                    one.process.say("leave");
+                    let lines = one.process.end_well();
+                    assert!(lines.iter().any(|line| line == "over Left"), "{lines:?}");
+                }
+            }
+        }
+        cluster.settle();
+        if !stopped.is_empty() && dice.below(3) == 0 {
+            let one = stopped.remove(dice.below(stopped.len() as u64) as usize);
+            one.process.signal(Signal::CONT);
+            let lines = one.process.end_well();
+            assert!(lines.iter().any(|line| line == "over Expelled"), "{lines:?}");
+            *tally.entry("continued").or_default() += 1;
+        }
+    }
+    cluster.delivers();
+    cluster.rest();
+    let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
     text
 }

@@ -2,8 +2,8 @@
 //! The checker: what members wrote, compared. It knows nothing of the library.
 //!
 //! C1  A view's number names one list of members, and who installs it is in it.
-//! C2  Two members that go from one view to the same next one have delivered the same in it, in the
-//!     same order.
+//! C2  Two members that go from one view to the next one, or leave the group with it, have delivered
+//!     the same in it, in the same order.
 //! C3  Of any two members in a view, what one has delivered in it is a beginning of what the other
 //!     has.
 //! C4  Of every sender each member delivers adjoining ordinals, none twice, over all its views.
@@ -32,6 +32,15 @@ pub struct Check {
     lives: Vec<Life>,
     /// Those that are still there at the end: what they sent, if they rest.
     rests: HashMap<u64, u64>,
+}
+
+impl Life {
+    /// Whether it has taken part in that view to its end.
+    fn has_ended(&self, epoch: u64) -> bool {
+        let left = self.stopped.as_deref() == Some("Left");
+        let last = self.stays.last().is_some_and(|stay| stay.epoch == epoch);
+        left && last || self.stays.iter().any(|stay| stay.epoch == epoch + 1)
+    }
 }
 
 fn read(id: u64, text: &str) -> Life {
@@ -118,7 +127,7 @@ impl Check {
                 let items = (stay.items[at], other.items[at]);
                 panic!("C3: {who}: they differ at {at}: {items:?}");
             }
-            let goes_on = |life: &Life| life.stays.iter().any(|of| of.epoch == stay.epoch + 1);
+            let goes_on = |life: &Life| life.has_ended(stay.epoch);
             if goes_on(one) && goes_on(two) {
                 assert_eq!(stay.items.len(), other.items.len(), "C2: {who}");
             }

@@ -14,6 +14,7 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a message says: whose it is, its place in that lane, and filler that follows from both.
 pub fn content(id: u64, ordinal: u64, into: &mut Vec<u8>) {
@@ -34,6 +35,7 @@ struct Scribe {
     expected: Vec<u8>,
     own: Arc<AtomicU64>,
     id: u64,
+    opened: bool,
     /// For the parent: every so many messages.
     count: u64,
     viewed: Arc<AtomicU64>,
@@ -81,7 +83,10 @@ impl Application for Scribe {
         self.put();
         let left: Vec<String> =
             view.left.iter().map(|(member, fault)| format!("{}: {fault}", member.seat)).collect();
-        println!("view {} {} {left:?}", view.epoch, view.members.len());
+        if !std::mem::replace(&mut self.opened, true) {
+            println!("me {}", view.members[usize::from(view.rank)].incarnation);
+        }
+        println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
         self.viewed.store(1, Ordering::Relaxed);
     }
 
@@ -114,6 +119,7 @@ pub fn member(arguments: &Arguments) {
         expected: Vec::new(),
         own: own.clone(),
         id,
+        opened: false,
         count: 0,
         viewed: Arc::default(),
         trouble: trouble.clone(),
@@ -140,7 +146,10 @@ pub fn member(arguments: &Arguments) {
             }
         }
     });
-    Running { group, orders, own, id, sent: 0, bytes: Vec::new(), numbers: Numbers(id) }.run();
+    let (bytes, numbers) = (Vec::new(), Numbers(id));
+    let pace = Duration::from_micros(arguments.or("pace_us", 0));
+    let burst = Instant::now();
+    Running { group, orders, own, id, sent: 0, bytes, numbers, pace, burst }.run();
     assert!(!trouble.load(Ordering::Relaxed), "a message was not what was sent");
 }
 
@@ -157,6 +166,9 @@ struct Running {
     sent: u64,
     bytes: Vec<u8>,
     numbers: Numbers,
+    /// At least so long between two bursts, and when the last one was.
+    pace: Duration,
+    burst: Instant,
 }
 
 impl Running {
@@ -184,9 +196,9 @@ impl Running {
             }
             match self.group.turn(u32::MAX) {
                 Ok(turn) if turn.busy => {}
-                Ok(_) if order == GO => std::thread::yield_now(),
+                Ok(_) if order == GO && self.pace.is_zero() => std::thread::yield_now(),
                 Ok(_) => {
-                    let some = std::time::Duration::from_millis(20);
+                    let some = if order == GO { self.pace } else { Duration::from_millis(20) };
                     if self.group.wait(Some(some)).is_err() {
                         continue;
                     }
@@ -203,6 +215,12 @@ impl Running {
 
     /// Some messages: now few, now as many as there is room for.
     fn burst(&mut self, sender: &mut Sender) {
+        if self.pace > Duration::ZERO {
+            if self.burst.elapsed() < self.pace {
+                return;
+            }
+            self.burst = Instant::now();
+        }
         for _ in 0..self.numbers.below(12) {
             content(self.id, self.sent, &mut self.bytes);
             match sender.send(&self.bytes) {
@@ -220,6 +238,10 @@ impl Running {
 pub struct One {
     pub process: Process,
     pub id: u64,
+    /// 0: it has not said it yet.
+    pub incarnation: u64,
+    /// Its newest view, as far as it was waited for.
+    viewed: Vec<u64>,
     /// What it said it had sent, once it rests.
     pub rests: Option<u64>,
 }
@@ -228,14 +250,21 @@ pub struct Cluster {
     group: String,
     founders: u16,
     idle: String,
+    pace_us: u64,
     pub folder: PathBuf,
     pub members: Vec<One>,
+    notes: Vec<String>,
     /// Ids of all that ever were.
     pub ids: Vec<u64>,
 }
 
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
+        Cluster::start_paced(what, members, idle, 0)
+    }
+
+    /// `pace_us`: a member sends no more often than that.
+    pub fn start_paced(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
         let group = group_name(what);
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
@@ -244,6 +273,8 @@ impl Cluster {
             group,
             founders: members,
             idle,
+            pace_us,
+            notes: Vec::new(),
             folder,
             members: Vec::new(),
             ids: Vec::new(),
@@ -251,7 +282,7 @@ impl Cluster {
         for rank in 0..members {
             cluster.add(rank, false);
         }
-        cluster.views(members.into());
+        cluster.settle();
         cluster
     }
 
@@ -271,11 +302,12 @@ impl Cluster {
                 ("members", &self.founders),
                 ("join", &join),
                 ("idle", &self.idle),
+                ("pace_us", &self.pace_us),
                 ("id", &id),
                 ("file", &file),
             ],
         );
-        self.members.push(One { process, id, rests: None });
+        self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }
 
@@ -287,6 +319,35 @@ impl Cluster {
                 if said.split(' ').nth(1) == Some(&members.to_string()) {
                     break;
                 }
+            }
+        }
+    }
+
+    /// For whoever reads a failure.
+    pub fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    /// Waits until every one is in a view of them all, and of nobody else.
+    pub fn settle(&mut self) {
+        for one in self.members.iter_mut().filter(|one| one.incarnation == 0) {
+            one.incarnation = one.process.expect("me").parse().unwrap();
+        }
+        let mut all: Vec<u64> = self.members.iter().map(|one| one.incarnation).collect();
+        all.sort_unstable();
+        for one in &mut self.members {
+            loop {
+                if one.viewed == all {
+                    break;
+                }
+                let said = one.process.expect("view");
+                let mut members: Vec<u64> = said
+                    .split(' ')
+                    .nth(2)
+                    .map(|list| list.split(',').map(|who| who.parse().unwrap()).collect())
+                    .unwrap_or_default();
+                members.sort_unstable();
+                one.viewed = members;
             }
         }
     }
@@ -334,6 +395,12 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.folder);
+            return;
+        }
+        eprintln!("{}: {:?}", self.folder.display(), self.notes);
+        for one in &mut self.members {
+            let (id, who) = (one.id, one.incarnation);
+            eprintln!("{id} is {who}, in {:?}; {:?}", one.viewed, one.process.ready_lines());
         }
     }
 }

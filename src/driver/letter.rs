@@ -220,7 +220,10 @@ mod tests {
             assert!(text.contains(from));
             assert_eq!(Letter::decode(text.replace(from, to).as_bytes(), 73), None, "{to}");
         }
-        let unfinished = text.replace(&format!("change={}", 4 | 1 << 8 | 3 << 32), "change=");
+        let head: u64 = 4 | 1 << 8 | 3 << 32;
+        assert!(text.contains(&format!("change={head}:")));
+        let open = head & !(1 << 8);
+        let unfinished = text.replace(&format!("change={head}:"), &format!("change={open}:"));
         assert_eq!(Letter::decode(unfinished.as_bytes(), 73), None);
         assert_eq!(Ask::decode(b"ask\nseat=x\nconnected=\n"), None);
         assert_eq!(Ask::decode(b"\xff"), None);
