@@ -20,6 +20,7 @@ pub mod lane;
 mod letter;
 mod policy;
 pub mod rendezvous;
+mod spare;
 pub mod stats;
 pub mod views;
 mod watch;
@@ -116,6 +117,8 @@ pub struct Driver {
     changing: bool,
     /// Busy turns at the last tick.
     busy_before: u64,
+    /// When memory of other views was looked after last.
+    kept_house: Nanos,
     /// In which process this is (`forks`).
     forks: u64,
     counters: Counters,
@@ -156,6 +159,7 @@ impl Driver {
             changing: views.is_some(),
             views,
             busy_before: 0,
+            kept_house: now,
             forks: forks(),
             counters: Counters::default(),
             delivered,
