@@ -151,12 +151,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         }
         Some(TestVerb::Lat { common, pace, hlog, plot }) => {
             let plan = make_plan(Test::Lat, common, *pace)?;
-            hlog.iter().chain(plot).try_for_each(|path| can_be_made(path))?;
-            if let Some(path) = plot
-                && path.extension().is_none_or(|ending| ending != "svg")
-            {
-                return fail!("--plot {}: only SVG is drawn; name it .svg", path.display());
-            }
+            hlog.as_deref().map_or(Ok(()), can_be_made)?;
+            plot.as_deref().map_or(Ok(()), can_be_drawn)?;
             let Some(outcome) = measure(&plan, common)? else { return Ok(()) };
             if let Some(path) = hlog {
                 hlog::write(path, &outcome)?;
@@ -190,6 +186,14 @@ fn can_be_made(path: &Path) -> Result<(), Failure> {
         _ if path.is_dir() => fail!("cannot write {}: it is a folder; name a file", path.display()),
         _ => Ok(()),
     }
+}
+
+/// The same for a plot.
+fn can_be_drawn(path: &Path) -> Result<(), Failure> {
+    if path.extension().is_none_or(|ending| ending != "svg") {
+        return fail!("--plot {}: only SVG is drawn; name it .svg", path.display());
+    }
+    can_be_made(path)
 }
 
 /// Runs a plan with all its members, or one member of it (`None`: that has printed already).

@@ -24,8 +24,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use squall::driver::clock;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -179,7 +178,7 @@ fn check(options: &Options) -> Result<(), Failure> {
         return fail!("--times and --pace: at least 1");
     }
     if let Some(path) = &options.plot {
-        super::can_be_made(path)?;
+        super::can_be_drawn(path)?;
     }
     part(options, "check", 0).config().view()?;
     Ok(())
@@ -254,9 +253,9 @@ fn once(options: &Options, number: usize) -> Result<Sample, Failure> {
         }
         Event::Join => {
             let at = clock().0;
-            let joiner = Process::start(&Role::Member(part(options, &group, options.members)))?;
+            let mut joiner = Process::start(&Role::Member(part(options, &group, options.members)))?;
+            joiner.word("ready")?;
             let seen = hear(&mut members)?;
-            drop(joiner);
             Ok(Sample { victim: None, at, seen, ..empty })
         }
     }
@@ -306,18 +305,19 @@ fn load(options: &Options, seconds: f64, pulse: &Pulse) -> Result<(), Failure> {
 }
 
 /// Notices when this process does not run.
-struct Pulse(Arc<AtomicU64>);
+struct Pulse(Arc<Mutex<u64>>);
 
 impl Pulse {
     fn start() -> Pulse {
-        let worst = Arc::new(AtomicU64::new(0));
+        let worst = Arc::new(Mutex::new(0));
         let into = worst.clone();
         std::thread::spawn(move || {
             let mut before = clock().0;
             loop {
                 std::thread::sleep(Duration::from_millis(5));
                 let now = clock().0;
-                into.fetch_max(now - before, Ordering::Relaxed);
+                let mut worst = into.lock().unwrap_or_else(PoisonError::into_inner);
+                *worst = (now - before).max(*worst);
                 before = now;
             }
         });
@@ -325,13 +325,13 @@ impl Pulse {
     }
 
     fn begin(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = 0;
     }
 
     /// The longest time without running since `begin`, in nanoseconds.
     fn worst(&self) -> u64 {
         // A pause that has just ended is noted by then.
         std::thread::sleep(Duration::from_millis(10));
-        self.0.load(Ordering::Relaxed)
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,9 +16,8 @@ use squall::driver::views::ViewInfo;
 use squall::driver::{Application, clock};
 use squall::error::Status;
 use squall::mem::region::Want;
-use squall::mem::{Message, Region};
+use squall::mem::{Cell, Message, Region};
 use std::io::BufRead;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +42,7 @@ pub enum Role {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Part {
     pub group: String,
+    /// What its messages say; one that joins has a rank that no founder has.
     pub rank: u16,
     pub members: u16,
     pub join: bool,
@@ -55,7 +55,8 @@ pub struct Part {
 
 impl Part {
     pub fn config(&self) -> Config {
-        let mut config = Config::new(&self.group, self.rank, self.members);
+        let rank = if self.join { 0 } else { self.rank };
+        let mut config = Config::new(&self.group, rank, self.members);
         config.membership = Changes::Views;
         config.join = self.join;
         config.idle = self.idle.into();
@@ -196,11 +197,11 @@ fn member(part: &Part) -> Result<(), Failure> {
     scribe.notes().seen.rank = part.rank;
     let mut group = Group::open(&part.config(), Box::new(scribe.clone()))?;
     let sender = group.sender(0, 0).expect("every member sends");
-    let asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(Cell::new(0));
     let orders = asked.clone();
     std::thread::spawn(move || {
         // Every line asks the same.
-        std::io::stdin().lock().lines().for_each(|_| orders.store(true, Ordering::Relaxed));
+        std::io::stdin().lock().lines().for_each(|_| orders.publish(1));
     });
     let bytes = vec![0; part.size as usize];
     let due = clock().0;
@@ -212,7 +213,7 @@ struct Sending<'a> {
     group: Group,
     sender: Sender,
     scribe: Scribe,
-    asked: Arc<AtomicBool>,
+    asked: Arc<Cell>,
     bytes: Vec<u8>,
     sent: u64,
     /// When the next message is.
@@ -247,7 +248,8 @@ impl Sending<'_> {
                 ready = true;
                 say("ready")?;
             }
-            if self.asked.swap(false, Ordering::Relaxed) {
+            if self.asked.observe() != 0 {
+                self.asked.publish(0);
                 let loop_gap_max_ns = self.group.stats().counters.loop_gap_max_ns;
                 self.tell("state", &State { loop_gap_max_ns, ..state })?;
             }
