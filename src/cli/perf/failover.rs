@@ -15,7 +15,7 @@ mod report;
 
 use super::{Cores, group_name, parse_cores, parse_time};
 use crate::failure::{Failure, fail};
-use crate::text::{IdleOption, parse_message_bytes, remark};
+use crate::text::{IdleOption, parse_message_bytes, remark, time_text};
 use clap::Args;
 use member::{Part, Role, Seen, State};
 use process::Process;
@@ -149,8 +149,14 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let (mut samples, mut spoilt) = (Vec::new(), 0);
     while samples.len() < options.times {
         pulse.begin();
-        let sample = once(options, samples.len())?;
-        if pulse.worst() < PAUSE_NS {
+        let start = clock().0;
+        let sample = once(options, samples.len());
+        let pause = pulse.worst();
+        if pause < PAUSE_NS {
+            let sample = sample.inspect_err(|_| {
+                let (ran, pause) = (time_text(clock().0 - start), time_text(pause));
+                remark(&format!("it ran for {ran}, and this process stood still for {pause}"));
+            })?;
             samples.push(sample);
             continue;
         }
@@ -236,14 +242,14 @@ fn once(options: &Options, number: usize) -> Result<Sample, Failure> {
             std::thread::sleep(REST);
             let (at, own_hang_up_ns) = members[victim].kill()?;
             let _dead = members.remove(victim);
-            let seen = hear(&mut members)?;
+            let seen = hear(&mut members, at)?;
             Ok(Sample { hang_up_ns, own_hang_up_ns, at, seen, ..empty })
         }
         Event::Stop => {
             let mut stopped = members.remove(victim);
             let at = clock().0;
             stopped.signal(Signal::STOP)?;
-            let seen = hear(&mut members)?;
+            let seen = hear(&mut members, at)?;
             stopped.signal(Signal::CONT)?;
             let why = stopped.word("over")?;
             if why != "Expelled" {
@@ -255,15 +261,20 @@ fn once(options: &Options, number: usize) -> Result<Sample, Failure> {
             let at = clock().0;
             let mut joiner = Process::start(&Role::Member(part(options, &group, options.members)))?;
             joiner.word("ready")?;
-            let seen = hear(&mut members)?;
+            let seen = hear(&mut members, at)?;
             Ok(Sample { victim: None, at, seen, ..empty })
         }
     }
 }
 
-/// What all of them have seen; if one has not, what each had to say.
-fn hear(members: &mut [Process]) -> Result<Vec<Seen>, Failure> {
-    let seen: Result<_, _> = members.iter_mut().map(|one| one.hear("seen")).collect();
+/// What all of them have seen; if one has not, what each had to say. `at`: when it happened.
+fn hear(members: &mut [Process], at: u64) -> Result<Vec<Seen>, Failure> {
+    let seen: Result<Vec<Seen>, _> = members.iter_mut().map(|one| one.hear("seen")).collect();
+    let early = |seen: &[Seen]| seen.iter().any(|seen| seen.first < at);
+    let seen = match seen {
+        Ok(seen) if early(&seen) => fail!("somebody was suspected before anything had happened"),
+        seen => seen,
+    };
     if seen.is_err() {
         std::thread::sleep(REST); // their last words may still be under way
         for (at, one) in members.iter().enumerate() {
