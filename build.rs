@@ -85,7 +85,7 @@ mod header {
             enumeration: EnumConfig { prefix_with_name: false, ..Default::default() },
             ..Default::default()
         };
-        let built = ["status", "attr", "message", "handle", "stats", "group", "send"]
+        let built = ["status", "attr", "message", "view", "handle", "stats", "group", "send"]
             .iter()
             .fold(Builder::new().with_config(config), |builder, noun| {
                 builder.with_src(root.join(format!("src/capi/{noun}.rs")))

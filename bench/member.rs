@@ -409,7 +409,8 @@ fn one_by_one(
         // SAFETY: as in `count`.
         let took = (unsafe { (*seen).at } - begin) as f64 * ns;
         if start.elapsed() > warm {
-            histogram.saturating_record(took as u64);
+            // Rounded: what is cut off would come off the median, which the floor's ticks keep.
+            histogram.saturating_record(took.round() as u64);
         }
     }
     let at = |quantile: f64| histogram.value_at_quantile(quantile);

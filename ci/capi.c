@@ -283,7 +283,7 @@ enum { STATUSES = sizeof statuses / sizeof *statuses };
 static void part_statuses(void)
 {
   const char *unknown = squall_status_text(-3);
-  const int others[] = {1, 2, -3, -9, -19, -29, -38, -54, -89, -91, -1000, INT_MIN, INT_MAX};
+  const int others[] = {1, 2, -3, -9, -19, -29, -38, -58, -89, -91, -1000, INT_MIN, INT_MAX};
   CHECK(sizeof frozen == sizeof statuses);
   for (int i = 0; i < STATUSES; i++) {
     const char *text = squall_status_text(statuses[i]);
@@ -505,8 +505,10 @@ static void part_arguments(void)
   REFUSED(attr.members = 65, "65 members", "64");
   REFUSED(attr.members = 65537, "65537");
   REFUSED(attr.idle = 3, "idle", "3");
-  REFUSED(attr.flags = 32, "flags", "0x20");
-  REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffe0");
+  REFUSED(attr.flags = 64, "flags", "0x40");
+  REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
+  REFUSED(attr.membership = 2, "membership 2");
+  REFUSED(attr.flags = UINT32_MAX, "flags", "0xffffffc0");
   REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
@@ -1293,6 +1295,118 @@ static void part_peer_lost(void)
   CHECK(descriptors() == before);
 }
 
+/* ---- parts: members come and go -------------------------------------------------------------- */
+
+/* What the view callback has said last. */
+static struct {
+  uint32_t views, members, joined, departed, rank;
+  uint64_t epoch, incarnations[8], gone;
+  int gone_status;
+  char gone_text[128];
+} seen;
+
+static void on_view(void *user, squall_group_t group, const squall_view_t *view)
+{
+  (void)user, (void)group;
+  CHECK(view->size >= sizeof *view && view->epoch > seen.epoch && view->subgroup_count == 1);
+  CHECK(view->subgroups[0].member_count == view->member_count && view->member_count <= 8);
+  CHECK(view->subgroups[0].sender_count == view->member_count && view->rank < view->member_count);
+  for (uint32_t i = 0; i < view->member_count; i++) {
+    CHECK(view->members[i].incarnation != 0 && view->members[i].reserved == 0);
+    CHECK(view->subgroups[0].members[i] == i && view->subgroups[0].senders[i] == i);
+    seen.incarnations[i] = view->members[i].incarnation;
+  }
+  seen.views++, seen.epoch = view->epoch, seen.rank = view->rank;
+  seen.members = view->member_count, seen.joined = view->joined_count;
+  seen.departed = view->departed_count;
+  if (view->departed_count > 0) {
+    seen.gone = view->departed[0].incarnation, seen.gone_status = view->departed[0].status;
+    snprintf(seen.gone_text, sizeof seen.gone_text, "%s", view->departed[0].text);
+  }
+  if (view->joined_count > 0) CHECK(view->joined[view->joined_count - 1] < view->member_count);
+}
+
+static squall_group_t opened_views(uint32_t rank, uint32_t flags, ear_t *ear)
+{
+  squall_group_t group = 0;
+  squall_group_attr_t attr = attr_of(rank, 3);
+  squall_callbacks_t callbacks = callbacks_of(ear);
+  attr.membership = SQUALL_MEMBERSHIP_VIEWS, attr.flags = flags;
+  callbacks.view = on_view;
+  memset(&seen, 0, sizeof seen);
+  int status = squall_group_open(&attr, &callbacks, &group);
+  if (status != SQUALL_OK) printf("  FAILED: %s\n", squall_status_text(status)), exit(1);
+  return group;
+}
+
+/* Takes part until it is told otherwise: by a signal, or by the others. */
+static void coming_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  int status = 0, asked = 0;
+  squall_group_t group = opened_views(rank, rank == 9 ? SQUALL_FLAG_JOIN : 0, &ear);
+  tell(out);
+  while (status >= 0) {
+    (void)squall_send(group, 0, "and again", 9);
+    status = turn(group);
+    if (!asked && told(in)) asked = 1, IS(squall_leave(group), SQUALL_OK);
+  }
+  CHECK(asked ? status == SQUALL_LEFT : status == SQUALL_EXPELLED);
+  IS(squall_send(group, 0, "x", 1), status);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_views(void)
+{
+  ear_t ear = {0};
+  child_t one = start(coming_member, 1), two = start(coming_member, 2), late;
+  squall_group_t group = opened_views(0, 0, &ear);
+  hear(one.in), hear(two.in);
+  UNTIL(group, ear.heard >= 10);
+  CHECK(seen.views == 1 && seen.members == 3 && seen.joined == 3 && seen.departed == 0);
+  IS(squall_keep_alive(group), SQUALL_OK);
+  IS(squall_report(group, 12345), SQUALL_OK); /* nobody's */
+  tell(one.out);
+  UNTIL(group, seen.members == 2);
+  CHECK(seen.departed == 1 && seen.gone_status == SQUALL_PEER_LEFT && seen.joined == 0);
+  CHECK(reap(one) == 0);
+  late = start(coming_member, 9);
+  UNTIL(group, seen.members == 3);
+  CHECK(seen.joined == 1 && seen.departed == 0);
+  hear(late.in);
+  uint64_t heard = ear.heard;
+  UNTIL(group, ear.heard > heard + 10);
+  /* Whoever is reported is expelled, however alive it is. */
+  IS(squall_report(group, seen.incarnations[2]), SQUALL_OK);
+  uint64_t reported = seen.incarnations[2];
+  UNTIL(group, seen.members == 2);
+  CHECK(seen.gone == reported && seen.gone_status == SQUALL_PEER_LOST && seen.gone_text[0]);
+  CHECK(reap(late) == 0);
+  IS(squall_group_members(group), 2);
+  /* Of two the last one is no majority. */
+  CHECK(kill(two.pid, SIGKILL) == 0);
+  double until = now() + PATIENCE;
+  int status = 0;
+  while (status >= 0 && now() < until) status = turn(group);
+  IS(status, SQUALL_PARTITIONED);
+  SAYS(squall_send(group, 0, "x", 1), SQUALL_PARTITIONED, "majority");
+  CHECK(ear.stops == 1 && ear.stopped == SQUALL_PARTITIONED);
+  IS(squall_group_close(group), SQUALL_OK);
+  reap(two);
+  /* Where members do not change there is nothing to ask for. */
+  squall_group_t alone = opened(attr_of(0, 1), &ear);
+  SAYS(squall_leave(alone), SQUALL_INVALID, "SQUALL_MEMBERSHIP_VIEWS");
+  IS(squall_group_close(alone), SQUALL_OK);
+  squall_group_attr_t attr = attr_of(0, 1);
+  squall_group_t none = 0;
+  attr.flags = SQUALL_FLAG_JOIN;
+  SAYS(open_with(attr, &ear, &none), SQUALL_INVALID, "SQUALL_FLAG_JOIN");
+  attr.membership = SQUALL_MEMBERSHIP_VIEWS, attr.open_timeout_ms = 50;
+  SAYS(open_with(attr, &ear, &none), SQUALL_NOT_COMPLETE, name, "nobody");
+  attr.membership = 7;
+  SAYS(open_with(attr, &ear, &none), SQUALL_INVALID, "membership 7");
+}
+
 static void part_peer_left(void)
 {
   for (int own = 0; own < 2; own++) {
@@ -1340,6 +1454,7 @@ int main(int argc, char **argv)
     {"fork", part_fork},
     {"mismatch", part_mismatch},         {"not_complete", part_not_complete},
     {"peer_lost", part_peer_lost},       {"peer_left", part_peer_left},
+    {"views", part_views},
   };
   int failed = 0;
   setvbuf(stdout, NULL, _IOLBF, 0);

@@ -27,6 +27,7 @@ fn main() {
             ("one_joins", one_joins),
             ("three_join_at_once", three_join_at_once),
             ("one_fails_and_another_joins", one_fails_and_another_joins),
+            ("an_event_loop_beats", an_event_loop_beats),
             ("anything_may_happen", anything_may_happen),
         ],
         &[("member", member)],
@@ -145,6 +146,21 @@ fn one_fails_and_another_joins() -> String {
     }
     cluster.delivers();
     cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Members that sleep on the descriptor, with nothing to do for three times the time to suspicion, are
+/// not suspected.
+fn an_event_loop_beats() -> String {
+    let mut cluster = Cluster::start("beats", 3, "descriptor");
+    cluster.delivers();
+    cluster.rest();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    for one in &mut cluster.members {
+        assert_eq!(one.process.ready_lines(), [String::new(); 0], "nothing happens");
+    }
     let text = Check::of(&cluster).run();
     cluster.leave_all();
     text

@@ -98,6 +98,23 @@
 #define SQUALL_FLAG_REQUIRE 16
 
 /**
+ * Join a group that runs instead of founding one; only with SQUALL_MEMBERSHIP_VIEWS. `rank` says
+ * nothing then; `members` is as at the founders.
+ */
+#define SQUALL_FLAG_JOIN 32
+
+/**
+ * The members are those of the attributes; the first loss ends the group.
+ */
+#define SQUALL_MEMBERSHIP_FIXED 0
+
+/**
+ * Whoever fails or leaves is dropped and the others go on, as long as they are a majority of those
+ * that there were; others may join (SQUALL_FLAG_JOIN).
+ */
+#define SQUALL_MEMBERSHIP_VIEWS 1
+
+/**
  * Messages of a subgroup that one turn delivers at the most, and that one callback gets.
  */
 #define SQUALL_BATCH_MAX 512
@@ -324,6 +341,15 @@ typedef struct squall_group_attr_t {
    * How long opening waits for the others, in milliseconds; 0: a minute.
    */
   uint32_t open_timeout_ms;
+  /**
+   * `SQUALL_MEMBERSHIP_…`.
+   */
+  uint32_t membership;
+  /**
+   * With SQUALL_MEMBERSHIP_VIEWS: how long a member may be silent before the others go on without
+   * it, in milliseconds, the same everywhere; 0: 1000.
+   */
+  uint32_t suspicion_ms;
 } squall_group_attr_t;
 
 /**
@@ -395,6 +421,106 @@ typedef void (*squall_stopped_fn)(void *user,
                                   const char *text);
 
 /**
+ * A member of a view.
+ */
+typedef struct squall_member_t {
+  /**
+   * Of this process and this opening of the group only; never 0.
+   */
+  uint64_t incarnation;
+  /**
+   * Its place on this host: who founded the group has its first rank.
+   */
+  uint32_t seat;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_member_t;
+
+/**
+ * Who was a member of the view before, and is no more.
+ */
+typedef struct squall_departed_t {
+  uint64_t incarnation;
+  uint32_t seat;
+  /**
+   * SQUALL_PEER_LEFT, SQUALL_PEER_LOST or SQUALL_PEER_FAULT.
+   */
+  int32_t status;
+  /**
+   * Why, in a sentence.
+   */
+  const char *text;
+} squall_departed_t;
+
+/**
+ * A subgroup of a view: ranks, ascending.
+ */
+typedef struct squall_shard_t {
+  const uint16_t *members;
+  const uint16_t *senders;
+  uint32_t member_count;
+  uint32_t sender_count;
+} squall_shard_t;
+
+/**
+ * A view: valid until the callback returns.
+ */
+typedef struct squall_view_t {
+  /**
+   * Bytes that the library has written; later versions write more.
+   */
+  uint32_t size;
+  /**
+   * My rank in it.
+   */
+  uint32_t rank;
+  /**
+   * The view's number; it grows by one.
+   */
+  uint64_t epoch;
+  /**
+   * By rank.
+   */
+  const struct squall_member_t *members;
+  /**
+   * Ranks that were not in the view before; in the first one, all.
+   */
+  const uint16_t *joined;
+  /**
+   * Who is no more.
+   */
+  const struct squall_departed_t *departed;
+  /**
+   * By subgroup.
+   */
+  const struct squall_shard_t *subgroups;
+  uint32_t member_count;
+  uint32_t joined_count;
+  uint32_t departed_count;
+  uint32_t subgroup_count;
+} squall_view_t;
+
+/**
+ * Hears that a view begins: after the last message of the one before, before its own first. Only with
+ * SQUALL_MEMBERSHIP_VIEWS; then of the first view, too.
+ */
+typedef void (*squall_view_fn)(void *user, squall_group_t group, const struct squall_view_t *view);
+
+/**
+ * Hears of a message of mine that was accepted and that no view takes any more: which lane of which
+ * subgroup, what `squall_send` answered for it, its bytes (valid until it returns), and why.
+ */
+typedef void (*squall_dropped_fn)(void *user,
+                                  squall_group_t group,
+                                  uint32_t subgroup,
+                                  uint64_t ordinal,
+                                  const void *bytes,
+                                  uint32_t len,
+                                  int status);
+
+/**
  * What a group calls. All of them run on the thread that polls: inside `squall_poll`, or on the
  * group's own thread. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
  * No exception and no longjmp may leave them.
@@ -424,6 +550,14 @@ typedef struct squall_callbacks_t {
    * May be NULL.
    */
   squall_stopped_fn stopped;
+  /**
+   * May be NULL.
+   */
+  squall_view_fn view;
+  /**
+   * May be NULL.
+   */
+  squall_dropped_fn dropped;
 } squall_callbacks_t;
 
 /**
@@ -570,13 +704,45 @@ void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t siz
 void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
 
 /**
+ * Leave in good order: what this member has sent is delivered by all first. Returns at once; poll on
+ * until SQUALL_LEFT. (`squall_group_close` does the same, and delivers nothing more here.)
+ *
+ * @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: any, callbacks too. Since: 0.1
+ */
+int squall_leave(squall_group_t group);
+
+/**
+ * Report that a member has failed: the group goes on without it, and if it lives it hears
+ * SQUALL_EXPELLED. That cannot be taken back.
+ *
+ * @param incarnation  Of the member, as the view callback named it; of no member: nothing happens.
+ * @return As `squall_leave`.
+ *
+ * Threads: any, callbacks too. Since: 0.1
+ */
+int squall_report(squall_group_t group, uint64_t incarnation);
+
+/**
+ * Say that this process is alive: from inside a callback that takes long, at least twice in the time
+ * to suspicion. A polling group does so by itself.
+ *
+ * @return As `squall_leave`.
+ *
+ * Threads: any, meant for the one that polls. Cost: a look at the clock. Since: 0.1
+ */
+int squall_keep_alive(squall_group_t group);
+
+/**
  * Reads this member's statistics.
  *
  * @param subgroup  Index of a subgroup of its.
  * @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
  * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
  *
- * Threads: any. Cost: some hundred nanoseconds. Since: 0.1
+ * Threads: any. Cost: some hundred nanoseconds; if another thread polls the group, some
+ * microseconds, and that one is interrupted unless it is just in a call. Since: 0.1
  */
 int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stats_t *stats);
 
@@ -609,7 +775,8 @@ int squall_group_open(const struct squall_group_attr_t *attr,
 
 /**
  * Closes a group: this member leaves in good order. What is stable is still delivered at the
- * others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+ * others; then they hear SQUALL_PEER_LEFT, or, where members change, go on without it: then this
+ * takes a view change, a second at the most. Closing 0 does nothing.
  *
  * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
  *
@@ -619,12 +786,14 @@ int squall_group_open(const struct squall_group_attr_t *attr,
 int squall_group_close(squall_group_t group);
 
 /**
- * This member's rank, or a negative status. Threads: any. Since: 0.1
+ * This member's rank, or a negative status. Where members change: in the view at hand.
+ * Threads: any. Since: 0.1
  */
 int squall_group_rank(squall_group_t group);
 
 /**
- * How many members the group has, or a negative status. Threads: any. Since: 0.1
+ * How many members the group has, or a negative status. Where members change: in the view at hand.
+ * Threads: any. Since: 0.1
  */
 int squall_group_members(squall_group_t group);
 
@@ -639,6 +808,8 @@ int squall_group_members(squall_group_t group);
  *         SQUALL_OWN_THREAD  the group polls itself;
  *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
  *                            everything that was stable has been delivered;
+ *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
+ *                            it is over for this one;
  *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
@@ -753,7 +924,9 @@ int squall_reserve(squall_group_t group, uint32_t subgroup, uint32_t len, void *
  * @param len  At most what was reserved.
  * @return The message's ordinal in its lane (>= 0), or
  *         SQUALL_NOT_RESERVED  nothing is reserved;
- *         SQUALL_TOO_LONG      more than was reserved (it stays reserved).
+ *         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over (it stays
+ *                              reserved).
  *
  * Threads: as `squall_send`. Since: 0.1
  */

@@ -64,8 +64,10 @@ class [[nodiscard]] outcome {
   constexpr explicit operator bool() const noexcept { return ok(); }
   // Nothing is lost: poll, then try again.
   constexpr bool again() const noexcept { return code_ == SQUALL_AGAIN; }
-  // A member has closed the group, in good order.
-  constexpr bool left() const noexcept { return code_ == SQUALL_PEER_LEFT; }
+  // A member has closed the group, in good order; or this one has left, as it asked to.
+  constexpr bool left() const noexcept {
+    return code_ == SQUALL_PEER_LEFT || code_ == SQUALL_LEFT;
+  }
   constexpr int status() const noexcept { return code_ < 0 ? static_cast<int>(code_) : SQUALL_OK; }
   const char* text() const noexcept { return squall_status_text(status()); }
   // The count; throws `error` if there is none.
@@ -198,6 +200,12 @@ class group_view {
     }
     return lent;
   }
+  // Where members change; also from inside a handler.
+  outcome leave() const noexcept { return outcome(squall_leave(handle_)); }
+  outcome report(std::uint64_t incarnation) const noexcept {
+    return outcome(squall_report(handle_, incarnation));
+  }
+  outcome keep_alive() const noexcept { return outcome(squall_keep_alive(handle_)); }
   outcome rank() const noexcept { return outcome(squall_group_rank(handle_)); }
   outcome members() const noexcept { return outcome(squall_group_members(handle_)); }
   outcome stats(squall_stats_t& stats, std::uint32_t subgroup = 0) const noexcept {
@@ -234,6 +242,8 @@ struct options {
   std::uint32_t flags = 0;
   std::uint32_t core = 0;
   std::chrono::milliseconds open_timeout{0};  // 0: a minute
+  std::uint32_t membership = SQUALL_MEMBERSHIP_FIXED;
+  std::chrono::milliseconds suspicion{0};  // 0: a second
 };
 
 // Your functions. `batch` takes precedence over `message`; one of the two must be set.
@@ -244,6 +254,12 @@ struct handlers {
       batch;
   // Why, which rank is the cause (-1: none), and a sentence.
   std::function<void(group_view, int status, std::int32_t rank, const char*)> stopped;
+  // A view begins. With SQUALL_MEMBERSHIP_VIEWS only.
+  std::function<void(group_view, const squall_view_t&)> view;
+  // A message of mine that no view takes any more.
+  std::function<void(group_view, std::uint32_t subgroup, std::uint64_t ordinal, bytes_view,
+                     int status)>
+      dropped;
 };
 
 // An open group. It is closed when it goes out of scope.
@@ -254,13 +270,13 @@ class group : public group_view {
       : group_view(std::exchange(other.handle_, 0)), state_(std::move(other.state_)) {}
   group& operator=(group&& other) noexcept {
     if (this != &other) {
-      leave();
+      let_go();
       handle_ = std::exchange(other.handle_, 0);
       state_ = std::move(other.state_);
     }
     return *this;
   }
-  ~group() { leave(); }
+  ~group() { let_go(); }
 
   // Opens a group and waits until all its members have. Throws `error`.
   static group open(const options& options, handlers handlers) {
@@ -367,8 +383,21 @@ class group : public group_view {
     of.guarded([&] { of.handlers.stopped(group_view(handle), status, rank, text); });
   }
 
+  static void on_view(void* user, squall_group_t handle, const squall_view_t* view) noexcept {
+    state& of = *static_cast<state*>(user);
+    of.guarded([&] { of.handlers.view(group_view(handle), *view); });
+  }
+  static void on_dropped(void* user, squall_group_t handle, std::uint32_t subgroup,
+                         std::uint64_t ordinal, const void* bytes, std::uint32_t len,
+                         int status) noexcept {
+    state& of = *static_cast<state*>(user);
+    of.guarded([&] {
+      of.handlers.dropped(group_view(handle), subgroup, ordinal, bytes_view(bytes, len), status);
+    });
+  }
+
   // As `close`, but cannot say no: a group that is still in use keeps its handlers for good.
-  void leave() noexcept {
+  void let_go() noexcept {
     if (close().status() == SQUALL_REENTRANT) static_cast<void>(state_.release());
   }
 
@@ -405,6 +434,8 @@ class group : public group_view {
     attr.core = options.core;
     const auto patience = options.open_timeout.count();
     attr.open_timeout_ms = patience > INT32_MAX ? INT32_MAX : static_cast<std::uint32_t>(patience);
+    attr.membership = options.membership;
+    attr.suspicion_ms = static_cast<std::uint32_t>(options.suspicion.count());
     state_ = std::make_unique<state>();
     state_->handlers = std::move(handlers);
     squall_callbacks_t callbacks;
@@ -412,6 +443,8 @@ class group : public group_view {
     callbacks.user = state_.get();
     if (state_->handlers.batch || state_->handlers.message) callbacks.deliver = on_batch;
     if (state_->handlers.stopped) callbacks.stopped = on_stopped;
+    if (state_->handlers.view) callbacks.view = on_view;
+    if (state_->handlers.dropped) callbacks.dropped = on_dropped;
     return outcome(squall_group_open(&attr, &callbacks, &handle_));
   }
 

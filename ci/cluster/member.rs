@@ -2,6 +2,7 @@
 //! A member that sends, delivers and writes both down; and the cluster of such members.
 
 use crate::support::{Arguments, Numbers, Process, group_name};
+use rustix::event::{PollFd, PollFlags};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
 use squall::driver::group::{Group, Sender};
@@ -149,7 +150,8 @@ pub fn member(arguments: &Arguments) {
     let (bytes, numbers) = (Vec::new(), Numbers(id));
     let pace = Duration::from_micros(arguments.or("pace_us", 0));
     let burst = Instant::now();
-    Running { group, orders, own, id, sent: 0, bytes, numbers, pace, burst }.run();
+    let by_descriptor = arguments.text("idle") == Some("descriptor");
+    Running { group, orders, own, id, sent: 0, bytes, numbers, by_descriptor, pace, burst }.run();
     assert!(!trouble.load(Ordering::Relaxed), "a message was not what was sent");
 }
 
@@ -166,6 +168,8 @@ struct Running {
     sent: u64,
     bytes: Vec<u8>,
     numbers: Numbers,
+    /// Sleeps as an event loop does.
+    by_descriptor: bool,
     /// At least so long between two bursts, and when the last one was.
     pace: Duration,
     burst: Instant,
@@ -197,6 +201,12 @@ impl Running {
             match self.group.turn(u32::MAX) {
                 Ok(turn) if turn.busy => {}
                 Ok(_) if order == GO && self.pace.is_zero() => std::thread::yield_now(),
+                Ok(_) if order == REST && self.by_descriptor => {
+                    if self.group.arm() == Ok(true) {
+                        let mut one = [PollFd::new(&self.group, PollFlags::IN)];
+                        let _ = rustix::event::poll(&mut one, None);
+                    }
+                }
                 Ok(_) => {
                     let some = if order == GO { self.pace } else { Duration::from_millis(20) };
                     if self.group.wait(Some(some)).is_err() {

@@ -2,7 +2,8 @@
 //! What a group is opened with, as C structs: zero is the default everywhere.
 
 use super::message::squall_callbacks_t;
-use crate::driver::config::{Config, Idle, SubgroupConfig};
+use super::view::{SQUALL_MEMBERSHIP_FIXED, SQUALL_MEMBERSHIP_VIEWS};
+use crate::driver::config::{Changes, Config, Idle, SubgroupConfig};
 use crate::error::{Error, Status};
 use crate::mem::region::Want;
 use crate::sst::layout::Mode;
@@ -33,7 +34,10 @@ pub const SQUALL_FLAG_HUGE: u32 = 8;
 /// What `SQUALL_FLAG_LOCK` and `SQUALL_FLAG_HUGE` ask for is had, or the group is not opened; only
 /// with one of them.
 pub const SQUALL_FLAG_REQUIRE: u32 = 16;
-const KNOWN_FLAGS: u32 = 31;
+/// Join a group that runs instead of founding one; only with SQUALL_MEMBERSHIP_VIEWS. `rank` says
+/// nothing then; `members` is as at the founders.
+pub const SQUALL_FLAG_JOIN: u32 = 32;
+const KNOWN_FLAGS: u32 = 63;
 
 /// One subgroup. The list must be the same at all members.
 #[repr(C)]
@@ -87,6 +91,11 @@ pub struct squall_group_attr_t {
     pub core: u32,
     /// How long opening waits for the others, in milliseconds; 0: a minute.
     pub open_timeout_ms: u32,
+    /// `SQUALL_MEMBERSHIP_…`.
+    pub membership: u32,
+    /// With SQUALL_MEMBERSHIP_VIEWS: how long a member may be silent before the others go on without
+    /// it, in milliseconds, the same everywhere; 0: 1000.
+    pub suspicion_ms: u32,
 }
 
 /// Bytes of each struct in version 1; smaller ones are refused.
@@ -97,8 +106,8 @@ const CALLBACKS_V1: usize = 40;
 const STRUCT_BYTES_MAX: usize = 4096;
 const _: () = {
     assert!(size_of::<squall_subgroup_attr_t>() == SUBGROUP_ATTR_V1);
-    assert!(size_of::<squall_group_attr_t>() == GROUP_ATTR_V1);
-    assert!(size_of::<squall_callbacks_t>() == CALLBACKS_V1);
+    assert!(size_of::<squall_group_attr_t>() > GROUP_ATTR_V1);
+    assert!(size_of::<squall_callbacks_t>() > CALLBACKS_V1);
 };
 
 /// Zeroes `size` bytes and notes the size: every field has its default then.
@@ -253,6 +262,18 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
         SQUALL_IDLE_SPIN => Idle::Spin,
         other => return invalid(format!("attr.idle {other} is no SQUALL_IDLE_…")),
     };
+    config.membership = match attr.membership {
+        SQUALL_MEMBERSHIP_FIXED => Changes::Fixed,
+        SQUALL_MEMBERSHIP_VIEWS => Changes::Views,
+        other => return invalid(format!("attr.membership {other} is no SQUALL_MEMBERSHIP_…")),
+    };
+    config.join = attr.flags & SQUALL_FLAG_JOIN != 0;
+    if config.join && config.membership == Changes::Fixed {
+        return invalid("attr.flags has SQUALL_FLAG_JOIN without SQUALL_MEMBERSHIP_VIEWS");
+    }
+    if attr.suspicion_ms > 0 {
+        config.suspicion_ns = u64::from(attr.suspicion_ms) * 1_000_000;
+    }
     let want = |bit: u32| match (attr.flags & bit != 0, attr.flags & SQUALL_FLAG_REQUIRE != 0) {
         (false, _) => Want::No,
         (true, false) => Want::Try,

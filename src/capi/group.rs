@@ -10,10 +10,14 @@ use super::attr::{
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
 use super::turnstile::{Turnstile, Way};
+use super::view::with_view;
 use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
+use crate::driver::control::Control;
 use crate::driver::group::{Group, Polling, Sender};
+use crate::driver::lane::Dropped;
 use crate::driver::stats::{self, Snapshot};
+use crate::driver::views::ViewInfo;
 use crate::error::{Error, Status, Suspicion};
 use crate::fabric::shm::fork::forks;
 use crate::limits::{BATCH_MAX, LANES_MAX};
@@ -49,8 +53,10 @@ pub struct Open {
     pub(super) senders: Vec<UnsafeCell<Option<Sender>>>,
     stats: Arc<Region>,
     poisoned: Cell,
-    pub(super) rank: u16,
-    members: u16,
+    /// Rank and members in the view at hand.
+    pub(super) place: Arc<[Cell; 2]>,
+    /// `None`: members do not change.
+    pub(super) control: Option<Control>,
     own_thread: bool,
 }
 
@@ -66,6 +72,7 @@ struct Trampoline {
     group: squall_group_t,
     inside: Arc<Cell>,
     why: Arc<OnceLock<String>>,
+    place: Arc<[Cell; 2]>,
 }
 
 // SAFETY: the header says on which thread the callbacks run; `user` is the caller's.
@@ -93,10 +100,37 @@ impl Application for Trampoline {
         self.inside.prepare(0);
     }
 
+    fn view(&mut self, view: &ViewInfo) {
+        self.place[0].publish(view.rank.into());
+        self.place[1].publish(view.members.len() as u64);
+        let Some(tell) = self.callbacks.view else { return };
+        let (user, group) = (self.callbacks.user, self.group);
+        self.inside.prepare(this_thread());
+        // SAFETY: the caller's function; the view lives across the call.
+        with_view(view, |view| unsafe { tell(user, group, view) });
+        self.inside.prepare(0);
+    }
+
+    fn dropped(&mut self, message: &Dropped) {
+        let Some(tell) = self.callbacks.dropped else { return };
+        let (user, group) = (self.callbacks.user, self.group);
+        let subgroup = u32::from(message.subgroup) | u32::from(message.lane) << 16;
+        let (bytes, len) = (message.bytes.as_ptr().cast(), message.bytes.len() as u32);
+        self.inside.prepare(this_thread());
+        // SAFETY: the caller's function; the bytes live across the call.
+        unsafe { tell(user, group, subgroup, message.ordinal, bytes, len, message.why as c_int) };
+        self.inside.prepare(0);
+    }
+
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         let rank = suspicion.map_or(-1, |suspicion| i32::from(suspicion.rank.0));
-        let text = suspicion
-            .map_or(status.text().to_string(), |s| format!("rank {}: {}", s.rank.0, s.fault));
+        let blamed = |s: Suspicion| match status {
+            Status::PeerLost | Status::PeerFault | Status::PeerLeft => {
+                format!("rank {}: {}", s.rank.0, s.fault)
+            }
+            _ => format!("{} (rank {}: {})", status.text(), s.rank.0, s.fault),
+        };
+        let text = suspicion.map_or(status.text().to_string(), blamed);
         let _ = self.why.set(text.clone()); // it stops once
         let Some(stopped) = self.callbacks.stopped else { return };
         let text = CString::new(text).unwrap_or_default();
@@ -169,16 +203,24 @@ fn open(
     handle: squall_group_t,
 ) -> Result<Open, Error> {
     let (inside, stopped) = (Arc::new(Cell::new(0)), Arc::new(OnceLock::new()));
-    let trampoline =
-        Trampoline { callbacks, group: handle, inside: inside.clone(), why: stopped.clone() };
+    let place = Arc::new([Cell::new(0), Cell::new(0)]);
+    let trampoline = Trampoline {
+        callbacks,
+        group: handle,
+        inside: inside.clone(),
+        why: stopped.clone(),
+        place: place.clone(),
+    };
     let mut group = Group::open(config, Box::new(trampoline))?;
+    place[0].publish(group.rank().into());
+    place[1].publish(group.members().into());
     let mut senders = Vec::new();
     for subgroup in 0..config.subgroups.len() as u16 {
         for lane in 0..LANES_MAX as u16 {
-            senders.push(UnsafeCell::new(group.sender(subgroup, lane)));
+            senders.push(UnsafeCell::new(group.lane(subgroup, lane, config)));
         }
     }
-    let (rank, members, stats) = (group.rank(), group.members(), group.stats_page());
+    let (control, stats) = (group.control(), group.stats_page());
     let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
     Ok(Open {
         turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
@@ -189,8 +231,8 @@ fn open(
         senders,
         stats,
         poisoned: Cell::new(0),
-        rank,
-        members,
+        place,
+        control,
         own_thread,
     })
 }
@@ -209,7 +251,8 @@ fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
 }
 
 /// Closes a group: this member leaves in good order. What is stable is still delivered at the
-/// others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+/// others; then they hear SQUALL_PEER_LEFT, or, where members change, go on without it: then this
+/// takes a view change, a second at the most. Closing 0 does nothing.
 ///
 /// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
 ///
@@ -247,20 +290,22 @@ fn close(open: Open) -> c_int {
     Status::Ok as c_int
 }
 
-/// This member's rank, or a negative status. Threads: any. Since: 0.1
+/// This member's rank, or a negative status. Where members change: in the view at hand.
+/// Threads: any. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_rank(group: squall_group_t) -> c_int {
     guard(|| match handle::lookup(group) {
-        Ok(open) => c_int::from(open.rank),
+        Ok(open) => open.place[0].observe() as c_int,
         Err(status) => refusal::no_group(group, status),
     })
 }
 
-/// How many members the group has, or a negative status. Threads: any. Since: 0.1
+/// How many members the group has, or a negative status. Where members change: in the view at hand.
+/// Threads: any. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_members(group: squall_group_t) -> c_int {
     guard(|| match handle::lookup(group) {
-        Ok(open) => c_int::from(open.members),
+        Ok(open) => open.place[1].observe() as c_int,
         Err(status) => refusal::no_group(group, status),
     })
 }
@@ -308,6 +353,8 @@ const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
 ///         SQUALL_OWN_THREAD  the group polls itself;
 ///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
 ///                            everything that was stable has been delivered;
+///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
+///                            it is over for this one;
 ///         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///
 /// Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1

@@ -22,6 +22,9 @@ struct Entry {
     /// 1 while it is open or being opened.
     taken: Cell,
     open: UnsafeCell<Option<Box<Open>>>,
+    /// Groups of this process's parents, whose memory they are: never dropped, and never lost, as a
+    /// leak checker would say.
+    inherited: UnsafeCell<Vec<Box<Open>>>,
 }
 
 // SAFETY: `open` is written only by who has taken the place while the generation is even, and read
@@ -30,7 +33,12 @@ struct Entry {
 unsafe impl Sync for Entry {}
 
 static ENTRIES: [Entry; GROUPS_MAX] = [const {
-    Entry { generation: Cell::new(0), taken: Cell::new(0), open: UnsafeCell::new(None) }
+    Entry {
+        generation: Cell::new(0),
+        taken: Cell::new(0),
+        open: UnsafeCell::new(None),
+        inherited: UnsafeCell::new(Vec::new()),
+    }
 }; GROUPS_MAX];
 
 fn entry(handle: squall_group_t) -> Result<(&'static Entry, u64), Status> {
@@ -77,8 +85,7 @@ pub fn insert(
         Ok(Ok(made)) => {
             // SAFETY: the place is taken by this call and its generation is even: nobody else
             // looks at it.
-            let before = unsafe { entry.open.get().replace(Some(made)) };
-            std::mem::forget(before); // an inherited one, perhaps: the parent's memory
+            unsafe { (*entry.inherited.get()).extend(entry.open.get().replace(Some(made))) };
             entry.generation.publish(generation);
             Ok(handle)
         }

@@ -2,6 +2,7 @@
 //! What a callback sees of a message, and the callbacks.
 
 use super::handle::squall_group_t;
+use super::view::{squall_dropped_fn, squall_view_fn};
 use crate::mem::Message;
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::{offset_of, size_of};
@@ -89,4 +90,8 @@ pub struct squall_callbacks_t {
     pub message: squall_message_fn,
     /// May be NULL.
     pub stopped: squall_stopped_fn,
+    /// May be NULL.
+    pub view: squall_view_fn,
+    /// May be NULL.
+    pub dropped: squall_dropped_fn,
 }

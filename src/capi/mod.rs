@@ -22,6 +22,7 @@ mod send;
 mod stats;
 mod status;
 mod turnstile;
+mod view;
 
 pub use attr::*;
 pub use group::*;
@@ -30,6 +31,7 @@ pub use message::*;
 pub use send::*;
 pub use stats::*;
 pub use status::*;
+pub use view::*;
 
 use crate::error::Error;
 use std::cell::RefCell;

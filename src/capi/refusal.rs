@@ -104,7 +104,7 @@ pub fn no_lane(group: squall_group_t, subgroup: u32, status: Status) -> i32 {
         Err(status) => return no_group(group, status),
     };
     let (at, lane) = lane_of(subgroup);
-    let (subgroups, rank) = (open.largest.len(), open.rank);
+    let (subgroups, rank) = (open.largest.len(), open.place[0].observe());
     let detail = if lane >= LANES_MAX {
         format!("lane {lane}: a member has at most {LANES_MAX} in a subgroup")
     } else if at >= subgroups {

@@ -288,7 +288,9 @@ pub unsafe extern "C" fn squall_reserve(
 /// @param len  At most what was reserved.
 /// @return The message's ordinal in its lane (>= 0), or
 ///         SQUALL_NOT_RESERVED  nothing is reserved;
-///         SQUALL_TOO_LONG      more than was reserved (it stays reserved).
+///         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
+///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over (it stays
+///                              reserved).
 ///
 /// Threads: as `squall_send`. Since: 0.1
 #[unsafe(no_mangle)]

@@ -48,7 +48,8 @@ pub struct squall_stats_t {
 /// @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
 /// @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
 ///
-/// Threads: any. Cost: some hundred nanoseconds. Since: 0.1
+/// Threads: any. Cost: some hundred nanoseconds; if another thread polls the group, some
+/// microseconds, and that one is interrupted unless it is just in a call. Since: 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn squall_stats_get(
     group: squall_group_t,

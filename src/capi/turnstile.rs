@@ -38,10 +38,12 @@ pub enum Way {
 }
 
 impl Turnstile {
-    /// Nobody is inside; or whoever made it, by the long way.
+    /// Nobody is inside; or whoever made it, by the long way. May take milliseconds, if this process
+    /// has other threads and has never asked for the barrier: not for a turn to do.
     pub fn new(taken: bool) -> Turnstile {
         let busy = if taken { TURNING } else { 0 };
-        Turnstile { first: Cell::new(0), inside: Cell::new(0), busy: Cell::new(busy) }
+        let first = if can_order_all_threads() { 0 } else { NOBODY };
+        Turnstile { first: Cell::new(first), inside: Cell::new(0), busy: Cell::new(busy) }
     }
 
     /// Goes in; `None`: somebody is inside already, perhaps this thread.
@@ -77,7 +79,7 @@ impl Turnstile {
         }
         let first = self.first.own();
         if first == 0 {
-            self.first.publish(if can_order_all_threads() { me } else { NOBODY });
+            self.first.publish(me);
         } else if first != me {
             if first != NOBODY {
                 self.first.publish(NOBODY);
@@ -93,7 +95,8 @@ impl Turnstile {
 
     /// Goes in to bring statistics up to date; `false`: it cannot be done now.
     pub fn enter_to_count(&self) -> bool {
-        if !self.busy.replace(0, COUNTING) {
+        // Whoever is seen inside need not be interrupted.
+        if self.inside.observe() != 0 || !self.busy.replace(0, COUNTING) {
             return false;
         }
         let first = self.first.own();
@@ -164,6 +167,7 @@ mod tests {
         if room.door.first.own() == NOBODY {
             return; // no barrier here
         }
+        assert_eq!(room.door.first.own(), this_thread());
         assert_eq!(room.door.enter(), Some(Way::Short));
         assert_eq!(room.door.enter(), None, "nested");
         std::thread::scope(|scope| {
@@ -177,6 +181,49 @@ mod tests {
         assert_eq!(room.door.enter(), None, "the other thread is still inside");
         room.door.leave(Way::Long);
         assert_eq!(room.door.enter(), Some(Way::Long), "and the short way is nobody's");
+    }
+
+    /// The one moment at which the short way is taken away, often; also by a thread that may not
+    /// call `membarrier`, and from one that has ended and whose number another thread has now.
+    #[test]
+    fn the_short_way_is_taken_away_whoever_is_where() {
+        take_away(1_000, || ());
+        take_away(10, crate::mem::thread::forbid_membarrier);
+    }
+
+    fn take_away(rooms: u64, begin: impl FnOnce() + Send) {
+        let rooms: Vec<_> = (0..rooms).map(|_| Room::new()).collect();
+        let reached = [Cell::new(0), Cell::new(0)];
+        let meet = |me: usize, at: u64| {
+            reached[me].publish(at);
+            while reached[1 - me].observe() < at {
+                std::thread::yield_now();
+            }
+        };
+        let visits = |me: usize| {
+            let mut done = vec![];
+            for (at, room) in (0..).zip(&rooms) {
+                done.push(u64::from(me == 0 && room.visit(false)));
+                meet(me, at + 1);
+                done[at as usize] += (0..8).map(|_| u64::from(room.visit(false))).sum::<u64>();
+            }
+            done
+        };
+        let (mine, theirs) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                begin();
+                visits(1)
+            });
+            (scope.spawn(|| visits(0)).join().unwrap(), other.join().unwrap())
+        });
+        for ((room, mine), theirs) in rooms.iter().zip(mine).zip(theirs) {
+            // SAFETY: all are gone.
+            assert_eq!(unsafe { *room.entries.get() }, [mine + theirs; 2]);
+        }
+        let later = |room: &Arc<Room>| assert!(room.visit(false), "nobody is inside");
+        std::thread::scope(|scope| {
+            scope.spawn(|| rooms.iter().for_each(later));
+        });
     }
 
     #[test]

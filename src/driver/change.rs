@@ -62,6 +62,7 @@ impl Driver {
         views.beat(self.table.layout.beat.byte(0));
         self.fabric.poll(true, &mut self.events);
         self.until_tick = 0;
+        self.page.write_change(views.changes, &views.last);
     }
 
     /// What my lanes have in the old view and must send again.
@@ -107,6 +108,14 @@ impl Driver {
             && views.detectors.breath.delivered(delivered)
         {
             self.until_tick = 0;
+        }
+        if delivered > 0
+            && let Some(views) = &mut self.views
+            && views.last.built.0 > 0
+            && views.last.delivered.0 == 0
+        {
+            views.last.delivered = super::clock();
+            self.page.write_change(views.changes, &views.last);
         }
         if self.lanes.has_left() {
             self.pump();

@@ -11,7 +11,7 @@ pub use super::lane::Sender;
 use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
 use super::stats::{self, Page, Snapshot};
-use super::views::{Changed, Views};
+use super::views::Views;
 use super::{Application, Driver, Seen, Turn};
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
@@ -89,6 +89,16 @@ impl Group {
         self.driver.lanes.sender(subgroup, lane)
     }
 
+    /// The same for whoever may become a sender there in a later view: until then it answers
+    /// `NotSender`.
+    pub fn lane(&mut self, subgroup: u16, lane: u16, config: &Config) -> Option<Sender> {
+        let of = config.subgroups.get(usize::from(subgroup))?;
+        if self.control.is_some() && lane < of.lanes {
+            self.driver.lanes.add(subgroup, lane);
+        }
+        self.sender(subgroup, lane)
+    }
+
     /// One turn in this thread; delivers at most `limit` messages. Never blocks.
     #[inline]
     pub fn poll(&mut self, limit: u32) -> Result<u32, Status> {
@@ -110,7 +120,11 @@ impl Group {
         if !self.driver.fabric().parks() {
             return Err(Status::Invalid);
         }
-        Ok(self.driver.arm())
+        let safe = self.driver.arm();
+        if safe {
+            self.driver.wind_up();
+        }
+        Ok(safe)
     }
 
     /// Idles as the group's strategy says: spins or yields once, or sleeps until something happens
@@ -200,11 +214,6 @@ impl Group {
     /// As `rank`.
     pub fn members(&self) -> u16 {
         self.driver.engine().view().members as u16
-    }
-
-    /// The last view change that this member went through. `None`: the view is fixed.
-    pub fn last_change(&self) -> Option<Changed> {
-        self.driver.views.as_ref().map(|views| views.last)
     }
 
     /// What this member counts, now.

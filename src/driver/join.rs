@@ -58,6 +58,7 @@ struct Joining<'a> {
 
 /// Joins a group that runs; blocks until it is a member or `open_timeout` ends.
 pub fn join(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
+    let config = &Config { rank: 0, ..config.clone() }; // it says nothing here
     let view = config.view()?;
     let policy = Policy::new(config)?;
     let text = config_text(config, &view)?;

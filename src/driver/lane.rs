@@ -260,6 +260,21 @@ mod tests {
         takers.into_iter().map(end).collect()
     }
 
+    /// Once it was counted, in a ring that nobody takes from any more, and had an ordinal.
+    #[test]
+    fn what_is_published_after_the_end_is_refused() {
+        let mut lanes = Lanes::new(None);
+        let (takers, producers) = view(&[(0, 0)]);
+        lanes.install(Vec::new(), producers, &mut |_| panic!("nothing was sent"));
+        let mut sender = lanes.sender(0, 0).unwrap();
+        sender.reserve(8).unwrap();
+        takers[0].2.stop(Status::PeerLost);
+        assert_eq!(sender.publish(8), Err(Status::PeerLost));
+        assert_eq!(sender.send(b"more"), Err(Status::NotReserved));
+        assert_eq!(sender.abort(), Ok(()));
+        assert_eq!(sender.send(b"more"), Err(Status::PeerLost));
+    }
+
     #[test]
     fn each_lane_goes_its_own_way() {
         let mut lanes = Lanes::new(None);

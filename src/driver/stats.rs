@@ -42,6 +42,22 @@ pub struct Delivered {
     pub batches: u64,
 }
 
+/// When the steps of a view change were reached, by the member's clock; 0: it was not (nobody failed,
+/// say), or there was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    pub suspected: Nanos,
+    pub wedged: Nanos,
+    pub agreed: Nanos,
+    pub echoed: Nanos,
+    pub ended: Nanos,
+    pub passed: Nanos,
+    /// The old view's engine was over; the new one's was there; the first message was delivered.
+    pub installed: Nanos,
+    pub built: Nanos,
+    pub delivered: Nanos,
+}
+
 /// One member's page, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -53,6 +69,9 @@ pub struct Snapshot {
     pub stopped: u64,
     /// The member's clock at the last tick.
     pub at: Nanos,
+    /// View changes that this member went through, and the steps of the last one.
+    pub changes: u64,
+    pub last: Steps,
     pub counters: Counters,
     pub subgroups: Vec<SubgroupSnapshot>,
 }
@@ -142,6 +161,17 @@ impl Page {
     }
 }
 
+impl Page {
+    /// The steps of a view change; written once for each.
+    pub fn write_change(&self, changes: u64, last: &Steps) {
+        let Steps { suspected, wedged, agreed, echoed, ended, passed, .. } = last;
+        let steps = [suspected, wedged, agreed, echoed, ended, passed];
+        let all = steps.into_iter().chain([&last.installed, &last.built, &last.delivered]);
+        all.enumerate().for_each(|(at, step)| self.put(14 + at, step.0));
+        self.put(13, changes);
+    }
+}
+
 /// Decodes a page. `None`: it is none, or not yet.
 pub fn read(region: &Region) -> Option<Snapshot> {
     let word = |at: usize| (at * 8 + 8 <= region.size()).then(|| region.cell(at * 8).observe());
@@ -160,6 +190,18 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         epoch: word(5)?,
         stopped: word(6)?,
         at: Nanos(word(7)?),
+        changes: word(13)?,
+        last: Steps {
+            suspected: Nanos(word(14)?),
+            wedged: Nanos(word(15)?),
+            agreed: Nanos(word(16)?),
+            echoed: Nanos(word(17)?),
+            ended: Nanos(word(18)?),
+            passed: Nanos(word(19)?),
+            installed: Nanos(word(20)?),
+            built: Nanos(word(21)?),
+            delivered: Nanos(word(22)?),
+        },
         counters: Counters {
             turns: word(8)?,
             busy_turns: word(9)?,

@@ -18,6 +18,7 @@ use super::control::Wishes;
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, reads, seat_of, sends, shown};
 use super::spare::Spare;
+use super::stats::Steps;
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
 use crate::error::{Error, Fault, Suspicion};
@@ -56,15 +57,6 @@ pub struct ViewInfo {
     pub subgroups: Vec<(Vec<u16>, Vec<u16>)>,
 }
 
-/// The last view change, as this member went through it.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Changed {
-    pub timings: Timings,
-    /// When the engine of the old view was over, and that of the new one there.
-    pub installed: Nanos,
-    pub built: Nanos,
-}
-
 /// What a member needs beyond one view.
 pub struct Views {
     policy: Policy,
@@ -91,7 +83,8 @@ pub struct Views {
     /// Why somebody became suspect in this view.
     faults: Vec<Suspicion>,
     pub changes: u64,
-    pub last: Changed,
+    /// The last change, as this member went through it.
+    pub last: Steps,
 }
 
 struct Asking {
@@ -146,7 +139,7 @@ impl Views {
             handed: Vec::new(),
             faults: Vec::new(),
             changes: 0,
-            last: Changed::default(),
+            last: Steps::default(),
         }
     }
 
@@ -369,7 +362,18 @@ impl Views {
         (self.roster, self.peers, self.ready) = (roster, peers, false);
         (self.view, self.blocks) = (view, blocks);
         self.changes += 1;
-        self.last = Changed { timings, installed: since, built: now };
+        let Timings { suspected, wedged, agreed, echoed, ended, passed } = timings;
+        self.last = Steps {
+            suspected,
+            wedged,
+            agreed,
+            echoed,
+            ended,
+            passed,
+            installed: since,
+            built: now,
+            delivered: Nanos(0),
+        };
         assembly
     }
 

@@ -166,6 +166,15 @@ impl Driver {
         self.engine.report(Suspicion { rank, fault: Fault::Reported { by: me } });
     }
 
+    /// Whoever sleeps on the descriptor is woken in time to beat.
+    pub(super) fn wind_up(&mut self) {
+        if let Some(most) = self.due(None)
+            && let Some(exchange) = self.fabric.exchange()
+        {
+            exchange.alarm(most);
+        }
+    }
+
     /// When this member wants to be woken at the latest.
     pub(super) fn due(&self, timeout_ns: Option<u64>) -> Option<u64> {
         let Some(views) = &self.views else { return timeout_ns };

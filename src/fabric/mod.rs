@@ -111,6 +111,8 @@ pub trait Exchange {
     /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
     /// connections are reported again, by their new ranks.
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]);
+    /// Makes `fd` readable after that time: for who sleeps on it elsewhere, and must beat.
+    fn alarm(&mut self, after_ns: u64);
     /// Says something to a peer; `false`: it is gone, or does not read.
     fn say(&mut self, to: Peer, bytes: &[u8]) -> bool;
     /// What a peer has said.

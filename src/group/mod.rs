@@ -146,7 +146,7 @@ impl Engine {
     }
 
     /// Whether a poll would come to nothing; then it may be left out, and `done` with it.
-    #[inline]
+    #[inline(always)]
     pub fn is_still(&self, table: &Table, events: &Events) -> bool {
         self.state == State::Running
             && events.lost.is_empty()

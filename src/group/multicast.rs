@@ -255,6 +255,7 @@ impl Multicast {
     }
 
     /// Gives the nulls that others wait for (M4) and measures my prefix (M3).
+    #[inline(always)]
     fn advance_order(&mut self) {
         if self.mode == Mode::Received {
             return;
@@ -324,6 +325,7 @@ impl Multicast {
     }
 
     /// Stores my cells that have moved, in the order that M2 asks for.
+    #[inline(always)]
     fn publish(&mut self, table: &mut Table) {
         let swapped = crate::mutant!("head-published-before-slots");
         let mut moved = false;
@@ -413,6 +415,7 @@ impl Multicast {
     ///
     /// On shared memory this waits for the next turn, which publishes other cells of the same line:
     /// a line that the peers poll costs a transfer whenever it is written after they have read it.
+    #[inline(always)]
     fn release(&mut self, table: &mut Table) {
         if self.delivered == self.released || self.mode == Mode::Received {
             return;

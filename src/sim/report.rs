@@ -65,7 +65,7 @@ pub struct Report {
 /// Seeds of a world after which the figures of `ROWS` are due; fewer owe their share.
 const FULL_SEEDS: u64 = 10_000;
 /// Of so many seeds each cell of the coverage of view changes owes one.
-const SEEDS_PER_CELL: u64 = 3_000;
+const SEEDS_PER_CELL: u64 = 5_000;
 
 /// A row of the report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

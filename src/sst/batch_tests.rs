@@ -176,6 +176,57 @@ proptest! {
         prop_assert_eq!((failed, stop), (false, None));
         prop_assert_eq!(given, expected.len());
     }
+
+    /// A few numbers have a way of their own (`collect_few`): it gives what the other one does, and
+    /// blames whom that blames, wherever the batches end.
+    #[test]
+    fn few_at_a_time_are_the_same_as_many(case in case()) {
+        let sent = send(&case);
+        destroy(&case, &sent);
+        let shape = shape(case.lists.len(), Mode::Stable);
+        let inbox = || Inbox::new(sent.rings.clone(), &shape, EPOCH);
+        let (mut few, mut many) = (inbox(), inbox());
+        let mut batches = [Batch::new(512), Batch::new(7)];
+        let mut steps = case.collects.iter().cycle();
+        let mut outcome = Ok(());
+        let mut got: [Vec<(u64, u16, Vec<u8>)>; 2] = [vec![], vec![]];
+        let take = |batch: &mut Batch, got: &mut Vec<_>| {
+            let each = batch.messages().iter();
+            got.extend(each.map(|its| (its.number, its.rank, its.bytes().to_vec())));
+            batch.clear();
+        };
+        while outcome.is_ok() && many.number().0 < sent.most {
+            outcome = many.collect(Number(sent.most), &sent.slots, &mut batches[0], 512);
+            take(&mut batches[0], &mut got[0]);
+        }
+        let mut short = Ok(());
+        while short.is_ok() && few.number().0 < sent.most {
+            let &(most, step) = steps.next().unwrap();
+            let upto = Number((few.number().0 + u64::from(step) % 5).min(sent.most));
+            // Not emptied each time: it may be full before `most` is reached.
+            short = few.collect(upto, &sent.slots, &mut batches[1], usize::from(most) % 6);
+            if batches[1].messages().len() == 7 || step % 3 == 0 || step % 5 == 0 {
+                take(&mut batches[1], &mut got[1]);
+            }
+            let again = (short, few.number());
+            if short.is_err() {
+                short = few.collect(upto, &sent.slots, &mut batches[1], 6);
+                prop_assert_eq!((short, few.number()), again, "nothing moves after an error");
+            }
+            if case.collects.iter().all(|(most, step)| most % 6 == 0 || step % 5 == 0) {
+                return Ok(()); // these never move
+            }
+        }
+        take(&mut batches[1], &mut got[1]);
+        prop_assert_eq!(short, outcome);
+        prop_assert!(got[0] == got[1]);
+        if short.is_ok() {
+            let consumed = |inbox: &Inbox| {
+                (0..case.lists.len()).map(|s| inbox.consumed(s)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(consumed(&few), consumed(&many));
+        }
+    }
 }
 
 /// Each message once, nobody blamed, all get a turn.

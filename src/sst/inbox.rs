@@ -176,7 +176,7 @@ impl Inbox {
     }
 
     /// The same number by number, which is less work for a few: somebody waits for them.
-    #[inline(never)]
+    #[inline(always)]
     fn collect_few(
         &mut self,
         upto: u64,

@@ -101,11 +101,16 @@ impl Stores {
         let took = (u128::from(took) * u128::from(self.phase_bytes) / u128::from(bytes)) as u64;
         (self.begun, self.since) = (sent, None);
         if took > self.phase_bytes * 1000 / BUSY_BYTES_PER_US {
-            self.settle(false, 0);
+            // Perhaps only as it streams, on trial: then plain stores take what they did.
+            let tried = self.trial && self.streaming;
+            self.settle(false, if tried { self.best_ns } else { 0 });
             return;
         }
         if !self.trial && self.has_changed(took) {
-            (self.left, self.settled) = (self.left.min(TRIAL), SETTLED_MIN);
+            // Perhaps it is the application that changes, and will again: trials are rare all the same.
+            let gone = self.settled - self.left;
+            self.left = self.left.min(SETTLED_MIN.saturating_sub(gone).max(TRIAL));
+            self.settled = SETTLED_MIN;
         }
         // The least of some phases: whoever is preempted seems slow.
         if self.trial {
@@ -146,5 +151,70 @@ impl Stores {
         (self.streaming, self.trial, self.left) = (streaming, false, self.settled);
         (self.usual_ns, self.strange) = (usual_ns, 0);
         (self.best_ns, self.rival_ns) = (u64::MAX, u64::MAX);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local!(static NOW: Cell<u64> = const { Cell::new(0) });
+
+    /// How many of so many phases a lane streams that takes so long for each.
+    fn streamed(phases: u64, mut took: impl FnMut(u64, bool) -> u64) -> u64 {
+        let mut stores = Stores::adaptive(|| NOW.get(), 64);
+        let (mut sent, mut streamed) = (0, 0);
+        for phase in 0..phases {
+            streamed += u64::from(stores.streaming);
+            let took = took(phase, stores.streaming);
+            for _ in 0..4 {
+                sent += PHASE_BYTES / 4;
+                NOW.set(NOW.get() + took / 4);
+                stores.looked(sent);
+            }
+        }
+        streamed
+    }
+
+    #[test]
+    fn the_better_kind_is_found_and_trials_grow_rarer() {
+        let better = |streaming: bool| if streaming { 1_000_000 } else { 3_000_000 };
+        assert!(streamed(2_000, |_, streaming| better(streaming)) > 1_980);
+        assert!(streamed(2_000, |_, streaming| better(!streaming)) < 20);
+    }
+
+    #[test]
+    fn another_machine_is_noticed() {
+        let took = |phase, streaming| match (phase < 1_000, streaming) {
+            (true, true) | (false, false) => 3_000_000,
+            _ => 1_000_000,
+        };
+        assert!((900..1_000).contains(&streamed(2_000, took)));
+    }
+
+    /// What a lane sends may go up and down with what its application does: no reason to try what
+    /// is three times as slow more often than once in a while.
+    #[test]
+    fn a_lane_that_changes_its_pace_is_not_on_trial_all_the_time() {
+        let took = |phase: u64, streaming: bool| {
+            let pace = if phase / 4 % 2 == 0 { 1_000_000 } else { 2_000_000 };
+            if streaming { 3 * pace } else { pace }
+        };
+        let streamed = streamed(2_000, took);
+        assert!(streamed <= 2_000 * u64::from(TRIAL) / u64::from(SETTLED_MIN), "{streamed}");
+    }
+
+    /// The other kind is so slow that a trial of it is given up; until this is another machine.
+    #[test]
+    fn another_machine_is_noticed_after_trials_that_were_given_up() {
+        let took = |phase, streaming| match (phase < 3_000, streaming) {
+            (true, true) => 10_000_000,
+            (true, false) => 3_000_000,
+            (false, true) => 2_000_000,
+            (false, false) => 6_000_000,
+        };
+        let streamed = streamed(4_000, took);
+        assert!((900..1_050).contains(&streamed), "{streamed}");
     }
 }

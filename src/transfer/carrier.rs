@@ -23,7 +23,7 @@ use crate::error::Status;
 use crate::{mutant, notice};
 use crc32c::crc32c_append;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::time::Duration;
 
 /// A source that has nothing to say says so, so that the joiner knows that it lives.
@@ -47,6 +47,11 @@ pub enum Step {
 pub struct Carrier {
     control: Arc<Control>,
     tape: Reader,
+    /// The one that it replaced, until the polling thread has let go of its end.
+    old_tape: Option<Reader>,
+    tapes: SyncSender<Writer>,
+    /// Beginnings of this tape.
+    begun: u64,
     mailbox: Receiver<Opened>,
     /// Tells a polling thread that sleeps that it was asked for something.
     wake: Box<dyn Fn() + Send>,
@@ -61,7 +66,7 @@ pub struct Carrier {
     /// Where this attempt's part of the tape begins, and what the tape counted before.
     base: (u64, u64),
     next_sync: u64,
-    /// The sync that is not answered, and its attempt.
+    /// The sync that is not answered, and the attempt whose messages it asks for; 0: none's.
     asked: Option<(u64, u64)>,
     /// Catch-up bytes sent since the last one.
     unsynced: u64,
@@ -79,12 +84,15 @@ impl Carrier {
         wake: Box<dyn Fn() + Send>,
     ) -> Carrier {
         let (writer, reader) = tape(options.catchup_bytes);
-        let _ = tapes.try_send(writer); // a feed that is gone needs none
+        offer(&tapes, writer);
         let mut encoder = Encoder::new(FRAME_BYTES_MAX);
         encoder.put(Kind::Hello, &options.incarnation.to_le_bytes());
         let mut carrier = Carrier {
             control,
             tape: reader,
+            old_tape: None,
+            tapes,
+            begun: 0,
             mailbox,
             wake,
             options,
@@ -120,6 +128,11 @@ impl Carrier {
 
     pub fn outcome(&self) -> Option<&Result<(), Failure>> {
         self.outcome.as_ref()
+    }
+
+    /// Whether the polling thread has let go of the tape.
+    pub fn is_alone(&self) -> bool {
+        self.tape.is_alone()
     }
 
     /// Whether the joiner owes an answer.
@@ -170,7 +183,7 @@ impl Carrier {
         match self.control.cancel.observe() {
             _ if self.is_ending() || self.tape.end().is_some() => (),
             CLOSING => self.fail(Failure::Cancelled),
-            LATE => self.fail(Failure::LateOverflow { bytes: self.options.catchup_bytes as u64 }),
+            LATE => self.fail(Failure::LateOverflow { bytes: self.tape.size() as u64 }),
             _ => (),
         }
     }
@@ -191,6 +204,7 @@ impl Carrier {
             ..Snapshot::default()
         };
         self.progress.write(&self.now);
+        self.begun += 1;
         self.ask(Ask::Open);
     }
 
@@ -202,6 +216,7 @@ impl Carrier {
     /// What the polling thread has opened, if it has.
     fn take_checkpoint(&mut self) {
         let Ok(Opened { version, checkpoint, took_ns }) = self.mailbox.try_recv() else { return };
+        self.old_tape = None;
         self.now.open_ns = took_ns;
         match checkpoint {
             Ok(checkpoint) => self.checkpoint = Some(checkpoint),
@@ -216,7 +231,7 @@ impl Carrier {
     }
 
     fn broke(&self) -> bool {
-        self.tape.is_broken(self.now.attempts) && !mutant!("transfer-goes-on-when-broken")
+        self.tape.is_broken(self.begun) && !mutant!("transfer-goes-on-when-broken")
     }
 
     fn send_chunk(&mut self) {
@@ -276,7 +291,9 @@ impl Carrier {
     fn sync(&mut self) {
         if self.asked.is_none() {
             self.encoder.put(Kind::Sync, &self.next_sync.to_le_bytes());
-            self.asked = Some((self.next_sync, self.now.attempts));
+            let catches_up = matches!(self.now.phase, Phase::Catchup | Phase::Joining);
+            let attempt = if catches_up { self.now.attempts } else { 0 };
+            self.asked = Some((self.next_sync, attempt));
             self.next_sync += 1;
             self.unsynced = 0;
         }
@@ -290,7 +307,8 @@ impl Carrier {
 
     /// The tape broke (C2).
     fn start_over(&mut self) {
-        let bytes = self.options.catchup_bytes as u64;
+        let size = self.tape.size();
+        let bytes = size as u64;
         if self.now.phase == Phase::Joining {
             return self.fail(Failure::LateOverflow { bytes });
         }
@@ -306,7 +324,14 @@ impl Carrier {
             self.options.restarts_max
         );
         self.checkpoint = None;
-        self.tape.discard();
+        if 2 * size <= self.options.catchup_bytes_max {
+            let (writer, reader) = tape(2 * size);
+            offer(&self.tapes, writer);
+            self.old_tape = Some(std::mem::replace(&mut self.tape, reader));
+            self.begun = 0;
+        } else {
+            self.tape.discard();
+        }
         self.base.1 = self.tape.written().1;
         self.want_checkpoint();
     }
@@ -333,8 +358,11 @@ impl Carrier {
                 let Some((_, attempt)) = self.asked.take_if(|(asked, _)| *asked == number) else {
                     return self.fail(Flaw::Field { value: number }.into());
                 };
-                // What was applied of an attempt that broke says nothing about this one.
-                if attempt == self.now.attempts || mutant!("transfer-old-answer-counts") {
+                // What was applied of an attempt that broke, or before this one was loaded, says
+                // nothing about this one.
+                let early = attempt == 0 && mutant!("transfer-early-answer-counts");
+                let old = attempt > 0 && mutant!("transfer-old-answer-counts");
+                if attempt == self.now.attempts || early || old {
                     self.hear_progress(bytes, messages);
                 }
             }
@@ -391,6 +419,12 @@ impl Carrier {
         self.outcome = Some(outcome);
         self.ask(Ask::Over);
     }
+}
+
+/// Hands the polling thread's end over; a feed that is gone needs none.
+fn offer(tapes: &SyncSender<Writer>, writer: Writer) {
+    let refused = tapes.try_send(writer);
+    assert!(!matches!(refused, Err(TrySendError::Full(_))), "the one before was taken at its open");
 }
 
 /// What the other side is told of a failure.

@@ -71,8 +71,9 @@ impl Feed {
         let start = Instant::now();
         let checkpoint = source.checkpoint_open(version);
         let took_ns = start.elapsed().as_nanos() as u64;
-        if self.tape.is_none() {
-            self.tape = self.tapes.try_recv().ok();
+        // The first one, or a larger one; the transfer thread frees the other.
+        if let Ok(tape) = self.tapes.try_recv() {
+            self.tape = Some(tape);
         }
         let tape = self.tape.as_mut().expect("made before it was asked for");
         if checkpoint.is_ok() {

@@ -127,11 +127,13 @@ pub struct Options {
     pub incarnation: u64,
     /// Source: the subgroups whose messages the joiner gets.
     pub subgroups: Vec<u16>,
-    /// Source: the bound of the catch-up buffer, a power of two. Each message takes its length and
-    /// 32 to 39 bytes. It is there only during a transfer.
+    /// Source: the catch-up buffer, a power of two. Each message takes its length and 32 to 39
+    /// bytes. It is there only during a transfer.
     pub catchup_bytes: usize,
-    /// Source: how often a transfer may start over when that is full.
+    /// Source: how often a transfer may start over when that is full, each time with twice as much
+    /// as long as that is no more than `catchup_bytes_max`.
     pub restarts_max: u32,
+    pub catchup_bytes_max: usize,
     /// Source: the join is asked for when the joiner lacks no more than this. What it lacks then,
     /// and what is delivered until the view ends, it applies before it takes part.
     pub near_bytes: u64,
@@ -150,6 +152,7 @@ impl Default for Options {
             subgroups: Vec::new(),
             catchup_bytes: 64 << 20,
             restarts_max: 3,
+            catchup_bytes_max: 256 << 20,
             near_bytes: 1 << 20,
             near_messages: 8192,
             patience: Duration::from_secs(30),
@@ -158,7 +161,7 @@ impl Default for Options {
     }
 }
 
-/// The smallest and the largest catch-up buffer, in bytes.
+/// Bounds of a catch-up buffer, in bytes.
 pub const CATCHUP_BYTES_MIN: usize = 4 << 10;
 pub const CATCHUP_BYTES_MAX: usize = 1 << 34;
 const _: () = assert!(CATCHUP_BYTES_MAX as u64 > 2 * (MESSAGE_BYTES_MAX + 64));
@@ -167,11 +170,14 @@ impl Options {
     pub fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::new(Status::Invalid, text));
         let bytes = self.catchup_bytes;
-        let range = CATCHUP_BYTES_MIN..=CATCHUP_BYTES_MAX;
-        if !bytes.is_power_of_two() || !range.contains(&bytes) {
+        let (most, range) = (self.catchup_bytes_max, CATCHUP_BYTES_MIN..=CATCHUP_BYTES_MAX);
+        if !bytes.is_power_of_two()
+            || !range.contains(&bytes)
+            || !(bytes..=CATCHUP_BYTES_MAX).contains(&most)
+        {
             return invalid(format!(
-                "a catch-up buffer of {bytes} bytes: give a power of two from {CATCHUP_BYTES_MIN} \
-                 to {CATCHUP_BYTES_MAX}"
+                "a catch-up buffer of {bytes} to {most} bytes: give a power of two from \
+                 {CATCHUP_BYTES_MIN}, and no less, to {CATCHUP_BYTES_MAX}"
             ));
         }
         if 2 * (u64::from(self.message_bytes_max) + 64) > bytes as u64 {

@@ -2,7 +2,8 @@
 //! Faults planted in the transfer: each must be found by one of its checks.
 
 use super::tests::{
-    flipped_bits, liars, misplaced_frames, old_answers, worlds_that_overflow, worlds_with_room,
+    early_answers, flipped_bits, liars, misplaced_frames, old_answers, worlds_that_overflow,
+    worlds_with_room,
 };
 use crate::mutants::plant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,7 @@ const MUTANTS: &[(&str, &str, Check)] = &[
     ("transfer-goes-on-when-broken", "C2: a broken tape starts over", worlds_that_overflow),
     ("transfer-joins-early", "C3: the join waits for the bounds", worlds_with_room),
     ("transfer-old-answer-counts", "C3: of this attempt", old_answers),
+    ("transfer-early-answer-counts", "C3: of what is loaded", early_answers),
     ("transfer-payload-unchecked", "J1: payloads", flipped_bits),
     ("transfer-head-unchecked", "J1: heads", flipped_bits),
     ("transfer-sequence-unchecked", "J1: order of frames", misplaced_frames),

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// The longest single wait: so often is a transfer looked at that nobody rings for.
 const WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long a polling thread may take to drop a feed that is over.
+const LET_GO: Duration = Duration::from_secs(1);
 /// How long a last word may take to be sent.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,7 @@ impl Handle {
         self.thread.is_finished()
     }
 
-    /// Gives it up and waits for its thread: as long as a call of `Checkpoint::read` takes, and a
+    /// Gives it up and waits for its thread; drop the feed before. That takes as long as a call of `Checkpoint::read` takes, and a
     /// second for last words. If the end is on its way already, that is brought to its end, for at
     /// most `patience` without progress. For the close of a group.
     pub fn close(self) {
@@ -160,6 +162,12 @@ fn carry(carrier: &mut Carrier, mut pipe: impl Pipe, control: &Control) {
     let failed = carrier.outcome() != Some(&Ok(()));
     if failed {
         tell(&mut pipe, carrier.pending());
+    }
+    drop(pipe);
+    // So that the tape is unmapped here, and not by the polling thread.
+    let over = Instant::now();
+    while !carrier.is_alone() && over.elapsed() < LET_GO {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

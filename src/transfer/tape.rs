@@ -57,6 +57,8 @@ pub struct Writer {
 }
 
 /// The transfer thread's end.
+///
+/// It should be the one that is dropped last: unmapping a large tape takes milliseconds.
 pub struct Reader {
     bytes: Extent,
     lines: Arc<Lines>,
@@ -189,6 +191,16 @@ impl Reader {
         (tail, self.lines.writer.0.messages.own())
     }
 
+    /// Whether the writer is dropped.
+    #[cfg(not(loom))]
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.lines) == 1
+    }
+
+    pub fn size(&self) -> usize {
+        self.mask as usize + 1
+    }
+
     pub fn released(&self) -> u64 {
         self.released
     }
@@ -278,6 +290,9 @@ mod tests {
         assert_eq!(reader.peek(64), [7; 16]);
         writer.end();
         assert!(!put(&mut writer, &[1]) && reader.end() == Some(80));
+        assert!(!reader.is_alone() && reader.size() == 64);
+        drop(writer);
+        assert!(reader.is_alone());
     }
 
     #[test]

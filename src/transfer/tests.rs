@@ -12,9 +12,15 @@ use crate::base::{Epoch, Number};
 use proptest::prelude::*;
 use std::sync::Arc;
 
+/// `SQUALL_TRANSFER_SEEDS`, or as many as are usual.
+fn seeds(usual: u64) -> u64 {
+    let asked = std::env::var("SQUALL_TRANSFER_SEEDS").ok();
+    asked.and_then(|count| count.parse().ok()).unwrap_or(usual)
+}
+
 /// Many seeds with room enough; all must end well.
 pub fn worlds_with_room() -> Result<(), String> {
-    for seed in 1..150 {
+    for seed in 1..seeds(150) {
         let mut world = World::new(seed, 1 << 20, 1 + seed % 7, seed % 11);
         world.run().map_err(|text| format!("seed {seed}: {text}"))?;
         if world.outcome != Some(Ok(())) {
@@ -27,7 +33,7 @@ pub fn worlds_with_room() -> Result<(), String> {
 /// Many seeds with a tape that breaks: they start over, and some end well, some do not.
 pub fn worlds_that_overflow() -> Result<(), String> {
     let (mut over_again, mut done, mut failed) = (0, 0, 0);
-    for seed in 1..300 {
+    for seed in 1..seeds(300) {
         let mut world = World::new(seed, 4 << 10, 1 + seed % 5, seed % 16);
         world.run().map_err(|text| format!("seed {seed}: {text}"))?;
         over_again += u64::from(world.replica.begun > 1);
@@ -54,12 +60,18 @@ fn an_overflow_starts_over_or_says_why_not() {
 
 /// C3 across a new start.
 pub fn old_answers() -> Result<(), String> {
-    World::new(3, 4 << 10, 3, 0).old_answer()
+    World::new(3, 4 << 10, 3, 0).old_answer(true)
+}
+
+/// C3 before there is a checkpoint.
+pub fn early_answers() -> Result<(), String> {
+    World::new(3, 4 << 10, 3, 0).old_answer(false)
 }
 
 #[test]
-fn an_answer_to_an_attempt_that_broke_is_none_to_the_next() {
+fn an_answer_about_something_else_asks_for_no_join() {
     old_answers().unwrap();
+    early_answers().unwrap();
 }
 
 #[test]
@@ -326,6 +338,7 @@ fn options_that_cannot_work_are_refused() {
     let refused = [
         Options { catchup_bytes: 3 << 20, ..Options::default() },
         Options { catchup_bytes: 1 << 20, ..Options::default() },
+        Options { catchup_bytes_max: 32 << 20, ..Options::default() },
         Options { subgroups: vec![32], ..Options::default() },
         Options { message_bytes_max: 32 << 20, ..Options::default() },
     ];

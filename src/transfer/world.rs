@@ -174,6 +174,7 @@ impl World {
             incarnation: 77,
             subgroups: vec![0, 2, 3],
             catchup_bytes,
+            catchup_bytes_max: catchup_bytes << seed.below(3),
             near_bytes: (catchup_bytes as u64 / 8).min(8192),
             near_messages: 1 + seed.below(12),
             message_bytes_max: 300,
@@ -348,19 +349,25 @@ impl World {
         self.joiner.sent(len);
     }
 
-    /// A tape breaks while the joiner owes an answer; what it says then is of the attempt before.
-    pub fn old_answer(&mut self) -> Result<(), String> {
+    /// The joiner owes an answer when the tape breaks, or since before there was a checkpoint; what
+    /// it says then is nothing about the checkpoint that it is sent now.
+    pub fn old_answer(&mut self, broken: bool) -> Result<(), String> {
         let step = |world: &mut World| {
             world.now += 1000;
             let step = world.carrier.step(Nanos(world.now));
             world.carrier.sent(world.carrier.pending().len());
             step
         };
-        for _ in 0..2 {
+        if !broken {
+            while step(self) == Step::Write {}
+            self.now += 200_000_000;
+            while step(self) == Step::Write {}
+        }
+        for _ in 0..1 + u64::from(broken) {
             self.look()?;
             while step(self) == Step::Write {}
             assert!(self.carrier.awaits_answer() && self.progress.read().phase == Phase::Catchup);
-            while self.progress.read().attempts == 1 {
+            while self.progress.read().attempts == 1 && broken {
                 (0..100).for_each(|_| self.deliver());
                 step(self);
             }
@@ -373,7 +380,7 @@ impl World {
         let asked = self.feed.as_mut().map(|feed| feed.poll());
         match asked {
             Some(Ask::Nothing) => Ok(()),
-            _ => Err(format!("{asked:?} after the answer to another attempt's sync")),
+            _ => Err(format!("{asked:?} after the answer to another sync")),
         }
     }
 

@@ -15,8 +15,8 @@
 
 use super::super::{Admission, Exchange, Memory, Shown, Sizes};
 use super::door::{self, Hello, Kind, Visitor};
-use super::socket::{Bell, Socket};
-use super::{Link, Shm};
+use super::socket::{Alarm, Bell, Socket};
+use super::{Link, Shm, TOKEN_ALARM};
 use crate::base::{Epoch, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::limits::SUBGROUPS_MAX;
@@ -121,6 +121,7 @@ const FIRST: Epoch = Epoch(0);
 /// What is shown and has been shown.
 pub struct Showroom {
     admits: Admission,
+    pub(super) alarm: Option<Alarm>,
     own: OwnMemory,
     mine: Vec<Mine>,
     theirs: Vec<Theirs>,
@@ -130,7 +131,7 @@ pub struct Showroom {
 impl Showroom {
     pub fn new(own: OwnMemory) -> Showroom {
         let (mine, theirs, heard) = (Vec::new(), Vec::new(), VecDeque::new());
-        Showroom { admits: Admission::Nobody, own, mine, theirs, heard }
+        Showroom { admits: Admission::Nobody, alarm: None, own, mine, theirs, heard }
     }
 
     /// Takes a message; `false`: it is none (X2).
@@ -395,6 +396,16 @@ impl Exchange for Shm {
             let waits =
                 |theirs: &Theirs| theirs.epoch == FIRST && !peers.contains(&Some(theirs.peer));
             showroom.theirs.retain(|theirs| theirs.epoch > epoch || waits(theirs));
+        }
+    }
+
+    fn alarm(&mut self, after_ns: u64) {
+        let Some(showroom) = &mut self.showroom else { return };
+        if showroom.alarm.is_none() {
+            showroom.alarm = Alarm::new(&self.watch, TOKEN_ALARM).ok();
+        }
+        if let Some(alarm) = &showroom.alarm {
+            alarm.set(after_ns);
         }
     }
 

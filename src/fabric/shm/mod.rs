@@ -44,6 +44,7 @@ const EVENTS_MAX: usize = socket::EVENTS_MAX;
 const TOKEN_BELL: u64 = u64::MAX;
 const TOKEN_DOOR: u64 = u64::MAX - 1;
 const TOKEN_VISITOR: u64 = u64::MAX - 2;
+const TOKEN_ALARM: u64 = u64::MAX - 3;
 
 /// What is known of another member on this host.
 #[derive(Debug)]
@@ -202,11 +203,12 @@ impl Shm {
 
     fn look(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
         let timeout_ns = if self.shut.is_some() { self.reopen(timeout_ns) } else { timeout_ns };
-        let (mut bell, mut door) = (false, false);
+        let (mut bell, mut door, mut alarm) = (false, false, false);
         let (mut moved, mut count) = ([(0, false); EVENTS_MAX], 0);
         self.watch.wait(timeout_ns, |token, hung_up| match token {
             TOKEN_BELL => bell = true,
             TOKEN_DOOR | TOKEN_VISITOR => door = true,
+            TOKEN_ALARM => alarm = true,
             peer => {
                 moved[count] = (peer as usize, hung_up);
                 count += 1;
@@ -217,6 +219,11 @@ impl Shm {
         }
         if door {
             self.serve();
+        }
+        if let Some(alarm) =
+            self.showroom.as_ref().filter(|_| alarm).and_then(|of| of.alarm.as_ref())
+        {
+            alarm.silence();
         }
         for &(peer, hung_up) in &moved[..count] {
             if self.showroom.is_some() {

@@ -15,6 +15,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
     accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with, sockopt,
 };
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -218,6 +222,37 @@ impl Bell {
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// A timer that makes a watch wake up.
+#[derive(Debug)]
+pub struct Alarm(OwnedFd);
+
+impl Alarm {
+    pub fn new(watch: &Watch, token: u64) -> Result<Alarm, Error> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let made = timerfd_create(TimerfdClockId::Monotonic, flags);
+        let alarm = Alarm(made.map_err(|cause| system("cannot make a timer", cause))?);
+        watch.add(&alarm.0, token)?;
+        Ok(alarm)
+    }
+
+    /// Once, after that time.
+    pub fn set(&self, after_ns: u64) {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let after_ns = after_ns.max(1); // 0 would be never
+        let at = Timespec {
+            tv_sec: (after_ns / 1_000_000_000) as _,
+            tv_nsec: (after_ns % 1_000_000_000) as _,
+        };
+        let once = Itimerspec { it_interval: zero, it_value: at };
+        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once);
+    }
+
+    pub fn silence(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
     }
 }
 

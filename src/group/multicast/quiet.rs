@@ -17,13 +17,13 @@ impl Multicast {
 
     /// Whether a poll would find nothing and say nothing. It looks at foreign cells and keeps nothing
     /// of what it sees, so that the poll's own look is the one that counts (T2).
-    #[inline]
+    #[inline(always)]
     pub fn is_still(&self, table: &Table) -> bool {
         self.settled && !self.has_news(table)
     }
 
     /// Whether a lane has filled or a foreign cell has moved.
-    #[inline]
+    #[inline(always)]
     fn has_news(&self, table: &Table) -> bool {
         if self.ending.wedged {
             return false;

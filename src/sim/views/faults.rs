@@ -12,16 +12,16 @@ use crate::group::membership::stage::Stage;
 use crate::group::membership::{Request, Stop};
 use crate::sim::coverage::{By, Case, Reached};
 use crate::sim::rows::Row;
+use crate::sim::turn::Phase;
 
 pub const LOST: Fault = Fault::Lost { also: Members::NONE };
 pub const SILENT: Fault = Fault::Silent { for_ns: Nanos(1) };
 
 /// Two of a subgroup who suspect a third in the middle of a trim, and die when they have delivered.
 #[derive(Clone, Copy, Debug)]
-pub struct Ambush {
+pub struct Secret {
     pub epoch: u64,
     pub pair: [usize; 2],
-    pub third: usize,
     pub delivered: [bool; 2],
 }
 
@@ -85,10 +85,11 @@ impl World {
 
     /// Whether the faults have waited for this.
     pub fn is_ambushed(&self, node: &Node) -> bool {
-        self.wait_for_two(node);
+        self.watch_secret(node);
         match self.plan.ambush {
-            Some((step, chance)) => {
-                !self.hush.get() && self.dice.chance(chance) && self.step_of(node) == step
+            Some(ambush) => {
+                let now = !self.hush.get() && (!ambush.late || node.turn.phase == Phase::Poll);
+                now && self.dice.chance(ambush.chance) && self.step_of(node) == ambush.step
             }
             None => false,
         }
@@ -98,7 +99,10 @@ impl World {
     pub fn strike(&self, who: usize) {
         let up = self.all_up();
         if up.contains(&who) {
-            self.befall(who, self.dice.pick(&STRIKES), &up);
+            // Those who lead die more often than they do anything else.
+            let leads = self.leads(who) && self.dice.chance(128);
+            let kind = if leads { Kind::Crash } else { self.dice.pick(&STRIKES) };
+            self.befall(who, kind, &up);
         }
     }
 
@@ -290,32 +294,33 @@ impl World {
         self.stuck_until.iter().for_each(|until| until.set(0));
     }
 
-    /// Lays the ambush on two of a subgroup, and kills them once both have delivered.
-    fn wait_for_two(&self, node: &Node) {
+    /// Lets two of a subgroup suspect a third, and kills them once both have delivered.
+    fn watch_secret(&self, node: &Node) {
         if !self.plan.hazard || self.hush.get() {
             return;
         }
         let stage = node.membership().stage();
-        let Some(mut ambush) = self.ambushed.get() else {
+        let Some(mut secret) = self.secret.get() else {
             if stage == Stage::Cut || stage == Stage::Echoed {
-                self.lay_ambush(node);
+                self.share_secret(node);
             }
             return;
         };
-        let Some(at) = ambush.pair.iter().position(|who| *who == node.process) else { return };
-        if node.epoch == ambush.epoch && stage >= Stage::Ended && !ambush.delivered[at] {
-            ambush.delivered[at] = true;
-            self.ambushed.set(Some(ambush));
-            if ambush.delivered == [true; 2] {
-                if !self.is_gone(ambush.third) {
-                    self.tallies.reached(Case::TwoOfThree);
-                }
-                ambush.pair.into_iter().for_each(|who| self.crash(who));
+        if node.epoch > secret.epoch && secret.delivered != [true; 2] {
+            return self.secret.set(None); // it came to nothing; there may be another
+        }
+        let Some(at) = secret.pair.iter().position(|who| *who == node.process) else { return };
+        if node.epoch == secret.epoch && stage >= Stage::Ended && !secret.delivered[at] {
+            secret.delivered[at] = true;
+            self.secret.set(Some(secret));
+            if secret.delivered == [true; 2] {
+                self.tallies.reached(Case::TwoOfThree);
+                secret.pair.into_iter().for_each(|who| self.crash(who));
             }
         }
     }
 
-    fn lay_ambush(&self, node: &Node) {
+    fn share_secret(&self, node: &Node) {
         let suspects = node.membership().suspects();
         for spec in
             self.eras.borrow()[&node.epoch].specs.iter().filter(|spec| spec.members.len() > 2)
@@ -335,9 +340,9 @@ impl World {
                 continue;
             }
             let pair = [node.process, second];
-            let ambush = Ambush { epoch: node.epoch, pair, third, delivered: [false; 2] };
-            self.ambushed.set(Some(ambush));
-            self.note("ambush", [node.process as u64, second as u64, third as u64, node.epoch]);
+            let secret = Secret { epoch: node.epoch, pair, delivered: [false; 2] };
+            self.secret.set(Some(secret));
+            self.note("secret", [node.process as u64, second as u64, third as u64, node.epoch]);
             // What the two believe stays between them for a while.
             let until = self.now.get() + 400;
             for from in pair {

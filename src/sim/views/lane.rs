@@ -1,132 +1,211 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An application thread, over all views: it sends, and what a view did not deliver it sends again.
+//! An application thread, over all views, and the turn thread's end of its lane: a call may be under
+//! way while a view ends and the next begins (`sst/lane.rs`).
 
 use super::world::World;
 use crate::error::Status;
-use crate::sim::oracle::Broken;
+use crate::sim::oracle::{Broken, FIFO, INTEGRITY};
 use crate::sim::rows::Row;
 use crate::sst::kept::Kept;
+use crate::sst::lane;
 use crate::sst::layout::Mode;
 use crate::sst::producer::Producer;
+use std::cell::RefCell;
 
-/// An application thread, over all views.
-pub struct Lane {
+/// Which lane of which process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Name {
     pub process: usize,
     pub subgroup: usize,
     pub lane: u16,
-    /// Of the view in which it sends.
+}
+
+impl Name {
+    fn who(self) -> (usize, u16) {
+        (self.process, self.lane)
+    }
+}
+
+/// An application thread.
+pub struct Lane {
+    name: Name,
+    end: lane::Lane,
+    /// A reservation, of so many bytes.
+    held: Option<u32>,
+}
+
+/// The turn thread's end.
+pub struct Hand {
+    name: Name,
+    end: lane::Handover,
+    /// The view in which it sends, and how many of its messages came before that ring's first.
     epoch: u64,
-    /// Its end of the ring of this view, and how many of its messages came before that ring's first.
-    pub ring: Option<(Producer, u64)>,
-    /// What it has sent in the view before and must send again.
-    pub kept: Option<Kept>,
-    /// A reservation, of so many bytes, in this ring or in that of a view that is over.
-    pub held: Option<(u32, bool)>,
+    base: u64,
+}
+
+pub fn new(name: Name) -> (RefCell<Lane>, RefCell<Hand>) {
+    let (lane, hand) = lane::lane();
+    let lane = Lane { name, end: lane, held: None };
+    (RefCell::new(lane), RefCell::new(Hand { name, end: hand, epoch: 0, base: 0 }))
+}
+
+impl Hand {
+    /// The member has installed a view in which the lane sends.
+    pub fn install(&mut self, epoch: u64, producer: Producer, kept: Option<Kept>, world: &World) {
+        self.base += kept.as_ref().map_or(0, Kept::next);
+        self.epoch = epoch;
+        world.tallies.add(Row::Resent, kept.as_ref().map_or(0, Kept::len));
+        let Name { subgroup, .. } = self.name;
+        world.oracle.borrow_mut().begins(epoch, subgroup, self.name.who(), self.base);
+        self.end.install(kept, Some(producer), &mut |dropped| drops(self.name, dropped, world));
+    }
+
+    /// Sends again what older views did not deliver, as far as there is room.
+    pub fn pump(&mut self, world: &World) {
+        if !self.end.is_settled() {
+            let left = self.end.has_left();
+            let moved = self.end.pump(&mut |dropped| drops(self.name, dropped, world));
+            if moved {
+                world.stir();
+                world.tallies.add(Row::SentLate, (!left).into());
+            }
+        }
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.end.has_left()
+    }
+
+    pub fn has_work(&mut self) -> bool {
+        self.end.has_work()
+    }
+
+    /// Whether nothing in the ring lies where somebody may still read, of so many slots.
+    pub fn fits(&self, slots: u64, world: &World) -> Result<(), Broken> {
+        let Name { subgroup, .. } = self.name;
+        world.oracle.borrow().fits(self.epoch, subgroup, self.name.who(), slots)
+    }
+}
+
+fn drops(name: Name, dropped: lane::Dropped, world: &World) {
+    world.fail((FIFO, format!("{name:?} drops {}: {}", dropped.ordinal, dropped.why)));
 }
 
 impl Lane {
-    pub fn new(process: usize, subgroup: usize, lane: u16) -> Lane {
-        Lane { process, subgroup, lane, epoch: 0, ring: None, kept: None, held: None }
-    }
-
-    /// Its member has installed a view in which it sends.
-    pub fn renew(&mut self, epoch: u64, producer: Producer, kept: Option<Kept>, world: &World) {
-        let before = self.ring.as_ref().map_or(0, |(_, base)| *base);
-        let base = before + kept.as_ref().map_or(0, Kept::next);
-        world.tallies.add(Row::Resent, kept.as_ref().map_or(0, Kept::len));
-        self.epoch = epoch;
-        let lane = (self.process, self.lane);
-        world.oracle.borrow_mut().begins(epoch, self.subgroup, lane, base);
-        self.ring = Some((producer, base));
-        self.kept = kept;
-        if let Some((_, over)) = &mut self.held {
-            *over = true;
-        }
-        self.resend(world);
-    }
-
-    /// Sends again what the old view did not deliver, as far as there is room.
-    pub fn resend(&mut self, world: &World) {
-        let (Some(kept), Some((producer, _))) = (&mut self.kept, &mut self.ring) else { return };
-        let before = producer.ordinal();
-        if matches!(kept.send(producer), Ok(())) {
-            self.kept = None;
-        }
-        if producer.ordinal() > before {
-            world.check(self.fits(world));
-        }
-    }
-
-    /// Whether nothing in the ring lies where somebody may still read.
-    fn fits(&self, world: &World) -> Result<(), Broken> {
-        let Some((producer, _)) = &self.ring else { return Ok(()) };
-        let lane = (self.process, self.lane);
-        world.oracle.borrow().fits(self.epoch, self.subgroup, lane, producer.ordinal())
-    }
-
-    /// What of its messages may still be read, for the counters: first slot, and the one after.
-    pub fn unreleased(&self) -> Option<(u64, u64)> {
-        let (producer, _) = self.ring.as_ref()?;
-        let end = producer.ordinal();
-        Some((end - producer.unreleased(), end))
-    }
-
     /// One action; whether it sent.
-    pub fn act(&mut self, world: &World) -> bool {
-        self.resend(world);
+    pub fn act(&mut self, at: usize, world: &World) -> bool {
         let size = self.size(world);
-        let Some((producer, base)) = &mut self.ring else { return false };
-        let who = (self.process, self.lane);
-        let ordinal = world.oracle.borrow().count(self.subgroup, who);
-        let pattern = world.oracle.borrow().pattern(self.subgroup, who, ordinal);
-        let (len, outcome) = match self.held {
-            Some((len, false)) => {
-                if !world.hush.get() && world.dice.chance(200) {
-                    return false;
-                }
+        let outcome = match self.held {
+            Some(_) if !world.hush.get() && world.dice.chance(200) => return false,
+            Some(_) if !world.hush.get() && world.dice.chance(24) => {
                 self.held = None;
-                (len, producer.publish(len))
+                world.tallies.one(Row::Aborts);
+                assert_eq!(self.end.abort(), Ok(()), "what is reserved can be given up");
+                return false;
             }
-            // Before what was sent earlier, nothing new.
-            _ if self.kept.is_some() => return false,
+            Some(len) => self.end.publish(len).map(|ordinal| (ordinal, len)),
             None if world.hush.get() || world.has_sent_enough() => return false,
             None if world.dice.chance(world.plan.reserves) => {
-                if let Ok(slot) = producer.reserve(size) {
-                    pattern.fill(slot);
-                    self.held = Some((size, false));
+                let bytes = self.end.reserve(size);
+                if let Ok(bytes) = bytes {
+                    world.oracle.borrow().next_pattern(self.name).fill(bytes);
+                    self.held = Some(size);
                 }
                 return false;
             }
-            held => {
-                let len = held.map_or(size, |(len, _)| len);
-                let mut bytes = vec![0; len as usize];
-                pattern.fill(&mut bytes);
-                (len, producer.send(&bytes))
+            None if world.dice.chance(world.plan.bursts) => return self.burst(at, world),
+            None => {
+                let mut bytes = vec![0; size as usize];
+                world.oracle.borrow().next_pattern(self.name).fill(&mut bytes);
+                self.end.send(&bytes).map(|ordinal| (ordinal, size))
             }
         };
         match outcome {
-            Ok(slot) => {
+            Ok((ordinal, len)) => {
                 self.held = None;
-                world.stir();
-                world.tallies.one(Row::Messages);
-                let ordinal = *base + slot;
-                world.note("sends", [self.process as u64, self.epoch, ordinal, len.into()]);
-                world.check(world.oracle.borrow_mut().sent(self.subgroup, who, ordinal, len));
-                world.check(self.fits(world));
-                world.wake(self.process, true);
+                self.sent(ordinal, len, world);
+                self.check_room(at, world);
                 true
             }
-            Err(Status::Again) => {
-                world.wake(self.process, true);
-                false
-            }
-            Err(_) if world.is_gone(self.process) => false,
-            Err(status) => panic!("a send was refused: {status:?}"),
+            Err(status) => self.refused(status, world),
         }
     }
 
+    /// Several messages in one call, between which the world moves.
+    fn burst(&mut self, at: usize, world: &World) -> bool {
+        let count = world.dice.range(2, 6) as usize;
+        let sizes: Vec<u32> = (0..count).map(|_| self.size(world)).collect();
+        let name = self.name;
+        let first = world.oracle.borrow().count(name.subgroup, name.who());
+        let texts: Vec<Vec<u8>> = (first..)
+            .zip(&sizes)
+            .map(|(ordinal, size)| {
+                let mut bytes = vec![0; *size as usize];
+                let oracle = world.oracle.borrow();
+                oracle.pattern(name.subgroup, name.who(), ordinal).fill(&mut bytes);
+                bytes
+            })
+            .collect();
+        let mut begun = 0;
+        let epoch = world.epochs[name.process].get();
+        let messages = std::iter::from_fn(|| {
+            // Whoever asks for the next one has taken the one before.
+            if begun > 0 {
+                sent(name, first + begun as u64 - 1, sizes[begun - 1], world);
+            }
+            // Now and then its thread loses the core in the middle of the call.
+            let most = if world.dice.chance(24) { 2_000 } else { 8 };
+            (0..world.dice.below(most)).for_each(|_| world.act_in_call());
+            let text = texts.get(begun).map(Vec::as_slice);
+            begun += 1;
+            text
+        });
+        let (taken, outcome) = self.end.send_many(messages);
+        let known = world.oracle.borrow().count(name.subgroup, name.who()) - first;
+        if taken != known || (!world.is_gone(name.process) && self.end.ordinal() != first + taken) {
+            let ordinal = self.end.ordinal();
+            let detail = format!("{name:?} took {taken} of which {known} are known, to {ordinal}");
+            world.fail((INTEGRITY, detail));
+        }
+        let over = world.epochs[name.process].get() > epoch;
+        world.tallies.add(Row::CallOverView, over.into());
+        world.wake(name.process, true);
+        match outcome {
+            Ok(()) => {
+                self.check_room(at, world);
+                true
+            }
+            Err(status) => self.refused(status, world),
+        }
+    }
+
+    fn sent(&self, ordinal: u64, len: u32, world: &World) {
+        sent(self.name, ordinal, len, world);
+        world.wake(self.name.process, true);
+    }
+
+    /// 10, if it is known to send in the newest ring.
+    fn check_room(&self, at: usize, world: &World) {
+        if let Ok(hand) = world.hands[at].try_borrow()
+            && hand.end.is_settled()
+            && !world.is_gone(self.name.process)
+        {
+            world.check(hand.fits(self.end.ordinal() - hand.base, world));
+        }
+    }
+
+    fn refused(&self, status: Status, world: &World) -> bool {
+        match status {
+            Status::Again => world.wake(self.name.process, true),
+            Status::NotSender if world.epochs[self.name.process].get() == 0 => {}
+            _ if world.is_gone(self.name.process) => {}
+            status => panic!("a send was refused: {status:?}"),
+        }
+        false
+    }
+
     fn size(&self, world: &World) -> u32 {
-        let shape = &world.plan.templates[self.subgroup].shape;
+        let shape = &world.plan.templates[self.name.subgroup].shape;
         let most = u64::from(shape.message_bytes_max);
         // Long enough to tell the messages of one lane apart, where some may be missing.
         let least = if shape.mode == Mode::Received { 16 } else { 0 };
@@ -136,4 +215,12 @@ impl Lane {
             _ => world.dice.range(least, most) as u32,
         }
     }
+}
+
+fn sent(name: Name, ordinal: u64, len: u32, world: &World) {
+    let Name { process, subgroup, .. } = name;
+    world.stir();
+    world.tallies.one(Row::Messages);
+    world.note("sends", [process as u64, world.epochs[process].get(), ordinal, len.into()]);
+    world.check(world.oracle.borrow_mut().sent(subgroup, name.who(), ordinal, len));
 }

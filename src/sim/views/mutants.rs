@@ -17,6 +17,11 @@ const MUTANTS: &[(&str, &str)] = &[
     ("wire-rows-not-looked-at", "a turn is still only if no row has moved"),
     ("wire-sleeps-on-rows", "P: a member that sleeps has looked at the rows, too"),
     ("wire-cut-not-awaited", "a member says that it ended when its callbacks have returned"),
+    ("loom-h-early", "H2: a lane's thread takes a ring when nothing of its own is left behind"),
+    (
+        "loom-h-late-ones-overlooked",
+        "H1: a call under way counts in the old ring after the view's end",
+    ),
     ("view-goes-without-a-word", "T4: who goes has said so"),
 ];
 

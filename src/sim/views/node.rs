@@ -65,11 +65,6 @@ impl Node {
         self.engine.membership().expect("views may change here")
     }
 
-    /// Whether its next step begins the next view.
-    pub fn is_over(&self) -> bool {
-        self.turn.work.install.is_some()
-    }
-
     pub fn rank_of(&self, process: usize) -> Option<Rank> {
         self.view.iter().position(|of| *of == process).map(|at| Rank(at as u16))
     }
@@ -127,7 +122,7 @@ impl Node {
     }
 
     fn poll(&mut self, world: &World) {
-        world.resend(self.process);
+        world.hands_of(self.process).for_each(|hand| hand.borrow_mut().pump(world));
         self.turn.busy = false;
         world.tallies.one(Row::Turns);
         self.turn.events.full = world.full(self.epoch, self.rank());
@@ -156,6 +151,7 @@ impl Node {
             self.turn.busy = true;
         }
         self.look(world);
+        world.check(self.has_room(world));
         self.turn.begin(world.dice.range(1, world.plan.budget_max));
     }
 
@@ -165,6 +161,17 @@ impl Node {
             mine + multicast.slots().iter().map(|count| count.0).sum::<u64>()
         };
         self.engine.multicasts().iter().map(of).sum()
+    }
+
+    /// 10: what is taken up lies where nobody reads any more.
+    fn has_room(&self, world: &World) -> Result<(), Broken> {
+        for multicast in self.engine.multicasts() {
+            for (lane, of) in multicast.lanes.iter().enumerate() {
+                let hand = world.hand(self.process, multicast.subgroup, lane as u16);
+                hand.borrow().fits(of.taker.slots, world)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the membership has decided, for the oracle and the world.
@@ -351,7 +358,8 @@ impl Node {
         let told = |(process, rank): (&usize, u16)| {
             world.is_gone(*process) && !self.told.contains(Rank(rank))
         };
-        let news = self.view.iter().zip(0..).any(told);
+        let late = world.hands_of(self.process).any(|hand| hand.borrow_mut().has_work());
+        let news = late || self.view.iter().zip(0..).any(told);
         world.sleep(self.process, room);
         if news || self.engine.has_work(&self.table, &self.turn.events) {
             world.rouse(self.process);

@@ -3,6 +3,7 @@
 //!
 //! It remembers what every process was ever given, dead ones included: agreement is *uniform*.
 
+use super::lane::Name;
 use super::plan::Plan;
 use crate::base::Count;
 use crate::group::membership::Stop;
@@ -80,6 +81,21 @@ impl Oracle {
 
     pub fn pattern(&self, subgroup: usize, lane: Lane, ordinal: u64) -> Pattern {
         Pattern::new(self.seed, subgroup, lane.0 * 16 + usize::from(lane.1), ordinal)
+    }
+
+    /// What the lane's next message must contain.
+    pub fn next_pattern(&self, name: Name) -> Pattern {
+        let lane = (name.process, name.lane);
+        self.pattern(name.subgroup, lane, self.count(name.subgroup, lane))
+    }
+
+    /// Of the ring of that view, what all its readers have returned from.
+    pub fn returned_by_all(&self, epoch: u64, subgroup: usize, lane: Lane) -> u64 {
+        let members = &self.templates[subgroup].members;
+        let readers = self.views[&epoch].iter().filter(|who| members.contains(who));
+        let by = self.returned.get(&(epoch, subgroup, lane));
+        let of = |who: &usize| by.and_then(|by| by.get(who)).copied().unwrap_or(0);
+        readers.map(of).min().unwrap_or(0)
     }
 
     pub fn count(&self, subgroup: usize, lane: Lane) -> u64 {
@@ -266,14 +282,10 @@ impl Oracle {
     /// 10: what of a ring with so many slots filled somebody may still read fits into it.
     pub fn fits(&self, epoch: u64, subgroup: usize, lane: Lane, slots: u64) -> Result<(), Broken> {
         let template = &self.templates[subgroup];
-        let of = |by: &BTreeMap<usize, u64>, who: &usize| by.get(who).copied().unwrap_or(0);
-        let readers = self.views[&epoch].iter().filter(|who| template.members.contains(who));
-        let least = self
-            .returned
-            .get(&(epoch, subgroup, lane))
-            .map_or(0, |by| readers.map(|who| of(by, who)).min().unwrap_or(0));
+        let least = self.returned_by_all(epoch, subgroup, lane);
         let base = self.base(epoch, subgroup, lane);
-        let lens = &self.sent[&(subgroup, lane)][(base + least) as usize..(base + slots) as usize];
+        let Some(lens) = self.sent.get(&(subgroup, lane)) else { return Ok(()) };
+        let lens = &lens[(base + least) as usize..(base + slots) as usize];
         let bytes: u64 = lens.iter().map(|len| slot_bytes(*len)).sum();
         let shape = &template.shape;
         if lens.len() as u64 > u64::from(shape.window) || bytes > shape.ring_bytes {

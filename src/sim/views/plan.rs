@@ -68,6 +68,15 @@ impl Budget {
     }
 }
 
+/// Faults strike members in this step of a view change, so many of 256 times; late: when they have
+/// posted what they have to say of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ambush {
+    pub step: usize,
+    pub chance: u32,
+    pub late: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
@@ -98,6 +107,8 @@ pub struct Plan {
     pub zeal: u32,
     pub messages_max: u64,
     pub reserves: u32,
+    /// Of 256 sends, how many are of several messages, between which the world moves.
+    pub bursts: u32,
     pub pause_chance: u32,
     pub pause_max: u64,
     /// Steps that a joiner takes to load the state, at the most.
@@ -109,8 +120,8 @@ pub struct Plan {
     pub sleepy: u32,
     /// Faults mostly leave a majority.
     pub gentle: bool,
-    /// Faults strike members in this step of a view change, so many of 256 times.
-    pub ambush: Option<(usize, u32)>,
+    /// Faults lie in wait.
+    pub ambush: Option<Ambush>,
     /// Two of a subgroup come to suspect a third in a trim, and die when they have delivered.
     pub hazard: bool,
     pub wire_share: u64,
@@ -169,6 +180,7 @@ impl Plan {
             zeal: some(&[16, 64, 256]),
             messages_max: u64::MAX,
             reserves: some(&[0, 0, 64]),
+            bursts: some(&[0, 0, 16, 64]),
             pause_chance: some(&[0, 0, 4, 24]),
             pause_max: dice.pick(&[20, 200, 2000]),
             transfer_max: dice.pick(&[0, 20, 500]),
@@ -176,7 +188,11 @@ impl Plan {
             faults: Budget::new(dice, sleepy),
             sleepy,
             gentle: dice.chance(160),
-            ambush: ambush.then(|| (dice.below(STEPS as u64) as usize, some(&[16, 64, 200]))),
+            ambush: ambush.then(|| Ambush {
+                step: dice.below(STEPS as u64) as usize,
+                chance: some(&[16, 64, 200]),
+                late: dice.chance(128),
+            }),
             hazard,
             wire_share: dice.pick(&[2, 4, 8]),
         };

@@ -4,6 +4,7 @@
 use super::faults::{LOST, SILENT};
 use super::world::{Life, World};
 use crate::base::{Members, Rank};
+use crate::group::membership::Membership;
 use crate::sim::oracle::{IDLE, LIVENESS, SLEEP};
 use crate::sim::rows::Row;
 
@@ -66,14 +67,10 @@ impl World {
         self.stirs.get() != before
     }
 
-    fn leads(&self, who: usize) -> bool {
-        match &*self.lives[who].borrow() {
-            Life::Up(node) => {
-                let membership = node.membership();
-                membership.leader() == membership.me()
-            }
-            _ => false,
-        }
+    /// Whether it believes that it leads the group.
+    pub fn leads(&self, who: usize) -> bool {
+        let leads = |membership: &Membership| membership.leader() == membership.me();
+        self.of_membership(who, leads).unwrap_or(false)
     }
 
     /// Detectors that are right.
@@ -189,7 +186,7 @@ impl World {
         for who in self.all_up() {
             if let Life::Up(node) = &*self.lives[who].borrow() {
                 let membership = node.membership();
-                let kept = self.lanes.iter().filter(|lane| lane.borrow().kept.is_some()).count();
+                let kept = self.hands_of(who).filter(|hand| hand.borrow().has_left()).count();
                 told += &format!(
                     "\n  {who}: epoch {} view {:?} wedged {} suspects {:?} changes {:?} timings {:?} \
                      awake {} {kept} lanes keep, passed {} owes {} full {:?} phase {:?}",

@@ -83,6 +83,7 @@ impl Plan {
         also(self.parking, |plan| plan.parking = false);
         also(self.tie_break, |plan| plan.tie_break = false);
         also(self.queue_limit != usize::MAX, |plan| plan.queue_limit = usize::MAX);
+        also(self.bursts > 0, |plan| plan.bursts = 0);
         also(self.reserves > 0, |plan| plan.reserves = 0);
         also(self.fuse < 256, |plan| plan.fuse = 256);
         also(self.land_max < 16, |plan| plan.land_max = 16);
@@ -136,7 +137,7 @@ impl fmt::Display for Plan {
             )?;
         }
         writeln!(f, "  {:?}", self.faults)?;
-        let ambush = self.ambush.map(|(step, chance)| (step_name(step), chance));
+        let ambush = self.ambush.map(|ambush| (step_name(ambush.step), ambush.chance, ambush.late));
         writeln!(
             f,
             "  {} steps, faults {}/4096, gentle {}, ambush {ambush:?}, hazard {}, transfers to {}",

@@ -39,7 +39,7 @@ impl World {
         }
     }
 
-    fn of_membership<T>(&self, who: usize, what: impl FnOnce(&Membership) -> T) -> Option<T> {
+    pub fn of_membership<T>(&self, who: usize, what: impl FnOnce(&Membership) -> T) -> Option<T> {
         match &*self.lives[who].try_borrow().ok()? {
             Life::Up(node) => Some(what(node.membership())),
             _ => None,
@@ -122,22 +122,26 @@ impl World {
     /// A member has just stopped receiving: what state are its lanes in?
     pub fn wedges(&self, node: &Node) {
         let fails = !node.membership().suspects().is_empty();
-        for lane in self.free_lanes(node.process) {
-            let Some((from, end)) = lane.unreleased() else { continue };
+        let oracle = self.oracle.borrow();
+        for name in self.names.iter().filter(|name| name.process == node.process) {
             let mut multicasts = node.engine.multicasts().iter();
-            let its = multicasts.find(|multicast| multicast.subgroup == lane.subgroup);
+            let its = multicasts.find(|multicast| multicast.subgroup == name.subgroup);
             let Some(multicast) = its else { continue };
-            let taker = &multicast.lanes[usize::from(lane.lane)].taker;
+            let taker = &multicast.lanes[usize::from(name.lane)].taker;
+            let who = (name.process, name.lane);
+            let from = oracle.returned_by_all(node.epoch, name.subgroup, who);
             let place = |slot: u64| taker.ring.place(slot).0;
-            if from < end && place(end - 1) < place(from) {
+            if from < taker.slots && place(taker.slots - 1) < place(from) {
                 self.tallies.reached(Case::WrapAtWedge);
             }
-            let window = u64::from(self.plan.templates[lane.subgroup].shape.window);
-            if fails && end - from >= window {
+            let sent = oracle.count(name.subgroup, who);
+            let sent = sent - oracle.base(node.epoch, name.subgroup, who);
+            let window = u64::from(self.plan.templates[name.subgroup].shape.window);
+            if fails && sent - from >= window {
                 self.tallies.reached(Case::FullAtWedge);
             }
-            let columns = &node.table.layout.subgroups[lane.subgroup];
-            let head: Count = node.table.own(columns.head, lane.lane.into());
+            let columns = &node.table.layout.subgroups[name.subgroup];
+            let head: Count = node.table.own(columns.head, name.lane.into());
             let last = taker.runs.checked_sub(1).map(|at| taker.ring.run(at));
             let end = last.map_or(0, |run| {
                 index_of(run.tagged, Epoch(node.epoch)).map_or(0, |first| first + run.count)

@@ -8,8 +8,8 @@
 //! what is posted between two processes lands epoch after epoch.
 
 use super::era::Era;
-use super::faults::Ambush;
-use super::lane::Lane;
+use super::faults::Secret;
+use super::lane::{self, Hand, Lane, Name};
 use super::node::{KeptOf, Node};
 use super::oracle::Oracle;
 use super::plan::{Budget, Plan};
@@ -53,9 +53,10 @@ pub struct World {
     pub lives: Vec<RefCell<Life>>,
     /// By process: the view that it is in.
     pub epochs: Vec<Cell<u64>>,
+    /// The application's ends of all lanes, the turn threads' ends, and whose they are.
     pub lanes: Vec<RefCell<Lane>>,
-    /// By lane: its process, subgroup and number.
-    names: Vec<(usize, usize, u16)>,
+    pub hands: Vec<RefCell<Hand>>,
+    pub names: Vec<Name>,
     pub gone: Vec<Cell<bool>>,
     pub paused_until: Vec<Cell<u64>>,
     /// It was stopped for long.
@@ -68,7 +69,7 @@ pub struct World {
     /// When the group is whole again; 0: it is.
     pub storm_until: Cell<u64>,
     pub spent: Cell<Budget>,
-    pub ambushed: Cell<Option<Ambush>>,
+    pub secret: Cell<Option<Secret>>,
     /// By pair, in the end: rounds for which one was deaf to the other.
     pub silent: Vec<Cell<u32>>,
 }
@@ -116,12 +117,15 @@ impl run::World for World {
 impl World {
     fn new(plan: Plan) -> World {
         let n = plan.processes;
-        let (mut lanes, mut names) = (Vec::new(), Vec::new());
+        let (mut lanes, mut hands, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for (subgroup, template) in plan.templates.iter().enumerate() {
             for &process in &template.senders {
                 for lane in 0..template.lanes {
-                    names.push((process, subgroup, lane));
-                    lanes.push(RefCell::new(Lane::new(process, subgroup, lane)));
+                    let name = Name { process, subgroup, lane };
+                    let (lane, hand) = lane::new(name);
+                    names.push(name);
+                    lanes.push(lane);
+                    hands.push(hand);
                 }
             }
         }
@@ -132,6 +136,7 @@ impl World {
             lives: (0..n).map(|_| RefCell::new(Life::Unborn)).collect(),
             epochs: vec![Cell::new(0); n],
             lanes,
+            hands,
             names,
             gone: vec![Cell::new(false); n],
             paused_until: vec![Cell::new(0); n],
@@ -142,7 +147,7 @@ impl World {
             stuck_until: vec![Cell::new(0); n * n],
             storm_until: Cell::new(0),
             spent: Cell::new(Budget::default()),
-            ambushed: Cell::new(None),
+            secret: Cell::new(None),
             silent: vec![Cell::new(0); n * n],
             run: Run::new(dice, plan.hooks, n),
             plan,
@@ -212,10 +217,6 @@ impl World {
                 *life = Life::Gone;
                 return;
             }
-            // A view does not begin in the middle of a send.
-            if node.is_over() && !self.lanes_are_free(process) {
-                return;
-            }
             if let Some(install) = node.step(self) {
                 self.check(node.has_emptied());
                 let kept = node.keep();
@@ -256,9 +257,17 @@ impl World {
         if !self.hush.get() && !self.dice.chance(self.plan.zeal) {
             return;
         }
-        let Ok(mut lane) = self.lanes[at].try_borrow_mut() else { return };
-        if !self.gone[lane.process].get() {
-            lane.act(self);
+        if let Ok(mut lane) = self.lanes[at].try_borrow_mut()
+            && !self.gone[self.names[at].process].get()
+        {
+            lane.act(at, self);
+        }
+    }
+
+    /// In the middle of a call of the application's.
+    pub fn act_in_call(&self) {
+        if !self.hush.get() && self.now.get() < self.plan.steps {
+            self.act();
         }
     }
 
@@ -266,23 +275,18 @@ impl World {
         self.tallies.get(Row::Messages) >= self.plan.messages_max
     }
 
-    /// A lane's rest: what is reserved is published, what is kept is sent.
+    /// A lane's rest: what is reserved is published.
     pub fn resolve(&self, at: usize) {
-        let mut lane = self.lanes[at].borrow_mut();
-        if !self.gone[lane.process].get() {
-            lane.act(self);
+        if !self.gone[self.names[at].process].get() {
+            self.lanes[at].borrow_mut().act(at, self);
         }
     }
 
-    pub fn resend(&self, process: usize) {
-        for lane in &self.lanes {
-            if let Ok(mut lane) = lane.try_borrow_mut()
-                && lane.process == process
-                && lane.kept.is_some()
-            {
-                lane.resend(self);
-            }
-        }
+    /// The turn thread's part of every lane of a process.
+    pub fn hands_of(&self, process: usize) -> impl Iterator<Item = &RefCell<Hand>> {
+        let its =
+            self.names.iter().zip(&self.hands).filter(move |(name, _)| name.process == process);
+        its.map(|(_, hand)| hand)
     }
 
     /// A joiner loads the state; if its source dies, it looks for another.
@@ -322,8 +326,8 @@ impl World {
             for part in lanes {
                 let its = |of: &KeptOf| (of.0, of.1) == (part.subgroup, part.lane);
                 let kept = kept.iter().position(its).map(|at| kept.remove(at).2);
-                let lane = self.lane(process, part.subgroup, part.lane);
-                lane.borrow_mut().renew(epoch, part.producer, kept, self);
+                let hand = self.hand(process, part.subgroup, part.lane);
+                hand.borrow_mut().install(epoch, part.producer, kept, self);
             }
             assert!(kept.is_empty(), "whoever sent in a view sends in the next");
             *self.lives[process].borrow_mut() = Life::Up(Box::new(node));
@@ -331,21 +335,10 @@ impl World {
         self.rouse(process);
     }
 
-    fn lane(&self, process: usize, subgroup: usize, lane: u16) -> &RefCell<Lane> {
-        let its = |name: &(usize, usize, u16)| *name == (process, subgroup, lane);
-        &self.lanes[self.names.iter().position(its).expect("a lane of the plan")]
-    }
-
-    /// The lanes of a process that nobody is in the middle of a call on.
-    pub fn free_lanes(&self, process: usize) -> impl Iterator<Item = std::cell::Ref<'_, Lane>> {
-        let mine = self.names.iter().zip(&self.lanes).filter(move |(name, _)| name.0 == process);
-        mine.filter_map(|(_, lane)| lane.try_borrow().ok())
-    }
-
-    /// Whether no application thread of the process is in the middle of a call.
-    fn lanes_are_free(&self, process: usize) -> bool {
-        let mut mine = self.names.iter().zip(&self.lanes).filter(|(name, _)| name.0 == process);
-        mine.all(|(_, lane)| lane.try_borrow_mut().is_ok())
+    pub fn hand(&self, process: usize, subgroup: usize, lane: u16) -> &RefCell<Hand> {
+        let name = Name { process, subgroup, lane };
+        let at = self.names.iter().position(|other| *other == name);
+        &self.hands[at.expect("a lane of the plan")]
     }
 
     pub fn clock(&self, process: usize) -> u64 {

@@ -255,7 +255,7 @@ impl Sending<'_> {
             }
             if seen.first != 0 && told != seen.epoch && now > seen.first + LATER_NS {
                 told = seen.epoch;
-                let whole = self.with_timings(seen);
+                let whole = self.with_steps(seen);
                 self.tell("seen", &whole)?;
                 // The next change is measured anew.
                 let mut notes = self.scribe.notes();
@@ -277,9 +277,8 @@ impl Sending<'_> {
         }
     }
 
-    fn with_timings(&self, seen: Seen) -> Seen {
-        let Some(changed) = self.group.last_change() else { return seen };
-        let times = changed.timings;
+    fn with_steps(&mut self, seen: Seen) -> Seen {
+        let times = self.group.stats().last;
         Seen {
             suspected: times.suspected.0,
             wedged: times.wedged.0,
@@ -287,8 +286,8 @@ impl Sending<'_> {
             echoed: times.echoed.0,
             ended: times.ended.0,
             passed: times.passed.0,
-            installed: changed.installed.0,
-            built: changed.built.0,
+            installed: times.installed.0,
+            built: times.built.0,
             ..seen
         }
     }

@@ -3,9 +3,10 @@
 
 use super::super::Request;
 use super::super::roster::{Address, Roster};
+use super::super::stage::Stage;
 use super::net::Dice;
 use super::oracle::Broken;
-use super::settle::stage;
+use super::plan::ANY;
 use super::{Phase, World};
 use crate::base::{Members, Rank};
 use crate::error::{Fault, Suspicion};
@@ -111,7 +112,7 @@ impl World {
             (dice.pick(up), dice.chance(300), dice.below(4))
         };
         let membership = &self.up(who).expect("it is up").membership;
-        if stage(membership).0 != self.plan.ambush {
+        if membership.stage() as usize != self.plan.ambush {
             return;
         }
         let lead = |set: Members| set.without(membership.suspects()).first();
@@ -155,11 +156,11 @@ impl World {
     pub fn fault(&mut self, who: usize, other: usize) -> Result<(), Broken> {
         let net = self.net.clone();
         let kind = net.borrow_mut().dice.below(12);
-        let here = self.up(who).map(|up| (stage(&up.membership), up.membership.leader()));
-        let (stage, leads) = here.map_or((0, false), |((stage, _), leader)| {
+        let here = self.up(who).map(|up| (up.membership.stage(), up.membership.leader()));
+        let (stage, leads) = here.map_or((Stage::Rest, false), |(stage, leader)| {
             (stage, leader == self.up(who).expect("up").membership.me())
         });
-        let now = self.plan.ambush == 8 || stage == self.plan.ambush;
+        let now = self.plan.ambush == ANY || stage as usize == self.plan.ambush;
         match kind {
             0 | 1 if self.spent[0] < self.plan.crashes && now && (kind == 0 || leads) => {
                 self.spent[0] += 1;
@@ -199,7 +200,7 @@ impl World {
         let Some(up) = self.up(victim) else { return };
         let membership = &up.membership;
         let role = if membership.leader() == membership.me() { "leader" } else { "member" };
-        let key = format!("crash of a {role} {}", stage(membership).1);
+        let key = format!("crash of a {role} {}", membership.stage().name());
         self.count(&key, 1);
         self.note(|| format!("{victim} crashes"));
         self.net.borrow_mut().crash(victim);

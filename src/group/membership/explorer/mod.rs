@@ -288,7 +288,7 @@ impl World {
         if up.is_empty() {
             return Ok(());
         }
-        if self.plan.ambush < 8 && net.borrow_mut().dice.chance(self.plan.eager_ambush) {
+        if self.plan.ambush < plan::ANY && net.borrow_mut().dice.chance(self.plan.eager_ambush) {
             self.strike(&up);
         }
         let up = self.all_up();

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a seed decides (tests only): how many, which subgroups, which faults, how fast.
 
+use super::super::stage::Stage;
 use super::net::Dice;
 use crate::base::Rank;
 use crate::group::view::Subgroup;
 use crate::sst::layout::{Mode, Shape};
+
+/// No stage in particular.
+pub const ANY: usize = Stage::ALL.len();
 
 /// What chance decided of a whole run.
 #[derive(Clone, Debug)]
@@ -15,7 +19,7 @@ pub struct Plan {
     /// Subgroups: as `subgroups` reads it.
     pub shape: usize,
     pub crashes: usize,
-    /// Crashes and false suspicions wait for members in that stage (see `stage`), and strike then
+    /// Crashes and false suspicions wait for members in that stage, or in `ANY`, and strike then
     /// in so many of 1000 steps.
     pub ambush: usize,
     pub eager_ambush: usize,
@@ -58,7 +62,7 @@ impl Plan {
             leaves: dice.pick(&[0, 0, 0, 1, 1, 2]),
             tie_break: founders == 2 && dice.chance(400),
             eager: dice.pick(&[0, 0, 300, 1000]),
-            ambush: dice.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),
+            ambush: dice.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ANY, ANY]),
             eager_ambush: dice.pick(&[0, 10, 50]),
             steps: dice.pick(&[150, 400, 900, 900, 2000, 4000]),
             land: dice.pick(&[20, 60, 100, 200, 400]),
@@ -84,7 +88,7 @@ impl Plan {
                 joiners: 1,
                 shape: dice.pick(&[1, 4]),
                 crashes: dice.below(2),
-                ambush: dice.range(2, 5),
+                ambush: dice.range(Stage::Proposed as usize, Stage::Echoed as usize),
                 falsehoods: dice.range(1, 3),
                 driven: true,
                 returns: 100,
@@ -98,7 +102,7 @@ impl Plan {
                 founders: dice.pick(&[3, 5, 5]),
                 joiners: dice.range(1, 2),
                 crashes: dice.below(3),
-                ambush: dice.range(3, 4),
+                ambush: dice.pick(&[Stage::Proposed, Stage::Agreed]) as usize,
                 falsehoods: dice.range(1, 3),
                 driven: true,
                 steps: 900,
@@ -111,7 +115,7 @@ impl Plan {
                 founders: dice.pick(&[3, 4, 5]),
                 leaves: dice.range(1, 3),
                 crashes: dice.below(2),
-                ambush: 8,
+                ambush: ANY,
                 falsehoods: dice.range(2, 3),
                 driven: true,
                 fault: dice.pick(&[10, 30, 100]),
@@ -136,7 +140,7 @@ impl Plan {
             driven: true,
             steps: 900,
             fault: 30,
-            ambush: 8,
+            ambush: ANY,
             ..Plan::new(seed)
         }
     }

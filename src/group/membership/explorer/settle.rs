@@ -147,29 +147,11 @@ impl World {
     }
 }
 
-/// Where a member stands, for ambushes and the coverage table.
-pub fn stage(membership: &Membership) -> (usize, &'static str) {
-    let own = membership.own();
-    let decided = own.list.first_end().is_some_and(|end| own.agreed >= end);
-    let steps = [
-        (false, "0 at rest"),
-        (!own.suspects.is_empty(), "1 suspecting"),
-        (own.wedged, "2 wedged"),
-        (!own.list.changes.is_empty(), "3 proposed"),
-        (decided, "4 agreed"),
-        (own.shards.iter().any(|shard| shard.ready), "5 with a cut"),
-        (own.ended, "6 ended"),
-        (membership.has_passed(), "7 passed"),
-    ];
-    let mut reached = steps.into_iter().enumerate().rev().filter(|(_, (here, _))| *here);
-    reached.next().map_or((0, "0 at rest"), |(at, (_, name))| (at, name))
-}
-
 impl std::fmt::Display for Membership {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let members: Vec<u64> =
             self.roster.members.iter().map(|member| member.incarnation - 1).collect();
-        write!(f, "epoch {} {members:?} {}", self.roster.epoch.0, stage(self).1)?;
+        write!(f, "epoch {} {members:?} {}", self.roster.epoch.0, self.stage().name())?;
         let show = |f: &mut std::fmt::Formatter<'_>, row: &super::super::row::Row| {
             let list: &[Change] = &row.list.changes;
             let suspects: Vec<u16> = row.suspects.iter().map(|rank| rank.0).collect();
