@@ -371,7 +371,8 @@ impl Opening<'_> {
             let lags = policy.lags(self.config);
             let first = (roster, self.view);
             let time = self.config.suspicion_ns;
-            let views = Views::new(policy, first, time, &lags, exchange, blocks);
+            let mut views = Views::new(policy, first, time, &lags, exchange, blocks);
+            views.spare.begin(&memories);
             views.beat(self.layout.beat.byte(0));
             Box::new(views)
         });

@@ -51,6 +51,8 @@ struct Joining<'a> {
     hello: Hello,
     /// Calls that wait for an answer.
     calls: Vec<(u16, Socket)>,
+    /// When all seats were called last.
+    called: Option<Instant>,
     /// With whom I am connected: seat, peer, incarnation.
     connected: Vec<(u16, Peer, u64)>,
     /// What they were told last.
@@ -87,7 +89,8 @@ fn join_once(
     let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
     hello.incarnation = incarnation();
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
-    let mut joining = Joining { config, start, hello, calls, connected, asked, refusal: None };
+    let (called, refusal) = (None, None);
+    let mut joining = Joining { config, start, hello, calls, called, connected, asked, refusal };
     joining.find()?;
     let door = Door::new(joining.sit_down()?);
     let (block_bytes, ring_bytes) = policy.sizes();
@@ -261,10 +264,20 @@ impl Joining<'_> {
         Error::new(Status::NotComplete, detail)
     }
 
-    /// Calls whoever is not connected and reads answers (J1).
+    /// Calls whoever is not connected, now and then, and reads answers (J1).
     fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
         while shm.offered().is_some() {} // I have no state to give
         self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
+        // Once it is joined the members wait for this process: then it must not be calling.
+        let every = if self.asked.is_empty() { CALL_AGAIN } else { 8 * CALL_AGAIN };
+        if self.called.is_none_or(|called| called.elapsed() >= every) {
+            self.call_all(shm)?;
+            self.called = Some(Instant::now());
+        }
+        self.read_answers(shm)
+    }
+
+    fn call_all(&mut self, shm: &Shm) -> Result<(), Error> {
         for seat in (0..SEATS).filter(|seat| *seat != self.hello.rank) {
             let known = self.connected.iter().any(|of| of.0 == seat);
             if known || self.calls.iter().any(|call| call.0 == seat) {
@@ -276,6 +289,10 @@ impl Joining<'_> {
                 self.calls.push((seat, socket));
             }
         }
+        Ok(())
+    }
+
+    fn read_answers(&mut self, shm: &mut Shm) -> Result<(), Error> {
         for at in (0..self.calls.len()).rev() {
             let Some(answer) = self.calls[at].1.receive() else { continue };
             let (seat, socket) = self.calls.swap_remove(at);

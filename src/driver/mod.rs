@@ -20,6 +20,7 @@ pub mod lane;
 mod letter;
 mod policy;
 pub mod rendezvous;
+mod spare;
 pub mod state;
 pub mod stats;
 pub mod views;
@@ -128,6 +129,8 @@ pub struct Driver {
     /// Busy turns at the last tick.
     busy_before: u64,
     states: States,
+    /// When memory of other views was looked after last.
+    kept_house: Nanos,
     /// In which process this is (`forks`).
     forks: u64,
     counters: Counters,
@@ -169,6 +172,7 @@ impl Driver {
             views,
             busy_before: 0,
             states: States::default(),
+            kept_house: now,
             forks: forks(),
             counters: Counters::default(),
             delivered,
