@@ -97,9 +97,11 @@ impl Turn {
 
     /// The callback goes on for a step. Whether it returns.
     pub fn returns(&mut self) -> bool {
-        let over = self.callback_steps == 0;
-        self.callback_steps -= u64::from(!over);
-        over
+        if self.callback_steps == 0 {
+            return true;
+        }
+        self.callback_steps -= 1;
+        false
     }
 
     /// Whether anything else moved during the callback.
