@@ -101,6 +101,45 @@ fn latency_writes_a_log_and_a_plot() {
     assert!(plot.contains("</svg>") && plot.contains(sender.split("> ").next().unwrap()));
 }
 
+/// Members are killed, stopped and joined; each survivor tells of one view change, in order.
+#[test]
+fn failover_is_measured() {
+    let events: [(&[&str], usize, &str); 4] = [
+        (&["--event", "kill", "--times", "2"], 4, "above hang-up"),
+        (
+            &["--event", "kill", "--times", "1", "--idle", "park", "--members", "5"],
+            4,
+            "above hang-up",
+        ),
+        (&["--event", "stop", "--times", "1", "--suspicion", "300ms"], 2, "to suspicion"),
+        (&["--event", "join", "--times", "1", "--idle", "park"], 3, "gap between deliveries"),
+    ];
+    for (event, seen, figure) in events {
+        let value = json_of(&[&["failover", "--json"], event].concat());
+        let figures = value["figures"].as_array().unwrap();
+        let judged = figures.iter().find(|of| of["what"] == figure).unwrap();
+        assert_eq!(judged["samples"], seen, "{event:?}: {judged}");
+        for sample in value["samples"].as_array().unwrap() {
+            for seen in sample["seen"].as_array().unwrap() {
+                let at = |what: &str| seen[what].as_u64().unwrap();
+                assert!(at("last") <= at("view") && at("view") <= at("first"), "{seen}");
+                assert!(sample["at"].as_u64().unwrap() < at("first"), "{sample}");
+                assert_eq!(at("epoch"), 2);
+            }
+        }
+    }
+    let plot = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("failover.svg");
+    let output = run(&["failover", "--times", "1", "--plot", plot.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", errors_of(&output));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("above hang-up, of either kind: p50 under")
+    );
+    assert!(std::fs::read_to_string(plot).unwrap().contains("hang-up of the victim"));
+    let value = json_of(&["failover", "--load", "0.3", "--burners", "1", "--json"]);
+    assert_eq!(value["met"], true, "{value}");
+}
+
 /// A sender that cannot run while its messages are due sends them late, and each counts: those left
 /// out would be the slowest (coordinated omission).
 #[test]
@@ -232,7 +271,7 @@ fn the_tour_ends_with_a_table() {
 
 #[test]
 fn wrong_use_says_what_is_right() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["rate", "--size", "4"], "at least 8 bytes"),
         (&["rate", "--members", "65"], "1 to 64"),
         (&["rate", "--senders", "3"], "it is 1 to 2"),
@@ -245,6 +284,9 @@ fn wrong_use_says_what_is_right() {
         (&["lat", "--plot", "no/such/folder/lat.svg"], "make it first"),
         (&["rate", "--cores", "x"], "0,2-3"),
         (&["rate", "--seconds", "0"], "0.01 to 3600"),
+        (&["failover", "--members", "2"], "no majority"),
+        (&["failover", "--size", "8"], "at least 16 bytes"),
+        (&["failover", "--suspicion", "1ms"], "time to suspicion"),
     ];
     for (arguments, words) in cases {
         let output = run(arguments);

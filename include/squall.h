@@ -115,6 +115,34 @@
 #define SQUALL_MEMBERSHIP_VIEWS 1
 
 /**
+ * In `flags` of a message: it was delivered before this process was a member, after the state that it
+ * has got was fixed. Apply it like any other.
+ */
+#define SQUALL_MESSAGE_CATCHUP 1
+
+/**
+ * `state_load`: a state is coming; `bytes` is a `squall_version_t`. If something came before, it is
+ * void, with all messages after it: the source has failed, or had to start over.
+ */
+#define SQUALL_STATE_BEGIN 0
+
+/**
+ * `state_load`: the next `len` bytes of it, cut anywhere.
+ */
+#define SQUALL_STATE_CHUNK 1
+
+/**
+ * `state_load`: that was all, and it came as it was sent; `bytes` is NULL. Messages follow.
+ */
+#define SQUALL_STATE_LOADED 2
+
+/**
+ * `state_load`: the group has gone to another view, still without this process; `bytes` is a
+ * `squall_version_t`. Ranks of messages are those of this view from now on.
+ */
+#define SQUALL_STATE_VIEW 3
+
+/**
  * Messages of a subgroup that one turn delivers at the most, and that one callback gets.
  */
 #define SQUALL_BATCH_MAX 512
@@ -378,7 +406,7 @@ typedef struct squall_message_t {
    */
   uint8_t lane;
   /**
-   * Reserved: 0.
+   * SQUALL_MESSAGE_CATCHUP, or 0.
    */
   uint8_t flags;
   /**
@@ -521,8 +549,95 @@ typedef void (*squall_dropped_fn)(void *user,
                                   int status);
 
 /**
- * What a group calls. All of them run on the thread that polls: inside `squall_poll`, or on the
- * group's own thread. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
+ * How far a state is in one subgroup.
+ */
+typedef struct squall_position_t {
+  /**
+   * Messages with smaller numbers are in the state; with SQUALL_MODE_RECEIVED it means nothing.
+   */
+  uint64_t number;
+  uint32_t subgroup;
+  /**
+   * 1: the subgroup has one order (SQUALL_MODE_STABLE).
+   */
+  uint32_t ordered;
+} squall_position_t;
+
+/**
+ * What a state contains: valid until the callback returns.
+ */
+typedef struct squall_version_t {
+  /**
+   * Bytes that the library has written; later versions write more.
+   */
+  uint32_t size;
+  uint32_t position_count;
+  /**
+   * The view's number.
+   */
+  uint64_t epoch;
+  /**
+   * The subgroups of the member that gives the state, ascending.
+   */
+  const struct squall_position_t *positions;
+  /**
+   * Incarnations of the view's members, by rank.
+   */
+  const uint64_t *members;
+  uint32_t member_count;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_version_t;
+
+/**
+ * Fixes the state as it is now, for one that joins: after all messages that have been delivered, and
+ * none beyond. The group of this member stands still until it returns, and all wait for it: copy on
+ * write, fork a child that writes to a pipe, or give out a version that is kept anyway.
+ *
+ * Puts what stands for it at `checkpoint` (not NULL) and answers SQUALL_OK; or a negative status,
+ * which ends this transfer and nothing else. Runs on the thread that polls.
+ */
+typedef int (*squall_checkpoint_open_fn)(void *user,
+                                         squall_group_t group,
+                                         const struct squall_version_t *version,
+                                         void **checkpoint);
+
+/**
+ * Puts the next bytes of a checkpoint at `place`, at most `len` (256 KiB or less), and answers how
+ * many; 0 is the end. Or a negative status, which ends this transfer and nothing else.
+ *
+ * Runs on a thread of the transfer, beside everything else; it may take its time, but no longer than
+ * 30 s. It may not call the library.
+ */
+typedef int64_t (*squall_checkpoint_read_fn)(void *user, void *checkpoint, void *place, uint32_t len);
+
+/**
+ * Nobody reads the checkpoint any more, to its end or not. Called once for each that was opened, and
+ * before `squall_group_close` returns; on the thread of the transfer, or on the one that polls.
+ */
+typedef void (*squall_checkpoint_close_fn)(void *user, void *checkpoint);
+
+/**
+ * Takes the state of the group that this process joins: SQUALL_STATE_BEGIN, then chunks, then
+ * SQUALL_STATE_LOADED. Then come the messages after it, through `deliver` or `message`, flagged
+ * SQUALL_MESSAGE_CATCHUP, and last the first view. Answers SQUALL_OK, or a negative status, which
+ * ends the joining.
+ *
+ * Runs inside `squall_group_open`, as all callbacks do until the first view: `group` may not be used
+ * yet. It may take its time: the group goes on meanwhile, and this process is no member yet.
+ */
+typedef int (*squall_state_load_fn)(void *user,
+                                    squall_group_t group,
+                                    uint32_t what,
+                                    const void *bytes,
+                                    uint32_t len);
+
+/**
+ * What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
+ * `squall_poll`, or on the group's own thread; and before a joiner's first view inside
+ * `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
  * No exception and no longjmp may leave them.
  */
 typedef struct squall_callbacks_t {
@@ -558,6 +673,20 @@ typedef struct squall_callbacks_t {
    * May be NULL.
    */
   squall_dropped_fn dropped;
+  /**
+   * May be NULL, all three together: there is no state; a process with `state_load` cannot join
+   * then.
+   */
+  squall_checkpoint_open_fn checkpoint_open;
+  squall_checkpoint_read_fn checkpoint_read;
+  /**
+   * May be NULL if nothing is to be given back.
+   */
+  squall_checkpoint_close_fn checkpoint_close;
+  /**
+   * May be NULL: with SQUALL_FLAG_JOIN this process joins without a state then.
+   */
+  squall_state_load_fn state_load;
 } squall_callbacks_t;
 
 /**

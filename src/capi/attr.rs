@@ -234,6 +234,9 @@ pub unsafe fn callbacks_of(at: *const squall_callbacks_t) -> Result<squall_callb
     if callbacks.deliver.is_none() && callbacks.message.is_none() {
         return invalid("callbacks: neither deliver nor message is set");
     }
+    if callbacks.checkpoint_open.is_some() != callbacks.checkpoint_read.is_some() {
+        return invalid("callbacks: set both of checkpoint_open and checkpoint_read, or neither");
+    }
     Ok(callbacks)
 }
 

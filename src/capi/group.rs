@@ -23,6 +23,7 @@ use crate::fabric::shm::fork::forks;
 use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
 use crate::mem::{Cell, Message, Region};
+use crate::transfer::{StateSink, StateSource};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
 use std::os::fd::AsRawFd;
@@ -67,10 +68,10 @@ unsafe impl Sync for Open {}
 unsafe impl Send for Open {}
 
 /// The caller's functions as an application.
-struct Trampoline {
-    callbacks: squall_callbacks_t,
-    group: squall_group_t,
-    inside: Arc<Cell>,
+pub(super) struct Trampoline {
+    pub(super) callbacks: squall_callbacks_t,
+    pub(super) group: squall_group_t,
+    pub(super) inside: Arc<Cell>,
     why: Arc<OnceLock<String>>,
     place: Arc<[Cell; 2]>,
 }
@@ -109,6 +110,14 @@ impl Application for Trampoline {
         // SAFETY: the caller's function; the view lives across the call.
         with_view(view, |view| unsafe { tell(user, group, view) });
         self.inside.prepare(0);
+    }
+
+    fn source(&mut self) -> Option<&mut dyn StateSource> {
+        if self.callbacks.checkpoint_open.is_some() { Some(self) } else { None }
+    }
+
+    fn sink(&mut self) -> Option<&mut dyn StateSink> {
+        if self.callbacks.state_load.is_some() { Some(self) } else { None }
     }
 
     fn dropped(&mut self, message: &Dropped) {

@@ -2,6 +2,10 @@
 //! What a callback sees of a message, and the callbacks.
 
 use super::handle::squall_group_t;
+use super::state::{
+    squall_checkpoint_close_fn, squall_checkpoint_open_fn, squall_checkpoint_read_fn,
+    squall_state_load_fn,
+};
 use super::view::{squall_dropped_fn, squall_view_fn};
 use crate::mem::Message;
 use std::ffi::{c_char, c_int, c_void};
@@ -19,7 +23,7 @@ pub struct squall_message_t {
     pub rank: u16,
     /// Its lane.
     pub lane: u8,
-    /// Reserved: 0.
+    /// SQUALL_MESSAGE_CATCHUP, or 0.
     pub flags: u8,
     /// Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
     /// In *received* mode: position among its sender's messages.
@@ -72,8 +76,9 @@ pub type squall_stopped_fn = Option<
     ),
 >;
 
-/// What a group calls. All of them run on the thread that polls: inside `squall_poll`, or on the
-/// group's own thread. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
+/// What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
+/// `squall_poll`, or on the group's own thread; and before a joiner's first view inside
+/// `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
 /// No exception and no longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -94,4 +99,12 @@ pub struct squall_callbacks_t {
     pub view: squall_view_fn,
     /// May be NULL.
     pub dropped: squall_dropped_fn,
+    /// May be NULL, all three together: there is no state; a process with `state_load` cannot join
+    /// then.
+    pub checkpoint_open: squall_checkpoint_open_fn,
+    pub checkpoint_read: squall_checkpoint_read_fn,
+    /// May be NULL if nothing is to be given back.
+    pub checkpoint_close: squall_checkpoint_close_fn,
+    /// May be NULL: with SQUALL_FLAG_JOIN this process joins without a state then.
+    pub state_load: squall_state_load_fn,
 }

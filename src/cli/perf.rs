@@ -2,6 +2,7 @@
 //! `squall perf`: how fast the engine is on this machine, beside what the machine can do at all.
 
 mod crew;
+mod failover;
 mod floor;
 mod hlog;
 mod member;
@@ -29,6 +30,7 @@ Examples:
   squall perf bw --size 1MiB                    bytes per second, one sender
   squall perf lat --plot lat.svg --hlog lat.hlog
   squall perf lat --idle park --members 3       members that sleep between messages
+  squall perf failover --times 200              kill -9 to the first delivery in the next view
   squall perf rate --group g --rank 0           one member by hand; start rank 1 elsewhere, same flags
 
 Every member checks every message while it measures: each sender's sequence, the total order, and
@@ -73,6 +75,14 @@ enum TestVerb {
     Rate(Common),
     /// Bytes per second delivered at each member, one sender with large messages
     Bw(Common),
+    Failover(failover::Options),
+    #[command(hide = true)]
+    FailoverRole {
+        #[arg(long)]
+        role: String,
+        #[arg(long)]
+        parent: u32,
+    },
     #[command(hide = true)]
     Member {
         #[arg(long)]
@@ -134,20 +144,21 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             let report = member::run(&plan, *rank)?;
             say(&serde_json::to_string(&report).expect("a report is plain data"))
         }
+        Some(TestVerb::Failover(options)) => failover::run(options),
+        Some(TestVerb::FailoverRole { role, parent }) => {
+            let role = serde_json::from_str(role).map_err(|why| because!("no role: {why}"))?;
+            failover::member::run(&role, *parent)
+        }
         Some(TestVerb::Lat { common, pace, hlog, plot }) => {
             let plan = make_plan(Test::Lat, common, *pace)?;
-            hlog.iter().chain(plot).try_for_each(|path| can_be_made(path))?;
-            if let Some(path) = plot
-                && path.extension().is_none_or(|ending| ending != "svg")
-            {
-                return fail!("--plot {}: only SVG is drawn; name it .svg", path.display());
-            }
+            hlog.as_deref().map_or(Ok(()), can_be_made)?;
+            plot.as_deref().map_or(Ok(()), can_be_drawn)?;
             let Some(outcome) = measure(&plan, common)? else { return Ok(()) };
             if let Some(path) = hlog {
                 hlog::write(path, &outcome)?;
             }
             if let Some(path) = plot {
-                plot::write(path, &outcome)?;
+                plot::write_latencies(path, &outcome)?;
             }
             outcome.print(common.json)
         }
@@ -175,6 +186,14 @@ fn can_be_made(path: &Path) -> Result<(), Failure> {
         _ if path.is_dir() => fail!("cannot write {}: it is a folder; name a file", path.display()),
         _ => Ok(()),
     }
+}
+
+/// The same for a plot.
+fn can_be_drawn(path: &Path) -> Result<(), Failure> {
+    if path.extension().is_none_or(|ending| ending != "svg") {
+        return fail!("--plot {}: only SVG is drawn; name it .svg", path.display());
+    }
+    can_be_made(path)
 }
 
 /// Runs a plan with all its members, or one member of it (`None`: that has printed already).

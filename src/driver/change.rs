@@ -12,6 +12,9 @@ use crate::group::State;
 use crate::log_sink::{Level, say};
 use crate::sst::kept::Kept;
 
+/// How often memory for other views is looked after however busy a member is, a region at a time.
+const KEEP_HOUSE_NS: u64 = 20_000_000;
+
 impl Driver {
     /// Before the engine's poll. True: that was the turn, the engine is not to be polled.
     #[cold]
@@ -133,6 +136,7 @@ impl Driver {
         if let (Ok(()), Some(install)) = (&outcome, self.work.install.take()) {
             outcome = views.begin(install, timings, self.now, exchange);
             self.changing = true;
+            self.pass_on();
         }
         if let Err(error) = outcome {
             self.halt(&error);
@@ -161,7 +165,7 @@ impl Driver {
         self.stopped(status, None);
     }
 
-    /// Now and then: memory for the next view, if there is nothing else to do.
+    /// Now and then: memory for the next view and of the last one, if there is nothing else to do.
     #[cold]
     pub(super) fn tick_views(&mut self) {
         let quiet = self.counters.busy_turns == self.busy_before;
@@ -170,7 +174,9 @@ impl Driver {
             return;
         }
         self.watch();
-        if quiet {
+        self.feed();
+        if quiet || self.now.0 - self.kept_house.0 >= KEEP_HOUSE_NS {
+            self.kept_house = self.now;
             self.prepare();
         }
         self.pump();
@@ -180,11 +186,17 @@ impl Driver {
         let (Some(membership), Some(views)) = (self.engine.membership(), &mut self.views) else {
             return;
         };
-        if views.ready || views.is_building() || self.stopped.is_some() {
+        if views.is_building() || self.stopped.is_some() {
+            return;
+        }
+        let exchange = self.fabric.exchange().expect("views change");
+        if views.ready {
+            if !views.spare.release() {
+                views.foresee(exchange);
+            }
             return;
         }
         let suspects = membership.suspects();
-        let exchange = self.fabric.exchange().expect("views change");
         if let Err(error) = views.prepare(suspects, exchange) {
             // It is tried again when it is needed.
             views.ready = false;

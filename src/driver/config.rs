@@ -118,6 +118,8 @@ pub struct Config {
     /// suspected (`group::detector::beats`). The same at every member; 0: silence is never held
     /// against anybody.
     pub suspicion_ns: u64,
+    /// What the transfer of the application's state to one that joins may take, on either side.
+    pub transfer: crate::transfer::Options,
 }
 
 impl Config {
@@ -136,6 +138,7 @@ impl Config {
             open_timeout: Duration::from_secs(60),
             liveness_every_ns: 10_000_000,
             suspicion_ns: SUSPICION_NS_DEFAULT,
+            transfer: crate::transfer::Options::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::lane::Lanes;
 pub use super::lane::Sender;
 use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
+use super::state::{self, States};
 use super::stats::{self, Page, Snapshot};
 use super::views::Views;
 use super::{Application, Driver, Seen, Turn};
@@ -52,6 +53,7 @@ impl Group {
             return join(config, application);
         }
         let view = config.view()?;
+        state::options(config).check()?;
         let layout = Arc::new(view.layout());
         let policy = Policy::new(config)?;
         let views = config.membership == Changes::Views;
@@ -369,7 +371,8 @@ impl Opening<'_> {
             let lags = policy.lags(self.config);
             let first = (roster, self.view);
             let time = self.config.suspicion_ns;
-            let views = Views::new(policy, first, time, &lags, exchange, blocks);
+            let mut views = Views::new(policy, first, time, &lags, exchange, blocks);
+            views.spare.begin(&memories);
             views.beat(self.layout.beat.byte(0));
             Box::new(views)
         });
@@ -416,7 +419,9 @@ impl Group {
         let page = Page::new(stats.clone(), room);
         let (rank, members) = (engine.view().me.0, engine.view().members as u16);
         let view = Seen { engine, table, inboxes };
+        let states = States::new(config, bell.clone());
         let mut driver = Driver::new(view, Box::new(shm), application, page, lanes, every, views);
+        driver.states = states;
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }
     }

@@ -4,7 +4,8 @@
 //! It takes the lowest free seat, connects to everybody who has one, and asks all of them; whoever
 //! leads proposes it once it is connected to every member (`Ask::connected`). The view that it is
 //! joined to comes with a letter from each of its other members; the first one counts. Its memory for
-//! that view was made and shown before it asked, so nobody waits for that.
+//! that view was made and shown before it asked, so nobody waits for that. If its application takes
+//! a state, it gets that first, and the letter along with it (`fetch`).
 //!
 //! J1  A member never calls a joiner; of two joiners the one in the higher seat calls the other. So
 //!     each pair is connected once.
@@ -12,14 +13,16 @@
 //! J3  Who cannot reach everybody is not proposed, and gives up in the end: it would be joined and
 //!     cut off at once.
 
+mod fetch;
+
 use super::Application;
 use super::config::{Config, Idle};
 use super::group::{Group, incarnation};
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, config_text};
 use super::rendezvous::{CALL_AGAIN, seat_taken};
-use super::stats;
 use super::views::Views;
+use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
@@ -34,6 +37,7 @@ use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mem::region::Want;
 use crate::sst::layout::Layout;
+use fetch::Fetched;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,6 +51,8 @@ struct Joining<'a> {
     hello: Hello,
     /// Calls that wait for an answer.
     calls: Vec<(u16, Socket)>,
+    /// When all seats were called last.
+    called: Option<Instant>,
     /// With whom I am connected: seat, peer, incarnation.
     connected: Vec<(u16, Peer, u64)>,
     /// What they were told last.
@@ -54,17 +60,37 @@ struct Joining<'a> {
     refusal: Option<Error>,
 }
 
-/// Joins a group that runs; blocks until it is a member or `open_timeout` ends.
-pub fn join(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
+/// Joins a group that runs; blocks until it is a member or `open_timeout` ends, but for the time
+/// that a state takes which comes.
+pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Group, Error> {
     let config = &Config { rank: 0, ..config.clone() }; // it says nothing here
+    state::options(config).check()?;
+    let start = Instant::now();
+    loop {
+        if let Some((views, shm, page)) = join_once(config, &mut *application, start)? {
+            return Ok(Group::joined(views, shm, application, page, config));
+        }
+    }
+}
+
+/// What a member that has joined begins with.
+type Joined = (Box<Views>, Shm, Arc<Region>);
+
+/// Joins as one incarnation. `None`: it has asked to be joined, and has lost its source since; try
+/// as another one.
+fn join_once(
+    config: &Config,
+    application: &mut dyn Application,
+    start: Instant,
+) -> Result<Option<Joined>, Error> {
     let view = config.view()?;
     let policy = Policy::new(config)?;
     let text = config_text(config, &view)?;
     let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
     hello.incarnation = incarnation();
-    let start = Instant::now();
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
-    let mut joining = Joining { config, start, hello, calls, connected, asked, refusal: None };
+    let (called, refusal) = (None, None);
+    let mut joining = Joining { config, start, hello, calls, called, connected, asked, refusal };
     joining.find()?;
     let door = Door::new(joining.sit_down()?);
     let (block_bytes, ring_bytes) = policy.sizes();
@@ -91,9 +117,15 @@ pub fn join(config: &Config, application: Box<dyn Application>) -> Result<Group,
     let mut shm = Shm::new(parts, &nothing)?;
     shm.own(Epoch(0), &policy.joiner_sends())?;
     shm.admit(Admission::Higher);
-    let letter = joining.wait(&mut shm, &policy)?;
+    let letter = match application.sink() {
+        None => joining.wait(&mut shm, &policy)?,
+        Some(sink) => match joining.fetch(&mut shm, &policy, sink)? {
+            Fetched::Whole(letter) => *letter,
+            Fetched::Anew => return Ok(None),
+        },
+    };
     let views = joining.begin(&mut shm, policy, letter, block)?;
-    Ok(Group::joined(views, shm, application, Arc::new(page.0), config))
+    Ok(Some((views, shm, Arc::new(page.0))))
 }
 
 impl Joining<'_> {
@@ -198,23 +230,27 @@ impl Joining<'_> {
                 }
             }
             self.connect(shm)?;
-            self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
-            // State transfer comes here: between the connections and the request.
-            let mut all = shm.connected();
-            all.sort_unstable();
-            if all != self.asked {
-                let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
-                let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
-                for peer in peers {
-                    shm.show(Epoch(0), peer, &rings);
-                    shm.say(peer, &ask);
-                }
-                self.asked = all;
-            }
+            self.ask(shm, &rings);
             if self.is_late() {
                 return Err(self.not_joined());
             }
         }
+    }
+
+    /// Asks all whom I am connected with, whenever those have changed.
+    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) {
+        let mut all = shm.connected();
+        all.sort_unstable();
+        if all == self.asked {
+            return;
+        }
+        let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
+        let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
+        for peer in peers {
+            shm.show(Epoch(0), peer, rings);
+            shm.say(peer, &ask);
+        }
+        self.asked = all;
     }
 
     fn not_joined(&mut self) -> Error {
@@ -228,8 +264,20 @@ impl Joining<'_> {
         Error::new(Status::NotComplete, detail)
     }
 
-    /// Calls whoever is not connected and reads answers (J1).
+    /// Calls whoever is not connected, now and then, and reads answers (J1).
     fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
+        while shm.offered().is_some() {} // I have no state to give
+        self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
+        // Once it is joined the members wait for this process: then it must not be calling.
+        let every = if self.asked.is_empty() { CALL_AGAIN } else { 8 * CALL_AGAIN };
+        if self.called.is_none_or(|called| called.elapsed() >= every) {
+            self.call_all(shm)?;
+            self.called = Some(Instant::now());
+        }
+        self.read_answers(shm)
+    }
+
+    fn call_all(&mut self, shm: &Shm) -> Result<(), Error> {
         for seat in (0..SEATS).filter(|seat| *seat != self.hello.rank) {
             let known = self.connected.iter().any(|of| of.0 == seat);
             if known || self.calls.iter().any(|call| call.0 == seat) {
@@ -241,6 +289,10 @@ impl Joining<'_> {
                 self.calls.push((seat, socket));
             }
         }
+        Ok(())
+    }
+
+    fn read_answers(&mut self, shm: &mut Shm) -> Result<(), Error> {
         for at in (0..self.calls.len()).rev() {
             let Some(answer) = self.calls[at].1.receive() else { continue };
             let (seat, socket) = self.calls.swap_remove(at);

@@ -20,6 +20,8 @@ pub mod lane;
 mod letter;
 mod policy;
 pub mod rendezvous;
+mod spare;
+pub mod state;
 pub mod stats;
 pub mod views;
 mod watch;
@@ -34,7 +36,9 @@ use crate::log_sink::Level;
 use crate::mem::{Batch, Message};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
+use crate::transfer::{StateSink, StateSource};
 use lane::{Dropped, Lanes};
+use state::States;
 use stats::{Counters, Delivered, Page};
 use views::{ViewInfo, Views};
 
@@ -60,6 +64,14 @@ pub trait Application: Send {
     /// subgroup asks for such reports.
     fn lags(&mut self, subgroup: u16, rank: u16, for_ns: u64) {
         let _ = (subgroup, rank, for_ns);
+    }
+    /// What those who join get the state from. `None`: there is none; they join without.
+    fn source(&mut self) -> Option<&mut dyn StateSource> {
+        None
+    }
+    /// What takes the state when this process joins, in `Group::open`. `None`: it joins without.
+    fn sink(&mut self) -> Option<&mut dyn StateSink> {
+        None
     }
     /// The group has stopped; nothing is delivered any more. Called once.
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
@@ -116,6 +128,9 @@ pub struct Driver {
     changing: bool,
     /// Busy turns at the last tick.
     busy_before: u64,
+    states: States,
+    /// When memory of other views was looked after last.
+    kept_house: Nanos,
     /// In which process this is (`forks`).
     forks: u64,
     counters: Counters,
@@ -156,6 +171,8 @@ impl Driver {
             changing: views.is_some(),
             views,
             busy_before: 0,
+            states: States::default(),
+            kept_house: now,
             forks: forks(),
             counters: Counters::default(),
             delivered,
@@ -242,6 +259,7 @@ impl Driver {
                 if forks() != self.forks {
                     return Err(Forked); // V4
                 }
+                self.states.append(multicast.subgroup as u16, batch);
                 delivered += batch.len() as u32;
                 let counted = &mut self.delivered[multicast.subgroup];
                 counted.messages += batch.len() as u64;
@@ -289,6 +307,7 @@ impl Driver {
         }
         self.stopped = Some(status);
         self.lanes.stop(status);
+        self.states.stop();
         if let Some(exchange) = self.fabric.exchange() {
             exchange.admit(Admission::Nobody);
         }

@@ -17,6 +17,7 @@ use super::clock;
 use super::control::Wishes;
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, reads, seat_of, sends, shown};
+use super::spare::Spare;
 use super::stats::Steps;
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
@@ -71,6 +72,7 @@ pub struct Views {
     peers: Vec<Option<Peer>>,
     /// Memory of the next epoch is made, and shown to whom I do not suspect.
     pub ready: bool,
+    pub spare: Spare,
     building: Option<Building>,
     /// The view that the application has not been told of.
     pub untold: Option<ViewInfo>,
@@ -130,6 +132,7 @@ impl Views {
             roster,
             blocks,
             ready: false,
+            spare: Spare::default(),
             building: None,
             untold,
             asking: Vec::new(),
@@ -151,6 +154,11 @@ impl Views {
 
     pub fn member(&self, rank: Rank) -> Member {
         self.roster.members[rank.index()]
+    }
+
+    /// Mine.
+    pub fn incarnation(&self) -> u64 {
+        self.member(self.roster.me).incarnation
     }
 
     pub fn members(&self) -> usize {
@@ -219,6 +227,21 @@ impl Views {
         Ok(())
     }
 
+    /// Maps what one more member has shown for the next view, if its place in it will be the same.
+    pub fn foresee(&mut self, exchange: &mut dyn Exchange) {
+        let (next, me) = (Epoch(self.roster.epoch.0 + 1), self.roster.me);
+        for (rank, peer) in (0..).map(Rank).zip(&self.peers) {
+            let Some(peer) = peer.filter(|peer| !self.spare.has(*peer, next)) else { continue };
+            let sizes = shown(&self.view, rank, me, &self.sizes);
+            let memory = match exchange.shown(peer, next, &sizes) {
+                Shown::Memory(memory) => Some(memory),
+                Shown::Never => None,
+                Shown::Waits => continue,
+            };
+            return self.spare.keep(peer, next, memory);
+        }
+    }
+
     /// The old view is over, and this one follows.
     pub fn begin(
         &mut self,
@@ -240,11 +263,7 @@ impl Views {
         let old = !install.joined.contains(roster.me);
         for rank in install.joined.iter().filter(|_| old) {
             if let Some(peer) = peers[rank.index()] {
-                let roster = Roster { me: rank, ..roster.clone() };
-                let (carry, joined) = (install.carry.clone(), install.joined);
-                let assignment = self.policy.encode(&roster);
-                let letter = Letter { roster, carry, joined, assignment };
-                exchange.say(peer, &letter.encode());
+                exchange.say(peer, &self.letter(&install, rank));
             }
         }
         let layout = Arc::new(view.layout());
@@ -268,6 +287,23 @@ impl Views {
         Ok(())
     }
 
+    /// What one that joins with this view must know.
+    fn letter(&self, install: &Install, rank: Rank) -> Vec<u8> {
+        let roster = Roster { me: rank, ..install.roster.clone() };
+        let (carry, joined) = (install.carry.clone(), install.joined);
+        let assignment = self.policy.encode(&roster);
+        Letter { roster, carry, joined, assignment }.encode()
+    }
+
+    /// While a view is built: it, and the letter of an incarnation that is in it.
+    pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
+        let Building { install, view, .. } = self.building.as_ref()?;
+        let mut members = install.roster.members.iter();
+        let rank = members.position(|member| member.incarnation == joiner);
+        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16)));
+        Some((&install.roster, view, letter))
+    }
+
     /// Takes what the others have shown; whether that is everything.
     pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> bool {
         let Some(building) = &mut self.building else { return false };
@@ -284,8 +320,14 @@ impl Views {
             // Who joins made its memory before it knew in which epoch.
             let joins = building.install.joined.contains(rank);
             let epoch = if joins { Epoch(0) } else { roster.epoch };
-            let shown = peer.map(|peer| exchange.shown(peer, epoch, &sizes));
+            if let Some(peer) = peer.filter(|_| !joins)
+                && let Some(memory) = self.spare.take(peer, epoch, &sizes)
+            {
+                *place = Some(memory);
+                continue;
+            }
             let suspect = building.install.carry.suspects.contains(rank);
+            let shown = peer.map(|peer| exchange.shown(peer, epoch, &sizes));
             let fault = match shown.unwrap_or(Shown::Never) {
                 Shown::Memory(memory) => {
                     *place = Some(memory);
@@ -315,6 +357,7 @@ impl Views {
         } = self.building.take().expect("building");
         let memories: Vec<Memory> = memories.into_iter().flatten().collect();
         let blocks: Vec<Arc<Region>> = memories.iter().map(|memory| memory.block.clone()).collect();
+        self.spare.begin(&memories);
         let Install { roster, carry, joined, gone } = install;
         let left = gone.iter().map(|rank| self.departed(rank)).collect();
         let joined = joined.iter().map(|rank| rank.0).collect();

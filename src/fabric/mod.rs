@@ -19,7 +19,7 @@ pub mod shm;
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::mem::Region;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub trait Fabric: Send {
@@ -117,4 +117,8 @@ pub trait Exchange {
     fn say(&mut self, to: Peer, bytes: &[u8]) -> bool;
     /// What a peer has said.
     fn heard(&mut self) -> Option<(Peer, Vec<u8>)>;
+    /// Hands a peer one end of a stream, for the state transfer; `false`: as `say`.
+    fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool;
+    /// What a peer has handed over.
+    fn offered(&mut self) -> Option<(Peer, OwnedFd)>;
 }

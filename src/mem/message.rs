@@ -15,7 +15,7 @@ pub struct Message {
     pub rank: u16,
     /// Its lane.
     pub lane: u8,
-    /// Reserved: 0.
+    /// `transfer::CATCHUP`, or 0.
     pub flags: u8,
     /// Position in the subgroup's total order (in *received* mode: among that sender's messages).
     pub number: u64,

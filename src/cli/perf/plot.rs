@@ -44,26 +44,22 @@ fn tick_name(nines: f64) -> String {
     }
 }
 
-pub fn write(path: &Path, outcome: &Outcome) -> Result<(), Failure> {
+/// Draws named distributions. `axes`: what the shares are of, what the values are.
+pub fn write(
+    path: &Path,
+    title: &str,
+    axes: [&str; 2],
+    stages: Vec<(String, Histogram<u64>)>,
+) -> Result<(), Failure> {
     let mut picture = String::new();
-    let drawn = draw(&mut picture, outcome);
+    let drawn = draw(&mut picture, title, axes, &stages);
     drawn.map_err(|cause| because!("cannot draw the plot: {cause}"))?;
     let written = std::fs::write(path, picture);
     written.map_err(|cause| because!("cannot write {}: {cause}", path.display()))
 }
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
-
-fn draw(picture: &mut String, outcome: &Outcome) -> Drawn {
-    let stages: Vec<_> =
-        outcome.stages().iter().map(|stage| (stage.name.clone(), stage.histogram())).collect();
-    let curves: Vec<_> = stages.iter().map(|(_, histogram)| curve(histogram)).collect();
-    let points = || curves.iter().flatten();
-    let right = points().map(|(x, _)| *x).fold(1.0, f64::max);
-    let low = points().map(|(_, y)| *y).fold(f64::MAX, f64::min).min(1e9);
-    let high = points().map(|(_, y)| *y).fold(10.0, f64::max);
-    let root = SVGBackend::with_string(picture, (WIDTH, HEIGHT)).into_drawing_area();
-    root.fill(&WHITE)?;
+/// The latencies of a measurement.
+pub fn write_latencies(path: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let plan = &outcome.plan;
     let title = format!(
         "squall perf lat: {} members, {}, a send each {}",
@@ -71,6 +67,28 @@ fn draw(picture: &mut String, outcome: &Outcome) -> Drawn {
         bytes_text(plan.size.into()),
         time_text(plan.pace_ns)
     );
+    let axes =
+        ["share of the messages that were at least as fast", "latency from the intended send"];
+    let stages = outcome.stages();
+    let stages = stages.iter().map(|stage| (stage.name.clone(), stage.histogram())).collect();
+    write(path, &title, axes, stages)
+}
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn draw(
+    picture: &mut String,
+    title: &str,
+    axes: [&str; 2],
+    stages: &[(String, Histogram<u64>)],
+) -> Drawn {
+    let curves: Vec<_> = stages.iter().map(|(_, histogram)| curve(histogram)).collect();
+    let points = || curves.iter().flatten();
+    let right = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let low = points().map(|(_, y)| *y).fold(f64::MAX, f64::min).min(1e9);
+    let high = points().map(|(_, y)| *y).fold(10.0, f64::max);
+    let root = SVGBackend::with_string(picture, (WIDTH, HEIGHT)).into_drawing_area();
+    root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 20))
         .margin(16)
@@ -79,8 +97,8 @@ fn draw(picture: &mut String, outcome: &Outcome) -> Drawn {
         .build_cartesian_2d(0.0..right, (low * 0.8..high * 1.3).log_scale())?;
     chart
         .configure_mesh()
-        .x_desc("share of the messages that were at least as fast")
-        .y_desc("latency from the intended send")
+        .x_desc(axes[0])
+        .y_desc(axes[1])
         .x_labels(right.floor() as usize + 1)
         .x_label_formatter(&|x| tick_name(*x))
         .y_label_formatter(&|y| time_text(*y as u64).replace(".00", "").replace(".0 ", " "))

@@ -6,6 +6,7 @@
 //! ```text
 //! memory EPOCH SUBGROUP,SUBGROUP…      descriptors: control block, then a region of rings each
 //! words                                 bytes for the driver
+//! stream                                a descriptor: one end of a connection for a state transfer
 //! ```
 //!
 //! X1  What a peer shows is mapped when its epoch comes, and checked then: sealed, long enough.
@@ -34,6 +35,8 @@ use std::sync::Arc;
 const AHEAD_MAX: usize = 4;
 /// What all peers have said and nobody has listened to, at the most.
 const HEARD_MAX: usize = 1024;
+/// Streams that all peers have offered and nobody has taken, at the most.
+const OFFERED_MAX: usize = 64;
 /// Messages of one peer that one look reads.
 const READ_MAX: usize = 64;
 
@@ -128,12 +131,14 @@ pub struct Showroom {
     mine: Vec<Mine>,
     theirs: Vec<Theirs>,
     heard: VecDeque<(Peer, Vec<u8>)>,
+    offered: VecDeque<(Peer, OwnedFd)>,
 }
 
 impl Showroom {
     pub fn new(own: OwnMemory) -> Showroom {
         let (mine, theirs, heard) = (Vec::new(), Vec::new(), VecDeque::new());
-        Showroom { admits: Admission::Nobody, alarm: None, own, mine, theirs, heard }
+        let offered = VecDeque::new();
+        Showroom { admits: Admission::Nobody, alarm: None, own, mine, theirs, heard, offered }
     }
 
     /// Takes a message; `false`: it is none (X2).
@@ -143,6 +148,10 @@ impl Showroom {
         if line == "words" && end < bytes.len() && descriptors.is_empty() {
             self.heard.push_back((peer, bytes[end + 1..].to_vec()));
             return self.heard.len() <= HEARD_MAX;
+        }
+        if line == "stream" && descriptors.len() == 1 {
+            self.offered.extend(descriptors.into_iter().map(|stream| (peer, stream)));
+            return self.offered.len() <= OFFERED_MAX;
         }
         self.take_memory(peer, line, descriptors).is_some()
     }
@@ -171,6 +180,7 @@ impl Showroom {
     fn forget(&mut self, peer: Peer) {
         self.theirs.retain(|theirs| theirs.peer != peer);
         self.heard.retain(|(from, _)| *from != peer);
+        self.offered.retain(|(from, _)| *from != peer);
         self.mine.iter_mut().for_each(|mine| mine.seen.retain(|(seen, _)| *seen != peer));
     }
 }
@@ -423,6 +433,14 @@ impl Exchange for Shm {
 
     fn heard(&mut self) -> Option<(Peer, Vec<u8>)> {
         self.showroom.as_mut()?.heard.pop_front()
+    }
+
+    fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool {
+        self.socket_of(to).is_some_and(|socket| socket.send(b"stream\n", &[stream]))
+    }
+
+    fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
+        self.showroom.as_mut()?.offered.pop_front()
     }
 }
 

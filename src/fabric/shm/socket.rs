@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with, sockopt,
+    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with, socketpair,
+    sockopt,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -31,6 +32,15 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 pub const EVENTS_MAX: usize = 16;
 /// Messages of a visitor that are dropped before it is told to go; one is what it should send.
 const UNREAD_MAX: usize = 64;
+
+/// A connected pair of streams that never block, and that forked children do not hold.
+pub fn stream_pair() -> Result<(Unshared, Unshared), Error> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let made = || socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let made = made()
+        .and_then(|(one, other)| Ok((Unshared::make(|| Ok(one))?, Unshared::make(|| Ok(other))?)));
+    made.map_err(|cause| system("cannot make a stream for a state transfer", cause))
+}
 
 /// One end of a connection, or a listener.
 #[derive(Debug)]

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Real processes that join a group under load and get its state: whole, by checksum, whoever is
+//! killed on the way, however slow they are.
+
+#[path = "state/member.rs"]
+mod member;
+mod support;
+
+use member::{Crew, member};
+use support::until;
+
+const MIB: usize = 1 << 20;
+
+fn main() {
+    support::main(
+        &[
+            ("a_joiner_gets_the_state", a_joiner_gets_the_state),
+            ("two_join_at_once", two_join_at_once),
+            ("the_source_is_killed", the_source_is_killed),
+            ("the_source_is_killed_late", the_source_is_killed_late),
+            ("the_source_leaves", the_source_leaves),
+            ("the_joiner_is_killed", the_joiner_is_killed),
+            ("views_pass_while_a_joiner_loads", views_pass_while_a_joiner_loads),
+            ("a_slow_joiner_stops_nobody", a_slow_joiner_stops_nobody),
+            ("what_has_no_state_says_so", what_has_no_state_says_so),
+        ],
+        &[("member", member)],
+    );
+}
+
+fn a_joiner_gets_the_state() -> String {
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut crew = Crew::start("state", 3, 8 * MIB, idle);
+        crew.delivers();
+        let one = crew.join(0);
+        crew.joined(one, 4);
+        text.push_str(&format!("{idle}: {}\n", crew.agree()));
+        let caught = crew.caught_up(one);
+        assert!(caught > 0, "under load something comes after the checkpoint");
+        crew.leave_all();
+    }
+    text
+}
+
+fn two_join_at_once() -> String {
+    let mut crew = Crew::start("twostates", 2, 8 * MIB, "park");
+    crew.delivers();
+    let (one, other) = (crew.join(0), crew.join(0));
+    crew.joined(one, 3);
+    crew.joined(other, 4);
+    let text = crew.agree();
+    crew.leave_all();
+    text
+}
+
+/// In the middle of the checkpoint: the joiner begins anew with another member.
+fn the_source_is_killed() -> String {
+    let mut crew = Crew::start("sourcedies", 3, 8 * MIB, "park");
+    crew.delivers();
+    let one = crew.join(20);
+    crew.members[one].process.expect("load 4");
+    crew.kill(0);
+    crew.members[one - 1].process.expect("begin");
+    crew.joined(one - 1, 3);
+    let text = crew.agree();
+    crew.leave_all();
+    text
+}
+
+/// At any moment after the checkpoint: the joiner may have asked to be joined, or be joined. Then it
+/// is lost with its source, two of five; of four, those that are left would be no majority.
+fn the_source_is_killed_late() -> String {
+    let mut text = String::new();
+    for after_ms in [0, 1, 2, 4, 8, 16, 32] {
+        let mut crew = Crew::start("sourcelate", 4, MIB, "park");
+        crew.delivers();
+        let one = crew.join(0);
+        crew.members[one].process.expect("loaded");
+        std::thread::sleep(std::time::Duration::from_millis(after_ms));
+        crew.kill(0);
+        crew.joined(one - 1, 4);
+        text.push_str(&format!("after {after_ms} ms: {}\n", crew.agree()));
+        crew.leave_all();
+    }
+    text
+}
+
+fn the_source_leaves() -> String {
+    let mut crew = Crew::start("sourceleaves", 3, 8 * MIB, "park");
+    crew.delivers();
+    let one = crew.join(20);
+    crew.members[one].process.expect("load 4");
+    crew.leave(0);
+    crew.joined(one - 1, 3);
+    let text = crew.agree();
+    crew.leave_all();
+    text
+}
+
+fn the_joiner_is_killed() -> String {
+    let mut crew = Crew::start("joinerdies", 3, 8 * MIB, "park");
+    crew.delivers();
+    for word in ["begin", "load 4", "loaded"] {
+        let one = crew.join(10);
+        crew.members[one].process.expect(word);
+        crew.kill(one);
+    }
+    let one = crew.join(0);
+    crew.joined(one, 4);
+    let text = crew.agree();
+    crew.leave_all();
+    text
+}
+
+/// Another member fails, and another process joins, while one loads.
+fn views_pass_while_a_joiner_loads() -> String {
+    let mut crew = Crew::start("viewspass", 3, 8 * MIB, "park");
+    crew.delivers();
+    let slow = crew.join(40);
+    crew.members[slow].process.expect("load 1");
+    crew.kill(2);
+    let slow = slow - 1;
+    let quick = crew.join(0);
+    crew.joined(quick, 3);
+    crew.joined(slow, 4);
+    let text = crew.agree();
+    crew.leave_all();
+    text
+}
+
+fn a_slow_joiner_stops_nobody() -> String {
+    let mut crew = Crew::start("slowjoiner", 3, 8 * MIB, "park");
+    crew.delivers();
+    let one = crew.join(100);
+    crew.members[one].process.expect("load 1");
+    let before = crew.delivered(0);
+    let mut now = before;
+    for mib in 2..8 {
+        crew.members[one].process.expect(&format!("load {mib}"));
+        let then = now;
+        until("more is delivered", || {
+            now = crew.delivered(0);
+            now > then
+        });
+    }
+    crew.joined(one, 4);
+    let text = crew.agree();
+    crew.leave_all();
+    format!("{} delivered while it loaded; {text}", now - before)
+}
+
+fn what_has_no_state_says_so() -> String {
+    let mut crew = Crew::start("stateless", 2, 0, "park");
+    crew.delivers();
+    let one = crew.join(0);
+    let said = crew.members[one].process.expect("error");
+    assert!(said.starts_with("Mismatch") && said.contains("have no state to give"), "{said}");
+    crew.members.remove(one);
+    let text = crew.agree();
+    crew.leave_all();
+    text
+}
