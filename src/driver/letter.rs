@@ -27,6 +27,9 @@ use crate::group::membership::roster::{Address, Member, Roster};
 use crate::limits::MEMBERS_MAX;
 use std::fmt::Write;
 
+/// Epochs and positions that a group may have had before: positions are half a word (`Record`).
+const COUNTS_MAX: u64 = 1 << 31;
+
 /// A process asks to be joined.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ask {
@@ -117,33 +120,22 @@ impl Letter {
             changes.push(change);
         }
         let assignment = hexadecimal(lines.next()?.strip_prefix("assignment=")?)?;
-        let rising =
-            members.windows(2).all(|pair: &[Member]| pair[0].seniority < pair[1].seniority);
-        let below = |suspect: &u16| usize::from(*suspect) < members.len();
-        let mine = members.iter().position(|member| member.incarnation == me)?;
-        let list = List { base, ballot, changes };
-        let sound = rising
-            && members.len() <= MEMBERS_MAX
-            && epoch.0 > 0
-            && suspects.iter().chain(&joined).all(below)
-            && joined.contains(&(mine as u16))
-            && (base..=list.upto()).contains(&agreed)
-            && list.is_whole();
+        let below = |rank: &u16| usize::from(*rank) < members.len();
+        let mine = members.iter().position(|member: &Member| member.incarnation == me)?;
+        // Before they are ranks: a set of members holds no others.
+        if members.len() > MEMBERS_MAX || !suspects.iter().chain(&joined).all(below) {
+            return None;
+        }
         let suspects = Members::from_ranks(suspects.into_iter().map(Rank));
         let joined = Members::from_ranks(joined.into_iter().map(Rank));
         let roster = Roster { epoch, me: Rank(mine as u16), base, members };
-        let carry = Carry { list, agreed, suspects };
-        (sound && !suspects_me(&carry, &roster)).then_some(Letter {
-            roster,
-            carry,
-            joined,
-            assignment,
-        })
+        let carry = Carry { list: List { base, ballot, changes }, agreed, suspects };
+        let sound = joined.contains(roster.me)
+            && epoch.0.max(base) < COUNTS_MAX
+            && roster.is_sound()
+            && carry.is_sound(&roster);
+        sound.then_some(Letter { roster, carry, joined, assignment })
     }
-}
-
-fn suspects_me(carry: &Carry, roster: &Roster) -> bool {
-    carry.suspects.contains(roster.me)
 }
 
 /// The lines after the first one, which is `first`.
@@ -190,6 +182,11 @@ mod tests {
         Letter { roster, carry, joined, assignment: vec![0, 255, 7] }
     }
 
+    /// Of a removal that ends its batch.
+    fn head_of(at: u64) -> String {
+        (4 | 1 << 8 | at << 32).to_string()
+    }
+
     #[test]
     fn letters_survive_their_text() {
         let letter = letter();
@@ -220,6 +217,24 @@ mod tests {
             assert!(text.contains(from));
             assert_eq!(Letter::decode(text.replace(from, to).as_bytes(), 73), None, "{to}");
         }
+        // These were taken, or fell over before they were refused.
+        for (from, to) in [
+            ("suspects=0", "suspects=60000"),
+            ("joined=2", "joined=2,128"),
+            (":72:", ":71:"),
+            (":72:", ":0:"),
+            ("members=0:71:0,1:", "members=0:71:0,0:"),
+            ("2:73:9", "3:73:9"),
+            ("epoch=4", "epoch=18446744073709551615"),
+            ("ballot=1", "ballot=3"),
+        ] {
+            assert!(text.contains(from));
+            assert_eq!(Letter::decode(text.replace(from, to).as_bytes(), 73), None, "{to}");
+        }
+        let change = text.lines().find(|line| line.starts_with("change=")).unwrap();
+        let twice = change.replace("change=", "").replacen(&head_of(3), &head_of(4), 1);
+        let twice = text.replace(change, &format!("{change}\nchange={twice}"));
+        assert_eq!(Letter::decode(twice.as_bytes(), 73), None, "nobody is removed twice");
         let head: u64 = 4 | 1 << 8 | 3 << 32;
         assert!(text.contains(&format!("change={head}:")));
         let open = head & !(1 << 8);

@@ -187,7 +187,9 @@ impl Views {
     /// if they may come together. Each is named once in a view.
     pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
         let members = &self.roster.members;
-        self.asking.retain(|of| !exchange.has_ended(of.peer));
+        // A connection that has ended may be another process' by now.
+        let its = |of: &Asking| exchange.incarnation(of.peer) == Some(of.incarnation);
+        self.asking.retain(|of| its(of) && !exchange.has_ended(of.peer));
         let mut requests = Vec::new();
         for asking in &self.asking {
             let knows = |of: &Asking, who: u64| of.ask.connected.contains(&who);
@@ -445,3 +447,6 @@ fn info_of(
         subgroups: subgroups.collect(),
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -133,7 +133,8 @@ impl Driver {
     /// What other threads, or callbacks, have asked for.
     fn find_wishes(&mut self) {
         let Some(views) = &mut self.views else { return };
-        if !views.detectors.wishes.are_there() {
+        // The engine of a view that is over hears nothing: what is wished meanwhile waits.
+        if views.is_building() || !views.detectors.wishes.are_there() {
             return;
         }
         let (leave, reported) = views.detectors.wishes.take();

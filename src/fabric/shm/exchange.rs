@@ -13,6 +13,8 @@
 //! X2  A peer that says nonsense, or shows more epochs than can be ahead, has ended: its connection
 //!     is closed.
 //! X3  A hang-up counts once all that was said before it has been read (N1).
+//! X4  There is one connection per incarnation: with two, each end might mean another one. Only if it
+//!     has ended may a process that is no member yet come again.
 
 use super::super::{Admission, Exchange, Memory, Shown, Sizes};
 use super::door::{self, Hello, Kind, Visitor};
@@ -241,6 +243,9 @@ impl Shm {
         let (Some(Ok(bell)), 1..) = (bell, theirs.incarnation) else {
             return refuse("it shows too little to be a member");
         };
+        if self.peer(theirs.incarnation).is_some_and(|peer| !self.has_ended(peer)) {
+            return refuse("this process is connected already"); // X4
+        }
         if !door::welcome(&visitor, &self.hello, &[self.bell.as_fd()]) {
             return;
         }
@@ -308,9 +313,11 @@ impl Shm {
 
 impl Exchange for Shm {
     fn peer(&self, incarnation: u64) -> Option<Peer> {
-        let its =
-            |link: &Option<Link>| link.as_ref().is_some_and(|link| link.incarnation == incarnation);
-        Some(Peer(self.links.iter().position(its)? as u16))
+        let its = |at: &usize| self.link(*at).is_some_and(|link| link.incarnation == incarnation);
+        let lives = |at: &usize| !self.has_ended(Peer(*at as u16));
+        let mut all = (0..self.links.len()).filter(its);
+        let found = all.clone().find(lives).or_else(|| all.next()); // X4
+        found.map(|at| Peer(at as u16))
     }
 
     fn incarnation(&self, peer: Peer) -> Option<u64> {
@@ -459,3 +466,6 @@ impl Theirs {
         Some(Memory { block, rings })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+pub mod tests;
