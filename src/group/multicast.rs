@@ -294,7 +294,7 @@ impl Multicast {
         let mine = self.lanes.iter().map(|lane| lane.next.0 * senders + lane.s as u64);
         let most = mine.min().unwrap_or(COUNT_MAX * senders);
         let mut stable = self.prefix;
-        let last = self.others.len() - usize::from(!self.others.is_empty());
+        let last = self.others.len().saturating_sub(1);
         for (at, other) in self.others.iter_mut().enumerate() {
             let (rank, prefix) = (other.rank, table.observe_spot(&other.prefix));
             let cell = CellName { column: "prefix", subgroup: self.subgroup as u16, index: 0 };

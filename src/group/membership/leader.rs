@@ -176,8 +176,10 @@ impl Membership {
         });
         let (old, mut gone, mut come) = (members.len(), 0, 0);
         for what in leaves.chain(joins) {
-            let join = matches!(what, What::Join { .. });
-            let (left, arrived) = (gone + usize::from(!join), come + usize::from(join));
+            let (left, arrived) = match what {
+                What::Join { .. } => (gone, come + 1),
+                _ => (gone + 1, come),
+            };
             let next = old + arrived - left;
             let fits = majorities_meet(old, next, old + arrived);
             // A tie-breaker of two has all the votes there are: a view of three may not shrink to it.
