@@ -321,11 +321,15 @@ fn a_closed_output_is_an_error() {
     let mut members = start(2, &[]);
     drop(members[1].output.take());
     let other = members[0].collect();
-    members[0].feed(text(1, 10));
-    members[1].feed(text(2, 10));
+    // A process that another test is starting may hold the pipe for a moment: so until it notices.
+    let mut typing = members[0].input.take().unwrap();
+    while members[1].child.try_wait().unwrap().is_none() {
+        let _ = typing.write_all(b"a line\n");
+    }
+    drop(typing);
     other.join().unwrap();
     let ended: Vec<_> = members.into_iter().map(Member::end).collect();
-    assert_eq!(ended[1].status.code(), Some(1));
+    assert_eq!(ended[1].status.code(), Some(1), "{} {}", ended[1].status, ended[1].errors);
     assert!(ended[1].errors.contains("cannot write standard output"), "{}", ended[1].errors);
 }
 
