@@ -29,7 +29,7 @@ struct Entry {
 
 // SAFETY: `open` is written only by who has taken the place while the generation is even, and read
 // only by holders of the current handle; that close comes after all other calls is the caller's
-// contract.
+// contract. `inherited` is reached only by who has taken the place.
 unsafe impl Sync for Entry {}
 
 static ENTRIES: [Entry; GROUPS_MAX] = [const {

@@ -350,7 +350,6 @@ impl Views {
     }
 
     /// Puts the member together in the view that `gather` has everything of.
-
     pub fn enter(&mut self, now: Nanos, fabric: &mut dyn crate::fabric::Fabric) -> Assembly {
         let Building {
             install, view, plan, layout, memories, peers, never, timings, since, ..
