@@ -31,11 +31,7 @@ impl Driver {
             self.application.view(&view);
         }
         self.changing = views.is_building();
-        let leaving = views.detectors.leaving && !self.changing;
         self.views = Some(views);
-        if leaving {
-            self.ask_to_leave(); // a wish does not outlive its view
-        }
         self.changing
     }
 
@@ -50,6 +46,7 @@ impl Driver {
         let kept = self.keep();
         let Driver { lanes, application, .. } = self;
         let made = std::mem::take(&mut assembly.made);
+        views.detectors.wishes.guard(&made);
         if let Some(view) = views.untold.take() {
             application.view(&view);
         }
@@ -120,6 +117,7 @@ impl Driver {
         if self.lanes.has_left() {
             self.pump();
         }
+        self.ask_to_leave();
         let (Some(membership), Some(views)) = (self.engine.membership(), &mut self.views) else {
             return;
         };
@@ -174,6 +172,7 @@ impl Driver {
             return;
         }
         self.watch();
+        self.ask_to_leave();
         self.feed();
         if quiet || self.now.0 - self.kept_house.0 >= KEEP_HOUSE_NS {
             self.kept_house = self.now;

@@ -247,6 +247,7 @@ impl Group {
             while start.elapsed() < CLOSE_TIMEOUT && self.turn(u32::MAX).is_ok() {
                 pace.quiet();
             }
+            self.driver.give_up();
         }
         self.driver.farewell();
     }
@@ -404,6 +405,9 @@ impl Group {
     ) -> Group {
         let bell = shm.own_bell();
         let Assembly { engine, table, inboxes, made } = assembly;
+        if let Some(views) = &views {
+            views.detectors.wishes.guard(&made);
+        }
         let mut lanes = Lanes::new(bell.clone());
         lanes.install(Vec::new(), made, &mut |_| ());
         let (mut every, mut room) = (config.liveness_every_ns, engine.view().members);
