@@ -257,7 +257,7 @@ pub struct One {
 }
 
 pub struct Cluster {
-    group: String,
+    pub group: String,
     founders: u16,
     idle: String,
     pace_us: u64,

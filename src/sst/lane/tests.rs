@@ -766,7 +766,8 @@ fn churn_to_the_end(seed: u64) -> u64 {
     let over = Arc::new(Cell::new(0));
     let (checker, dice) = (Checker::default(), Dice::new(seed));
     let memories = Vec::new();
-    let mut turns = Turns { handover, view: None, checker, dice, memories, streams: false, late: 0 };
+    let mut turns =
+        Turns { handover, view: None, checker, dice, memories, streams: false, late: 0 };
     turns.change(Some(LEN_MAX));
     thread::scope(|scope| {
         let thread = scope.spawn(|| application(lane, seed + 77_777, &over));
