@@ -178,7 +178,7 @@ impl Lane {
         });
         let (taken, outcome) = self.end.send_many(messages);
         let late = world.is_leaving(name.process);
-        if late && outcome == Err(Status::Left) {
+        if outcome.is_err_and(|status| status != Status::Again) {
             let mut oracle = world.oracle.borrow_mut();
             let back = oracle.take_back(name.subgroup, name.who(), first + taken);
             world.tallies.add(Row::TakenBack, back);

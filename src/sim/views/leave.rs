@@ -104,6 +104,6 @@ impl Node {
                 ));
             });
         }
-        world.check(world.oracle.borrow().has_accounted(self.process, reason));
+        world.oracle.borrow_mut().out.push((self.process, reason));
     }
 }

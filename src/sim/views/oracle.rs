@@ -67,6 +67,8 @@ pub struct Oracle {
     pub installed: BTreeMap<usize, u64>,
     pub leavers: Vec<usize>,
     pub suspected: Vec<usize>,
+    /// Who was told to stop, and why.
+    pub out: Vec<(usize, Stop)>,
 }
 
 impl Oracle {
@@ -148,8 +150,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// A process is out: it has delivered all of its own messages, or had them given back.
-    pub fn has_accounted(&self, who: usize, reason: Stop) -> Result<(), Broken> {
+    /// A process that is out, with no call of its application's under way: it has delivered all of
+    /// its own messages, or had them given back.
+    fn has_accounted(&self, who: usize, reason: Stop) -> Result<(), Broken> {
         for subgroup in (0..self.modes.len()).filter(|at| self.modes[*at] == Mode::Stable) {
             for lane in self.lanes(subgroup).into_iter().filter(|lane| lane.0 == who) {
                 let count = self.count(subgroup, lane);
@@ -386,6 +389,7 @@ impl Oracle {
 
     /// All is silent, and `up` are left: they have all that those among them have sent.
     pub fn quiet(&self, up: &[usize]) -> Result<(), Broken> {
+        self.out.iter().try_for_each(|(who, reason)| self.has_accounted(*who, *reason))?;
         for subgroup in 0..self.templates.len() {
             let members = &self.templates[subgroup].members;
             let here: Vec<usize> = up.iter().copied().filter(|who| members.contains(who)).collect();
