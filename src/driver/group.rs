@@ -21,7 +21,8 @@ use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{OwnBell, Parts, Shm};
 use crate::fabric::{Admission, Fabric, Memory};
 use crate::group::membership::roster::{Address, Roster};
-use crate::group::membership::{Carry, Options};
+use crate::group::membership::stage::Stage;
+use crate::group::membership::{Carry, Membership, Options};
 use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
@@ -216,6 +217,11 @@ impl Group {
     /// As `rank`.
     pub fn members(&self) -> u16 {
         self.driver.engine().view().members as u16
+    }
+
+    /// How far the view at hand is on its way to the next one. `None`: it is fixed.
+    pub fn stage(&self) -> Option<Stage> {
+        self.driver.engine().membership().map(Membership::stage)
     }
 
     /// What this member counts, now.

@@ -26,6 +26,9 @@ pub mod stats;
 pub mod views;
 mod watch;
 
+#[cfg(test)]
+mod leaving_tests;
+
 use crate::base::{Events, Members, Nanos, Peer};
 use crate::error::{Fault, Status, Suspicion};
 use crate::fabric::shm::fork::forks;

@@ -18,8 +18,8 @@
 //! H4  An old ring lives until the application's thread has left it: at its next call, or, if it has
 //!     a message reserved there, when that is published or aborted.
 //! H5  A lane that takes nothing new any more (`close`, `settle`) goes on through the views with what
-//!     it has; when the member's part is over, what is left is handed to `dropped` (`end`). Its
-//!     application's thread stays in the ring in which it was stopped.
+//!     it has; when the member's part is over, what is left is handed to `dropped` (`end`). Rings of
+//!     later views are closed (`Door`) before they come here.
 //!
 //! Cost: of a send, one addition; of a reserve or publish, two tests. A view change costs a box.
 
@@ -350,9 +350,6 @@ impl Handover {
             self.sources.pop_front();
             last = self.sources.len() == 1;
         }
-        if self.shut && !crate::mutant!("wire-settled-lane-is-offered") {
-            return moved; // nobody may have it
-        }
         self.offer();
         true
     }
@@ -382,7 +379,7 @@ impl Handover {
 
     /// Whether something waits to be sent again, for room.
     pub fn has_left(&self) -> bool {
-        matches!(self.place, Place::Here(_)) && !(self.shut && self.is_drained())
+        matches!(self.place, Place::Here(_))
     }
 
     /// Of a lane that is settled: whether all that it ever took is in the newest ring.

@@ -25,7 +25,6 @@ const MUTANTS: &[(&str, &str)] = &[
     ("loom-e-not-looked-again", "D2: a call that counts too late is told so"),
     ("wire-leaves-undelivered", "a leaver's messages are delivered before it asks to be left out"),
     ("wire-door-stays-open", "a leaver's application is refused at once"),
-    ("wire-settled-lane-is-offered", "H5: nothing new is taken in a later view either"),
     ("view-goes-without-a-word", "T4: who goes has said so"),
 ];
 

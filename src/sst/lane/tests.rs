@@ -662,6 +662,8 @@ struct Turns {
     memories: Vec<Weak<Region>>,
     streams: bool,
     late: u64,
+    /// Rings of later views are closed before anybody has them.
+    leaves: bool,
 }
 
 impl Turns {
@@ -697,6 +699,9 @@ impl Turns {
         };
         let (view, producer) = role.map(|_| View::new(sort)).unzip();
         self.memories.extend(view.as_ref().map(|view| view.memory.clone()));
+        if let Some(view) = view.as_ref().filter(|_| self.leaves) {
+            view.door.close();
+        }
         self.view = view;
         self.handover.install(kept, producer, &mut |what| checker.drop(what));
     }
@@ -715,7 +720,8 @@ fn churn(seed: u64, changes: u64, streams: bool) {
     let over = Arc::new(Cell::new(0));
     let (checker, dice) = (Checker::default(), Dice::new(seed));
     let memories = Vec::new();
-    let mut turns = Turns { handover, view: None, checker, dice, memories, streams, late: 0 };
+    let mut turns =
+        Turns { handover, view: None, checker, dice, memories, streams, late: 0, leaves: false };
     let (sent, lane) = thread::scope(|scope| {
         let theirs = over.clone();
         let thread = scope.spawn(move || application(lane, seed + 77_777, &theirs));
@@ -766,8 +772,16 @@ fn churn_to_the_end(seed: u64) -> u64 {
     let over = Arc::new(Cell::new(0));
     let (checker, dice) = (Checker::default(), Dice::new(seed));
     let memories = Vec::new();
-    let mut turns =
-        Turns { handover, view: None, checker, dice, memories, streams: false, late: 0 };
+    let mut turns = Turns {
+        handover,
+        view: None,
+        checker,
+        dice,
+        memories,
+        streams: false,
+        late: 0,
+        leaves: false,
+    };
     turns.change(Some(LEN_MAX));
     thread::scope(|scope| {
         let thread = scope.spawn(|| application(lane, seed + 77_777, &over));
@@ -778,6 +792,7 @@ fn churn_to_the_end(seed: u64) -> u64 {
         let micros = turns.dice.below(150);
         turns.view_of(micros);
         let door = turns.view.as_ref().unwrap().door.clone();
+        turns.leaves = true;
         let closer = scope.spawn(move || door.close());
         if turns.dice.below(2) == 0 {
             closer.join().unwrap();
@@ -792,9 +807,6 @@ fn churn_to_the_end(seed: u64) -> u64 {
             }
             if turns.dice.below(2) == 0 {
                 turns.change(role.then_some(LEN_MAX));
-                if let Some(view) = turns.view.as_ref().filter(|_| step < at) {
-                    view.door.close(); // as whoever builds a view does
-                }
             }
             turns.turn();
         }
