@@ -260,8 +260,13 @@ fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
 }
 
 /// Closes a group: this member leaves in good order. What is stable is still delivered at the
-/// others; then they hear SQUALL_PEER_LEFT, or, where members change, go on without it: then this
-/// takes a view change, a second at the most. Closing 0 does nothing.
+/// others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+///
+/// Where members change the others go on without it, and have first all that it has sent: as
+/// `squall_leave`, but that it delivers nothing more itself, and waits for a second at the most. What
+/// it does not know to be delivered by then goes to `dropped` with SQUALL_TIMED_OUT. If there is no
+/// other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
+/// is called.
 ///
 /// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
 ///

@@ -240,10 +240,13 @@ impl Group {
         self.control.clone()
     }
 
-    /// Leaves in good order: the others go on delivering what is stable, and where views change all
-    /// that this member has sent. From now on it delivers nothing itself.
+    /// Leaves in good order: the others go on delivering what is stable. From now on this member
+    /// delivers nothing itself.
     ///
-    /// Where views change this takes one of them, and no longer than the time to suspicion.
+    /// Where views change this is `Control::leave`: the others have first all that this member has
+    /// sent. It takes a view change, and a second at the most: what is not known to be delivered then
+    /// is given to `dropped` with `TimedOut`. If there is no other member, what was not delivered
+    /// here is given to `dropped` with `Left`. No other callback is called.
     pub fn close(mut self) {
         if let Some(control) = self.control.take() {
             self.driver.fall_silent();

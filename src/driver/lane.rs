@@ -17,7 +17,7 @@ use crate::sst::ring::Taker;
 ///
 /// It goes on from view to view: what was sent and not delivered is sent again in the next view,
 /// before anything new, and ordinals go on. While views change every call answers `Again`; while the
-/// view has no such lane, `NotSender`.
+/// view has no such lane, `NotSender`; once the member is to leave, `Left`.
 pub struct Sender {
     lane: Lane,
     bell: Option<OwnBell>,
