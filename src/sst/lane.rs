@@ -208,7 +208,7 @@ impl Lane {
             if old.has_reserved() {
                 self.held = Some(Box::new(old));
             }
-            if self.held.is_some() && !crate::mutant!("held-leaves-the-easy-path-open") {
+            if self.held.is_some() && !crate::mutant!("lane-held-leaves-the-easy-path-open") {
                 self.producer.shut_easy_path(); // what was sent again has opened it
             }
         }

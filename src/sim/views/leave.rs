@@ -104,6 +104,13 @@ impl Node {
                 ));
             });
         }
-        world.oracle.borrow_mut().out.push((self.process, reason));
+        let lanes = world.names.iter().zip(&world.lanes);
+        let mut its = lanes.filter(|(name, _)| name.process == self.process);
+        let mut oracle = world.oracle.borrow_mut();
+        if its.all(|(_, lane)| lane.try_borrow().is_ok()) {
+            world.check(oracle.has_accounted(self.process, reason));
+        } else {
+            oracle.out.push((self.process, reason)); // a call is under way
+        }
     }
 }

@@ -67,7 +67,7 @@ pub struct Oracle {
     pub installed: BTreeMap<usize, u64>,
     pub leavers: Vec<usize>,
     pub suspected: Vec<usize>,
-    /// Who was told to stop, and why.
+    /// Who was told to stop in the middle of a call of its application's, and why.
     pub out: Vec<(usize, Stop)>,
 }
 
@@ -152,7 +152,7 @@ impl Oracle {
 
     /// A process that is out, with no call of its application's under way: it has delivered all of
     /// its own messages, or had them given back.
-    fn has_accounted(&self, who: usize, reason: Stop) -> Result<(), Broken> {
+    pub fn has_accounted(&self, who: usize, reason: Stop) -> Result<(), Broken> {
         for subgroup in (0..self.modes.len()).filter(|at| self.modes[*at] == Mode::Stable) {
             for lane in self.lanes(subgroup).into_iter().filter(|lane| lane.0 == who) {
                 let count = self.count(subgroup, lane);
