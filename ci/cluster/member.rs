@@ -8,7 +8,7 @@ use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
 use squall::driver::group::{Group, Sender};
 use squall::driver::views::ViewInfo;
-use squall::error::{Status, Suspicion};
+use squall::error::{Error, Status, Suspicion};
 use squall::mem::Message;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -91,6 +91,10 @@ impl Application for Scribe {
         }
         println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
         self.viewed.store(1, Ordering::Relaxed);
+    }
+
+    fn lacks(&mut self, error: &Error) {
+        println!("short {:?} {error}", error.status);
     }
 
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {

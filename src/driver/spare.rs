@@ -8,8 +8,10 @@
 //! A1  What is mapped early is what its owner has shown for that epoch; nothing in it is read before
 //!     the view begins.
 //! A2  A step takes one region at a time.
+//! A3  Whoever lacks memory for a view lets go of all that is over first: only then it is short.
 
 use crate::base::{Epoch, Peer};
+use crate::error::Error;
 use crate::fabric::{Memory, Sizes};
 use crate::mem::Region;
 use std::sync::Arc;
@@ -36,6 +38,20 @@ impl Spare {
     /// Lets go of one region; false: there is none.
     pub fn release(&mut self) -> bool {
         self.over.pop().is_some()
+    }
+
+    /// Asks for memory; where there is too little, lets go of all that is over and asks again (A3).
+    pub fn make_room<T>(
+        &mut self,
+        mut ask: impl FnMut() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match ask() {
+            Err(_) if !self.over.is_empty() => {
+                self.over.clear();
+                ask()
+            }
+            outcome => outcome,
+        }
     }
 
     pub fn has(&self, peer: Peer, epoch: Epoch) -> bool {
