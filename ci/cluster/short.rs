@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 pub fn a_member_without_descriptors() -> String {
     let amounts = [0, 1, 2, 3, 5, 8, 11, 40];
     sweep("descriptors", "more_descriptors", &amounts, &|text| {
-        text.starts_with("Limit ") && text.contains("RLIMIT_NOFILE is ") && text.contains("ulimit -n")
+        text.starts_with("Limit ")
+            && text.contains("RLIMIT_NOFILE is ")
+            && text.contains("ulimit -n")
     })
 }
 
@@ -18,7 +20,9 @@ pub fn a_member_without_descriptors() -> String {
 pub fn a_member_without_memory() -> String {
     let amounts = [2, 10, 20, 30, 42, 60, 400];
     sweep("memory", "more_mib", &amounts, &|text| {
-        text.starts_with("NoMemory ") && text.contains("RLIMIT_AS is ") && text.contains("ulimit -v")
+        text.starts_with("NoMemory ")
+            && text.contains("RLIMIT_AS is ")
+            && text.contains("ulimit -v")
     })
 }
 

@@ -273,12 +273,7 @@ impl Meeting<'_> {
         descriptors
     }
 
-    fn answered(
-        &mut self,
-        rank: u16,
-        socket: Socket,
-        answer: Parcel,
-    ) -> Result<(), Error> {
+    fn answered(&mut self, rank: u16, socket: Socket, answer: Parcel) -> Result<(), Error> {
         let Parcel { bytes, descriptors, short } = answer;
         let hello = Hello::decode(&bytes);
         let hello = hello.ok_or_else(|| {
@@ -361,8 +356,7 @@ impl Meeting<'_> {
         if let Some(short) = short {
             return Err(short); // mine
         }
-        let too_little =
-            || Error::new(Status::PeerFault, format!("rank {rank} shows too little"));
+        let too_little = || Error::new(Status::PeerFault, format!("rank {rank} shows too little"));
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or_else(too_little);
         let block = Region::map_peer(&next()?, self.layout.control_bytes)?;

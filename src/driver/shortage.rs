@@ -70,6 +70,8 @@ mod tests {
         assert_eq!(shortage.note(Nanos(now), &Ok(())), None);
         assert!(shortage.is_due(Nanos(now)));
         assert!(shortage.note(Nanos(now), &lacks).is_some(), "anew");
-        assert!(!shortage.is_due(Nanos(now + WAIT_NS - 1)) && shortage.is_due(Nanos(now + WAIT_NS)));
+        assert!(
+            !shortage.is_due(Nanos(now + WAIT_NS - 1)) && shortage.is_due(Nanos(now + WAIT_NS))
+        );
     }
 }

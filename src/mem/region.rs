@@ -200,10 +200,11 @@ mod real {
             let huge = stat.st_blksize as u64 == HUGE_PAGE_BYTES as u64;
             let len = if huge { len.next_multiple_of(HUGE_PAGE_BYTES) } else { len };
             let map = MmapOptions::new().len(len).populate().map_raw_read_only(fd);
-            let map = map.map_err(|cause| match errno::of_map(cause.raw_os_error().unwrap_or(0)) {
-                Whose::Peers => peers(format!("a peer's memory cannot be mapped: {cause}")),
-                _ => mine(&cause),
-            })?;
+            let map =
+                map.map_err(|cause| match errno::of_map(cause.raw_os_error().unwrap_or(0)) {
+                    Whose::Peers => peers(format!("a peer's memory cannot be mapped: {cause}")),
+                    _ => mine(&cause),
+                })?;
             Ok(Self::of_map(map, false))
         }
 

@@ -283,7 +283,7 @@ impl Shm {
     }
 
     /// Somebody knocks who cannot be let in, and would wake this member again and again.
-    fn shut_the_door(&mut self, trouble: &Error) {
+    pub(super) fn shut_the_door(&mut self, trouble: &Error) {
         if self.shut.is_some() {
             return;
         }

@@ -13,9 +13,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with, socketpair,
-    sockopt,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with,
+    socketpair, sockopt,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -247,6 +247,8 @@ impl Socket {
         // With as many as there is room for, the sender has shown too many.
         let cut = got.flags.contains(ReturnFlags::CTRUNC) && descriptors.len() < DESCRIPTORS_MAX;
         let short = cut.then(Self::why_cut);
+        #[cfg(test)]
+        let short = if descriptors.is_empty() { short } else { short.or_else(starved) };
         Some(Some(Parcel { bytes, descriptors, short }))
     }
 
@@ -405,9 +407,34 @@ impl AsFd for Watch {
 }
 
 #[cfg(test)]
-mod tests {
+thread_local! {
+    static STARVED: std::cell::RefCell<Option<Error>> = const { std::cell::RefCell::new(None) };
+}
+
+/// From now on this thread can take no descriptors, for that reason.
+#[cfg(test)]
+pub fn starve(why: Option<Error>) {
+    STARVED.set(why);
+}
+
+#[cfg(test)]
+fn starved() -> Option<Error> {
+    STARVED.with_borrow(Clone::clone)
+}
+
+#[cfg(test)]
+pub mod tests {
     use super::*;
     use rustix::pipe::pipe;
+
+    /// Both ends of a connection.
+    pub fn connected() -> (Socket, Socket) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let of = |end| Socket(Unshared::make(|| Ok(end)).unwrap());
+        (of(one), of(other))
+    }
 
     /// What a member shows as its bell may be anything; ringing it blocked once it was full.
     #[test]
