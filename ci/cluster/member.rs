@@ -348,6 +348,10 @@ impl Cluster {
         cluster
     }
 
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
     /// Starts another one, which joins.
     pub fn join(&mut self) {
         self.add(0, true, &[]);

@@ -4,7 +4,13 @@
 
 use crate::check::Check;
 use crate::member::{Cluster, One};
+use crate::support::until;
+use squall::fabric::shm::door::{Hello, Kind, socket_name};
+use squall::fabric::shm::socket::{Bell, Socket};
+use squall::mem::Region;
+use squall::mem::region::Want;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// One of five may open only so many descriptors more once it is a member.
 pub fn a_member_without_descriptors() -> String {
@@ -90,4 +96,61 @@ fn outcome(poor: &mut One, cluster: &mut Cluster, says: &dyn Fn(&str) -> bool) -
         }
         lines.push(line);
     }
+}
+
+/// Processes knock, are welcomed, show memory, ask to be joined and die, while no view changes:
+/// nothing of them stays open, and whoever comes then is joined.
+pub fn joiners_that_die() -> String {
+    let mut cluster = Cluster::start("dying", 2, "park");
+    cluster.delivers();
+    let name = socket_name(cluster.group(), 0);
+    let config = said(&name, Hello::new(Kind::Probe, 9, true, ""), &[]).1.config;
+    let descriptors =
+        |one: &One| std::fs::read_dir(format!("/proc/{}/fd", one.process.pid())).unwrap().count();
+    let before = descriptors(&cluster.members[0]);
+    let memory = || {
+        let made = Region::share("dying", 4096, Want::No, Want::No, &mut Vec::new());
+        let (_, descriptor) = made.unwrap();
+        Region::seal(&descriptor).unwrap();
+        descriptor
+    };
+    let (mut most, mut refused) = (before, 0);
+    for incarnation in 1..=400 {
+        let hello = Hello { incarnation, ..Hello::new(Kind::Enter, 9, true, &config) };
+        let bell = Bell::new().unwrap();
+        let (socket, answer) = said(&name, hello, &[bell.as_fd()]);
+        refused += u32::from(answer.kind != Kind::Welcome);
+        let (block, ring) = (memory(), memory());
+        socket.send(b"memory 0 0,\n", &[block.as_fd(), ring.as_fd()]);
+        socket.send(b"words\nask\nseat=9\nconnected=\n", &[]);
+        most = most.max(descriptors(&cluster.members[0]));
+    }
+    assert_eq!(refused, 0);
+    until("nothing is open that was not before", || descriptors(&cluster.members[0]) <= before + 2);
+    assert!(most < before + 60, "{before} descriptors before, {most} between");
+    cluster.join();
+    cluster.views(3);
+    cluster.delivers();
+    cluster.rest();
+    let checked = Check::of(&cluster).run();
+    cluster.leave_all();
+    format!("400 of them: {before} descriptors before, {most} at the most; {checked}")
+}
+
+/// Says that under a name; the connection, and the answer.
+fn said(name: &str, hello: Hello, descriptors: &[BorrowedFd<'_>]) -> (Socket, Hello) {
+    let mut socket = None;
+    until("somebody listens", || {
+        socket = Socket::connect(name).unwrap();
+        socket.is_some()
+    });
+    let socket = socket.unwrap();
+    assert!(socket.send(&hello.encode(), descriptors));
+    let mut answer = None;
+    until("an answer", || {
+        answer = socket.receive();
+        answer.is_some()
+    });
+    let (bytes, _) = answer.unwrap().expect("an answer, not a hang-up");
+    (socket, Hello::decode(&bytes).unwrap())
 }

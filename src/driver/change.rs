@@ -198,7 +198,8 @@ impl Driver {
         let (Some(membership), Some(views)) = (self.engine.membership(), &mut self.views) else {
             return;
         };
-        if views.is_building() || self.stopped.is_some() {
+        // Once all wait for the next view, what it needs is had at the wedge (`after_turn`).
+        if views.is_building() || self.stopped.is_some() || membership.is_wedged() {
             return;
         }
         if views.ready && views.spare.release() || !views.shortage.is_due(self.now) {

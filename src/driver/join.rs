@@ -348,3 +348,26 @@ impl Joining<'_> {
         Ok(views)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::config::Changes;
+    use crate::mem::Message;
+
+    /// Its process kept the seat until it closed the group, though nobody answered there.
+    #[test]
+    fn who_has_left_gives_its_seat_away_at_once() {
+        let group = format!("seat-of-one-{}", std::process::id());
+        let mut config = Config::new(&group, 0, 1);
+        (config.membership, config.idle) = (Changes::Views, Idle::Yield);
+        let mut member = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
+        let seat = || Socket::listen(&socket_name(&group, 0)).unwrap();
+        member.turn(0).unwrap();
+        assert!(seat().is_none());
+        member.control().unwrap().leave();
+        while member.turn(0).is_ok() {}
+        assert_eq!(member.turn(0), Err(Status::Left));
+        assert!(seat().is_some(), "the group is open still");
+    }
+}
