@@ -10,6 +10,7 @@ use crate::base::Events;
 use crate::error::{Error, Fault, Status};
 use crate::group::State;
 use crate::log_sink::{Level, say};
+use crate::mutant;
 use crate::sst::kept::Kept;
 
 /// How often memory for other views is looked after however busy a member is, a region at a time.
@@ -187,7 +188,8 @@ impl Driver {
         }
         self.watch();
         self.feed();
-        if quiet || self.now.0 - self.kept_house.0 >= KEEP_HOUSE_NS {
+        let due = self.now.0 - self.kept_house.0 >= KEEP_HOUSE_NS;
+        if quiet || due && !mutant!("spare-only-in-quiet") {
             self.kept_house = self.now;
             self.prepare();
         }
@@ -202,11 +204,13 @@ impl Driver {
         if views.is_building() || self.stopped.is_some() || membership.is_wedged() {
             return;
         }
-        if views.ready && views.spare.release() || !views.shortage.is_due(self.now) {
+        let over = views.ready && !mutant!("spare-never-let-go") && views.spare.release();
+        if over || !views.shortage.is_due(self.now) {
             return;
         }
         let exchange = self.fabric.exchange().expect("views change");
         let tried = match views.ready {
+            true if mutant!("spare-nothing-foreseen") => Ok(()),
             true => views.foresee(exchange),
             false => views.prepare(membership.suspects(), exchange),
         };

@@ -14,6 +14,7 @@ use crate::base::{Epoch, Peer};
 use crate::error::Error;
 use crate::fabric::{Memory, Sizes};
 use crate::mem::Region;
+use crate::mutant;
 use std::sync::Arc;
 
 #[derive(Default)]
@@ -31,7 +32,10 @@ impl Spare {
     pub fn begin(&mut self, memories: &[Memory]) {
         let unused = self.early.drain(..).filter_map(|(_, _, memory)| memory);
         self.over.extend(unused.flat_map(|memory| regions(&memory)));
-        self.over.append(&mut self.held);
+        if !mutant!("spare-unmapped-at-once") {
+            self.over.append(&mut self.held);
+        }
+        self.held.clear();
         self.held.extend(memories.iter().flat_map(regions));
     }
 

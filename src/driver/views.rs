@@ -30,6 +30,7 @@ use crate::group::membership::{Install, Options, Request, Timings};
 use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::mem::Region;
+use crate::mutant;
 use crate::sst::layout::Layout;
 use std::sync::Arc;
 
@@ -333,7 +334,7 @@ impl Views {
             // Who joins made its memory before it knew in which epoch.
             let joins = building.install.joined.contains(rank);
             let epoch = if joins { Epoch(0) } else { roster.epoch };
-            if let Some(peer) = peer.filter(|_| !joins)
+            if let Some(peer) = peer.filter(|_| !joins && !mutant!("spare-not-used"))
                 && let Some(memory) = self.spare.take(peer, epoch, &sizes)
             {
                 *place = Some(memory);

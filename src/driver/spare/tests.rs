@@ -13,6 +13,7 @@ use crate::fabric::{Admission, Exchange, Fabric, Shown};
 use crate::group::membership::roster::{Address, Roster};
 use crate::group::membership::{Carry, Install, Timings};
 use crate::mem::Message;
+use crate::mutants::plant;
 use crate::sst::layout::Layout;
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -226,8 +227,8 @@ fn begin(views: &mut Views, played: &mut Played) {
     views.begin(install, Timings::default(), Nanos(1), played).unwrap();
 }
 
-#[test]
-fn what_was_foreseen_is_what_the_next_view_uses() {
+/// What a change costs: who was asked for while all wait, and what was left to be let go of after.
+fn change() -> (usize, usize) {
     let mut played = Played::new();
     let mut views = first_view(&mut played);
     views.prepare(Members::NONE, &mut played).unwrap();
@@ -237,12 +238,21 @@ fn what_was_foreseen_is_what_the_next_view_uses() {
     assert_eq!(played.asked, [(Peer(1), next), (Peer(2), next)], "one at a time, each once");
     begin(&mut views, &mut played);
     assert_eq!(views.gather(Nanos(1), &mut played), Ok(true));
-    assert_eq!(played.asked.len(), 2, "nobody waits for a map");
-    let early = Arc::strong_count(&played.theirs[&(Peer(1), next)].block);
     drop(views.enter(Nanos(1), &mut played));
-    assert!(early > 1 && Arc::strong_count(&played.theirs[&(Peer(1), next)].block) > 1, "held");
+    assert!(Arc::strong_count(&played.theirs[&(Peer(1), next)].block) > 1, "held");
+    (played.asked.len() - 2, (0..20).filter(|_| views.spare.release()).count())
+}
+
+#[test]
+fn what_was_foreseen_is_what_the_next_view_uses() {
     // Three blocks and three rings of the view that is over; none of the one at hand.
-    assert_eq!((0..10).filter(|_| views.spare.release()).count(), 6);
+    assert_eq!(change(), (0, 6));
+    plant(Some("spare-not-used"));
+    let (asked, _) = change();
+    plant(Some("spare-unmapped-at-once"));
+    let (_, over) = change();
+    plant(None);
+    assert!(asked > 0 && over < 6, "{asked} asked, {over} over");
 }
 
 #[test]
@@ -331,10 +341,10 @@ fn mapped(group: &str) -> usize {
     maps.lines().filter(ring).count()
 }
 
-/// Memory of the next view is mapped while all are busy, and that of the last one let go of.
-#[test]
-fn a_member_maps_what_is_to_come_and_lets_go_of_what_is_over() {
-    let name = format!("maps-{}", std::process::id());
+/// Three members, one of which goes. Memory of the next view is mapped while all are busy, and that
+/// of the last one let go of. An error: that does not happen within `patience`.
+fn three_then_two(what: &str, patience: Duration) -> Result<(), String> {
+    let name = format!("{what}-{}", std::process::id());
     let open = |rank: u16| {
         let mut config = Config::new(&name, rank, 3);
         (config.membership, config.idle) = (Changes::Views, Idle::Yield);
@@ -347,26 +357,36 @@ fn a_member_maps_what_is_to_come_and_lets_go_of_what_is_over() {
     });
     assert_eq!(mapped(&name), 9);
     let mut sender = groups[0].sender(0, 0).unwrap();
-    let start = Instant::now();
-    while mapped(&name) < 18 {
-        for _ in 0..200 {
-            let _ = sender.send(b"busy");
-            groups.iter_mut().for_each(|group| {
-                let _ = group.poll(u32::MAX);
-            });
+    let mut until = |groups: &mut Vec<Group>, rings: usize, sends_every: usize| {
+        let start = Instant::now();
+        while mapped(&name) != rings {
+            for at in 0..200 {
+                if at % sends_every == 0 {
+                    let _ = sender.send(b"busy");
+                }
+                groups.iter_mut().for_each(|group| {
+                    let _ = group.poll(u32::MAX);
+                });
+            }
+            if start.elapsed() > patience {
+                return Err(format!("{} rings instead of {rings}", mapped(&name)));
+            }
         }
-        assert!(start.elapsed() < Duration::from_secs(20), "{}", mapped(&name));
-    }
-    assert_eq!(mapped(&name), 18, "no more than the next view");
-    groups.pop().unwrap().control().unwrap().leave();
-    let start = Instant::now();
-    while mapped(&name) != 8 {
-        let _ = sender.send(b"takes its new ring");
-        for _ in 0..200 {
-            groups.iter_mut().for_each(|group| {
-                let _ = group.poll(u32::MAX);
-            });
-        }
-        assert!(start.elapsed() < Duration::from_secs(20), "{}", mapped(&name));
+        Ok(())
+    };
+    until(&mut groups, 18, 1)?; // all of the next view
+    drop(groups.pop());
+    until(&mut groups, 8, 200) // this view and the next one, of two
+}
+
+#[test]
+fn a_member_maps_what_is_to_come_and_lets_go_of_what_is_over() {
+    assert_eq!(three_then_two("maps", Duration::from_secs(20)), Ok(()));
+    for fault in ["spare-nothing-foreseen", "spare-never-let-go", "spare-only-in-quiet"] {
+        plant(Some(fault));
+        let spoilt = three_then_two(fault, Duration::from_secs(1));
+        plant(None);
+        println!("{fault}: {spoilt:?}");
+        assert!(spoilt.is_err(), "{fault}");
     }
 }

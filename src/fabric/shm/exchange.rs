@@ -126,7 +126,7 @@ const FIRST: Epoch = Epoch(0);
 
 /// What is shown and has been shown.
 pub struct Showroom {
-    admits: Admission,
+    pub(super) admits: Admission,
     pub(super) alarm: Option<Alarm>,
     own: OwnMemory,
     mine: Vec<Mine>,
@@ -346,7 +346,6 @@ impl Exchange for Shm {
         if !sent {
             // It is dead, or has not read for long: what it misses it will never get.
             self.hang_up(usize::from(to.0));
-            self.untold = true;
         }
         Ok(())
     }

@@ -5,12 +5,13 @@
 //! L1  What comes with descriptors that this process may not open stays in the connection, and all
 //!     that follows it. It is tried again every `SHORT_WAIT`, and whenever it is needed. Nobody is at
 //!     fault for it but this process.
-//! L2  Who is no member holds no descriptor here from its end on. Its place stays until the next
-//!     view, since a view that is being built may name it; the places are `GHOSTS_MAX` at the most,
-//!     then the oldest one is given away.
+//! L2  Who is no member holds no descriptor of a member's from its end on. Its place stays until the
+//!     next view, since a view that is being built may name it; the places are `GHOSTS_MAX` at the
+//!     most, then the oldest one is given away. One that joins itself keeps all that it is shown.
 
+use super::super::Admission;
 use super::door::Hello;
-use super::exchange::READ_MAX;
+use super::exchange::{READ_MAX, Showroom};
 use super::socket::{Bell, Socket, Taken};
 use super::{Link, Shm, rest_of};
 use crate::base::Peer;
@@ -124,8 +125,9 @@ impl Shm {
         if link.ended {
             return;
         }
-        link.ended = true;
-        let Some(showroom) = self.showroom.as_mut().filter(|_| !member) else { return };
+        (link.ended, self.untold) = (true, true);
+        let guest = |of: &&mut Showroom| !member && of.admits == Admission::All;
+        let Some(showroom) = self.showroom.as_mut().filter(guest) else { return };
         (link.socket, link.bell, link.short) = (None, None, None); // L2
         showroom.forget(Peer(peer as u16));
         self.ghosts.push_back(peer);
