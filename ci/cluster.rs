@@ -33,6 +33,7 @@ fn main() {
             ("anything_may_happen", anything_may_happen),
             ("a_member_without_descriptors", short::a_member_without_descriptors),
             ("a_member_without_memory", short::a_member_without_memory),
+            ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
             ("joiners_that_die", short::joiners_that_die),
         ],
         &[("member", member)],

@@ -118,6 +118,12 @@ pub fn member(arguments: &Arguments) {
         Some("spin") => Idle::Spin,
         _ => Idle::Park,
     };
+    if let Some(time) = arguments.get::<u64>("suspicion_ms") {
+        config.suspicion_ns = time * 1_000_000;
+    }
+    if let Some(most) = arguments.get("descriptors") {
+        limit(Resource::Nofile, most);
+    }
     let id: u64 = arguments.get("id").unwrap();
     if arguments.or("notes", false) {
         squall::log_sink::set(Some(Box::new(|level, text| println!("note {level:?} {text}"))));
@@ -166,12 +172,13 @@ pub fn member(arguments: &Arguments) {
     assert!(!trouble.load(Ordering::Relaxed), "a message was not what was sent");
 }
 
+fn limit(resource: Resource, most: u64) {
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    setrlimit(resource, Rlimit { current: Some(most), maximum }).unwrap();
+}
+
 /// From now on it may open only so many descriptors more, or map only so much.
 fn confine(arguments: &Arguments) {
-    let limit = |resource: Resource, most: u64| {
-        let maximum = rustix::process::getrlimit(resource).maximum;
-        setrlimit(resource, Rlimit { current: Some(most), maximum }).unwrap();
-    };
     if let Some(more) = arguments.get::<u64>("more_descriptors") {
         let free = File::open("/dev/null").unwrap();
         limit(Resource::Nofile, free.as_raw_fd() as u64 + more);
@@ -352,9 +359,13 @@ impl Cluster {
         &self.group
     }
 
+    pub fn join_with(&mut self, more: More<'_>) {
+        self.add(0, true, more);
+    }
+
     /// Starts another one, which joins.
     pub fn join(&mut self) {
-        self.add(0, true, &[]);
+        self.join_with(&[]);
     }
 
     fn add(&mut self, rank: u16, join: bool, more: More<'_>) {

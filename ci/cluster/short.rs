@@ -98,6 +98,40 @@ fn outcome(poor: &mut One, cluster: &mut Cluster, says: &dyn Fn(&str) -> bool) -
     }
 }
 
+/// Who joins and may open too few descriptors says so, whether it is a member by then or not; the
+/// members go on.
+pub fn a_joiner_without_descriptors() -> String {
+    let mut cluster = Cluster::start("poorjoiner", 3, "park");
+    let (mut text, mut joined) = (String::new(), false);
+    for most in 4..80 {
+        cluster.join_with(&[("descriptors", &most)]);
+        let at = cluster.members.len() - 1;
+        let mut before = Vec::new();
+        let error = loop {
+            let line = cluster.members[at].process.line();
+            let line = line.unwrap_or_else(|| panic!("it says how it goes: {before:?}"));
+            match line.strip_prefix("error ") {
+                Some(error) => break Some(error.to_string()),
+                None if line.starts_with("view ") => break None,
+                None => before.push(line),
+            }
+        };
+        let Some(error) = error else {
+            joined = true;
+            text.push_str(&format!("{most} are enough; "));
+            break;
+        };
+        let named = error.starts_with("Limit") && error.contains("ulimit -n");
+        assert!(named && error.contains("RLIMIT_NOFILE is "), "with {most}: {error}");
+        assert_eq!(cluster.take(at).process.end().status.code(), Some(3));
+    }
+    assert!(joined, "never enough");
+    cluster.rest();
+    text.push_str(&Check::of(&cluster).run());
+    cluster.leave_all();
+    text
+}
+
 /// Processes knock, are welcomed, show memory, ask to be joined and die, while no view changes:
 /// nothing of them stays open, and whoever comes then is joined.
 pub fn joiners_that_die() -> String {

@@ -54,12 +54,6 @@ impl Wishes {
         }
     }
 
-    /// From now on I beat where that one does.
-    pub fn beat_as(&self, other: &Wishes) {
-        let pulse = other.lock().pulse.clone();
-        self.lock().pulse = pulse;
-    }
-
     /// From now on this is where I beat.
     pub fn beat_in(&self, block: &Arc<Region>, at: usize) {
         self.lock().pulse = Some((block.clone(), at));

@@ -12,16 +12,17 @@
 //! J2  A seat is bound before the others are looked for: of two processes one sees the other.
 //! J3  Who cannot reach everybody is not proposed, and gives up in the end: it would be joined and
 //!     cut off at once.
-//! J4  From its first question on it beats, in its block of the first view, for it may be in the
-//!     roster before it knows: between two looks at the door, and after each member's memory that it
-//!     maps. What one member shows takes about a quarter of a millisecond per MiB, so that is
-//!     gigabytes before it is silent for the usual time to suspicion.
+//! J4  Once it knows its view it beats, after each member's memory that it maps. What one member shows
+//!     takes about a quarter of a millisecond per MiB, so that is gigabytes before it is silent for
+//!     the usual time to suspicion. It does not beat before: who is in the roster and does not hear of
+//!     it, or is not given its state, is to be suspected, since all wait for it.
+//! J5  Who cannot hear what it is told, for want of descriptors, gives up at once: it may be in the
+//!     roster.
 
 mod fetch;
 
 use super::Application;
 use super::config::{Config, Idle};
-use super::control::Wishes;
 use super::group::{Group, incarnation};
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, config_text};
@@ -63,8 +64,6 @@ struct Joining<'a> {
     /// What they were told last.
     asked: Vec<u64>,
     refusal: Option<Error>,
-    /// Where this process beats: in its block of the first view.
-    pulse: Arc<Wishes>,
 }
 
 /// Joins a group that runs; blocks until it is a member or `open_timeout` ends, but for the time
@@ -97,9 +96,7 @@ fn join_once(
     hello.incarnation = incarnation();
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
-    let pulse = Wishes::new();
-    let mut joining =
-        Joining { config, start, hello, calls, called, connected, asked, refusal, pulse };
+    let mut joining = Joining { config, start, hello, calls, called, connected, asked, refusal };
     joining.find()?;
     let door = Door::new(joining.sit_down()?);
     let (block_bytes, ring_bytes) = policy.sizes();
@@ -124,8 +121,7 @@ fn join_once(
         memory: Some(own),
     };
     let mut shm = Shm::new(parts, &nothing)?;
-    let first = shm.own(Epoch(0), &policy.joiner_sends())?;
-    joining.pulse.beat_in(&first.block, nothing.beat.byte(0)); // the same place in every layout
+    shm.own(Epoch(0), &policy.joiner_sends())?;
     shm.admit(Admission::Higher);
     let letter = match application.sink() {
         None => joining.wait(&mut shm, &policy)?,
@@ -247,10 +243,8 @@ impl Joining<'_> {
         }
     }
 
-    /// Asks all whom I am connected with, whenever those have changed. From the first time on it
-    /// beats, since it may be in the roster before it knows.
+    /// Asks all whom I am connected with, whenever those have changed.
     fn ask(&mut self, shm: &mut Shm, rings: &[usize]) -> Result<(), Error> {
-        self.pulse.pulse();
         let mut all = shm.connected();
         all.sort_unstable();
         if all == self.asked {
@@ -280,6 +274,9 @@ impl Joining<'_> {
     /// Calls whoever is not connected, now and then, and reads answers (J1).
     fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
         while shm.offered().is_some() {} // I have no state to give
+        if let Some(short) = shm.shortage() {
+            return Err(short); // J5
+        }
         self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
         // Once it is joined the members wait for this process: then it must not be calling.
         let every = if self.asked.is_empty() { CALL_AGAIN } else { 8 * CALL_AGAIN };
@@ -344,7 +341,6 @@ impl Joining<'_> {
         views.untold = None;
         let install = Install { roster, carry, joined, gone: Members::NONE };
         views.begin(install, Timings::default(), super::clock(), shm)?;
-        views.detectors.wishes.beat_as(&self.pulse);
         while !views.gather(super::clock(), shm)? {
             let mut events = Events::default();
             shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
@@ -358,38 +354,6 @@ mod tests {
     use super::*;
     use crate::driver::config::Changes;
     use crate::mem::Message;
-
-    /// It was in the roster, mapped what all had shown, and was silent meanwhile.
-    #[test]
-    fn who_asks_to_be_joined_beats() {
-        let config = Config::new("asks", 0, 1);
-        let (mut shm, _name) = crate::fabric::shm::exchange::tests::member("asks");
-        let block = Arc::new(Region::heap(4096));
-        let pulse = Wishes::new();
-        pulse.beat_in(&block, 128);
-        let mut joining = Joining {
-            config: &config,
-            start: Instant::now(),
-            hello: Hello::new(Kind::Enter, 9, true, ""),
-            calls: Vec::new(),
-            called: None,
-            connected: Vec::new(),
-            asked: Vec::new(),
-            refusal: None,
-            pulse,
-        };
-        let mut before = 0;
-        for _ in 0..3 {
-            joining.ask(&mut shm, &[]).unwrap();
-            let beat = block.cell(128).own();
-            assert!(beat > before);
-            before = beat;
-        }
-        let views = Wishes::new();
-        views.beat_as(&joining.pulse);
-        views.pulse();
-        assert!(block.cell(128).own() > before, "and goes on where it did");
-    }
 
     /// Its process kept the seat until it closed the group, though nobody answered there.
     #[test]

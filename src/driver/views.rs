@@ -280,6 +280,9 @@ impl Views {
             }
         }
         let layout = Arc::new(view.layout());
+        if !old {
+            self.detectors.wishes.beat_in(&own.block, layout.beat.byte(0)); // in no other view
+        }
         let mut memories = vec![None; roster.len()];
         memories[roster.me.index()] = Some(own);
         let (never, since) = (Vec::new(), now);

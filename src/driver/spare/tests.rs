@@ -221,8 +221,12 @@ fn roster() -> Roster {
 
 /// The same members go on.
 fn begin(views: &mut Views, played: &mut Played) {
+    begin_with(views, played, Members::NONE);
+}
+
+fn begin_with(views: &mut Views, played: &mut Played, joined: Members) {
     let roster = Roster { epoch: Epoch(2), ..roster() };
-    let (carry, joined) = (Carry::first(&roster), Members::NONE);
+    let carry = Carry::first(&roster);
     let install = Install { roster, carry, joined, gone: Members::NONE };
     views.begin(install, Timings::default(), Nanos(1), played).unwrap();
 }
@@ -319,18 +323,18 @@ fn who_gathers_beats_after_each_member() {
     assert_eq!(views.gather(Nanos(1), &mut played), Ok(true));
     assert!(played.beats.len() == 2 && played.beats[0] < played.beats[1], "{:?}", played.beats);
     assert!(block.cell(at).own() > played.beats[1]);
-    for subgroups in [0, 3] {
-        let shape = crate::sst::layout::Shape {
-            senders: 2,
-            lanes: 1,
-            mode: crate::sst::layout::Mode::Stable,
-            window: 8,
-            message_bytes_max: 16,
-            ring_bytes: 4096,
-        };
-        let layout = Layout::new(&vec![shape; subgroups]);
-        assert_eq!(layout.beat.byte(0), at, "who joins beats before it knows the view");
-    }
+}
+
+/// It was in the roster, mapped what all had shown, and was silent meanwhile.
+#[test]
+fn who_joins_beats_while_it_gathers() {
+    let mut played = Played::new();
+    let mut views = first_view(&mut played);
+    let block = played.own(Epoch(2), &[]).unwrap().block;
+    played.pulse = Some((block.clone(), Layout::new(&[]).beat.byte(0)));
+    begin_with(&mut views, &mut played, Members::from_ranks([Rank(0)]));
+    assert_eq!(views.gather(Nanos(1), &mut played), Ok(true));
+    assert!(played.beats.len() == 2 && played.beats[0] < played.beats[1], "{:?}", played.beats);
 }
 
 /// How many rings of that group this process has mapped: of three members, each its own and the
