@@ -10,6 +10,8 @@ mod check;
 mod leaver;
 #[path = "cluster/member.rs"]
 mod member;
+#[path = "cluster/short.rs"]
+mod short;
 mod support;
 
 use check::Check;
@@ -33,6 +35,10 @@ fn main() {
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
             ("anything_may_happen", anything_may_happen),
+            ("a_member_without_descriptors", short::a_member_without_descriptors),
+            ("a_member_without_memory", short::a_member_without_memory),
+            ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
+            ("joiners_that_die", short::joiners_that_die),
         ],
         &[("member", member), ("leaver", leaver)],
     );

@@ -958,6 +958,8 @@ int squall_group_members(squall_group_t group);
  *                            everything that was stable has been delivered;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
+ *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
+ *                            view needs; `squall_last_error` names the limit and the remedy;
  *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1

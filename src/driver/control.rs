@@ -66,6 +66,14 @@ impl Wishes {
         noted.close_doors();
     }
 
+    /// This process is alive.
+    pub fn pulse(&self) {
+        if let Some((block, at)) = &self.lock().pulse {
+            let cell = block.cell(*at);
+            cell.publish(clock().0.max(cell.own() + 1));
+        }
+    }
+
     /// From now on this is where I beat.
     pub fn beat_in(&self, block: &Arc<Region>, at: usize) {
         self.lock().pulse = Some((block.clone(), at));
@@ -107,10 +115,7 @@ impl Control {
     /// This process is alive, though its callback takes long: to be called from inside it, at least
     /// twice in the time to suspicion. Costs a look at the clock and a store.
     pub fn keep_alive(&self) {
-        if let Some((block, at)) = &self.wishes.lock().pulse {
-            let cell = block.cell(*at);
-            cell.publish(clock().0.max(cell.own() + 1));
-        }
+        self.wishes.pulse();
     }
 
     fn tell(&self) {
