@@ -5,12 +5,37 @@
 //! come here and nowhere else.
 
 use super::Driver;
-use super::views::Views;
+use super::views::{ViewInfo, Views};
 use crate::base::{Events, Members};
 use crate::error::{Error, Fault, Status};
 use crate::group::State;
+use crate::group::view::{Subgroup, View};
 use crate::log_sink::{Level, say};
 use crate::sst::kept::Kept;
+
+/// Lanes of mine in subgroups that wait for members.
+pub(super) fn waiting_of(view: &View) -> Vec<(u16, u16)> {
+    let waits = (0..).zip(&view.subgroups).filter(|(_, subgroup)| subgroup.waits(view.me));
+    let lanes =
+        |(at, subgroup): (u16, &Subgroup)| (0..subgroup.shape.lanes).map(move |lane| (at, lane));
+    waits.flat_map(lanes).collect()
+}
+
+fn say_who_waits(view: &ViewInfo) {
+    for (part, (members, _)) in view.parts.iter().zip(&view.subgroups) {
+        if part.lacks > 0 {
+            let text = format!(
+                "view {}: shard {} of subgroup {} has {} members and waits for {} more",
+                view.epoch,
+                part.shard,
+                part.of,
+                members.len(),
+                part.lacks
+            );
+            say(Level::Notice, &text);
+        }
+    }
+}
 
 /// How often memory for other views is looked after however busy a member is, a region at a time.
 const KEEP_HOUSE_NS: u64 = 20_000_000;
@@ -25,9 +50,14 @@ impl Driver {
         let Some(mut views) = self.views.take() else { return false };
         if views.is_building() {
             self.fabric.poll(true, &mut self.events);
-            self.build(&mut views);
+            if let Err(error) = self.build(&mut views) {
+                self.views = Some(views);
+                self.halt(&error);
+                return true;
+            }
         }
         if let Some(view) = views.untold.take() {
+            say_who_waits(&view);
             self.application.view(&view);
         }
         self.changing = views.is_building();
@@ -39,21 +69,23 @@ impl Driver {
         self.changing
     }
 
-    /// Enters the next view, if all that it needs is there.
-    fn build(&mut self, views: &mut Views) {
+    /// Enters the next view, if all that it needs is there. An error: this member may not have it.
+    fn build(&mut self, views: &mut Views) -> Result<(), Error> {
         let now = super::clock();
         let exchange = self.fabric.exchange().expect("views change");
-        if !views.gather(now, exchange) {
-            return;
+        if !views.gather(now, exchange)? {
+            return Ok(());
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
         let kept = self.keep();
         let Driver { lanes, application, .. } = self;
         let made = std::mem::take(&mut assembly.made);
         if let Some(view) = views.untold.take() {
+            say_who_waits(&view);
             application.view(&view);
         }
-        lanes.install(kept, made, &mut |message| application.dropped(&message));
+        let waiting = waiting_of(assembly.engine.view());
+        lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
         self.inboxes = assembly.inboxes;
@@ -63,6 +95,7 @@ impl Driver {
         self.fabric.poll(true, &mut self.events);
         self.until_tick = 0;
         self.page.write_change(views.changes, &views.last);
+        Ok(())
     }
 
     /// What my lanes have in the old view and must send again.

@@ -328,7 +328,7 @@ impl Joining<'_> {
         views.untold = None;
         let install = Install { roster, carry, joined, gone: Members::NONE };
         views.begin(install, Timings::default(), super::clock(), shm)?;
-        while !views.gather(super::clock(), shm) {
+        while !views.gather(super::clock(), shm)? {
             let mut events = Events::default();
             shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
         }

@@ -54,8 +54,9 @@ struct Offer {
 
 /// The application thread's end of a lane. One thread at a time; never blocks.
 ///
-/// Every call answers `Again` between the end of a view and the next one (poll, then try again), and
-/// `NotSender` while this member has no such lane in the view.
+/// Every call answers `Again` between the end of a view and the next one (poll, then try again),
+/// `NotSender` while this member has no such lane in the view, and `Inadequate` while it would have one
+/// if its subgroup had members enough.
 pub struct Lane {
     producer: Producer,
     base: u64,
@@ -73,7 +74,7 @@ pub fn lane() -> (Lane, Handover) {
     let handover = Handover {
         shared: shared.clone(),
         place: Place::There,
-        sends: false,
+        role: Role::NotSender,
         sources: VecDeque::new(),
         bases: Vec::new(),
         nowhere: Some(nowhere),
@@ -245,12 +246,29 @@ impl Source {
     }
 }
 
+/// What becomes of a lane in the next view.
+pub enum Next {
+    /// It sends with this fresh end.
+    Sends(Producer),
+    /// It sends when a later view has members enough; until then it keeps what it has.
+    Waits,
+    /// This member has no such lane there.
+    NotSender,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Sends,
+    Waits,
+    NotSender,
+}
+
 /// The turn thread's end of a lane.
 pub struct Handover {
     shared: Arc<Shared>,
     place: Place,
-    /// Whether the newest view has this lane.
-    sends: bool,
+    /// What the newest view has this lane for.
+    role: Role,
     /// In the order sent; the last one is the ring that the application's thread is still in. None
     /// if it is in the newest.
     sources: VecDeque<Source>,
@@ -264,14 +282,8 @@ impl Handover {
     /// Goes on in the next view, and sends again there what is left of the one that ended, as far as
     /// there is room now (`pump`). What no view can take any more is given to `dropped`.
     ///
-    /// `kept` is what `Engine::keep` says of this lane, `None` if the old view did not have it;
-    /// `producer` is its fresh end in the new view, `None` if that does not have it.
-    pub fn install(
-        &mut self,
-        kept: Option<Kept>,
-        producer: Option<Producer>,
-        dropped: &mut dyn FnMut(Dropped),
-    ) {
+    /// `kept` is what `Engine::keep` says of this lane, `None` if the old view did not have it.
+    pub fn install(&mut self, kept: Option<Kept>, next: Next, dropped: &mut dyn FnMut(Dropped)) {
         assert!(kept.is_some() != self.nowhere.is_some(), "a lane ends the view it was in");
         let kept = kept.or(self.nowhere.take()).expect("one of the two");
         let newest = Source { kept, bases: std::mem::take(&mut self.bases) };
@@ -281,8 +293,16 @@ impl Handover {
             self.settle();
         }
         self.sources.push_front(newest);
-        self.sends = producer.is_some();
-        self.shared.set_answer(if self.sends { Status::Again } else { Status::NotSender });
+        if matches!(next, Next::Waits) && crate::mutant!("wire-forgets-while-waiting") {
+            self.sources.iter_mut().for_each(|source| source.kept.forget());
+        }
+        let (role, answer, producer) = match next {
+            Next::Sends(producer) => (Role::Sends, Status::Again, Some(producer)),
+            Next::Waits => (Role::Waits, Status::Inadequate, None),
+            Next::NotSender => (Role::NotSender, Status::NotSender, None),
+        };
+        self.role = role;
+        self.shared.set_answer(answer);
         let producer = producer.unwrap_or_else(|| {
             let (producer, nowhere) = Producer::nowhere();
             self.nowhere = Some(nowhere);
@@ -309,12 +329,16 @@ impl Handover {
             let offer = self.shared.offer.take().expect("nobody may have taken it (H2)");
             self.place = Place::Here(offer.producer);
         }
+        if self.role == Role::Waits {
+            return false; // all stays where it is, in order
+        }
         let Place::Here(producer) = &mut self.place else { return false };
         let (mut moved, mut last) = (false, self.sources.len() == 1);
         while let Some(source) = self.sources.front_mut() {
             source.kept.look();
             while let Some(bytes) = source.kept.first() {
-                let sent = if self.sends { producer.send(bytes) } else { Err(Status::NotSender) };
+                let sends = self.role == Role::Sends;
+                let sent = if sends { producer.send(bytes) } else { Err(Status::NotSender) };
                 let ordinal = source.ordinal();
                 match sent {
                     Ok(slot) => note(&mut self.bases, slot, ordinal),
@@ -364,7 +388,16 @@ impl Handover {
 
     /// Whether something waits to be sent again, for room.
     pub fn has_left(&self) -> bool {
-        matches!(self.place, Place::Here(_))
+        matches!(self.place, Place::Here(_)) && self.role != Role::Waits
+    }
+
+    /// How many messages wait for a view in which the subgroup has members enough, as far as known.
+    pub fn waits_with(&mut self) -> Option<u64> {
+        let left = |source: &mut Source| {
+            source.kept.look();
+            source.kept.len()
+        };
+        (self.role == Role::Waits).then(|| self.sources.iter_mut().map(left).sum())
     }
 
     /// Whether a call that was under way has sent something since, in a ring of an older view: for
@@ -382,7 +415,7 @@ impl Handover {
 
 impl Drop for Handover {
     fn drop(&mut self) {
-        if let Status::Again | Status::NotSender = self.shared.answer() {
+        if let Status::Again | Status::NotSender | Status::Inadequate = self.shared.answer() {
             self.stop(Status::Failed);
         }
     }
