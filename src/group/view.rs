@@ -52,10 +52,10 @@ impl Subgroup {
         shape: Shape,
     ) -> Subgroup {
         assert!(lacks > 0);
-        let mut subgroup = Subgroup::new(members, &[], lanes, shape);
         if crate::mutant!("wire-lacking-goes-on") {
-            subgroup = Subgroup::new(subgroup.members, senders, lanes, shape);
+            return Subgroup::new(members, senders, lanes, shape);
         }
+        let mut subgroup = Subgroup::new(members, &[], lanes, shape);
         subgroup.part.lacks = lacks;
         subgroup.waiting = senders.to_vec();
         subgroup

@@ -208,14 +208,13 @@ impl Plan {
             hazard,
             wire_share: dice.pick(&[2, 4, 8]),
         };
-        let mut plan = if parted { plan.parted(dice) } else { plan };
-        plan.ask_for_members();
-        plan
+        let plan = if parted { plan.parted(dice) } else { plan };
+        plan.asking_for_members()
     }
 
     /// In some groups subgroups need so many members. Of numbers of its own: else every seed would be
     /// another one than it was.
-    fn ask_for_members(&mut self) {
+    fn asking_for_members(mut self) -> Plan {
         let dice = &Dice::new(self.seed ^ 0x6c61_636b);
         for template in &mut self.templates {
             let most = template.members.len().min(self.founders + 1) as u64;
@@ -223,6 +222,7 @@ impl Plan {
                 template.members_min = dice.range(2, most) as usize;
             }
         }
+        self
     }
 
     /// Nothing but a partition, and what comes of it.

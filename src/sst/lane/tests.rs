@@ -511,12 +511,7 @@ fn application(mut lane: Lane, seed: u64, over: &Cell) -> (u64, Lane) {
                     loop {
                         match lane.publish(len as u32) {
                             Err(Status::Again) if over.observe() == 0 => thread::yield_now(),
-                            Err(
-                                Status::TooLong
-                                | Status::Again
-                                | Status::NotSender
-                                | Status::Inadequate,
-                            ) => {
+                            Err(status) if is_passing(status) => {
                                 assert_eq!(lane.abort(), Ok(()));
                                 break Ok(None);
                             }
@@ -537,13 +532,16 @@ fn application(mut lane: Lane, seed: u64, over: &Cell) -> (u64, Lane) {
                 sent += 1;
             }
             Ok(None) => {}
-            Err(Status::Again | Status::NotSender | Status::TooLong | Status::Inadequate) => {
-                thread::yield_now()
-            }
+            Err(status) if is_passing(status) => thread::yield_now(),
             Err(status) => panic!("{status:?}"),
         }
     }
     (sent, lane)
+}
+
+fn is_passing(status: Status) -> bool {
+    let no_room = matches!(status, Status::Again | Status::TooLong);
+    no_room || matches!(status, Status::NotSender | Status::Inadequate)
 }
 
 /// What comes of the messages: each is delivered or dropped, once, and those delivered in order.
