@@ -199,6 +199,14 @@ impl Config {
             ));
         }
         let rules = self.rules(self.members)?;
+        let evicts = |of: &SubgroupConfig| of.lag != Lag::Wait;
+        if let Some(at) = self.subgroups.iter().position(evicts)
+            && self.membership == Changes::Fixed
+        {
+            return bad(format!(
+                "subgroup {at}: a policy of lag, in a group whose members are fixed"
+            ));
+        }
         let founder = |seat: u16| Candidate {
             seniority: seat.into(),
             incarnation: 0,
@@ -380,6 +388,8 @@ mod tests {
         assert!(refused(|c| c.suspicion_ns = 1).contains("20000000 to 3600000000000"));
         let lag = Lag::Evict { after_ns: 7 };
         assert!(refused(|c| c.subgroups[0].lag = lag).contains("lag after 7 ns"));
+        let lag = Lag::Report { after_ns: 7_000_000 };
+        assert!(refused(|c| c.subgroups[0].lag = lag).contains("whose members are fixed"));
         assert!(refused(|c| c.subgroups[0].window_bytes = 5000).contains("window_bytes 5000"));
     }
 
