@@ -135,7 +135,7 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
             }
         };
     }
-    texts!(Ok Again TimedOut Invalid TooLong NotSender WrongSize NoHandle Closed Reentrant OwnThread
+    texts!(Ok Again TimedOut Inadequate Invalid TooLong NotSender WrongSize NoHandle Closed Reentrant OwnThread
         NotReserved NoMemory Limit InUse ForeignOwner Mismatch WireVersion NotComplete System
         PeerLost PeerFault PeerLeft Failed Expelled Partitioned Left Exhausted Panic)
 }
