@@ -1498,14 +1498,14 @@ static void part_shards(void)
   ear_t ear = {0};
   child_t children[3] = {start(parted_member, 1), start(parted_member, 2), {0}};
   squall_group_t group = opened_parted(0, 0, &ear);
-  hear(children[0].in), hear(children[1].in);
+  UNTIL(group, told(children[0].in) && told(children[1].in));
   IS(squall_send(group, 2, "all", 3), 0);
   IS(squall_send(group, 0, "mine", 4), 0);
   SAYS(squall_send(group, 1, "x", 1), SQUALL_NOT_SENDER, "subgroup 1");
   UNTIL(group, ear.heard == 2); /* the first shard goes on without the second */
   children[2] = start(parted_member, 9);
   UNTIL(group, seen.members == 4);
-  hear(children[2].in);
+  UNTIL(group, told(children[2].in));
   IS(squall_send(group, 2, "late", 4), 1);
   UNTIL(group, ear.heard == 4);
   for (int i = 0; i < 3; i++) tell(children[i].out);
@@ -1609,7 +1609,7 @@ static void part_place(void)
   placed_timeout_ms = 0;
   child = start(placed_member, 1);
   IS(open_placed(0, 2, 0, &ear, &group), SQUALL_OK);
-  hear(child.in);
+  UNTIL(group, told(child.in));
   IS(squall_send(group, 0, "x", 1), 0);
   UNTIL(group, ear.heard == 1);
   placing.group = group, placing.calls = 0;
@@ -1678,7 +1678,7 @@ static void part_lag(void)
     child_t one = start(lagging_member, 1), two = start(lagging_member, 2);
     squall_group_t group =
       opened_lagging(0, evict ? SQUALL_LAG_EVICT : SQUALL_LAG_REPORT, &ear);
-    hear(one.in), hear(two.in);
+    UNTIL(group, told(one.in) && told(two.in));
     double until = now() + PATIENCE;
     while ((evict ? seen.members != 2 : lagging.for_ns < 40000000) && now() < until)
       (void)squall_send(group, 0, "again", 5), IS(squall_poll(group, 100) < 0, 0);
