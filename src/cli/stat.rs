@@ -302,7 +302,7 @@ impl Look<'_> {
             };
             let waits = match one.lacks {
                 0 => String::new(),
-                lacks => format!(", waits for {lacks} more members"),
+                lacks => format!(", waits for {lacks} more"),
             };
             let senders = one.senders;
             say(&format!("\nsubgroup {number}{shard}: {mode} mode, {senders} senders{waits}"))?;
