@@ -251,6 +251,23 @@ fn a_policy_that_disagrees_is_found() -> String {
     cluster.rest();
     let text = Check::of(&cluster).run();
     cluster.leave_all();
+    format!("{text}\n{}", a_joiner_that_disagrees())
+}
+
+/// The same of one that joins two others.
+fn a_joiner_that_disagrees() -> String {
+    let mut cluster = Cluster::start_placing("misjoins", 2, &[3]);
+    cluster.delivers();
+    cluster.join();
+    let mut odd = cluster.take(2);
+    assert!(odd.process.expect("error").starts_with("Mismatch"), "it stops");
+    drop(odd);
+    cluster.views(3);
+    cluster.views(2);
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
     text
 }
 
