@@ -34,6 +34,9 @@ fn main() {
             ("three_join_at_once", three_join_at_once),
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
+            ("a_group_that_lacks_members_waits", a_group_that_lacks_members_waits),
+            ("a_group_may_begin_with_waiting", a_group_may_begin_with_waiting),
+            ("a_policy_that_disagrees_is_found", a_policy_that_disagrees_is_found),
             ("anything_may_happen", anything_may_happen),
             ("a_member_without_descriptors", short::a_member_without_descriptors),
             ("a_member_without_memory", short::a_member_without_memory),
@@ -171,6 +174,108 @@ fn an_event_loop_beats() -> String {
     for one in &mut cluster.members {
         assert_eq!(one.process.ready_lines(), [String::new(); 0], "nothing happens");
     }
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Too few are left: they say so, take nothing and deliver nothing, and lose nothing; when somebody
+/// joins they go on where they were.
+fn a_group_that_lacks_members_waits() -> String {
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut cluster = Cluster::start_needing("lacks", 4, idle, 3);
+        cluster.delivers();
+        cluster.kill(0);
+        cluster.views(3);
+        cluster.delivers();
+        cluster.kill(1);
+        waits(&mut cluster, 1);
+        refuses(&mut cluster);
+        cluster.kill(0);
+        assert_eq!(cluster.stops("Partitioned"), 1, "one of two is none");
+
+        let mut cluster = Cluster::start_needing("lacks", 3, idle, 3);
+        cluster.delivers();
+        cluster.kill(0);
+        waits(&mut cluster, 1);
+        refuses(&mut cluster);
+        cluster.join();
+        go_on(&mut cluster, 3);
+        cluster.rest();
+        text.push_str(&format!("{idle}: {}\n", Check::of(&cluster).run()));
+        cluster.leave_all();
+    }
+    text
+}
+
+/// Two founders of a group that needs four; they come one by one.
+fn a_group_may_begin_with_waiting() -> String {
+    let mut cluster = Cluster::start_needing("begins", 2, "park", 4);
+    waits(&mut cluster, 2);
+    cluster.join();
+    waits(&mut cluster, 1);
+    cluster.join();
+    go_on(&mut cluster, 4);
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// All say that they wait for so many.
+fn waits(cluster: &mut Cluster, members: u16) {
+    for one in &mut cluster.members {
+        assert_eq!(one.process.expect("waits"), members.to_string());
+    }
+}
+
+/// All refuse to send for that.
+fn refuses(cluster: &mut Cluster) {
+    cluster.members.iter_mut().for_each(|one| drop(one.process.expect("inadequate")));
+}
+
+/// Nobody delivers anything before the view of so many; then all do.
+fn go_on(cluster: &mut Cluster, members: usize) {
+    for one in &mut cluster.members {
+        loop {
+            let line = one.process.line().expect("it goes on");
+            assert!(!line.starts_with("first"), "{} delivers while it waits", one.id);
+            if line.starts_with("view") && line.split(' ').nth(2) == Some(&members.to_string()) {
+                break;
+            }
+        }
+    }
+    cluster.delivers();
+}
+
+/// One member's policy places three members otherwise than the others do: it stops, they go on.
+fn a_policy_that_disagrees_is_found() -> String {
+    let mut cluster = Cluster::start_placing("disagrees", 4, &[3]);
+    cluster.delivers();
+    cluster.kill(0);
+    let odd = cluster.take(1).process.end_well();
+    assert!(odd.contains(&"over Mismatch".to_string()), "{odd:?}");
+    cluster.views(2);
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    format!("{text}\n{}", a_joiner_that_disagrees())
+}
+
+/// The same of one that joins two others.
+fn a_joiner_that_disagrees() -> String {
+    let mut cluster = Cluster::start_placing("misjoins", 2, &[3]);
+    cluster.delivers();
+    cluster.join();
+    let mut odd = cluster.take(2);
+    assert!(odd.process.expect("error").starts_with("Mismatch"), "it stops");
+    drop(odd);
+    cluster.views(3);
+    cluster.views(2);
+    cluster.delivers();
+    cluster.rest();
     let text = Check::of(&cluster).run();
     cluster.leave_all();
     text

@@ -104,6 +104,22 @@
 #define SQUALL_FLAG_JOIN 32
 
 /**
+ * Senders wait for a member that makes no progress, however long.
+ */
+#define SQUALL_LAG_WAIT 0
+
+/**
+ * The same; and when it has made none for `lag_ms`, the callback `lags` hears of it.
+ */
+#define SQUALL_LAG_REPORT 1
+
+/**
+ * When it has made none for `lag_ms` the group goes on without it, as if it had failed: only with
+ * SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_LAG_EVICT 2
+
+/**
  * The members are those of the attributes; the first loss ends the group.
  */
 #define SQUALL_MEMBERSHIP_FIXED 0
@@ -113,6 +129,21 @@
  * that there were; others may join (SQUALL_FLAG_JOIN).
  */
 #define SQUALL_MEMBERSHIP_VIEWS 1
+
+/**
+ * Not a member of that subgroup.
+ */
+#define SQUALL_PLACE_NONE 0
+
+/**
+ * A member that only receives.
+ */
+#define SQUALL_PLACE_MEMBER 1
+
+/**
+ * A member that sends, too.
+ */
+#define SQUALL_PLACE_SENDER 2
 
 /**
  * In `flags` of a message: it was delivered before this process was a member, after the state that it
@@ -164,6 +195,11 @@ typedef enum squall_status {
    * `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
    */
   SQUALL_TIMED_OUT = -2,
+  /**
+   * Nothing is lost: the subgroup has fewer members than `shard_members_min` and waits for more. Try
+   * again in the next view (the view callback says who lacks how many).
+   */
+  SQUALL_INADEQUATE = -3,
   /**
    * This call is lost: an argument is out of its range (`squall_last_error` says which).
    */
@@ -278,7 +314,11 @@ typedef enum squall_status {
 typedef void (*squall_log_fn)(void *user, int32_t level, const char *text);
 
 /**
- * One subgroup. The list must be the same at all members.
+ * One subgroup: an ordered stream of messages with its own members; or several, its shards, each with
+ * some of them. The list must be the same at all members, but for `lag`.
+ *
+ * Everywhere else shards are numbered through, as subgroups of their own: if the first of the list has
+ * three shards they are the subgroups 0, 1 and 2, and the second of the list begins with 3.
  */
 typedef struct squall_subgroup_attr_t {
   /**
@@ -323,6 +363,34 @@ typedef struct squall_subgroup_attr_t {
    * 4 MiB, unless four of them need more.
    */
   uint64_t window_bytes;
+  /**
+   * Disjoint parts, 1 to 32 of all subgroups; 0: 1. A member is in one of them at the most, and
+   * stays in it (unless another one lacks members that this one can spare).
+   */
+  uint32_t shards;
+  /**
+   * Members that each shard needs, 0 to 64. One with fewer waits: see SQUALL_INADEQUATE. Without
+   * SQUALL_MEMBERSHIP_VIEWS the group is not opened with fewer. 0: it may even be empty.
+   */
+  uint32_t shard_members_min;
+  /**
+   * Members that each shard may have; who is too many has no place until one is free. 0: no bound.
+   */
+  uint32_t shard_members_max;
+  /**
+   * Only the first so many to arrive in a shard send there; if one goes, the next in line follows.
+   * Not together with `senders`. 0: no bound.
+   */
+  uint32_t senders_first;
+  /**
+   * `SQUALL_LAG_...`: what is done about a member that its senders wait for.
+   */
+  uint32_t lag;
+  /**
+   * With SQUALL_LAG_REPORT and SQUALL_LAG_EVICT: after how long without any progress, in milliseconds,
+   * 1 to 3600000; there is no default.
+   */
+  uint32_t lag_ms;
 } squall_subgroup_attr_t;
 
 /**
@@ -493,6 +561,27 @@ typedef struct squall_shard_t {
 } squall_shard_t;
 
 /**
+ * Which part of the attributes a subgroup of a view is, and whether it has its members.
+ */
+typedef struct squall_part_t {
+  /**
+   * Index of the subgroup in the attributes, and which of its shards, from 0.
+   */
+  uint32_t of;
+  uint32_t shard;
+  /**
+   * How many members it lacks: it has so many fewer than `shard_members_min`. As long as it does it
+   * waits: sends there answer SQUALL_INADEQUATE, nothing is delivered, and what was sent and not
+   * delivered is kept for the view in which it has enough.
+   */
+  uint32_t lacks;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_part_t;
+
+/**
  * A view: valid until the callback returns.
  */
 typedef struct squall_view_t {
@@ -521,13 +610,17 @@ typedef struct squall_view_t {
    */
   const struct squall_departed_t *departed;
   /**
-   * By subgroup.
+   * By subgroup: each shard is one, numbered through.
    */
   const struct squall_shard_t *subgroups;
   uint32_t member_count;
   uint32_t joined_count;
   uint32_t departed_count;
   uint32_t subgroup_count;
+  /**
+   * By subgroup.
+   */
+  const struct squall_part_t *parts;
 } squall_view_t;
 
 /**
@@ -642,6 +735,88 @@ typedef int (*squall_state_load_fn)(void *user,
                                     uint32_t len);
 
 /**
+ * A member of a view that is to be made.
+ */
+typedef struct squall_candidate_t {
+  /**
+   * How many joined the group before it: founders have their first ranks, 0, 1, 2 ...; never given
+   * twice.
+   */
+  uint64_t seniority;
+  /**
+   * Of this process and this opening of the group only; 0 of all founders in the first view, where
+   * nobody knows it yet.
+   */
+  uint64_t incarnation;
+  /**
+   * Its place on this host: who founded the group has its first rank.
+   */
+  uint32_t seat;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_candidate_t;
+
+/**
+ * Who is to be placed, and what there was: valid until the callback returns.
+ */
+typedef struct squall_roster_t {
+  /**
+   * Bytes that the library has written; later versions write more.
+   */
+  uint32_t size;
+  uint32_t member_count;
+  /**
+   * By rank in the view that is to be made.
+   */
+  const struct squall_candidate_t *members;
+  /**
+   * By subgroup of the view: which shard of which subgroup of the attributes it is.
+   */
+  const struct squall_part_t *parts;
+  /**
+   * By subgroup of the view, `member_count` bytes each, by rank: 0, that member was not in it in the
+   * view before; or how many had arrived there up to it, 1 for the first.
+   */
+  const uint8_t *before;
+  uint32_t subgroup_count;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_roster_t;
+
+/**
+ * Places the members of a view. `places` has `subgroup_count` times `member_count` bytes: that of a
+ * member in a subgroup is `places[subgroup * member_count + rank]`, SQUALL_PLACE_... It comes filled
+ * with what the library would do without the callback: change what you want otherwise, and answer
+ * SQUALL_OK. A negative status, or places that break the attributes (`members`, `shard_members_max`,
+ * one shard for a member, ...), end this member: SQUALL_INVALID, with the rule in the log and in
+ * `stopped`. A shard with too few members waits (`shard_members_min`).
+ *
+ * Every member asks its own callback, and all must answer the same: from what they are given and from
+ * nothing else, neither clock nor environment nor chance, nor what was asked before. It may be asked
+ * more than once for the same view. Answers are compared before the view is used: members that are not
+ * of one mind with a majority of it stop (SQUALL_MISMATCH), and the others go on without them. Either
+ * all members have such a callback or none.
+ *
+ * Runs inside `squall_group_open`, and on the thread that polls. It may not call the library.
+ */
+typedef int (*squall_place_fn)(void *user, const struct squall_roster_t *roster, uint8_t *places);
+
+/**
+ * Hears that senders of a subgroup have waited so many nanoseconds for a member that made no progress
+ * at all; again after each such time. Only where the subgroup has SQUALL_LAG_REPORT; or
+ * SQUALL_LAG_EVICT, and without that member there would be no majority.
+ */
+typedef void (*squall_lags_fn)(void *user,
+                               squall_group_t group,
+                               uint32_t subgroup,
+                               uint32_t rank,
+                               uint64_t for_ns);
+
+/**
  * What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
  * `squall_poll`, or on the group's own thread; and before a joiner's first view inside
  * `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
@@ -694,6 +869,14 @@ typedef struct squall_callbacks_t {
    * May be NULL: with SQUALL_FLAG_JOIN this process joins without a state then.
    */
   squall_state_load_fn state_load;
+  /**
+   * May be NULL: the library places members in shards.
+   */
+  squall_place_fn place;
+  /**
+   * May be NULL: SQUALL_LAG_REPORT does nothing then.
+   */
+  squall_lags_fn lags;
 } squall_callbacks_t;
 
 /**
@@ -1014,6 +1197,7 @@ int squall_arm(squall_group_t group);
  * @return The message's ordinal in its lane (>= 0), or
  *         SQUALL_AGAIN       no free slot: poll, then try again;
  *         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
+ *         SQUALL_INADEQUATE  the subgroup waits for members: try again in the next view;
  *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
  *         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
  *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;

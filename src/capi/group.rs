@@ -9,10 +9,12 @@ use super::attr::{
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
+use super::place::Places;
 use super::turnstile::{Turnstile, Way};
 use super::view::with_view;
 use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
+use crate::driver::config::OwnPolicy;
 use crate::driver::control::Control;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::lane::Dropped;
@@ -109,6 +111,15 @@ impl Application for Trampoline {
         self.inside.prepare(this_thread());
         // SAFETY: the caller's function; the view lives across the call.
         with_view(view, |view| unsafe { tell(user, group, view) });
+        self.inside.prepare(0);
+    }
+
+    fn lags(&mut self, subgroup: u16, rank: u16, for_ns: u64) {
+        let Some(tell) = self.callbacks.lags else { return };
+        let (user, group) = (self.callbacks.user, self.group);
+        self.inside.prepare(this_thread());
+        // SAFETY: the caller's function.
+        unsafe { tell(user, group, subgroup.into(), rank.into(), for_ns) };
         self.inside.prepare(0);
     }
 
@@ -224,11 +235,20 @@ fn open(
         why: stopped.clone(),
         place: place.clone(),
     };
+    let mut config = config.clone();
+    config.policy = callbacks.place.map(|place| {
+        let (user, inside) = (callbacks.user, inside.clone());
+        OwnPolicy(Arc::new(Places { place, user, inside }))
+    });
+    let config = &config;
     let mut group = Group::open(config, Box::new(trampoline))?;
     place[0].publish(group.rank().into());
     place[1].publish(group.members().into());
     let mut senders = Vec::new();
-    for subgroup in 0..config.subgroups.len() as u16 {
+    let shards = 0..config.shards();
+    let largest = shards.clone().filter_map(|at| Some(config.subgroup(at)?.message_bytes_max));
+    let largest: Vec<u32> = largest.collect();
+    for subgroup in shards {
         for lane in 0..LANES_MAX as u16 {
             senders.push(UnsafeCell::new(group.lane(subgroup, lane, config)));
         }
@@ -240,7 +260,7 @@ fn open(
         door: Turnstile::new(own_thread), // taken until `start` has ended
         inside,
         stopped,
-        largest: config.subgroups.iter().map(|subgroup| subgroup.message_bytes_max).collect(),
+        largest,
         senders,
         stats,
         poisoned: Cell::new(0),

@@ -72,6 +72,7 @@ fn null(what: &str, number: &str, value: usize) -> i64 {
 /// @return The message's ordinal in its lane (>= 0), or
 ///         SQUALL_AGAIN       no free slot: poll, then try again;
 ///         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
+///         SQUALL_INADEQUATE  the subgroup waits for members: try again in the next view;
 ///         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
 ///         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
 ///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;

@@ -240,6 +240,13 @@ impl Look<'_> {
         numbers
     }
 
+    /// How many shards of a configured subgroup anybody told of.
+    fn shards(&self, of: u64) -> u64 {
+        let all = self.now.iter().flatten().flat_map(|snapshot| &snapshot.subgroups);
+        let shards = all.filter(|subgroup| subgroup.of == of).map(|subgroup| subgroup.shard + 1);
+        shards.max().unwrap_or(0)
+    }
+
     fn of(snapshot: &Option<Snapshot>, number: u64) -> Option<&SubgroupSnapshot> {
         snapshot.as_ref()?.subgroups.iter().find(|subgroup| subgroup.subgroup == number)
     }
@@ -278,12 +285,27 @@ impl Look<'_> {
             if state != "runs" {
                 say(&format!("rank {} (process {}): {state}", member.rank, member.pid))?;
             }
+            let evicted = snapshot.as_ref().map_or(0, |snapshot| snapshot.counters.evicted);
+            if evicted > 0 {
+                say(&format!("rank {} has evicted {evicted} members for their lag", member.rank))?;
+            }
         }
         for number in self.subgroups() {
             let one = self.now.iter().find_map(|snapshot| Self::of(snapshot, number));
             let one = one.expect("somebody told of it");
             let mode = if one.received_mode { "received" } else { "stable" };
-            say(&format!("\nsubgroup {number}: {mode} mode, {} senders", one.senders))?;
+            let shards = self.shards(one.of);
+            let shard = if shards > 1 || one.of != number {
+                format!(" (shard {} of the configured subgroup {})", one.shard, one.of)
+            } else {
+                String::new()
+            };
+            let waits = match one.lacks {
+                0 => String::new(),
+                lacks => format!(", waits for {lacks} more"),
+            };
+            let senders = one.senders;
+            say(&format!("\nsubgroup {number}{shard}: {mode} mode, {senders} senders{waits}"))?;
             say(&self.table(number, watching))?;
         }
         Ok(())
@@ -357,6 +379,7 @@ impl Look<'_> {
                 "turns": snapshot.as_ref().map(|snapshot| snapshot.counters.turns),
                 "busy_turns": snapshot.as_ref().map(|snapshot| snapshot.counters.busy_turns),
                 "sleeps": snapshot.as_ref().map(|snapshot| snapshot.counters.sleeps),
+                "evicted": snapshot.as_ref().map(|snapshot| snapshot.counters.evicted),
                 "loop_gap_max_ns": snapshot.as_ref().map(|snapshot| snapshot.counters.loop_gap_max_ns),
                 "subgroups": subgroups.collect::<Vec<_>>(),
             })
@@ -375,6 +398,9 @@ impl Look<'_> {
         if let Some(own) = Self::of(&self.now[usize::from(rank)], number) {
             value["mode"] = if own.received_mode { "received" } else { "stable" }.into();
             let counts = [
+                ("of", own.of),
+                ("shard", own.shard),
+                ("lacks", own.lacks),
                 ("senders", own.senders),
                 ("stable", own.stable),
                 ("delivered", own.delivered_number),

@@ -5,13 +5,38 @@
 //! come here and nowhere else.
 
 use super::Driver;
-use super::views::Views;
+use super::views::{ViewInfo, Views};
 use crate::base::Events;
 use crate::error::{Error, Fault, Status};
 use crate::group::State;
+use crate::group::view::{Subgroup, View};
 use crate::log_sink::{Level, say};
 use crate::mutant;
 use crate::sst::kept::Kept;
+
+/// Lanes of mine in subgroups that wait for members.
+pub(super) fn waiting_of(view: &View) -> Vec<(u16, u16)> {
+    let waits = (0..).zip(&view.subgroups).filter(|(_, subgroup)| subgroup.waits(view.me));
+    let lanes =
+        |(at, subgroup): (u16, &Subgroup)| (0..subgroup.shape.lanes).map(move |lane| (at, lane));
+    waits.flat_map(lanes).collect()
+}
+
+fn say_who_waits(view: &ViewInfo) {
+    for (part, (members, _)) in view.parts.iter().zip(&view.subgroups) {
+        if part.lacks > 0 {
+            let text = format!(
+                "view {}: shard {} of subgroup {} has {} members and waits for {} more",
+                view.epoch,
+                part.shard,
+                part.of,
+                members.len(),
+                part.lacks
+            );
+            say(Level::Notice, &text);
+        }
+    }
+}
 
 /// How often memory for other views is looked after however busy a member is, a region at a time.
 const KEEP_HOUSE_NS: u64 = 20_000_000;
@@ -30,6 +55,7 @@ impl Driver {
             outcome = self.build(&mut views);
         }
         if let Some(view) = views.untold.take() {
+            say_who_waits(&view);
             self.application.view(&view);
         }
         self.changing = views.is_building();
@@ -41,7 +67,7 @@ impl Driver {
         self.changing
     }
 
-    /// Enters the next view, if all that it needs is there.
+    /// Enters the next view, if all that it needs is there. An error: this member may not have it.
     fn build(&mut self, views: &mut Views) -> Result<(), Error> {
         let now = super::clock();
         let exchange = self.fabric.exchange().expect("views change");
@@ -54,9 +80,11 @@ impl Driver {
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
         if let Some(view) = views.untold.take() {
+            say_who_waits(&view);
             application.view(&view);
         }
-        lanes.install(kept, made, &mut |message| application.dropped(&message));
+        let waiting = waiting_of(assembly.engine.view());
+        lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
         self.inboxes = assembly.inboxes;

@@ -23,6 +23,7 @@ use crate::fabric::{Admission, Fabric, Memory};
 use crate::group::membership::roster::{Address, Roster};
 use crate::group::membership::stage::Stage;
 use crate::group::membership::{Carry, Membership, Options};
+use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
@@ -53,7 +54,7 @@ impl Group {
         if config.join {
             return join(config, application);
         }
-        let view = config.view()?;
+        let (view, plan) = config.first()?;
         state::options(config).check()?;
         let layout = Arc::new(view.layout());
         let policy = Policy::new(config)?;
@@ -82,6 +83,7 @@ impl Group {
         let shown = rendezvous::Mine { block, control: mine.block, rings: mine.rings, bell };
         let parks = config.idle == Idle::Park;
         let met = rendezvous::meet(config, &view, &layout, &shown, parks)?;
+        let policy = (policy, plan);
         let assembly = Opening { config, view, layout, policy, memory: mine.memory, own };
         assembly.build(met, shown.bell, (Arc::new(page.0), page.1), application)
     }
@@ -95,7 +97,7 @@ impl Group {
     /// The same for whoever may become a sender there in a later view: until then it answers
     /// `NotSender`.
     pub fn lane(&mut self, subgroup: u16, lane: u16, config: &Config) -> Option<Sender> {
-        let of = config.subgroups.get(usize::from(subgroup))?;
+        let of = config.subgroup(subgroup)?;
         if self.control.is_some() && lane < of.lanes {
             self.driver.lanes.add(subgroup, lane);
         }
@@ -328,7 +330,8 @@ struct Opening<'a> {
     config: &'a Config,
     view: View,
     layout: Arc<Layout>,
-    policy: Policy,
+    /// And how it has placed the founders.
+    policy: (Policy, Plan),
     memory: Memory,
     own: OwnMemory,
 }
@@ -365,11 +368,8 @@ impl Opening<'_> {
         };
         let mut fabric = Shm::new(parts, &self.layout)?;
         let roster = views.then(|| founders(&memories, &self.layout, me));
-        let mut policy = self.policy;
-        if let Some(roster) = &roster {
-            let plan = policy.view(roster)?.1;
-            policy.adopt(&plan);
-        }
+        let (mut policy, plan) = self.policy;
+        policy.adopt(&plan);
         let first = roster.clone().map(|roster| {
             let carry = Carry::first(&roster);
             (roster, carry, Options::default())
@@ -418,7 +418,8 @@ impl Group {
             views.detectors.wishes.guard(&made);
         }
         let mut lanes = Lanes::new(bell.clone());
-        lanes.install(Vec::new(), made, &mut |_| ());
+        let waiting = super::change::waiting_of(engine.view());
+        lanes.install(Vec::new(), made, &waiting, &mut |_| ());
         let (mut every, mut room) = (config.liveness_every_ns, engine.view().members);
         if views.is_some() {
             (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);

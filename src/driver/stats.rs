@@ -32,6 +32,8 @@ pub struct Counters {
     pub sleeps: u64,
     /// The longest time between two looks at the clock, in nanoseconds; sleeps excluded.
     pub loop_gap_max_ns: u64,
+    /// Members that it has suspected for their lag.
+    pub evicted: u64,
 }
 
 /// What is counted per subgroup by the driver.
@@ -92,6 +94,10 @@ pub struct SubgroupSnapshot {
     pub announced: u64,
     pub pressed: u64,
     pub delivered: Delivered,
+    /// Which shard of which configured subgroup it is, and how many members it lacks: then it waits.
+    pub of: u64,
+    pub shard: u64,
+    pub lacks: u64,
     /// By rank: how far each member is, as this one sees it (`u64::MAX`: no member of it).
     pub progress: Vec<u64>,
 }
@@ -129,11 +135,13 @@ impl Page {
         self.put(2, u64::from(engine.view().me.0));
         self.put(3, engine.view().members as u64);
         self.put(4, engine.multicasts().len() as u64);
+        self.put(23, counters.evicted);
         head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
         for (at, multicast) in engine.multicasts().iter().enumerate() {
             let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
             let [prefix, stable, done] = multicast.own_progress();
             let tally = multicast.tally;
+            let part = engine.view().subgroups[multicast.subgroup].part;
             let pressed: u64 = multicast.lanes.iter().map(|lane| lane.taker.pressed()).sum();
             let words = [
                 multicast.subgroup as u64,
@@ -149,6 +157,9 @@ impl Page {
                 delivered[multicast.subgroup].messages,
                 delivered[multicast.subgroup].bytes,
                 delivered[multicast.subgroup].batches,
+                part.of.into(),
+                part.shard.into(),
+                part.lacks.into(),
             ];
             words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
             let ranks = base + SUBGROUP_WORDS;
@@ -207,6 +218,7 @@ pub fn read(region: &Region) -> Option<Snapshot> {
             busy_turns: word(9)?,
             sleeps: word(10)?,
             loop_gap_max_ns: word(11)?,
+            evicted: word(23)?,
         },
         subgroups: Vec::new(),
     };
@@ -226,6 +238,9 @@ pub fn read(region: &Region) -> Option<Snapshot> {
             announced: get(8),
             pressed: get(9),
             delivered,
+            of: get(13),
+            shard: get(14),
+            lacks: get(15),
             progress: (0..members).map(|rank| get(SUBGROUP_WORDS + rank)).collect(),
         });
     }

@@ -72,7 +72,7 @@ impl Driver {
         let now = self.now;
         self.find_wishes();
         self.find_joiners();
-        let Driver { engine, table, views, application, .. } = self;
+        let Driver { engine, table, views, application, counters, .. } = self;
         let (Some(membership), Some(views)) = (engine.membership(), views) else { return };
         let building = views.is_building();
         let roster = membership.roster();
@@ -105,7 +105,10 @@ impl Driver {
             }
             let may_go = ((roster.len() - 1) / 2).saturating_sub(suspects.len());
             lag.verdicts(may_go, |verdict| match verdict {
-                Verdict::Evict(suspicion) => heard.push(suspicion),
+                Verdict::Evict(suspicion) => {
+                    counters.evicted += 1;
+                    heard.push(suspicion);
+                }
                 Verdict::Report { subgroup, rank, for_ns } => {
                     application.lags(subgroup, rank.0, for_ns.0);
                 }

@@ -76,6 +76,12 @@ impl Kept {
         self.next += 1;
     }
 
+    /// All is done with that is known.
+    pub fn forget(&mut self) {
+        self.look();
+        self.next = self.upto;
+    }
+
     /// Sends as many as there is room for, in order. `Again`: some are left.
     pub fn send(&mut self, producer: &mut Producer) -> Result<(), Status> {
         while let Some(bytes) = self.first() {

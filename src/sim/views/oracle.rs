@@ -24,6 +24,7 @@ pub const PRIMARY: &str = "4 a majority of a view makes the next";
 pub const SAME: &str = "6 who installs a view has delivered the same of the one before";
 pub const ACCOUNT: &str =
     "what a send accepted is delivered or given back, and a leaver's delivered";
+pub const LACKING: &str = "a subgroup that lacks members delivers nothing, and keeps everything";
 pub const UNIFORM: &str = "7 what anybody delivered all survivors have";
 
 /// A lane: process and lane.
@@ -256,6 +257,9 @@ impl Oracle {
         message: &Message,
     ) -> Result<u64, Broken> {
         let name = || format!("{who} in view {epoch} subgroup {subgroup} of {lane:?}");
+        if self.lacks(subgroup, &self.views[&epoch]) {
+            return Err((LACKING, format!("{}: number {}", name(), message.number)));
+        }
         let number = message.number;
         let expected = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
         let count = self.count(subgroup, lane);
@@ -387,10 +391,30 @@ impl Oracle {
         if right { Ok(()) } else { Err((INCLUSION, format!("{who} stops: {reason:?}"))) }
     }
 
+    fn lacks(&self, subgroup: usize, view: &[usize]) -> bool {
+        self.templates[subgroup].lacks(view) > 0
+    }
+
+    /// All is silent, and a lane of one that is left waits for members with so many messages.
+    pub fn keeps(&self, name: Name, kept: u64) -> Result<(), Broken> {
+        let Name { process, subgroup, lane } = name;
+        let lane = (process, lane);
+        let next = self.next.get(&(process, subgroup, lane)).copied().unwrap_or(0);
+        let count = self.count(subgroup, lane);
+        if next + kept != count && self.modes[subgroup] == Mode::Stable {
+            let detail = format!("{name:?} keeps {kept}; {next} of {count} were delivered");
+            return Err((LACKING, detail));
+        }
+        Ok(())
+    }
+
     /// All is silent, and `up` are left: they have all that those among them have sent.
     pub fn quiet(&self, up: &[usize]) -> Result<(), Broken> {
         self.out.iter().try_for_each(|(who, reason)| self.has_accounted(*who, *reason))?;
         for subgroup in 0..self.templates.len() {
+            if self.lacks(subgroup, up) {
+                continue; // `keeps`
+            }
             let members = &self.templates[subgroup].members;
             let here: Vec<usize> = up.iter().copied().filter(|who| members.contains(who)).collect();
             for lane in self.lanes(subgroup).into_iter().filter(|lane| up.contains(&lane.0)) {

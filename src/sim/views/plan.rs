@@ -15,6 +15,8 @@ use crate::sst::ring::slot_bytes;
 pub struct Template {
     pub members: Vec<usize>,
     pub senders: Vec<usize>,
+    /// In a view with fewer it waits.
+    pub members_min: usize,
     pub lanes: u16,
     pub shape: Shape,
 }
@@ -26,7 +28,17 @@ impl Template {
             let here = view.iter().zip(0..).filter(|(process, _)| of.contains(process));
             here.map(|(_, rank)| Rank(rank)).collect::<Vec<Rank>>()
         };
-        Subgroup::new(ranks(&self.members), &ranks(&self.senders), self.lanes, self.shape)
+        let (members, senders) = (ranks(&self.members), ranks(&self.senders));
+        match self.lacks(view) {
+            0 => Subgroup::new(members, &senders, self.lanes, self.shape),
+            lacks => Subgroup::lacking(lacks, members, &senders, self.lanes, self.shape),
+        }
+    }
+
+    /// How many members it lacks in the view of those processes.
+    pub fn lacks(&self, view: &[usize]) -> u16 {
+        let here = view.iter().filter(|process| self.members.contains(process)).count();
+        self.members_min.saturating_sub(here) as u16
     }
 }
 
@@ -196,7 +208,21 @@ impl Plan {
             hazard,
             wire_share: dice.pick(&[2, 4, 8]),
         };
-        if parted { plan.parted(dice) } else { plan }
+        let plan = if parted { plan.parted(dice) } else { plan };
+        plan.asking_for_members()
+    }
+
+    /// In some groups subgroups need so many members. Of numbers of its own: else every seed would be
+    /// another one than it was.
+    fn asking_for_members(mut self) -> Plan {
+        let dice = &Dice::new(self.seed ^ 0x6c61_636b);
+        for template in &mut self.templates {
+            let most = template.members.len().min(self.founders + 1) as u64;
+            if dice.chance(64) && most > 1 {
+                template.members_min = dice.range(2, most) as usize;
+            }
+        }
+        self
     }
 
     /// Nothing but a partition, and what comes of it.
@@ -315,5 +341,5 @@ fn template(dice: &Dice, born: usize, reborn: &[Option<usize>]) -> Template {
         message_bytes_max,
         ring_bytes: ring_bytes.max(2 * slot),
     };
-    Template { members, senders, lanes: dice.pick(&[1, 1, 1, 2]), shape }
+    Template { members, senders, members_min: 0, lanes: dice.pick(&[1, 1, 1, 2]), shape }
 }

@@ -322,16 +322,35 @@ impl World {
             let mut eras = self.eras.borrow_mut();
             let era = eras.entry(epoch).or_insert_with(|| {
                 self.tallies.add(Row::Views, (epoch > 1).into());
+                let lacking = self.plan.templates.iter().filter(|of| of.lacks(&view) > 0).count();
+                self.tallies.add(Row::Lacking, lacking as u64);
                 Era::new(&self.plan, epoch, view.clone())
             });
+            let me = roster.me;
+            let waiting: Vec<(usize, u16)> = era
+                .specs
+                .iter()
+                .enumerate()
+                .flat_map(|(at, spec)| {
+                    let lanes = if spec.waits(me) { spec.shape.lanes } else { 0 };
+                    (0..lanes).map(move |lane| (at, lane))
+                })
+                .collect();
             let (node, lanes) = era.build(&self.plan, process, roster, carry);
             drop(eras);
             let mut kept = kept;
+            let mut kept_of = |subgroup: usize, lane: u16| {
+                let its = |of: &KeptOf| (of.0, of.1) == (subgroup, lane);
+                kept.iter().position(its).map(|at| kept.remove(at).2)
+            };
             for part in lanes {
-                let its = |of: &KeptOf| (of.0, of.1) == (part.subgroup, part.lane);
-                let kept = kept.iter().position(its).map(|at| kept.remove(at).2);
                 let hand = self.hand(process, part.subgroup, part.lane);
+                let kept = kept_of(part.subgroup, part.lane);
                 hand.borrow_mut().install(epoch, part.producer, kept, self);
+            }
+            for (subgroup, lane) in waiting {
+                let kept = kept_of(subgroup, lane);
+                self.hand(process, subgroup, lane).borrow_mut().waits(kept, self);
             }
             assert!(kept.is_empty(), "whoever sent in a view sends in the next");
             *self.lives[process].borrow_mut() = Life::Up(Box::new(node));
