@@ -15,11 +15,13 @@
 //!     enters a view, and enters it only with those that show the same, a majority; else it stops.
 //!     Zeros stand in for the others: what they would write has another layout.
 
+mod info;
+
 use super::assembly::{Assembly, assemble, prologue};
 use super::clock;
 use super::control::Wishes;
 use super::letter::{Ask, Letter};
-use super::policy::{Policy, reads, seat_of, sends, shown};
+use super::policy::{Policy, reads, sends, shown};
 use super::shortage::Shortage;
 use super::spare::Spare;
 use super::stats::Steps;
@@ -31,38 +33,13 @@ use crate::group::detector::lag::Lag;
 use crate::group::membership::roster::{Address, Member, Roster};
 use crate::group::membership::{Install, Options, Request, Timings};
 use crate::group::policy::Plan;
-use crate::group::view::{Part, View};
+use crate::group::view::View;
 use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
+pub use info::{MemberInfo, ViewInfo};
+use info::{info_of, member_info};
 use std::sync::Arc;
-
-/// A member, as the application sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MemberInfo {
-    /// Chosen anew by every process that opens the group.
-    pub incarnation: u64,
-    /// Its name on this host is `squall/GROUP/SEAT`.
-    pub seat: u16,
-}
-
-/// A view, as the application sees it. By rank, where nothing else is said.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ViewInfo {
-    /// The view's number; the first is 1.
-    pub epoch: u64,
-    /// My rank.
-    pub rank: u16,
-    pub members: Vec<MemberInfo>,
-    /// Ranks that were not in the view before.
-    pub joined: Vec<u16>,
-    /// Who was in the view before, and why it is no more.
-    pub left: Vec<(MemberInfo, Fault)>,
-    /// By subgroup, each shard one: members, and those that send.
-    pub subgroups: Vec<(Vec<u16>, Vec<u16>)>,
-    /// By subgroup: which shard of which it is, and whether it waits for members (`Part::lacks`).
-    pub parts: Vec<Part>,
-}
 
 /// What a member needs beyond one view.
 pub struct Views {
@@ -503,34 +480,6 @@ fn zeros(sizes: &Sizes) -> Result<Memory, Error> {
     let region = |bytes: usize| Region::zeros(bytes).map(Arc::new);
     let rings = sizes.rings.iter().map(|bytes| bytes.map(region).transpose());
     Ok(Memory { block: region(sizes.block)?, rings: rings.collect::<Result<_, Error>>()? })
-}
-
-fn member_info(roster: &Roster, rank: Rank) -> MemberInfo {
-    let member = roster.members[rank.index()];
-    MemberInfo { incarnation: member.incarnation, seat: seat_of(roster, rank) }
-}
-
-fn info_of(
-    roster: &Roster,
-    view: &View,
-    joined: Vec<u16>,
-    left: Vec<(MemberInfo, Fault)>,
-) -> ViewInfo {
-    let members = (0..roster.len() as u16).map(|rank| member_info(roster, Rank(rank)));
-    let subgroups = view.subgroups.iter().map(|subgroup| {
-        let mut senders: Vec<u16> = subgroup.senders.iter().map(|sender| sender.rank.0).collect();
-        senders.dedup();
-        (subgroup.members.iter().map(|rank| rank.0).collect(), senders)
-    });
-    ViewInfo {
-        epoch: roster.epoch.0,
-        rank: roster.me.0,
-        members: members.collect(),
-        joined,
-        left,
-        subgroups: subgroups.collect(),
-        parts: view.subgroups.iter().map(|subgroup| subgroup.part).collect(),
-    }
 }
 
 #[cfg(all(test, not(loom)))]
