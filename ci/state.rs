@@ -6,10 +6,8 @@
 mod member;
 mod support;
 
-use member::{Crew, member};
+use member::{Crew, MIB, Plan, member};
 use support::until;
-
-const MIB: usize = 1 << 20;
 
 fn main() {
     support::main(
@@ -18,6 +16,7 @@ fn main() {
             ("two_join_at_once", two_join_at_once),
             ("the_source_is_killed", the_source_is_killed),
             ("the_source_is_killed_late", the_source_is_killed_late),
+            ("the_source_is_killed_before_the_end", the_source_is_killed_before_the_end),
             ("the_source_leaves", the_source_leaves),
             ("the_joiner_is_killed", the_joiner_is_killed),
             ("views_pass_while_a_joiner_loads", views_pass_while_a_joiner_loads),
@@ -81,6 +80,29 @@ fn the_source_is_killed_late() -> String {
         crew.kill(0);
         crew.joined(one - 1, 4);
         text.push_str(&format!("after {after_ms} ms: {}\n", crew.agree()));
+        crew.leave_all();
+    }
+    text
+}
+
+/// Exactly between the view that the joiner is a member of and the end of the state, most of which
+/// is still at the source. The others must go on, of three as of two, and the joiner come again.
+fn the_source_is_killed_before_the_end() -> String {
+    let mut text = String::new();
+    for founders in [3, 2] {
+        let plan = Plan { founders, bytes: 8 * MIB, far: true, ..Plan::default() };
+        let mut crew = Crew::of("sourceend", plan);
+        crew.delivers();
+        let one = crew.join(40);
+        let whole = usize::from(founders) + 1;
+        (1..one).for_each(|at| crew.joined(at, whole));
+        let said = crew.members[one].process.ready_lines();
+        assert!(said.iter().all(|line| !line.starts_with("view")), "no member yet: {said:?}");
+        crew.kill(0);
+        let before = crew.delivered(0);
+        until("the others go on", || crew.delivered(0) > before + 1000);
+        crew.joined(one - 1, usize::from(founders));
+        text.push_str(&format!("{founders}: {}\n", crew.agree()));
         crew.leave_all();
     }
     text

@@ -60,7 +60,7 @@ pub use pipe::{Pipe, Socket};
 pub use progress::{Phase, Progress, Snapshot};
 pub use record::{End, Position, Version};
 #[cfg(not(loom))]
-pub use shell::{Handle, receive, start};
+pub use shell::{Handle, receive, refuse, start};
 
 use crate::error::{Error, Status};
 use crate::limits::{MESSAGE_BYTES_MAX, SUBGROUPS_MAX};

@@ -207,10 +207,10 @@ impl Pipe for Attended<'_, '_> {
         to_send: bool,
         bell: Option<BorrowedFd<'_>>,
         most: Duration,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         let door = bell.unwrap_or_else(|| self.shm.fd());
-        let over = self.stream.wait(to_send, Some(door), most)?;
+        self.stream.wait(to_send, Some(door), most)?;
         self.attend()?;
-        Ok(over)
+        Ok(())
     }
 }
