@@ -5,6 +5,7 @@
 //! Each word is whole; together they may be of two moments.
 
 use crate::mem::Cell;
+use std::fmt;
 
 /// What a transfer is at.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -127,6 +128,33 @@ impl Snapshot {
     }
 }
 
+/// For whoever waits.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.phase {
+            Phase::Opening => "waits for a checkpoint",
+            Phase::Loading => "loads",
+            Phase::Catchup => "catches up",
+            Phase::Joining => "has nearly caught up",
+            Phase::Ending => "is at the end",
+            Phase::Done => "is done",
+            Phase::Failed => "has failed",
+        };
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (state, after) = (mib(self.state_bytes), mib(self.catchup_bytes));
+        let messages = self.catchup_messages;
+        write!(f, "{what}: {state:.1} MiB of state, {messages} messages of {after:.1} MiB after it")?;
+        if self.tape_bytes > 0 {
+            let (filled, whole) = (mib(self.tape_filled), mib(self.tape_bytes));
+            write!(f, "; {filled:.1} of {whole:.1} MiB of catch-up buffer are full")?;
+        }
+        if self.attempts > 1 {
+            write!(f, "; start {}", self.attempts)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -147,5 +175,30 @@ mod tests {
             progress.write(&now);
             assert_eq!(progress.read(), now);
         }
+        progress.fail();
+        assert_eq!(progress.read().phase, Phase::Failed);
+        let mut words = progress.read().words();
+        words[0] = Phase::ALL.len() as u64;
+        assert_eq!(Snapshot::of_words(words), None, "another process' words");
+    }
+
+    #[test]
+    fn a_snapshot_is_said_in_a_line() {
+        let mib = |count: u64| count << 20;
+        let now = Snapshot {
+            phase: Phase::Catchup,
+            attempts: 2,
+            state_bytes: mib(3),
+            catchup_bytes: mib(1),
+            catchup_messages: 12,
+            tape_bytes: mib(64),
+            tape_filled: mib(16),
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            now.to_string(),
+            "catches up: 3.0 MiB of state, 12 messages of 1.0 MiB after it; 16.0 of 64.0 MiB of \
+             catch-up buffer are full; start 2"
+        );
     }
 }
