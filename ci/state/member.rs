@@ -178,8 +178,8 @@ const REST: u64 = 2;
 const SUM: u64 = 3;
 const LEAVE: u64 = 4;
 
-/// The role: arguments group, rank, members, join, idle, bytes, slow, slowapply, far, rate, window,
-/// id.
+/// The role: arguments group, rank, members, join, idle, bytes, slow, slowapply, openms, far, rate,
+/// window, id.
 pub fn member(arguments: &Arguments) {
     log_sink::set(Some(Box::new(|level, text| eprintln!("{level:?}: {text}"))));
     let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
@@ -192,8 +192,12 @@ pub fn member(arguments: &Arguments) {
     if arguments.or("far", false) {
         // The join is asked for however much is missing, and nobody loses patience.
         let transfer = &mut config.transfer;
-        (transfer.near_messages, transfer.near_bytes) = (1 << 40, transfer.catchup_bytes as u64 / 4);
+        (transfer.near_messages, transfer.near_bytes) =
+            (1 << 40, transfer.catchup_bytes as u64 / 4);
         config.suspicion_ns = 30_000_000_000;
+    }
+    if let Some(ms) = arguments.get("openms") {
+        config.open_timeout = Duration::from_millis(ms);
     }
     config.idle = if arguments.text("idle") == Some("yield") { Idle::Yield } else { Idle::Park };
     let (bytes, id): (usize, u64) = (arguments.or("bytes", 0), arguments.get("id").unwrap());
@@ -321,7 +325,7 @@ impl Crew {
         let group = group_name(what);
         let mut crew = Crew { group, plan, members: Vec::new(), ids: 0 };
         for rank in 0..crew.plan.founders {
-            crew.add(rank, false, 0);
+            crew.add(rank, false, 0, 60_000);
         }
         crew.members.iter_mut().for_each(|one| drop(one.process.expect("view 1")));
         crew
@@ -329,10 +333,15 @@ impl Crew {
 
     /// Starts one that joins and takes so many milliseconds for each piece of the state.
     pub fn join(&mut self, slow: u64) -> usize {
-        self.add(0, true, slow)
+        self.join_within(slow, 60_000)
     }
 
-    fn add(&mut self, rank: u16, join: bool, slow: u64) -> usize {
+    /// The same; without a state it would not wait longer than so many milliseconds.
+    pub fn join_within(&mut self, slow: u64, open_ms: u64) -> usize {
+        self.add(0, true, slow, open_ms)
+    }
+
+    fn add(&mut self, rank: u16, join: bool, slow: u64, open_ms: u64) -> usize {
         self.ids += 1;
         let process = Process::start(
             "member",
@@ -348,6 +357,7 @@ impl Crew {
                 ("far", &self.plan.far),
                 ("slowapply", if join && self.plan.far { &20 } else { &0 }),
                 ("slow", &slow),
+                ("openms", &open_ms),
                 ("id", &self.ids),
             ],
         );

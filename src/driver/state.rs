@@ -16,10 +16,10 @@ pub mod cover;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use super::{Application, Driver};
 use super::config::Config;
 use super::stats::{GIVEN_MAX, Page, Transferred};
 use super::views::Views;
+use super::{Application, Driver};
 use crate::base::{Epoch, Members, Nanos, Number, Peer};
 use crate::error::{Error, Status};
 use crate::fabric::shm::OwnBell;
@@ -114,7 +114,7 @@ impl States {
 
     #[inline(never)]
     fn append_to_all(&mut self, subgroup: u16, batch: &[Message]) {
-        if mutant!("state-batch-left-out") && batch[0].number % 7 == 6 {
+        if mutant!("state-batch-left-out") {
             return;
         }
         let feeds = self.transfers.iter_mut().filter_map(|transfer| transfer.feed.as_mut());
@@ -144,13 +144,7 @@ impl States {
         refuse(Socket(stream), &why);
     }
 
-    fn start(
-        &mut self,
-        (joiner, peer): (u64, Peer),
-        of: &Giver,
-        stream: OwnedFd,
-        place: usize,
-    ) {
+    fn start(&mut self, (joiner, peer): (u64, Peer), of: &Giver, stream: OwnedFd, place: usize) {
         let wake = self.wake.clone();
         let wake = Box::new(move || {
             if let Some(bell) = &wake {
@@ -306,7 +300,9 @@ impl Transfer {
                 }
                 return true;
             }
-            Ask::Open if of.views.detectors.leaving && !mutant!("state-of-a-leaver") => return true,
+            Ask::Open if of.views.detectors.leaving && !mutant!("state-of-a-leaver") => {
+                return true;
+            }
             Ask::Open => {
                 self.covers = of.covers(self.joiner, None);
                 self.covers.is_none()

@@ -316,13 +316,18 @@ mod tests {
         let region = Arc::new(Region::heap(page_bytes(1, 4)));
         let page = Page::new(region.clone(), 4);
         assert_eq!(read(&region).unwrap().transfers, []);
-        let progress = Snapshot { phase: Phase::Loading, attempts: 2, tape_filled: 9, ..Default::default() };
+        let progress =
+            Snapshot { phase: Phase::Loading, attempts: 2, tape_filled: 9, ..Default::default() };
         let given = Transferred { gives: true, other: 77, progress };
         let taken = Transferred { gives: false, other: 78, progress };
         page.write_transfer(2, &given);
         page.write_transfer(TAKEN, &taken);
         assert_eq!(read(&region).unwrap().transfers, [given, taken]);
-        assert!(given.text().contains("to 77") && given.text().contains("start 2"), "{}", given.text());
+        assert!(
+            given.text().contains("to 77") && given.text().contains("start 2"),
+            "{}",
+            given.text()
+        );
         assert!(given.figures().contains(&("restarts", 1)) && taken.text().contains("of 78"));
         // Another process' page may say anything.
         region.cell((TRANSFERS_AT + 2 * TRANSFER_WORDS + 2) * 8).publish(99);

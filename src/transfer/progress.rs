@@ -94,7 +94,8 @@ impl Progress {
 impl Snapshot {
     pub fn words(&self) -> [u64; WORDS] {
         let Snapshot { phase, attempts, state_bytes, catchup_bytes, catchup_messages, .. } = *self;
-        let Snapshot { behind_bytes, behind_messages, open_ns, tape_bytes, tape_filled, .. } = *self;
+        let Snapshot { behind_bytes, behind_messages, open_ns, tape_bytes, tape_filled, .. } =
+            *self;
         [
             phase as u64,
             attempts,
@@ -143,7 +144,10 @@ impl fmt::Display for Snapshot {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (state, after) = (mib(self.state_bytes), mib(self.catchup_bytes));
         let messages = self.catchup_messages;
-        write!(f, "{what}: {state:.1} MiB of state, {messages} messages of {after:.1} MiB after it")?;
+        write!(
+            f,
+            "{what}: {state:.1} MiB of state, {messages} messages of {after:.1} MiB after it"
+        )?;
         if self.tape_bytes > 0 {
             let (filled, whole) = (mib(self.tape_filled), mib(self.tape_bytes));
             write!(f, "; {filled:.1} of {whole:.1} MiB of catch-up buffer are full")?;

@@ -97,8 +97,10 @@ impl Joining<'_> {
                 Tried::Failed { why, letter } => {
                     say(Level::Notice, &format!("no state from seat {seat}: {why}"));
                     // What has come until the source was gone is not held against this process.
-                    if matches!(why, Failure::Gone | Failure::Refused { status: Status::Closed, .. })
-                    {
+                    if matches!(
+                        why,
+                        Failure::Gone | Failure::Refused { status: Status::Closed, .. }
+                    ) {
                         self.start += start.elapsed();
                     }
                     let ends = !why.may_pass();
@@ -204,8 +206,7 @@ impl Attended<'_, '_> {
         self.shm.sleep(Some(0), &mut Events::default());
         while let Some((_, bytes)) = self.shm.heard() {
             if self.letter.is_none() {
-                self.letter =
-                    Letter::decode(&bytes, self.joining.hello.incarnation).map(Box::new);
+                self.letter = Letter::decode(&bytes, self.joining.hello.incarnation).map(Box::new);
             }
         }
         if self.progress.read().phase >= Phase::Joining {

@@ -63,7 +63,8 @@ impl Joining<'_> {
             }
         };
         let epoch = letter.roster.epoch.0;
-        let text = format!("joined in view {epoch} without the whole state: leaving, to come again");
+        let text =
+            format!("joined in view {epoch} without the whole state: leaving, to come again");
         say(Level::Notice, &text);
         let views = self.begin(&mut shm, policy, letter, block)?;
         let mut group = Group::joined(views, shm, Box::new(Guest), page, self.config);

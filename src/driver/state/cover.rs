@@ -118,7 +118,8 @@ mod tests {
         let (next, mut then) = (joined(&roster), view.clone());
         then.members = 4;
         for at in [0, 1] {
-            then.subgroups[at].members = [then.subgroups[at].members.clone(), vec![Rank(3)]].concat();
+            then.subgroups[at].members =
+                [then.subgroups[at].members.clone(), vec![Rank(3)]].concat();
         }
         let gone = Members::from_ranks([Rank(1)]);
         let need = Need::of((&roster, &view), (&next, &then), 99, gone);

@@ -6,12 +6,13 @@ use crate::driver::config::{Changes, Config, Shards, SubgroupConfig};
 use crate::driver::group::Group;
 use crate::driver::lane::Sender as Lane;
 use crate::driver::state::options;
+use crate::driver::stats;
 use crate::driver::views::ViewInfo;
 use crate::driver::{Application, clock};
 use crate::error::{Error, Status};
-use crate::mem::Message;
+use crate::mem::{Message, Region};
 use crate::mutants::plant;
-use crate::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
+use crate::transfer::{CATCHUP, Checkpoint, Phase, StateSink, StateSource, Version};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -19,10 +20,13 @@ use std::time::Duration;
 
 /// A failure only if something hangs.
 const DEADLINE_NS: u64 = 20_000_000_000;
+/// With a planted fault.
+const HURRY_NS: u64 = 4_000_000_000;
 
 /// What a member has, and how it behaves.
 #[derive(Default)]
 struct Store {
+    hurries: bool,
     /// All messages ever: subgroup and bytes.
     entries: Vec<(u16, Vec<u8>)>,
     /// Checkpoints that it opened; states that it was sent, and of which subgroups the last one.
@@ -41,6 +45,8 @@ struct Store {
     may_apply: Option<usize>,
     /// Batches after the state.
     applied: usize,
+    paused: bool,
+    page: Option<Arc<Region>>,
 }
 
 /// A store and whoever waits for it to change.
@@ -59,7 +65,7 @@ impl Shared {
         let start = clock();
         let mut store = self.0.0.lock().unwrap();
         while !so(&mut store) {
-            if clock().0 - start.0 > DEADLINE_NS {
+            if clock().0 - start.0 > if store.hurries { HURRY_NS } else { DEADLINE_NS } {
                 return Err(format!("never: {what}; {:?}", store.status));
             }
             store = self.0.1.wait_timeout(store, Duration::from_millis(20)).unwrap().0;
@@ -189,6 +195,12 @@ impl Member {
         let _ = self.orders.send(order);
     }
 
+    /// Stands still when this returns.
+    fn pause(&self) -> Result<(), String> {
+        self.say(Order::Pause);
+        self.store.until("it stands still", |store| store.paused)
+    }
+
     /// In a view of so many.
     fn is_in(&self, members: usize) -> Result<(), String> {
         let last = |store: &Store| store.views.last().map(|view| view.members.len());
@@ -239,7 +251,10 @@ impl World {
 
     fn start(&mut self, rank: u16, set: impl FnOnce(&mut Config, &mut Store)) {
         let (mut config, store) = (Config { rank, ..self.config.clone() }, Shared::default());
-        store.with(|store| set(&mut config, store));
+        store.with(|store| {
+            store.hurries = self.planted.is_some();
+            set(&mut config, store);
+        });
         let (orders, listen) = channel();
         let (planted, theirs) = (self.planted, store.clone());
         let thread = std::thread::spawn(move || {
@@ -320,13 +335,17 @@ fn run(config: &Config, store: &Shared, orders: &Receiver<Order>) {
         Ok(group) => group,
         Err(error) => return store.with(|store| store.status = Some(error.status)),
     };
+    store.with(|store| store.page = Some(group.stats_page()));
     let mut lanes: Vec<Lane> = (0..8).filter_map(|at| group.sender(at, 0)).collect();
     let (mut left, mut len, mut sent) = (0, 0, 0u64);
     loop {
         match orders.try_recv() {
             Ok(Order::Talk(count, bytes)) => (left, len) = (count, bytes),
             Ok(Order::Leave) => group.control().unwrap().leave(),
-            Ok(Order::Pause) => drop(orders.recv()),
+            Ok(Order::Pause) => {
+                store.with(|store| store.paused = true);
+                drop(orders.recv());
+            }
             Ok(Order::Die) => return drop(group),
             Ok(Order::Go) | Err(_) => (),
         }
@@ -349,25 +368,37 @@ fn run(config: &Config, store: &Shared, orders: &Receiver<Order>) {
 /// What a member delivers while its state is given, in one view and in the next one; the checkpoint
 /// is opened while something is received that is not delivered yet.
 fn a_state_is_whole(planted: Option<&'static str>) -> Result<(), String> {
-    let mut world = World::new(planted, 3, 1)?;
+    let senders = Some(vec![0, 1]);
+    let mut world = World::with(planted, 3, 1, |config| config.subgroups[0].senders = senders)?;
     world.talk();
     let first = world.members[0].store.clone();
     first.with(|store| store.holds_read = true);
-    first.until("all is delivered", |store| store.entries.len() == 120)?;
-    // The last of three does not poll: what the first sends now is not delivered there.
-    world.members[2].say(Order::Pause);
+    first.until("all is delivered", |store| store.entries.len() == 80)?;
+    // The last of three, which only receives, does not poll: what is sent now is delivered nowhere.
+    world.members[2].pause()?;
     world.members[0].say(Order::Talk(8, 20));
     let one = world.join(|_, _| ());
-    world.members[2].say(Order::Go);
     first.until("a checkpoint is opened", |store| store.opened == 1)?;
+    world.members[2].say(Order::Go);
     world.talk();
-    first.until("all is delivered again", |store| store.entries.len() == 120 + 8 + 120)?;
+    first.until("all is delivered again", |store| store.entries.len() == 80 + 8 + 80)?;
     world.members[2].say(Order::Leave);
     (0..2).try_for_each(|at| world.members[at].is_in(2))?;
     world.talk();
-    first.until("and again", |store| store.entries.len() == 120 + 8 + 120 + 80)?;
+    first.until("and again", |store| store.entries.len() == 80 + 8 + 80 + 80)?;
+    let shown = |at: usize, gives: bool, phase: Phase| {
+        let so = |store: &mut Store| {
+            let page = store.page.as_ref().and_then(|page| stats::read(page)).unwrap_or_default();
+            let mut its = page.transfers.iter().filter(|of| of.gives == gives);
+            its.any(|of| of.progress.phase == phase && (!gives || of.progress.tape_bytes > 0))
+        };
+        world.members[at].store.until(&format!("{phase:?} in the page of {at}"), so)
+    };
+    shown(0, true, Phase::Loading)?;
     first.with(|store| store.holds_read = false);
     world.members[one].is_in(3)?;
+    shown(0, true, Phase::Done)?;
+    shown(one, false, Phase::Done)?;
     world.talk();
     world.agree(one, 0)?;
     world.took(one, 1, &[0])
@@ -402,7 +433,10 @@ fn a_place_is_taken(planted: Option<&'static str>) -> Result<(), String> {
     world.members[slow].is_in(5)?;
     world.talk();
     world.agree(slow, 0)?;
-    world.took(slow, 2, &[0])
+    world.took(slow, 2, &[0])?;
+    // It was told in time: before it was joined.
+    let views = world.members[0].store.with(|store| store.views.len());
+    if views == 3 { Ok(()) } else { Err(format!("{views} views instead of three")) }
 }
 
 /// Two are joined at once: one of them gets the place that both would have had.
@@ -417,8 +451,7 @@ fn two_for_one_place(planted: Option<&'static str>) -> Result<(), String> {
         world.members[at].store.until("it has begun", |store| store.begun == 1)?;
     }
     // Who leads finds both at once when it looks again.
-    world.members[0].say(Order::Pause);
-    std::thread::sleep(Duration::from_millis(20));
+    world.members[0].pause()?;
     first.with(|store| store.holds_read = false);
     std::thread::sleep(Duration::from_millis(300));
     world.members[0].say(Order::Go);
@@ -442,7 +475,8 @@ fn two_for_one_place(planted: Option<&'static str>) -> Result<(), String> {
 fn the_source_goes_before_the_end(planted: Option<&'static str>) -> Result<(), String> {
     let mut world = World::with(planted, 2, 1, |config| {
         let transfer = &mut config.transfer;
-        (transfer.near_messages, transfer.near_bytes) = (1 << 40, transfer.catchup_bytes as u64 / 4);
+        (transfer.near_messages, transfer.near_bytes) =
+            (1 << 40, transfer.catchup_bytes as u64 / 4);
         transfer.patience = Duration::from_millis(400);
     })?;
     let first = world.members[0].store.clone();
@@ -455,7 +489,9 @@ fn the_source_goes_before_the_end(planted: Option<&'static str>) -> Result<(), S
     let joiner = world.members[one].store.clone();
     let begins = |store: &Store| store.views.len() == 2;
     while !first.with(|store| begins(store)) {
-        joiner.with(|store| store.may_apply = store.may_apply.map(|most| most.max(store.applied) + 1));
+        joiner.with(|store| {
+            store.may_apply = store.may_apply.map(|most| most.max(store.applied) + 1)
+        });
         std::thread::sleep(Duration::from_millis(15));
     }
     if joiner.with(|store| store.entries.len() >= 5000 || !store.views.is_empty()) {
@@ -475,7 +511,7 @@ fn the_source_goes_before_the_end(planted: Option<&'static str>) -> Result<(), S
 fn a_leaver_gives_nothing(planted: Option<&'static str>) -> Result<(), String> {
     let mut world = World::new(planted, 3, 1)?;
     world.talk();
-    world.members[2].say(Order::Pause);
+    world.members[2].pause()?;
     world.members[0].say(Order::Leave);
     std::thread::sleep(Duration::from_millis(50));
     let one = world.join(|_, _| ());
