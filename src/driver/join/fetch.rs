@@ -42,7 +42,8 @@ const CALL_EVERY: Duration = Duration::from_millis(100);
 const SAY_EVERY: Duration = Duration::from_nanos(SAID_EVERY_NS);
 /// How long after all have refused they are asked again.
 const ALL_AGAIN: Duration = Duration::from_millis(100);
-/// How long a source may take to begin (F3): a checkpoint is opened at its next look at the clock.
+/// How long a source may take to begin (F3): a checkpoint is opened at its next look at the clock, and
+/// whoever does not look for the time to suspicion is cut off.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// A longer time between two looks was a pause of this process.
 const LOOK_MAX: Duration = Duration::from_millis(200);
@@ -242,7 +243,11 @@ impl Attended<'_, '_> {
             self.show();
         }
         self.seen = now;
-        let most = if now.attempts == 0 { self.patience.min(BEGINS_WITHIN) } else { self.patience };
+        let suspicion = match self.joining.config.suspicion_ns {
+            0 => self.patience,
+            ns => Duration::from_nanos(2 * ns).max(BEGINS_WITHIN).min(self.patience),
+        };
+        let most = if now.attempts == 0 { suspicion } else { self.patience };
         if self.near.is_some() || self.idle < most || mutant!("state-waits-for-ever") {
             return Ok(());
         }
