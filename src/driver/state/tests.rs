@@ -201,6 +201,16 @@ impl Member {
         self.store.until("it stands still", |store| store.paused)
     }
 
+    /// Has looked at the clock since this was called: it does so every 32 turns at the least.
+    fn looks(&self) -> Result<(), String> {
+        for _ in 0..40 {
+            self.pause()?;
+            self.say(Order::Go);
+            self.store.until("it goes on", |store| !store.paused)?;
+        }
+        Ok(())
+    }
+
     /// In a view of so many.
     fn is_in(&self, members: usize) -> Result<(), String> {
         let last = |store: &Store| store.views.last().map(|view| view.members.len());
@@ -345,6 +355,7 @@ fn run(config: &Config, store: &Shared, orders: &Receiver<Order>) {
             Ok(Order::Pause) => {
                 store.with(|store| store.paused = true);
                 drop(orders.recv());
+                store.with(|store| store.paused = false);
             }
             Ok(Order::Die) => return drop(group),
             Ok(Order::Go) | Err(_) => (),
@@ -429,6 +440,8 @@ fn a_place_is_taken(planted: Option<&'static str>) -> Result<(), String> {
     // Without a state: it is joined at once.
     let quick = world.join(|_, store| store.wants_none = true);
     world.members[quick].is_in(4)?;
+    world.members[1].is_in(4)?;
+    world.members[1].looks()?;
     second.with(|store| store.holds_read = false);
     world.members[slow].is_in(5)?;
     world.talk();
