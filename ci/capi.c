@@ -469,6 +469,7 @@ static void part_arguments(void)
   squall_group_attr_t good = attr_of(0, 1), attr;
   squall_callbacks_t callbacks = callbacks_of(&ear), empty = callbacks;
   squall_subgroup_attr_t subgroups[33], subgroup;
+  squall_transfer_attr_t transfer;
   int before;
 
   SAYS(squall_group_open(NULL, &callbacks, &group), SQUALL_INVALID, "attr", "NULL");
@@ -513,6 +514,19 @@ static void part_arguments(void)
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE | SQUALL_FLAG_OWN_THREAD, "SQUALL_FLAG_HUGE");
+  squall_transfer_attr_init(&transfer, sizeof transfer);
+  squall_transfer_attr_init(NULL, 5);
+#define REFUSED_TRANSFER(change, ...) \
+  do { \
+    squall_transfer_attr_t kept_ = transfer; \
+    REFUSED((attr.transfer = &transfer, change), __VA_ARGS__); \
+    transfer = kept_; \
+  } while (0)
+  REFUSED_TRANSFER(transfer.reserved = 9, "transfer.reserved is 9", "_init");
+  REFUSED_TRANSFER(transfer.catchup_bytes = 1000, "catch-up buffer of 1000", "power of two");
+  REFUSED_TRANSFER(transfer.catchup_bytes = UINT64_MAX, "power of two");
+  REFUSED_TRANSFER(transfer.catchup_bytes_max = 4096, "to 4096 bytes");
+  REFUSED_TRANSFER(transfer.near_bytes = (uint64_t)1 << 30, "1073741824", "a fourth");
   REFUSED(attr.subgroups = subgroups, "subgroup");
   REFUSED(attr.subgroup_count = 1, "subgroup");
   REFUSED((attr.subgroups = subgroups, attr.subgroup_count = 33), "33 subgroups", "32");

@@ -6,10 +6,8 @@
 mod member;
 mod support;
 
-use member::{Crew, member};
+use member::{Crew, MIB, Plan, member};
 use support::until;
-
-const MIB: usize = 1 << 20;
 
 fn main() {
     support::main(
@@ -18,6 +16,7 @@ fn main() {
             ("two_join_at_once", two_join_at_once),
             ("the_source_is_killed", the_source_is_killed),
             ("the_source_is_killed_late", the_source_is_killed_late),
+            ("the_source_is_killed_before_the_end", the_source_is_killed_before_the_end),
             ("the_source_leaves", the_source_leaves),
             ("the_joiner_is_killed", the_joiner_is_killed),
             ("views_pass_while_a_joiner_loads", views_pass_while_a_joiner_loads),
@@ -54,11 +53,12 @@ fn two_join_at_once() -> String {
     text
 }
 
-/// In the middle of the checkpoint: the joiner begins anew with another member.
+/// In the middle of the checkpoint: the joiner begins anew with another member, though it has been at
+/// it for longer than it would wait for a member to answer.
 fn the_source_is_killed() -> String {
     let mut crew = Crew::start("sourcedies", 3, 8 * MIB, "park");
     crew.delivers();
-    let one = crew.join(20);
+    let one = crew.join_within(160, 2000);
     crew.members[one].process.expect("load 4");
     crew.kill(0);
     crew.members[one - 1].process.expect("begin");
@@ -69,18 +69,42 @@ fn the_source_is_killed() -> String {
 }
 
 /// At any moment after the checkpoint: the joiner may have asked to be joined, or be joined. Then it
-/// is lost with its source, two of five; of four, those that are left would be no majority.
+/// takes part without a state until it has left, so that those who are left are a majority: of four
+/// as of five.
 fn the_source_is_killed_late() -> String {
     let mut text = String::new();
     for after_ms in [0, 1, 2, 4, 8, 16, 32] {
-        let mut crew = Crew::start("sourcelate", 4, MIB, "park");
+        let mut crew = Crew::start("sourcelate", 3, MIB, "park");
         crew.delivers();
         let one = crew.join(0);
         crew.members[one].process.expect("loaded");
         std::thread::sleep(std::time::Duration::from_millis(after_ms));
         crew.kill(0);
-        crew.joined(one - 1, 4);
+        crew.joined(one - 1, 3);
         text.push_str(&format!("after {after_ms} ms: {}\n", crew.agree()));
+        crew.leave_all();
+    }
+    text
+}
+
+/// Exactly between the view that the joiner is a member of and the end of the state, most of which
+/// is still at the source. The others must go on, of three as of two, and the joiner come again.
+fn the_source_is_killed_before_the_end() -> String {
+    let mut text = String::new();
+    for founders in [3, 2] {
+        let plan = Plan { founders, bytes: 8 * MIB, far: true, ..Plan::default() };
+        let mut crew = Crew::of("sourceend", plan);
+        crew.delivers();
+        let one = crew.join(40);
+        let whole = usize::from(founders) + 1;
+        (1..one).for_each(|at| crew.joined(at, whole));
+        let said = crew.members[one].process.ready_lines();
+        assert!(said.iter().all(|line| !line.starts_with("view")), "no member yet: {said:?}");
+        crew.kill(0);
+        let before = crew.delivered(0);
+        until("the others go on", || crew.delivered(0) > before + 1000);
+        crew.joined(one - 1, usize::from(founders));
+        text.push_str(&format!("{founders}: {}\n", crew.agree()));
         crew.leave_all();
     }
     text

@@ -174,6 +174,11 @@
 #define SQUALL_STATE_VIEW 3
 
 /**
+ * In `restarts_max`: not once.
+ */
+#define SQUALL_RESTARTS_NONE UINT32_MAX
+
+/**
  * Messages of a subgroup that one turn delivers at the most, and that one callback gets.
  */
 #define SQUALL_BATCH_MAX 512
@@ -394,6 +399,48 @@ typedef struct squall_subgroup_attr_t {
 } squall_subgroup_attr_t;
 
 /**
+ * What the transfer of the application's state may take, at this member, whether it gives the state
+ * or gets it. 0 is the default everywhere; members need not have the same.
+ */
+typedef struct squall_transfer_attr_t {
+  /**
+   * Set by `squall_transfer_attr_init`.
+   */
+  uint32_t size;
+  /**
+   * Who gives: how often a transfer starts over because messages came faster than the other took
+   * them and the buffer was full; 0: 3; SQUALL_RESTARTS_NONE: it fails at once. Each time the buffer
+   * is twice as long, up to `catchup_bytes_max`. Nothing is kept on a disk.
+   */
+  uint32_t restarts_max;
+  /**
+   * Who gives: bytes of the buffer for what is delivered while the state is sent, a power of two; 0:
+   * 64 MiB. Each message takes its length and up to 39 bytes. It is larger where two of the longest
+   * messages need more, and there during a transfer only; four can run at once.
+   */
+  uint64_t catchup_bytes;
+  /**
+   * Bytes; 0: 256 MiB, or `catchup_bytes` if that is more.
+   */
+  uint64_t catchup_bytes_max;
+  /**
+   * Who gives: the other asks to be a member when it lacks no more than so many bytes of messages
+   * (0: 1 MiB; a fourth of the buffer at the most) and so many messages (0: 8192). All wait while
+   * it applies those.
+   */
+  uint64_t near_bytes;
+  uint64_t near_messages;
+  /**
+   * How long the other side may stand still, in milliseconds; 0: 30000. Its callbacks count.
+   */
+  uint32_t patience_ms;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_transfer_attr_t;
+
+/**
  * A group and this process' place in it.
  */
 typedef struct squall_group_attr_t {
@@ -446,6 +493,10 @@ typedef struct squall_group_attr_t {
    * it, in milliseconds, the same everywhere; 0: 1000.
    */
   uint32_t suspicion_ms;
+  /**
+   * With SQUALL_MEMBERSHIP_VIEWS: what the transfer of the state may take; NULL: the default. Copied.
+   */
+  const struct squall_transfer_attr_t *transfer;
 } squall_group_attr_t;
 
 /**
@@ -677,7 +728,8 @@ typedef struct squall_version_t {
    */
   uint64_t epoch;
   /**
-   * The subgroups of the member that gives the state, ascending.
+   * The subgroups whose state this is, ascending: those in which the one that joins will be and the
+   * member that gives the state is, each shard one. Those of other subgroups are not part of it.
    */
   const struct squall_position_t *positions;
   /**
@@ -709,7 +761,7 @@ typedef int (*squall_checkpoint_open_fn)(void *user,
  * many; 0 is the end. Or a negative status, which ends this transfer and nothing else.
  *
  * Runs on a thread of the transfer, beside everything else; it may take its time, but no longer than
- * 30 s. It may not call the library.
+ * `patience_ms` of the one that joins (`squall_transfer_attr_t`; 30 s). It may not call the library.
  */
 typedef int64_t (*squall_checkpoint_read_fn)(void *user, void *checkpoint, void *place, uint32_t len);
 
@@ -1059,6 +1111,16 @@ int squall_report(squall_group_t group, uint64_t incarnation);
  * Threads: any, meant for the one that polls. Cost: a look at the clock. Since: 0.1
  */
 int squall_keep_alive(squall_group_t group);
+
+/**
+ * Makes `attr` the default.
+ *
+ * @param attr  May be NULL: nothing happens.
+ * @param size  sizeof *attr.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_transfer_attr_init(struct squall_transfer_attr_t *attr, uint32_t size);
 
 /**
  * Reads this member's statistics.

@@ -2,6 +2,7 @@
 //! What a group is opened with, as C structs: zero is the default everywhere.
 
 use super::message::squall_callbacks_t;
+use super::state::{options_of, squall_transfer_attr_t};
 use super::view::{SQUALL_MEMBERSHIP_FIXED, SQUALL_MEMBERSHIP_VIEWS};
 use crate::driver::config::{Changes, Config, Idle, Shards, SubgroupConfig};
 use crate::error::{Error, Status};
@@ -125,6 +126,8 @@ pub struct squall_group_attr_t {
     /// With SQUALL_MEMBERSHIP_VIEWS: how long a member may be silent before the others go on without
     /// it, in milliseconds, the same everywhere; 0: 1000.
     pub suspicion_ms: u32,
+    /// With SQUALL_MEMBERSHIP_VIEWS: what the transfer of the state may take; NULL: the default. Copied.
+    pub transfer: *const squall_transfer_attr_t,
 }
 
 /// Bytes of each struct in version 1; smaller ones are refused.
@@ -143,7 +146,7 @@ const _: () = {
 ///
 /// # Safety
 /// `at` points to `size` writable bytes, or is NULL.
-unsafe fn init(at: *mut c_void, size: u32) {
+pub(super) unsafe fn init(at: *mut c_void, size: u32) {
     if at.is_null() || size < 4 {
         return;
     }
@@ -191,7 +194,7 @@ pub unsafe extern "C" fn squall_callbacks_init(callbacks: *mut squall_callbacks_
 }
 
 /// What is 0 in this version, so that a later one can give it a meaning.
-fn unreserved(value: u32, of: &str) -> Result<(), Error> {
+pub(super) fn unreserved(value: u32, of: &str) -> Result<(), Error> {
     match value {
         0 => Ok(()),
         _ => invalid(format!("{of}.reserved is {value}, it must be 0: call its _init first")),
@@ -228,7 +231,7 @@ fn invalid<T>(detail: impl Into<String>) -> Result<T, Error> {
 ///
 /// # Safety
 /// `at` points to a struct that begins with its `size`, and to that many bytes.
-unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Error> {
+pub(super) unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Error> {
     if at.is_null() {
         return invalid(format!("{what} is NULL"));
     }
@@ -306,6 +309,8 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
     if attr.suspicion_ms > 0 {
         config.suspicion_ns = u64::from(attr.suspicion_ms) * 1_000_000;
     }
+    // SAFETY: the caller says that such a struct is there, or NULL.
+    config.transfer = unsafe { options_of(attr.transfer)? };
     let want = |bit: u32| match (attr.flags & bit != 0, attr.flags & SQUALL_FLAG_REQUIRE != 0) {
         (false, _) => Want::No,
         (true, false) => Want::Try,

@@ -8,11 +8,12 @@ use clap::Args;
 use comfy_table::CellAlignment;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
-use squall::driver::stats::{self, Snapshot, SubgroupSnapshot};
+use squall::driver::stats::{self, Snapshot, SubgroupSnapshot, Transferred};
 use squall::fabric::shm::door::{Hello, Kind, socket_name};
 use squall::fabric::shm::socket::Socket;
 use squall::limits::{MEMBERS_MAX, WIRE_VERSION};
 use squall::mem::Region;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -222,6 +223,12 @@ fn others() -> String {
     }
 }
 
+fn transfers_json(snapshot: &Snapshot) -> Value {
+    let figures = |of: &Transferred| of.figures().into_iter().collect::<BTreeMap<_, _>>();
+    let one = |of: &Transferred| json!({ "gives": of.gives, "figures": figures(of) });
+    snapshot.transfers.iter().map(one).collect()
+}
+
 /// One look at all members, and the one before.
 struct Look<'a> {
     group: &'a str,
@@ -288,6 +295,9 @@ impl Look<'_> {
             let evicted = snapshot.as_ref().map_or(0, |snapshot| snapshot.counters.evicted);
             if evicted > 0 {
                 say(&format!("rank {} has evicted {evicted} members for their lag", member.rank))?;
+            }
+            for transfer in snapshot.iter().flat_map(|snapshot| &snapshot.transfers) {
+                say(&format!("rank {} {}", member.rank, transfer.text()))?;
             }
         }
         for number in self.subgroups() {
@@ -382,6 +392,7 @@ impl Look<'_> {
                 "evicted": snapshot.as_ref().map(|snapshot| snapshot.counters.evicted),
                 "loop_gap_max_ns": snapshot.as_ref().map(|snapshot| snapshot.counters.loop_gap_max_ns),
                 "subgroups": subgroups.collect::<Vec<_>>(),
+                "transfers": snapshot.as_ref().map(transfers_json),
             })
         });
         let epoch = self.now.iter().flatten().map(|snapshot| snapshot.epoch).max();

@@ -210,7 +210,7 @@ impl Driver {
         let quiet = self.counters.busy_turns == self.busy_before;
         self.busy_before = self.counters.busy_turns;
         if self.stopped.is_some() {
-            return;
+            return self.feed(); // whoever asks for the state hears that there is none
         }
         self.watch();
         self.ask_to_leave();

@@ -9,12 +9,24 @@ use crate::base::Nanos;
 use crate::group::Engine;
 use crate::mem::Region;
 use crate::sst::layout::Mode;
+use crate::transfer;
 use std::sync::Arc;
 
 /// The first word of the page: "sqstat" and a format byte.
-pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x01");
+pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x02");
 
-const HEAD_WORDS: usize = 32;
+/// State transfers of a page: those that the member gives its state by at the same time, at the
+/// most, and the one by which it got its own.
+pub const GIVEN_MAX: usize = 4;
+pub const TAKEN: usize = GIVEN_MAX;
+/// The first word of each: 0: none; `GIVES` or `TAKES`; then whom with; then `transfer::Snapshot`.
+const GIVES: u64 = 1;
+const TAKES: u64 = 2;
+const TRANSFERS_AT: usize = 32;
+const TRANSFER_WORDS: usize = 16;
+const _: () = assert!(transfer::progress::WORDS + 2 <= TRANSFER_WORDS);
+
+const HEAD_WORDS: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
 const SUBGROUP_WORDS: usize = 32;
 
 /// Bytes of the page of a group.
@@ -60,6 +72,48 @@ pub struct Steps {
     pub delivered: Nanos,
 }
 
+/// One transfer of the application's state, as the member tells of it: under way, or the last one in
+/// its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// It is the source; else it is the joiner.
+    pub gives: bool,
+    /// The other's incarnation.
+    pub other: u64,
+    pub progress: transfer::Snapshot,
+}
+
+impl Transferred {
+    /// For whoever looks.
+    pub fn text(&self) -> String {
+        let Transferred { gives, other, progress } = self;
+        match gives {
+            true => format!("gives its state to {other}, which {progress}"),
+            false => format!("takes the state of {other} and {progress}"),
+        }
+    }
+
+    /// The same as figures: bytes, counts, nanoseconds.
+    pub fn figures(&self) -> [(&'static str, u64); 11] {
+        let transfer::Snapshot { phase, attempts, state_bytes, catchup_bytes, .. } = self.progress;
+        let transfer::Snapshot { catchup_messages, behind_bytes, behind_messages, .. } =
+            self.progress;
+        [
+            ("with", self.other),
+            ("phase", phase as u64),
+            ("restarts", attempts.saturating_sub(1)),
+            ("state_bytes", state_bytes),
+            ("catchup_bytes", catchup_bytes),
+            ("catchup_messages", catchup_messages),
+            ("behind_bytes", behind_bytes),
+            ("behind_messages", behind_messages),
+            ("checkpoint_open_ns", self.progress.open_ns),
+            ("buffer_bytes", self.progress.tape_bytes),
+            ("buffer_filled_bytes", self.progress.tape_filled),
+        ]
+    }
+}
+
 /// One member's page, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -76,6 +130,7 @@ pub struct Snapshot {
     pub last: Steps,
     pub counters: Counters,
     pub subgroups: Vec<SubgroupSnapshot>,
+    pub transfers: Vec<Transferred>,
 }
 
 /// One subgroup of a page. Only subgroups that the member belongs to are there.
@@ -173,6 +228,15 @@ impl Page {
 }
 
 impl Page {
+    /// A state transfer, in its place. About a dozen stores, now and then while there is one.
+    pub fn write_transfer(&self, place: usize, of: &Transferred) {
+        assert!(place <= TAKEN);
+        let base = TRANSFERS_AT + place * TRANSFER_WORDS;
+        self.put(base + 1, of.other);
+        of.progress.words().iter().zip(base + 2..).for_each(|(word, at)| self.put(at, *word));
+        self.put(base, if of.gives { GIVES } else { TAKES });
+    }
+
     /// The steps of a view change; written once for each.
     pub fn write_change(&self, changes: u64, last: &Steps) {
         let Steps { suspected, wedged, agreed, echoed, ended, passed, .. } = last;
@@ -221,6 +285,7 @@ pub fn read(region: &Region) -> Option<Snapshot> {
             evicted: word(23)?,
         },
         subgroups: Vec::new(),
+        transfers: (0..=TAKEN).filter_map(|place| transferred(place, &word)).collect(),
     };
     for at in 0..subgroups {
         let base = HEAD_WORDS + at * (SUBGROUP_WORDS + room);
@@ -245,4 +310,43 @@ pub fn read(region: &Region) -> Option<Snapshot> {
         });
     }
     Some(snapshot)
+}
+
+fn transferred(place: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Transferred> {
+    let base = TRANSFERS_AT + place * TRANSFER_WORDS;
+    let kind = word(base)?;
+    let words = std::array::from_fn(|at| word(base + 2 + at).unwrap_or(u64::MAX));
+    let progress = transfer::Snapshot::of_words(words)?;
+    let known = kind == GIVES || kind == TAKES;
+    known.then_some(Transferred { gives: kind == GIVES, other: word(base + 1)?, progress })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transfer::{Phase, Snapshot};
+
+    #[test]
+    fn a_page_tells_of_transfers() {
+        let region = Arc::new(Region::heap(page_bytes(1, 4)));
+        let page = Page::new(region.clone(), 4);
+        assert_eq!(read(&region).unwrap().transfers, []);
+        let progress =
+            Snapshot { phase: Phase::Loading, attempts: 2, tape_filled: 9, ..Default::default() };
+        let given = Transferred { gives: true, other: 77, progress };
+        let taken = Transferred { gives: false, other: 78, progress };
+        page.write_transfer(2, &given);
+        page.write_transfer(TAKEN, &taken);
+        assert_eq!(read(&region).unwrap().transfers, [given, taken]);
+        assert!(
+            given.text().contains("to 77") && given.text().contains("start 2"),
+            "{}",
+            given.text()
+        );
+        assert!(given.figures().contains(&("restarts", 1)) && taken.text().contains("of 78"));
+        // Another process' page may say anything.
+        region.cell((TRANSFERS_AT + 2 * TRANSFER_WORDS + 2) * 8).publish(99);
+        region.cell((TRANSFERS_AT + TAKEN * TRANSFER_WORDS) * 8).publish(7);
+        assert_eq!(read(&region).unwrap().transfers, []);
+    }
 }

@@ -30,10 +30,12 @@ use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
 use crate::error::{Error, Fault, Status, Suspicion};
 use crate::fabric::{Exchange, Memory, Shown, Sizes};
 use crate::group::detector::lag::Lag;
+use crate::group::membership::changes::{Change, What};
 use crate::group::membership::roster::{Address, Member, Roster};
 use crate::group::membership::{Install, Options, Request, Timings};
 use crate::group::policy::Plan;
 use crate::group::view::View;
+use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
@@ -306,6 +308,22 @@ impl Views {
         let rank = members.position(|member| member.incarnation == joiner);
         let letter = rank.map(|rank| self.letter(install, Rank(rank as u16)));
         Some((&install.roster, view, letter))
+    }
+
+    /// The view at hand, until another one is entered.
+    pub fn present(&self) -> (&Roster, &View) {
+        (&self.roster, &self.view)
+    }
+
+    /// What would follow if that process joined now; `None`: no view could.
+    pub fn foreseen(&self, joiner: u64) -> Option<(Roster, View)> {
+        if self.roster.len() >= MEMBERS_MAX {
+            return None;
+        }
+        let what = What::Join { incarnation: joiner, address: Address::default() };
+        let roster = self.roster.next(&[Change { what, ends: true }])?;
+        let view = self.policy.view(&roster).ok()?.0;
+        Some((roster, view))
     }
 
     /// Takes what the others have shown; whether that is everything. An error: this process lacks
