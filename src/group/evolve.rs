@@ -53,6 +53,7 @@ impl Engine {
         let membership = Membership::new(roster, &view.subgroups, carry, options, table);
         let mut engine = Engine::new(view, table, takers, options.posting);
         engine.departed = departed;
+        engine.begin_ahead(membership.roster(), &membership.carry().ahead);
         engine.evolution = Some(Box::new(Evolution {
             membership,
             decision: Decision::default(),
@@ -108,8 +109,8 @@ impl Engine {
         }
         if decision.wedge {
             for multicast in &mut self.multicasts {
-                let (received, stable) = multicast.wedge();
-                membership.receipt(multicast.subgroup, &received, &stable);
+                let (received, least) = multicast.wedge();
+                membership.receipt(multicast.subgroup, &received, &least);
             }
         }
         for &subgroup in &decision.deliver {
@@ -153,6 +154,11 @@ impl Engine {
         let drained = self.multicasts.iter().all(|multicast| multicast.deliverable().is_none());
         if evolution.install.is_some() && (drained || mutant!("wire-installs-undelivered")) {
             work.install = evolution.install.take();
+            let ahead = self.ahead(evolution.membership.roster());
+            if let Some(Install { roster, carry, .. }) = &mut work.install {
+                carry.ahead = ahead;
+                carry.ahead.retain(|of| roster.rank_of(of.sender).is_some());
+            }
             evolution.over = true;
         }
         self.evolution = Some(evolution);

@@ -83,7 +83,7 @@ impl Node {
         news
     }
 
-    /// At the end of a view: where there is no cut, all that came has been delivered.
+    /// At the end of a view: in *received* mode all that came has been delivered.
     pub fn has_emptied(&self) -> Result<(), Broken> {
         for (multicast, inbox) in self.engine.multicasts().iter().zip(&self.inboxes) {
             let all = multicast.slots().iter().enumerate();
@@ -223,7 +223,7 @@ impl Node {
         let multicast = self.engine.multicast_mut(delivery.at);
         let inbox = &mut self.inboxes[delivery.at];
         let outcome = multicast.collect(inbox, delivery.upto, &mut self.turn.batch, most);
-        let cut = multicast.has_cut();
+        let (cut, stable) = (multicast.has_cut(), multicast.mode == Mode::Stable);
         let subgroup = multicast.subgroup;
         if let Err(bad) = outcome {
             world.fail((TRUST, format!("process {}: {bad:?}", self.process)));
@@ -245,7 +245,7 @@ impl Node {
             let given = oracle.delivered(self.process, self.epoch, subgroup, lane, message);
             let ordinal = world.check(given);
             self.lent.push((lane, ordinal));
-            if cut {
+            if cut && stable {
                 let most = world.plan.templates[subgroup].shape.message_bytes_max;
                 world.tallies.one(Row::CutDeliveries);
                 if message.len == 0 {
@@ -253,7 +253,7 @@ impl Node {
                 } else if message.len == most {
                     world.tallies.reached(Case::LargestAcross);
                 }
-            } else {
+            } else if stable {
                 let slot = ordinal - oracle.base(self.epoch, subgroup, lane);
                 world.check(world.is_stable(self.epoch, subgroup, slot, message));
             }
