@@ -151,14 +151,13 @@ impl Engine {
         let before = work.posts.len();
         evolution.membership.posts(table, events.full.union(evolution.lost), &mut work.posts);
         evolution.again |= work.posts.len() > before;
-        let drained = self.multicasts.iter().all(|multicast| multicast.deliverable().is_none());
-        if evolution.install.is_some() && (drained || mutant!("wire-installs-undelivered")) {
-            work.install = evolution.install.take();
-            let ahead = self.ahead(evolution.membership.roster());
-            if let Some(Install { roster, carry, .. }) = &mut work.install {
-                carry.ahead = ahead;
-                carry.ahead.retain(|of| roster.rank_of(of.sender).is_some());
-            }
+        if let Some(mut install) = evolution.install.take() {
+            // X3: it has said of each subgroup that it has delivered the cut.
+            let drained = self.multicasts.iter().all(Multicast::has_delivered_cut);
+            assert!(drained || mutant!("wire-cut-not-awaited"), "it has ended");
+            install.carry.ahead = self.ahead(evolution.membership.roster());
+            install.carry.ahead.retain(|of| install.roster.rank_of(of.sender).is_some());
+            work.install = Some(install);
             evolution.over = true;
         }
         self.evolution = Some(evolution);

@@ -18,11 +18,10 @@ const MUTANTS: &[(&str, &str)] = &[
     ("wire-ahead-counted-twice", "A3: and no more than that"),
     ("wire-ahead-by-head", "A2: what was delivered counts, not what was announced"),
     ("wire-ahead-of-another-lane", "A4: each lane has its own count"),
-    ("wire-installs-undelivered", "X3: the view is delivered before the next begins"),
     ("wire-loss-not-told", "the membership hears of connections that end"),
     ("wire-rows-not-looked-at", "a turn is still only if no row has moved"),
     ("wire-sleeps-on-rows", "P: a member that sleeps has looked at the rows, too"),
-    ("wire-cut-not-awaited", "a member says that it ended when its callbacks have returned"),
+    ("wire-cut-not-awaited", "X3: a member says that it ended when its callbacks have returned"),
     ("loom-h-early", "H2: a lane's thread takes a ring when nothing of its own is left behind"),
     (
         "loom-h-late-ones-overlooked",
