@@ -14,7 +14,7 @@ use check::Check;
 use member::{Cluster, One, member};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
-use support::{Numbers, Process};
+use support::{Numbers, Process, until};
 
 fn main() {
     support::main(
@@ -29,6 +29,7 @@ fn main() {
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
             ("anything_may_happen", anything_may_happen),
+            ("on_receipt_nothing_is_lost", on_receipt_nothing_is_lost),
         ],
         &[("member", member)],
     );
@@ -167,14 +168,23 @@ fn an_event_loop_beats() -> String {
 }
 
 /// Members are killed, stopped and continued, leave and join, one or several at a time, while all send.
-/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
 fn anything_may_happen() -> String {
+    anything("anything", 40, false)
+}
+
+/// The same where messages are delivered on receipt.
+fn on_receipt_nothing_is_lost() -> String {
+    anything("onreceipt", 24, true)
+}
+
+/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
+fn anything(what: &str, changes: u64, received: bool) -> String {
     let number = |key: &str, or: u64| {
         std::env::var(key).ok().map_or(or, |text| text.parse().expect("a number"))
     };
-    let changes = number("SQUALL_CLUSTER_CHANGES", 40);
+    let changes = number("SQUALL_CLUSTER_CHANGES", changes);
     let mut dice = Numbers(number("SQUALL_CLUSTER_SEED", 1));
-    let mut cluster = Cluster::start_paced("anything", 4, "park", 300);
+    let mut cluster = Cluster::start_as(what, 4, "park", 300, received);
     let mut stopped: Vec<One> = Vec::new();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
     while tally.values().sum::<u64>() < changes {
@@ -228,6 +238,9 @@ fn anything_may_happen() -> String {
     }
     cluster.delivers();
     cluster.rest();
+    if received {
+        until("all have heard all", || Check::of(&cluster).have_heard_all());
+    }
     let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
     text

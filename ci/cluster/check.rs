@@ -8,6 +8,12 @@
 //!     has.
 //! C4  Of every sender each member delivers adjoining ordinals, none twice, over all its views.
 //! C5  Who rests has delivered all of its own, and so have all that were with it to the end.
+//!
+//! On receipt members may differ in what they have of one that failed (C2, C3). Instead:
+//!
+//! C6  Who joins begins, of every sender, with no later message than the first that one who was there
+//!     before had not delivered.
+//! C7  Whoever is there when all rest delivers, in the end, all that the others sent.
 
 use crate::member::Cluster;
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +36,7 @@ struct Life {
 
 pub struct Check {
     lives: Vec<Life>,
+    received: bool,
     /// Those that are still there at the end: what they sent, if they rest.
     rests: HashMap<u64, u64>,
 }
@@ -72,7 +79,7 @@ impl Check {
         let text = |id: &u64| std::fs::read_to_string(cluster.folder.join(id.to_string()));
         let lives = cluster.ids.iter().map(|id| read(*id, &text(id).unwrap_or_default())).collect();
         let rests = cluster.members.iter().filter_map(|one| Some((one.id, one.rests?))).collect();
-        Check { lives, rests }
+        Check { lives, received: cluster.received, rests }
     }
 
     /// Panics with the first rule that does not hold; else what was compared.
@@ -92,7 +99,10 @@ impl Check {
         }
         for (at, one) in self.lives.iter().enumerate() {
             for two in &self.lives[..at] {
-                compared += self.pair(one, two);
+                compared += match self.received {
+                    false => self.pair(one, two),
+                    true => self.begins(one, two) + self.begins(two, one),
+                };
             }
         }
         self.rested();
@@ -133,6 +143,40 @@ impl Check {
             }
         }
         compared
+    }
+
+    /// C6, of one who may have joined in a view that another went on to. How many senders.
+    fn begins(&self, one: &Life, other: &Life) -> usize {
+        let Some(first) = one.stays.first().map(|stay| stay.epoch) else { return 0 };
+        if first == 1 || !other.stays.iter().any(|stay| stay.epoch == first) {
+            return 0;
+        }
+        let before = other.stays.iter().filter(|stay| stay.epoch < first);
+        let had: HashMap<u64, u64> = before.flat_map(|stay| &stay.items).copied().collect();
+        let mut heard: HashMap<u64, u64> = HashMap::new();
+        for &(id, ordinal) in one.stays.iter().flat_map(|stay| &stay.items) {
+            heard.entry(id).or_insert(ordinal);
+        }
+        let both = heard.iter().filter_map(|(id, first)| Some((id, first, had.get(id)?)));
+        let both: Vec<_> = both.collect();
+        for &(id, first, last) in &both {
+            let (one, other) = (one.id, other.id);
+            assert!(*first <= last + 1, "C6: {one} hears {id} from {first}, {other} had {last}");
+        }
+        both.len()
+    }
+
+    /// C7, so far.
+    pub fn have_heard_all(&self) -> bool {
+        let here = self.lives.iter().filter(|life| self.rests.contains_key(&life.id));
+        let heard = |life: &Life, id: u64| {
+            let items = life.stays.iter().flat_map(|stay| &stay.items);
+            items.filter(|item| item.0 == id).map(|item| item.1 + 1).last()
+        };
+        let mut here = here.map(|life| {
+            self.rests.iter().all(|(&id, &sent)| sent == 0 || heard(life, id) == Some(sent))
+        });
+        here.all(|heard| heard)
     }
 
     fn rested(&self) {

@@ -9,6 +9,7 @@ use squall::driver::group::{Group, Sender};
 use squall::driver::views::ViewInfo;
 use squall::error::{Status, Suspicion};
 use squall::mem::Message;
+use squall::sst::layout::Mode;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -106,6 +107,9 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    if arguments.or("received", false) {
+        config.subgroups[0].mode = Mode::Received;
+    }
     config.idle = match arguments.text("idle") {
         Some("yield") => Idle::Yield,
         Some("spin") => Idle::Spin,
@@ -261,6 +265,8 @@ pub struct Cluster {
     founders: u16,
     idle: String,
     pace_us: u64,
+    /// Messages are delivered on receipt.
+    pub received: bool,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -270,11 +276,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
-        Cluster::start_paced(what, members, idle, 0)
+        Cluster::start_as(what, members, idle, 0, false)
     }
 
-    /// `pace_us`: a member sends no more often than that.
-    pub fn start_paced(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
+    /// `pace_us`: a member sends no more often than that. `received`: and all deliver on receipt.
+    pub fn start_as(what: &str, members: u16, idle: &str, pace_us: u64, received: bool) -> Cluster {
         let group = group_name(what);
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
@@ -284,6 +290,7 @@ impl Cluster {
             founders: members,
             idle,
             pace_us,
+            received,
             notes: Vec::new(),
             folder,
             members: Vec::new(),
@@ -313,6 +320,7 @@ impl Cluster {
                 ("join", &join),
                 ("idle", &self.idle),
                 ("pace_us", &self.pace_us),
+                ("received", &self.received),
                 ("id", &id),
                 ("file", &file),
             ],

@@ -196,7 +196,8 @@ mod tests {
         let remove = Change { what: What::Remove { member: 0 }, ends: true };
         let list = List { base: 3, ballot: 1, changes: vec![remove] };
         let suspects = Members::from_ranks([Rank(0)]);
-        let ahead = [(1, 0), (1, 1)].map(|(sender, lane)| Ahead { subgroup: 2, sender, lane, count: 5 });
+        let ahead =
+            [(1, 0), (1, 1)].map(|(sender, lane)| Ahead { subgroup: 2, sender, lane, count: 5 });
         let carry = Carry { list, agreed: 3, suspects, ahead: ahead.to_vec() };
         let joined = Members::from_ranks([Rank(2)]);
         Letter { roster, carry, joined, assignment: vec![0, 255, 7] }

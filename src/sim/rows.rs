@@ -61,6 +61,8 @@ rows! {
     Wedged 10_000 "members wedged",
     CutDeliveries 1_000 "messages delivered by a cut",
     Resent 1_000 "messages sent again in the next view",
+    Ahead 1_000 "lanes in *received* mode of which a member had had some of that (member and lane)",
+    AheadStill 100 "of these, when the view that brought them ended before it had brought all",
     CallOverView 50 "calls of the application under way while a view was installed",
     SentLate 20 "messages that such a call counted in the old ring when the next view had begun",
     CallbackOverView 100 "callbacks during which others went on by one view",

@@ -219,7 +219,8 @@ impl Membership {
         own.list = carry.list;
         let peers = roster.all().without(Members::from_ranks([roster.me]));
         let subgroups = shards.iter().map(|shard| shard.subgroup).collect();
-        let mine = |of: &Ahead| shards.iter().any(|shard| shard.subgroup == usize::from(of.subgroup));
+        let mine =
+            |of: &Ahead| shards.iter().any(|shard| shard.subgroup == usize::from(of.subgroup));
         let ahead = carry.ahead.into_iter().filter(mine).collect();
         let mut courier = Courier::new(peers, subgroups);
         // Whoever was suspect before the view is so in it: it is told, and nobody waits for it (V1).

@@ -66,14 +66,13 @@ impl Membership {
         }
         let shards = own.shards.iter().zip(&self.trims);
         let leads = |at: usize| self.shards[at].members.without(own.suspects).first();
-        let reached = shards.enumerate().filter_map(|(at, (row, trim))| {
-            match (trim.asked, row.ready) {
+        let reached =
+            shards.enumerate().filter_map(|(at, (row, trim))| match (trim.asked, row.ready) {
                 (true, _) => Some(Stage::Delivering),
                 (false, true) if leads(at) == Some(self.me()) => Some(Stage::Cut),
                 (false, true) => Some(Stage::Echoed),
                 _ => None,
-            }
-        });
+            });
         if let Some(reached) = reached.max() {
             return reached;
         }

@@ -16,7 +16,6 @@ const MUTANTS: &[(&str, &str)] = &[
     ("wire-ahead-forgotten", "A3: what I have had already is passed over"),
     ("wire-ahead-of-the-last-view-only", "A3: in the view after, too, if that one ended too soon"),
     ("wire-ahead-counted-twice", "A3: and no more than that"),
-    ("wire-ahead-by-head", "A2: what was delivered counts, not what was announced"),
     ("wire-ahead-of-another-lane", "A4: each lane has its own count"),
     ("wire-loss-not-told", "the membership hears of connections that end"),
     ("wire-rows-not-looked-at", "a turn is still only if no row has moved"),

@@ -8,6 +8,7 @@ use crate::error::{Fault, Suspicion};
 use crate::group::Engine;
 use crate::group::membership::stage::Stage;
 use crate::group::membership::{Install, Membership};
+use crate::group::multicast::Multicast;
 use crate::sim::coverage::Case;
 use crate::sim::oracle::{Broken, TRUST};
 use crate::sim::rows::Row;
@@ -156,7 +157,7 @@ impl Node {
     }
 
     fn progress(&self) -> u64 {
-        let of = |multicast: &crate::group::multicast::Multicast| {
+        let of = |multicast: &Multicast| {
             let mine: u64 = multicast.own_progress().iter().map(|number| number.0).sum();
             mine + multicast.slots().iter().map(|count| count.0).sum::<u64>()
         };
@@ -343,6 +344,9 @@ impl Node {
             world.pause(self);
         }
         if let Some(install) = self.turn.work.install.take() {
+            world.tallies.add(Row::Ahead, install.carry.ahead.len() as u64);
+            let still: usize = self.engine.multicasts().iter().map(Multicast::lanes_ahead).sum();
+            world.tallies.add(Row::AheadStill, still as u64);
             return Some(install);
         }
         if world.plan.parking && !self.turn.busy {
