@@ -6,7 +6,7 @@
 mod member;
 mod support;
 
-use member::{Crew, member};
+use member::{Crew, Plan, member};
 use support::until;
 
 const MIB: usize = 1 << 20;
@@ -15,6 +15,7 @@ fn main() {
     support::main(
         &[
             ("a_joiner_gets_the_state", a_joiner_gets_the_state),
+            ("on_receipt_nothing_is_counted_twice", on_receipt_nothing_is_counted_twice),
             ("two_join_at_once", two_join_at_once),
             ("the_source_is_killed", the_source_is_killed),
             ("the_source_is_killed_late", the_source_is_killed_late),
@@ -40,6 +41,22 @@ fn a_joiner_gets_the_state() -> String {
         assert!(caught > 0, "under load something comes after the checkpoint");
         crew.leave_all();
     }
+    text
+}
+
+/// On receipt members have more or less of each sender when a view ends. Who joins with the state of
+/// one goes on where that one does.
+fn on_receipt_nothing_is_counted_twice() -> String {
+    let plan =
+        Plan { received: true, window: 1024, rate: 20_000, ..Plan::new(2, 1 << 16, "yield") };
+    let mut crew = Crew::of("receipt", plan);
+    crew.delivers();
+    for members in 3..8 {
+        let one = crew.join(0);
+        crew.joined(one, members);
+    }
+    let text = crew.agree();
+    crew.leave_all();
     text
 }
 

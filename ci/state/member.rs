@@ -11,6 +11,7 @@ use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status};
 use squall::log_sink;
 use squall::mem::Message;
+use squall::sst::layout::Mode;
 use squall::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
 use std::io::BufRead;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -45,6 +46,8 @@ struct Member {
     /// Founders have none to take; members without a state none to give.
     takes: bool,
     gives: bool,
+    /// On receipt there is no order of all messages.
+    received: bool,
     coming: Vec<u8>,
     told_mib: usize,
     slow: Duration,
@@ -64,6 +67,20 @@ impl Store {
         let at = (word ^ self.applied) as usize % COUNTERS;
         self.counters[at] = self.counters[at].rotate_left(7) ^ word ^ self.applied;
         self.applied += 1;
+    }
+
+    /// The same whatever the order.
+    fn count(&mut self, bytes: &[u8]) {
+        let word = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        let counter = &mut self.counters[word as usize % COUNTERS];
+        *counter = counter.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.applied += 1;
+    }
+
+    fn take(&mut self, batch: &[Message], received: bool) {
+        for message in batch {
+            if received { self.count(message.bytes()) } else { self.apply(message.bytes()) }
+        }
     }
 
     fn changing(&self) -> Vec<u8> {
@@ -134,8 +151,7 @@ impl StateSink for Member {
 
     fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
         assert!(batch.iter().all(|message| message.flags == CATCHUP));
-        let mut store = self.store.lock().unwrap();
-        batch.iter().for_each(|message| store.apply(message.bytes()));
+        self.store.lock().unwrap().take(batch, self.received);
         self.seen.caught_up.fetch_add(batch.len() as u64, Relaxed);
     }
 }
@@ -146,7 +162,7 @@ impl Application for Member {
         self.seen.longest_gap_ns.fetch_max(gap, Relaxed);
         assert!(batch.iter().all(|message| message.flags == 0));
         let mut store = self.store.lock().unwrap();
-        batch.iter().for_each(|message| store.apply(message.bytes()));
+        store.take(batch, self.received);
         self.seen.applied.store(store.applied, Relaxed);
         self.last = Instant::now();
     }
@@ -183,6 +199,10 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    let received = arguments.or("received", false);
+    if received {
+        config.subgroups[0].mode = Mode::Received;
+    }
     config.transfer.near_messages = u64::from(config.subgroups[0].window);
     config.idle = if arguments.text("idle") == Some("yield") { Idle::Yield } else { Idle::Park };
     let (bytes, id): (usize, u64) = (arguments.or("bytes", 0), arguments.get("id").unwrap());
@@ -193,6 +213,7 @@ pub fn member(arguments: &Arguments) {
         store: store.clone(),
         takes: config.join,
         gives: bytes > 0,
+        received,
         coming: Vec::new(),
         told_mib: 0,
         slow: Duration::from_millis(arguments.or("slow", 0)),
@@ -282,12 +303,20 @@ pub struct Plan {
     pub rate: u64,
     pub rate_joined: u64,
     pub window: u32,
+    /// Messages are delivered on receipt.
+    pub received: bool,
+}
+
+impl Plan {
+    pub fn new(founders: u16, bytes: usize, idle: &'static str) -> Plan {
+        let (rate, rate_joined, window, received) = (5000, 5000, 256, false);
+        Plan { founders, bytes, idle, rate, rate_joined, window, received }
+    }
 }
 
 impl Crew {
     pub fn start(what: &str, founders: u16, bytes: usize, idle: &'static str) -> Crew {
-        let plan = Plan { founders, bytes, idle, rate: 5000, rate_joined: 5000, window: 256 };
-        Crew::of(what, plan)
+        Crew::of(what, Plan::new(founders, bytes, idle))
     }
 
     pub fn of(what: &str, plan: Plan) -> Crew {
@@ -318,6 +347,7 @@ impl Crew {
                 ("bytes", &self.plan.bytes),
                 ("rate", if join { &self.plan.rate_joined } else { &self.plan.rate }),
                 ("window", &self.plan.window),
+                ("received", &self.plan.received),
                 ("slow", &slow),
                 ("id", &self.ids),
             ],
