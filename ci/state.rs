@@ -45,13 +45,20 @@ fn a_joiner_gets_the_state() -> String {
 }
 
 /// On receipt members have more or less of each sender when a view ends. Who joins with the state of
-/// one goes on where that one does.
+/// one goes on where that one does. Whoever leads ends first and has the least; so the source, which
+/// has the lowest seat, is made the youngest.
 fn on_receipt_nothing_is_counted_twice() -> String {
     let plan =
-        Plan { received: true, window: 1024, rate: 20_000, ..Plan::new(2, 1 << 16, "yield") };
+        Plan { received: true, window: 1024, rate: 20_000, ..Plan::new(3, 1 << 16, "yield") };
     let mut crew = Crew::of("receipt", plan);
     crew.delivers();
-    for members in 3..8 {
+    crew.agree(); // of one that fails some might have more
+    crew.kill(0);
+    crew.joined(0, 2);
+    let one = crew.join(0);
+    crew.joined(one, 3);
+    crew.members.iter_mut().for_each(|one| one.process.say("go"));
+    for members in 4..9 {
         let one = crew.join(0);
         crew.joined(one, members);
     }
