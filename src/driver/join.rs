@@ -118,11 +118,7 @@ fn join_once(
     shm.own(Epoch(0), &policy.joiner_sends())?;
     shm.admit(Admission::Higher);
     let letter = match application.sink() {
-        None => {
-            let mut letter = joining.wait(&mut shm, &policy)?;
-            letter.carry.ahead.clear(); // without a state it has had nothing
-            letter
-        }
+        None => joining.wait(&mut shm, &policy)?,
         Some(sink) => match joining.fetch(&mut shm, &policy, sink)? {
             Fetched::Whole(letter) => *letter,
             Fetched::Anew => return Ok(None),

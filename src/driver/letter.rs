@@ -15,7 +15,7 @@
 //! suspects=0,2                          ranks
 //! joined=3                              ranks of all that join with this view
 //! change=WORD:WORD:WORD:WORD            each change beyond the view that is known already
-//! ahead=SUBGROUP:SENIORITY:LANE:COUNT   each lane of which this member has had so many already
+//! ahead=SUBGROUP:SENIORITY:LANE:COUNT   each lane of which my state has so many messages already
 //! assignment=00ff…                      bytes, in hexadecimal
 //! ```
 //!
