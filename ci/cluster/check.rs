@@ -50,6 +50,15 @@ impl Life {
     }
 }
 
+impl Life {
+    /// How many of a sender's messages it had before that view, of those that came before, too.
+    fn heard(&self, id: u64, epoch: u64) -> u64 {
+        let before = self.stays.iter().filter(|stay| stay.epoch < epoch);
+        let items = before.flat_map(|stay| &stay.items).filter(|item| item.0 == id);
+        items.last().map_or(0, |item| item.1 + 1)
+    }
+}
+
 fn read(id: u64, text: &str) -> Life {
     let mut life = Life { id, stays: Vec::new(), stopped: None };
     // The last line of one that was killed may be cut.
@@ -169,14 +178,21 @@ impl Check {
     /// C7, so far.
     pub fn have_heard_all(&self) -> bool {
         let here = self.lives.iter().filter(|life| self.rests.contains_key(&life.id));
-        let heard = |life: &Life, id: u64| {
-            let items = life.stays.iter().flat_map(|stay| &stay.items);
-            items.filter(|item| item.0 == id).map(|item| item.1 + 1).last()
-        };
-        let mut here = here.map(|life| {
-            self.rests.iter().all(|(&id, &sent)| sent == 0 || heard(life, id) == Some(sent))
-        });
-        here.all(|heard| heard)
+        let mut pairs = here.flat_map(|life| self.rests.iter().map(move |rest| (life, rest)));
+        pairs.all(|(life, (&id, &sent))| self.has_all(life, id, sent, u64::MAX))
+    }
+
+    /// Whether it had all that a sender has sent before that view. Who joined when all who went on had
+    /// it hears none of it.
+    fn has_all(&self, life: &Life, id: u64, sent: u64, epoch: u64) -> bool {
+        let heard = life.heard(id, epoch);
+        let first = life.stays[0].epoch;
+        if heard > 0 || sent == 0 || first == 1 {
+            return heard == sent;
+        }
+        let was = |other: &Life, epoch: u64| other.stays.iter().any(|stay| stay.epoch == epoch);
+        let mut others = self.lives.iter().filter(|of| was(of, first) && was(of, first - 1));
+        others.all(|other| self.has_all(other, id, sent, first))
     }
 
     fn rested(&self) {
