@@ -239,7 +239,10 @@ fn anything(what: &str, changes: u64, received: bool) -> String {
     cluster.delivers();
     cluster.rest();
     if received {
-        until("all have heard all", || Check::of(&cluster).have_heard_all());
+        until("all have heard all", || {
+            std::thread::sleep(std::time::Duration::from_millis(20)); // the members need the core
+            Check::of(&cluster).have_heard_all()
+        });
     }
     let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
