@@ -14,6 +14,7 @@
 pub mod ahead;
 mod ending;
 mod laggards;
+mod leaving;
 mod quiet;
 
 use super::outbox::Outbox;

@@ -51,6 +51,16 @@ impl Kept {
         !self.is_empty()
     }
 
+    /// From now on a call of the application's in that ring answers `status`.
+    pub fn stop(&self, status: Status) {
+        self.cells.stop(status);
+    }
+
+    /// As `LaneCells::settle`.
+    pub fn settle(&mut self) {
+        self.cells.settle(&mut self.fences);
+    }
+
     /// The next message to be sent. One whose place is in use anew is empty: all have said that they
     /// released it, so whoever says at the view's end that it lacks it lies, and gets that instead.
     pub fn first(&self) -> Option<&[u8]> {
