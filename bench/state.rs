@@ -35,9 +35,12 @@ fn a_join_under_load() -> String {
     let (rate, joins): (u64, usize) = (or("RATE", 100_000), or("JOINS", 5));
     let idle = if or("IDLE", String::new()) == "park" { "park" } else { "yield" };
     let each = rate / u64::from(founders);
-    let (bytes, window) = (mib << 20, 1 << 14);
-    let plan =
-        Plan { founders, bytes, idle, rate: each, rate_joined: 0, window, ..Plan::default() };
+    let plan = Plan {
+        rate: each,
+        rate_joined: 0,
+        window: 1 << 14,
+        ..Plan::new(founders, mib << 20, idle)
+    };
     let mut crew = Crew::of("benchstate", plan);
     crew.delivers();
     let mut text = format!(

@@ -19,7 +19,7 @@ use leaver::{a_leaver_sends_to_the_last, leaver};
 use member::{Cluster, One, member};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
-use support::{Numbers, Process};
+use support::{Numbers, Process, until};
 
 fn main() {
     support::main(
@@ -38,6 +38,7 @@ fn main() {
             ("a_group_may_begin_with_waiting", a_group_may_begin_with_waiting),
             ("a_policy_that_disagrees_is_found", a_policy_that_disagrees_is_found),
             ("anything_may_happen", anything_may_happen),
+            ("on_receipt_nothing_is_lost", on_receipt_nothing_is_lost),
             ("a_member_without_descriptors", short::a_member_without_descriptors),
             ("a_member_without_memory", short::a_member_without_memory),
             ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
@@ -282,14 +283,23 @@ fn a_joiner_that_disagrees() -> String {
 }
 
 /// Members are killed, stopped and continued, leave and join, one or several at a time, while all send.
-/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
 fn anything_may_happen() -> String {
+    anything("anything", 40, false)
+}
+
+/// The same where messages are delivered on receipt.
+fn on_receipt_nothing_is_lost() -> String {
+    anything("onreceipt", 24, true)
+}
+
+/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
+fn anything(what: &str, changes: u64, received: bool) -> String {
     let number = |key: &str, or: u64| {
         std::env::var(key).ok().map_or(or, |text| text.parse().expect("a number"))
     };
-    let changes = number("SQUALL_CLUSTER_CHANGES", 40);
+    let changes = number("SQUALL_CLUSTER_CHANGES", changes);
     let mut dice = Numbers(number("SQUALL_CLUSTER_SEED", 1));
-    let mut cluster = Cluster::start_paced("anything", 4, "park", 300);
+    let mut cluster = Cluster::start_as(what, 4, "park", 300, received);
     let mut stopped: Vec<One> = Vec::new();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
     while tally.values().sum::<u64>() < changes {
@@ -343,6 +353,12 @@ fn anything_may_happen() -> String {
     }
     cluster.delivers();
     cluster.rest();
+    if received {
+        until("all have heard all", || {
+            std::thread::sleep(std::time::Duration::from_millis(20)); // the members need the core
+            Check::of(&cluster).have_heard_all()
+        });
+    }
     let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
     text

@@ -13,6 +13,7 @@ fn main() {
     support::main(
         &[
             ("a_joiner_gets_the_state", a_joiner_gets_the_state),
+            ("on_receipt_nothing_is_counted_twice", on_receipt_nothing_is_counted_twice),
             ("two_join_at_once", two_join_at_once),
             ("the_source_is_killed", the_source_is_killed),
             ("the_source_is_killed_late", the_source_is_killed_late),
@@ -39,6 +40,29 @@ fn a_joiner_gets_the_state() -> String {
         assert!(caught > 0, "under load something comes after the checkpoint");
         crew.leave_all();
     }
+    text
+}
+
+/// On receipt members have more or less of each sender when a view ends. Who joins with the state of
+/// one goes on where that one does. Whoever leads ends first and has the least; so the source, which
+/// has the lowest seat, is made the youngest.
+fn on_receipt_nothing_is_counted_twice() -> String {
+    let plan =
+        Plan { received: true, window: 1024, rate: 20_000, ..Plan::new(3, 1 << 16, "yield") };
+    let mut crew = Crew::of("receipt", plan);
+    crew.delivers();
+    crew.agree(); // of one that fails some might have more
+    crew.kill(0);
+    crew.joined(0, 2);
+    let one = crew.join(0);
+    crew.joined(one, 3);
+    crew.members.iter_mut().for_each(|one| one.process.say("go"));
+    for members in 4..9 {
+        let one = crew.join(0);
+        crew.joined(one, members);
+    }
+    let text = crew.agree();
+    crew.leave_all();
     text
 }
 
@@ -92,7 +116,7 @@ fn the_source_is_killed_late() -> String {
 fn the_source_is_killed_before_the_end() -> String {
     let mut text = String::new();
     for founders in [3, 2] {
-        let plan = Plan { founders, bytes: 8 * MIB, far: true, ..Plan::default() };
+        let plan = Plan { far: true, ..Plan::new(founders, 8 * MIB, "park") };
         let mut crew = Crew::of("sourceend", plan);
         crew.delivers();
         let one = crew.join(40);

@@ -53,6 +53,11 @@
 
 /**
  * Deliver on receipt, in the order of each sender.
+ *
+ * Where views change (SQUALL_MEMBERSHIP_VIEWS): of a sender that stays in the group, all members that
+ * stay deliver every message, once and in order. Of one that fails some may deliver last
+ * messages that others never get: where that matters, use SQUALL_MODE_STABLE. Who joins begins with
+ * the first message of each sender that not all had; with a state, after what its source had.
  */
 #define SQUALL_MODE_RECEIVED 1
 

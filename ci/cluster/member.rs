@@ -12,6 +12,7 @@ use squall::error::{Error, Status, Suspicion};
 use squall::group::policy::assignment::Assignment;
 use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
 use squall::mem::Message;
+use squall::sst::layout::Mode;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -118,6 +119,9 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    if arguments.or("received", false) {
+        config.subgroups[0].mode = Mode::Received;
+    }
     config.subgroups[0].window_bytes = arguments.or("window_bytes", 0);
     config.subgroups[0].shards.members_min = arguments.or("members_min", 0);
     config.policy = match arguments.text("policy") {
@@ -332,6 +336,8 @@ pub struct Cluster {
     members_min: u16,
     /// Ids of those that have another policy than all the others; `None`: they have none of their own.
     odd: Option<Vec<u64>>,
+    /// Messages are delivered on receipt.
+    pub received: bool,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -341,12 +347,20 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
-        Cluster::start_paced(what, members, idle, 0)
+        Cluster::start_as(what, members, idle, 0, false)
     }
 
     /// `pace_us`: a member sends no more often than that.
     pub fn start_paced(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, pace_us);
+        cluster.found(&|_| &[]);
+        cluster
+    }
+
+    /// `received`: and all deliver on receipt.
+    pub fn start_as(what: &str, members: u16, idle: &str, pace_us: u64, received: bool) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, pace_us);
+        cluster.received = received;
         cluster.found(&|_| &[]);
         cluster
     }
@@ -391,6 +405,7 @@ impl Cluster {
             pace_us,
             members_min: 0,
             odd: None,
+            received: false,
             notes: Vec::new(),
             folder,
             members: Vec::new(),
@@ -432,6 +447,7 @@ impl Cluster {
             ("pace_us", &self.pace_us),
             ("members_min", &self.members_min),
             ("policy", &policy),
+            ("received", &self.received),
             ("id", &id),
             ("file", &file),
         ];

@@ -11,6 +11,7 @@ use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status};
 use squall::log_sink;
 use squall::mem::Message;
+use squall::sst::layout::Mode;
 use squall::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
 use std::io::BufRead;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -46,6 +47,8 @@ struct Member {
     /// Founders have none to take; members without a state none to give.
     takes: bool,
     gives: bool,
+    /// On receipt there is no order of all messages.
+    received: bool,
     coming: Vec<u8>,
     told_mib: usize,
     slow: Duration,
@@ -67,6 +70,20 @@ impl Store {
         let at = (word ^ self.applied) as usize % COUNTERS;
         self.counters[at] = self.counters[at].rotate_left(7) ^ word ^ self.applied;
         self.applied += 1;
+    }
+
+    /// The same whatever the order.
+    fn count(&mut self, bytes: &[u8]) {
+        let word = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        let counter = &mut self.counters[word as usize % COUNTERS];
+        *counter = counter.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.applied += 1;
+    }
+
+    fn take(&mut self, batch: &[Message], received: bool) {
+        for message in batch {
+            if received { self.count(message.bytes()) } else { self.apply(message.bytes()) }
+        }
     }
 
     fn changing(&self) -> Vec<u8> {
@@ -138,8 +155,7 @@ impl StateSink for Member {
     fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
         assert!(batch.iter().all(|message| message.flags == CATCHUP));
         std::thread::sleep(self.slow_apply);
-        let mut store = self.store.lock().unwrap();
-        batch.iter().for_each(|message| store.apply(message.bytes()));
+        self.store.lock().unwrap().take(batch, self.received);
         self.seen.caught_up.fetch_add(batch.len() as u64, Relaxed);
     }
 }
@@ -150,7 +166,7 @@ impl Application for Member {
         self.seen.longest_gap_ns.fetch_max(gap, Relaxed);
         assert!(batch.iter().all(|message| message.flags == 0));
         let mut store = self.store.lock().unwrap();
-        batch.iter().for_each(|message| store.apply(message.bytes()));
+        store.take(batch, self.received);
         self.seen.applied.store(store.applied, Relaxed);
         self.last = Instant::now();
     }
@@ -188,6 +204,10 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    let received = arguments.or("received", false);
+    if received {
+        config.subgroups[0].mode = Mode::Received;
+    }
     config.transfer.near_messages = u64::from(config.subgroups[0].window);
     if arguments.or("far", false) {
         // The join is asked for however much is missing, and nobody loses patience.
@@ -208,6 +228,7 @@ pub fn member(arguments: &Arguments) {
         store: store.clone(),
         takes: config.join,
         gives: bytes > 0,
+        received,
         coming: Vec::new(),
         told_mib: 0,
         slow: Duration::from_millis(arguments.or("slow", 0)),
@@ -300,25 +321,20 @@ pub struct Plan {
     pub window: u32,
     /// Joins are asked for however far behind the joiner is, and it is slow to apply what it lacks.
     pub far: bool,
+    /// Messages are delivered on receipt.
+    pub received: bool,
 }
 
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan {
-            founders: 3,
-            bytes: MIB,
-            idle: "park",
-            rate: 5000,
-            rate_joined: 5000,
-            window: 256,
-            far: false,
-        }
+impl Plan {
+    pub fn new(founders: u16, bytes: usize, idle: &'static str) -> Plan {
+        let (rate, rate_joined, window, received) = (5000, 5000, 256, false);
+        Plan { founders, bytes, idle, rate, rate_joined, window, far: false, received }
     }
 }
 
 impl Crew {
     pub fn start(what: &str, founders: u16, bytes: usize, idle: &'static str) -> Crew {
-        Crew::of(what, Plan { founders, bytes, idle, ..Plan::default() })
+        Crew::of(what, Plan::new(founders, bytes, idle))
     }
 
     pub fn of(what: &str, plan: Plan) -> Crew {
@@ -356,6 +372,7 @@ impl Crew {
                 ("window", &self.plan.window),
                 ("far", &self.plan.far),
                 ("slowapply", if join && self.plan.far { &20 } else { &0 }),
+                ("received", &self.plan.received),
                 ("slow", &slow),
                 ("openms", &open_ms),
                 ("id", &self.ids),

@@ -32,7 +32,8 @@ use crate::fabric::{Exchange, Memory, Shown, Sizes};
 use crate::group::detector::lag::Lag;
 use crate::group::membership::changes::{Change, What};
 use crate::group::membership::roster::{Address, Member, Roster};
-use crate::group::membership::{Install, Options, Request, Timings};
+use crate::group::membership::{Carry, Install, Options, Request, Timings};
+use crate::group::multicast::ahead::Ahead;
 use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
@@ -266,7 +267,8 @@ impl Views {
         let old = !install.joined.contains(roster.me);
         for rank in install.joined.iter().filter(|_| old) {
             if let Some(peer) = peers[rank.index()] {
-                exchange.say(peer, &self.letter(&install, rank));
+                // Without a state it has had nothing.
+                exchange.say(peer, &self.letter(&install, rank, Vec::new()));
             }
         }
         if !old {
@@ -293,20 +295,21 @@ impl Views {
         Ok(())
     }
 
-    /// What one that joins with this view must know.
-    fn letter(&self, install: &Install, rank: Rank) -> Vec<u8> {
+    /// What one that joins with this view must know, and what it has had.
+    fn letter(&self, install: &Install, rank: Rank, ahead: Vec<Ahead>) -> Vec<u8> {
         let roster = Roster { me: rank, ..install.roster.clone() };
-        let (carry, joined) = (install.carry.clone(), install.joined);
+        let (carry, joined) = (Carry { ahead, ..install.carry.clone() }, install.joined);
         let assignment = self.policy.encode(&roster);
         Letter { roster, carry, joined, assignment }.encode()
     }
 
-    /// While a view is built: it, and the letter of an incarnation that is in it.
+    /// While a view is built: it, and the letter of an incarnation that is in it and has my state.
     pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
         let Building { install, view, .. } = self.building.as_ref()?;
         let mut members = install.roster.members.iter();
         let rank = members.position(|member| member.incarnation == joiner);
-        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16)));
+        let letter =
+            rank.map(|rank| self.letter(install, Rank(rank as u16), install.carry.ahead.clone()));
         Some((&install.roster, view, letter))
     }
 

@@ -11,6 +11,7 @@
 //!
 //! Cost of a quiet poll: a load per foreign sender and member, from one line per member.
 
+pub mod ahead;
 mod ending;
 mod laggards;
 mod leaving;
@@ -90,6 +91,8 @@ pub struct Multicast {
     slots: Vec<Count>,
     /// By sender: slots that the callbacks have returned from.
     consumed: Vec<Count>,
+    /// In *received* mode, by sender: slots that I have had in earlier views (`ahead.rs`).
+    ahead: Vec<Count>,
     prefix: Number,
     /// The prefix as last published, and where.
     published: Number,
@@ -155,6 +158,7 @@ impl Multicast {
             received: vec![Count(0); senders],
             slots: vec![Count(0); senders],
             consumed: vec![Count(0); senders],
+            ahead: vec![Count(0); senders],
             prefix: Number(0),
             published: Number(0),
             my_prefix: table.spot(view.me, columns.prefix, 0),

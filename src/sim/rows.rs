@@ -64,6 +64,8 @@ rows! {
     Lacking 1_000 "views in which a subgroup lacked members and waited",
     RefusedWaiting 1_000 "sends refused: the subgroup waits for members",
     WaitedFor 200 "messages that waited for members, and were sent again when they had come",
+    Ahead 1_000 "lanes in *received* mode of which a member had had some of that (member and lane)",
+    AheadStill 100 "of these, when the view that brought them ended before it had brought all",
     CallOverView 50 "calls of the application under way while a view was installed",
     SentLate 20 "messages that such a call counted in the old ring when the next view had begun",
     CallbackOverView 100 "callbacks during which others went on by one view",

@@ -123,7 +123,7 @@ pub struct Plan {
     pub bursts: u32,
     pub pause_chance: u32,
     pub pause_max: u64,
-    /// Steps that a joiner takes to load the state, at the most.
+    /// Steps that a joiner takes to load the state, at the most; 0: it takes none.
     pub transfer_max: u64,
     /// Of 4096 steps, how many are a fault.
     pub fault_chance: u64,
@@ -240,6 +240,11 @@ impl Plan {
         }
     }
 
+    /// Whether who joins gets the state of a member first.
+    pub fn has_state(&self) -> bool {
+        self.transfer_max > 0
+    }
+
     pub fn lazy(&self, owner: usize, reader: usize) -> bool {
         self.lazy[owner * self.processes + reader]
     }
@@ -332,7 +337,7 @@ fn template(dice: &Dice, born: usize, reborn: &[Option<usize>]) -> Template {
         1 => 2 * slot + dice.below(3 * slot + 256) / SLOT_ALIGN * SLOT_ALIGN,
         _ => slot * (window + 1),
     };
-    let mode = if dice.chance(24) { Mode::Received } else { Mode::Stable };
+    let mode = if dice.chance(64) { Mode::Received } else { Mode::Stable };
     let shape = Shape {
         senders: 0,
         lanes: 0,

@@ -165,7 +165,7 @@ impl World {
         for process in 0..self.plan.founders {
             let roster = Roster::first(&founders, Rank(process as u16));
             let carry = Carry::first(&roster);
-            self.enter(process, roster, carry, Vec::new());
+            self.enter(process, (roster, carry), Vec::new(), None);
         }
         while self.now.get() < self.plan.steps {
             self.act();
@@ -225,7 +225,7 @@ impl World {
                 self.check(node.has_emptied());
                 let kept = node.keep();
                 drop(life);
-                return self.enter(process, install.roster, install.carry, kept);
+                return self.enter(process, (install.roster, install.carry), kept, None);
             }
             let struck = self.is_ambushed(node);
             if struck || !whole || node.turn.phase == Phase::Poll {
@@ -303,20 +303,27 @@ impl World {
             self.lives[process].replace(Life::Loading(start));
         } else {
             self.tallies.one(Row::Joined);
-            self.enter(process, start.roster, start.carry, Vec::new());
+            let source = self.plan.has_state().then_some(start.source);
+            self.enter(process, (start.roster, start.carry), Vec::new(), source);
         }
         self.stir();
     }
 
-    /// A process begins a view.
-    pub fn enter(&self, process: usize, roster: Roster, carry: Carry, kept: Vec<KeptOf>) {
+    /// A process begins a view. `source`: whose state it has, if it joins with one.
+    pub fn enter(
+        &self,
+        process: usize,
+        (roster, carry): (Roster, Carry),
+        kept: Vec<KeptOf>,
+        source: Option<usize>,
+    ) {
         let view: Vec<usize> =
             roster.members.iter().map(|member| member.incarnation as usize - 1).collect();
         let epoch = roster.epoch.0;
         self.note("enters", [process as u64, epoch, view.len() as u64, 0]);
         self.stir();
         self.count_entry(process, epoch, &view);
-        self.check(self.oracle.borrow_mut().install(process, epoch, &view));
+        self.check(self.oracle.borrow_mut().install(process, epoch, &view, source));
         self.epochs[process].set(epoch);
         self.alone(|| {
             let mut eras = self.eras.borrow_mut();
