@@ -34,6 +34,9 @@ impl Driver {
         }
         self.changing = views.is_building();
         self.views = Some(views);
+        if self.is_inherited() {
+            return true;
+        }
         if let Err(error) = outcome {
             self.halt(&error);
             return true;
@@ -50,12 +53,18 @@ impl Driver {
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
         let kept = self.keep();
-        let Driver { lanes, application, .. } = self;
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
         if let Some(view) = views.untold.take() {
-            application.view(&view);
+            self.application.view(&view);
         }
+        if self.is_inherited() {
+            return Ok(());
+        }
+        for multicast in self.engine.multicasts() {
+            self.counted[multicast.subgroup].add(multicast); // the next one begins at 0
+        }
+        let Driver { lanes, application, .. } = self;
         lanes.install(kept, made, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
