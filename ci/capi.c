@@ -1032,7 +1032,7 @@ static void part_stats(void)
   CHECK(stats.turns == 0xaaaaaaaaaaaaaaaa);
   all.size = sizeof all;
   IS(squall_stats_get(group, 0, &all), SQUALL_OK);
-  CHECK(all.size == sizeof all && all.subgroup == 0 && all.sent == 1 && all.messages == 1);
+  CHECK(all.size == sizeof all && all.subgroup == 0 && all.sent == 1 && all.messages == 1 && all.epoch == 1);
   CHECK(all.bytes == 5 && all.batches == 1 && all.turns > 0 && all.delivered >= 1);
   stats.size = offsetof(squall_stats_t, sent); /* of an older header */
   IS(squall_stats_get(group, 0, &stats), SQUALL_OK);

@@ -248,7 +248,8 @@ typedef enum squall_status {
    */
   SQUALL_NOT_RESERVED = -18,
   /**
-   * Not opened: not enough memory.
+   * Not opened: not enough memory. This one and those that follow may also say why a member stops
+   * that can have no next view.
    */
   SQUALL_NO_MEMORY = -30,
   /**
@@ -534,8 +535,10 @@ typedef struct squall_message_t {
    */
   uint8_t flags;
   /**
-   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
-   * In *received* mode: position among its sender's messages.
+   * Position in the total order that the subgroup has in the view at hand; grows, with gaps where a
+   * sender had nothing to say, and begins anew in every view. So what a state contains is told by
+   * two numbers, the view's `epoch` and this one; where members do not change there is one view.
+   * In *received* mode: position among its sender's messages, as far.
    */
   uint64_t number;
   /**
@@ -709,7 +712,8 @@ typedef void (*squall_dropped_fn)(void *user,
  */
 typedef struct squall_position_t {
   /**
-   * Messages with smaller numbers are in the state; with SQUALL_MODE_RECEIVED it means nothing.
+   * Messages of the view `epoch` with smaller numbers are in the state, and all of earlier views; with
+   * SQUALL_MODE_RECEIVED it means nothing.
    */
   uint64_t number;
   uint32_t subgroup;
@@ -772,7 +776,8 @@ typedef int64_t (*squall_checkpoint_read_fn)(void *user, void *checkpoint, void 
 
 /**
  * Nobody reads the checkpoint any more, to its end or not. Called once for each that was opened, and
- * before `squall_group_close` returns; on the thread of the transfer, or on the one that polls.
+ * before `squall_group_close` returns; on the thread of the transfer, or on the one that polls or
+ * closes. It may not call the library.
  */
 typedef void (*squall_checkpoint_close_fn)(void *user, void *checkpoint);
 
@@ -876,8 +881,8 @@ typedef void (*squall_lags_fn)(void *user,
 /**
  * What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
  * `squall_poll`, or on the group's own thread; and before a joiner's first view inside
- * `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
- * No exception and no longjmp may leave them.
+ * `squall_group_open`, where `group` may not be used yet. After that they may send; they may not
+ * poll, wait, arm or close (`SQUALL_REENTRANT`). No exception and no longjmp may leave them.
  */
 typedef struct squall_callbacks_t {
   /**
@@ -937,8 +942,8 @@ typedef struct squall_callbacks_t {
 } squall_callbacks_t;
 
 /**
- * Counts since the group was opened, for one subgroup. Fields that a library does not know are
- * left as they are.
+ * One subgroup of this member: counts since the group was opened, and positions in the view `epoch`.
+ * Fields that a library does not know are left as they are.
  */
 typedef struct squall_stats_t {
   /**
@@ -950,13 +955,14 @@ typedef struct squall_stats_t {
    */
   uint32_t subgroup;
   /**
-   * How far this member is in the order: received, stable everywhere, delivered.
+   * How far this member is in the order of the view at hand: received, stable everywhere, delivered.
    */
   uint64_t prefix;
   uint64_t stable;
   uint64_t delivered;
   /**
-   * Messages that it sent, indices that became nulls, batches announced.
+   * Messages that it sent (one that is sent again in a later view counts there, too), indices that
+   * became nulls, batches announced.
    */
   uint64_t sent;
   uint64_t nulls;
@@ -972,7 +978,7 @@ typedef struct squall_stats_t {
   uint64_t bytes;
   uint64_t batches;
   /**
-   * How far the slowest member is, as this one knows.
+   * How far the slowest member is in the view at hand, as this one knows.
    */
   uint64_t slowest;
   /**
@@ -983,6 +989,10 @@ typedef struct squall_stats_t {
   uint64_t busy_turns;
   uint64_t sleeps;
   uint64_t loop_gap_max_ns;
+  /**
+   * The view in which those are positions.
+   */
+  uint64_t epoch;
 } squall_stats_t;
 
 /**
@@ -1090,7 +1100,8 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  * stay and at this one before it goes; or, if its part ends otherwise (SQUALL_EXPELLED ...), given
  * to `dropped` before `stopped` is called: nothing is lost without a word. To ask twice does nothing.
  *
- * @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ * @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_PANIC, SQUALL_NO_HANDLE,
+ *         SQUALL_CLOSED.
  *
  * Threads: any, callbacks too. Since: 0.1
  */
@@ -1113,7 +1124,8 @@ int squall_report(squall_group_t group, uint64_t incarnation);
  *
  * @return As `squall_leave`.
  *
- * Threads: any, meant for the one that polls. Cost: a look at the clock. Since: 0.1
+ * Threads: any, meant for the one that polls. Cost: a lock that nobody holds for longer than such a
+ * call takes, a look at the clock and an atomic instruction. Since: 0.1
  */
 int squall_keep_alive(squall_group_t group);
 
@@ -1132,7 +1144,9 @@ void squall_transfer_attr_init(struct squall_transfer_attr_t *attr, uint32_t siz
  *
  * @param subgroup  Index of a subgroup of its.
  * @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
- * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
+ * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (`stats` is NULL, or no member of that
+ *         subgroup), SQUALL_FAILED (a view began meanwhile: ask again), SQUALL_PANIC,
+ *         SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: any. Cost: some hundred nanoseconds; if another thread polls the group, some
  * microseconds, and that one is interrupted unless it is just in a call. Since: 0.1
@@ -1155,7 +1169,9 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
  *         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
  *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
  *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
- *         SQUALL_LIMIT         also if this process has 256 groups open already.
+ *         SQUALL_LIMIT         also if this process has 256 groups open already;
+ *         SQUALL_PANIC         a bug of ours;
+ *         with SQUALL_FLAG_JOIN also what `state_load` has answered, and why the group is over.
  *
  * Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
  * Ownership: the handle is the caller's, to be closed by it.
@@ -1176,9 +1192,16 @@ int squall_group_open(const struct squall_group_attr_t *attr,
  * other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
  * is called.
  *
- * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
+ * While others get this member's state it waits for them, too: for `checkpoint_read`, if that is being
+ * called, and a second for last words; for one that is being joined just then, until that has what it
+ * lacks or has taken nothing for 30 s.
  *
- * Threads: any, but no other call with this handle may be running or come later than its end.
+ * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT (from inside a callback, or
+ *         another thread is in the group), or SQUALL_PANIC: its own thread had died of a bug of ours;
+ *         closed it is all the same.
+ *
+ * Threads: any but those of `checkpoint_read` and `checkpoint_close`; no other call with this handle
+ *          may be running or come later than its end.
  * Since:   0.1
  */
 int squall_group_close(squall_group_t group);
@@ -1208,13 +1231,16 @@ int squall_group_members(squall_group_t group);
  *                            everything that was stable has been delivered;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
- *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
- *                            view needs; `squall_last_error` names the limit and the remedy;
- *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process
+ *                            lacks what the next view needs, which `squall_last_error` names with the
+ *                            remedy; or the view lacks members;
+ *         SQUALL_CLOSED      also in a child that was forked in a callback and has returned from it;
+ *         SQUALL_FAILED, SQUALL_PANIC, SQUALL_NO_HANDLE.
  *
  * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
  */
-int squall_poll(squall_group_t group, uint32_t limit);
+int squall_poll(squall_group_t group,
+                uint32_t limit);
 
 /**
  * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
@@ -1262,15 +1288,17 @@ int squall_arm(squall_group_t group);
  * @param bytes     May be NULL only if `len` is 0.
  * @param len       Bytes; at most `message_bytes_max`.
  * @return The message's ordinal in its lane (>= 0), or
- *         SQUALL_AGAIN       no free slot: poll, then try again;
+ *         SQUALL_AGAIN       no free slot, or a view change is under way: poll, then try again;
  *         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
  *         SQUALL_INADEQUATE  the subgroup waits for members: try again in the next view;
- *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
+ *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane, where members change:
+ *                            in the view at hand;
  *         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_FAILED  the group is over;
  *         SQUALL_LEFT        where members change: this one leaves, as `squall_leave` asked;
- *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED  it is over for this one;
- *         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY, SQUALL_LIMIT,
+ *         SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  it is over for this one, as `squall_poll` says;
+ *         SQUALL_INVALID, SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads:   one sending thread per lane at a time; may run beside squall_poll.
  * Ownership: `bytes` may be reused when the call returns.
@@ -1278,7 +1306,10 @@ int squall_arm(squall_group_t group);
  * Cost:      one copy of `len` bytes; no system call, except one bell if the poller sleeps.
  * Since:     0.1
  */
-int64_t squall_send(squall_group_t group, uint32_t subgroup, const void *bytes, uint32_t len);
+int64_t squall_send(squall_group_t group,
+                    uint32_t subgroup,
+                    const void *bytes,
+                    uint32_t len);
 
 /**
  * Send one message that lies in several pieces, as if they were adjoining.
@@ -1328,20 +1359,25 @@ int squall_reserve(squall_group_t group, uint32_t subgroup, uint32_t len, void *
  * @param len  At most what was reserved.
  * @return The message's ordinal in its lane (>= 0), or
  *         SQUALL_NOT_RESERVED  nothing is reserved;
- *         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_LEFT, SQUALL_EXPELLED,
- *         SQUALL_PARTITIONED, SQUALL_EXHAUSTED  as `squall_send` (it stays reserved);
- *         SQUALL_AGAIN, SQUALL_NOT_SENDER  where members change: it was reserved in the view before
- *                              (it stays reserved).
+ *         SQUALL_TOO_LONG      more than was reserved, or, if members have changed since, than the new
+ *                              view's largest;
+ *         SQUALL_AGAIN         members have changed since it was reserved, or do so now, and there is no
+ *                              room: poll, then try again;
+ *         SQUALL_NOT_SENDER    and this member does not send in that lane any more;
+ *         or why no message is accepted any more, and what else is wrong, as `squall_send`.
+ *         Whatever it is, what is reserved stays so.
  *
  * Threads: as `squall_send`. Since: 0.1
  */
-int64_t squall_publish(squall_group_t group, uint32_t subgroup, uint32_t len);
+int64_t squall_publish(squall_group_t group,
+                       uint32_t subgroup,
+                       uint32_t len);
 
 /**
  * Give a reserved slot back. No member ever hears of it.
  *
- * @return SQUALL_OK, or SQUALL_NOT_RESERVED.
+ * @return SQUALL_OK, SQUALL_NOT_RESERVED, SQUALL_INVALID (no such subgroup), SQUALL_NOT_SENDER (no
+ *         such lane), SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: as `squall_send`. Since: 0.1
  */

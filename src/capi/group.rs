@@ -180,7 +180,9 @@ impl Application for Trampoline {
 ///         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
 ///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
 ///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
-///         SQUALL_LIMIT         also if this process has 256 groups open already.
+///         SQUALL_LIMIT         also if this process has 256 groups open already;
+///         SQUALL_PANIC         a bug of ours;
+///         with SQUALL_FLAG_JOIN also what `state_load` has answered, and why the group is over.
 ///
 /// Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
 /// Ownership: the handle is the caller's, to be closed by it.
@@ -292,9 +294,16 @@ fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
 /// other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
 /// is called.
 ///
-/// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
+/// While others get this member's state it waits for them, too: for `checkpoint_read`, if that is being
+/// called, and a second for last words; for one that is being joined just then, until that has what it
+/// lacks or has taken nothing for 30 s.
 ///
-/// Threads: any, but no other call with this handle may be running or come later than its end.
+/// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT (from inside a callback, or
+///         another thread is in the group), or SQUALL_PANIC: its own thread had died of a bug of ours;
+///         closed it is all the same.
+///
+/// Threads: any but those of `checkpoint_read` and `checkpoint_close`; no other call with this handle
+///          may be running or come later than its end.
 /// Since:   0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
@@ -393,9 +402,11 @@ const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
 ///                            everything that was stable has been delivered;
 ///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
 ///                            it is over for this one;
-///         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
-///                            view needs; `squall_last_error` names the limit and the remedy;
-///         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+///         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process
+///                            lacks what the next view needs, which `squall_last_error` names with the
+///                            remedy; or the view lacks members;
+///         SQUALL_CLOSED      also in a child that was forked in a callback and has returned from it;
+///         SQUALL_FAILED, SQUALL_PANIC, SQUALL_NO_HANDLE.
 ///
 /// Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
 #[unsafe(no_mangle)]
@@ -457,7 +468,7 @@ pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
     if !open.own_thread && open.door.enter_to_count() {
         // SAFETY: `door` is passed: nobody else is here.
         if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
-            group.stats();
+            group.refresh();
         }
         open.door.leave(Way::Long);
     }

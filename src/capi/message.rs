@@ -26,8 +26,10 @@ pub struct squall_message_t {
     pub lane: u8,
     /// SQUALL_MESSAGE_CATCHUP, or 0.
     pub flags: u8,
-    /// Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
-    /// In *received* mode: position among its sender's messages.
+    /// Position in the total order that the subgroup has in the view at hand; grows, with gaps where a
+    /// sender had nothing to say, and begins anew in every view. So what a state contains is told by
+    /// two numbers, the view's `epoch` and this one; where members do not change there is one view.
+    /// In *received* mode: position among its sender's messages, as far.
     pub number: u64,
     /// When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at
     /// most some turns old.
@@ -92,8 +94,8 @@ pub type squall_lags_fn = Option<
 
 /// What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
 /// `squall_poll`, or on the group's own thread; and before a joiner's first view inside
-/// `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
-/// No exception and no longjmp may leave them.
+/// `squall_group_open`, where `group` may not be used yet. After that they may send; they may not
+/// poll, wait, arm or close (`SQUALL_REENTRANT`). No exception and no longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct squall_callbacks_t {

@@ -33,7 +33,8 @@ pub const SQUALL_STATE_VIEW: u32 = 3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct squall_position_t {
-    /// Messages with smaller numbers are in the state; with SQUALL_MODE_RECEIVED it means nothing.
+    /// Messages of the view `epoch` with smaller numbers are in the state, and all of earlier views; with
+    /// SQUALL_MODE_RECEIVED it means nothing.
     pub number: u64,
     pub subgroup: u32,
     /// 1: the subgroup has one order (SQUALL_MODE_STABLE).
@@ -89,7 +90,8 @@ pub type squall_checkpoint_read_fn = Option<
 >;
 
 /// Nobody reads the checkpoint any more, to its end or not. Called once for each that was opened, and
-/// before `squall_group_close` returns; on the thread of the transfer, or on the one that polls.
+/// before `squall_group_close` returns; on the thread of the transfer, or on the one that polls or
+/// closes. It may not call the library.
 pub type squall_checkpoint_close_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, checkpoint: *mut c_void)>;
 

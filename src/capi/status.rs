@@ -39,7 +39,8 @@ pub enum squall_status {
     /// This call is lost: no message is reserved in that lane (publish, abort), or one is (send,
     /// reserve).
     SQUALL_NOT_RESERVED = -18,
-    /// Not opened: not enough memory.
+    /// Not opened: not enough memory. This one and those that follow may also say why a member stops
+    /// that can have no next view.
     SQUALL_NO_MEMORY = -30,
     /// Not opened: a limit is in the way (`squall_last_error` names it and the remedy).
     SQUALL_LIMIT = -31,

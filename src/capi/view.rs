@@ -203,7 +203,8 @@ fn asking(group: squall_group_t, ask: impl FnOnce(&Control)) -> c_int {
 /// stay and at this one before it goes; or, if its part ends otherwise (SQUALL_EXPELLED ...), given
 /// to `dropped` before `stopped` is called: nothing is lost without a word. To ask twice does nothing.
 ///
-/// @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
+/// @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_PANIC, SQUALL_NO_HANDLE,
+///         SQUALL_CLOSED.
 ///
 /// Threads: any, callbacks too. Since: 0.1
 #[unsafe(no_mangle)]
@@ -228,7 +229,8 @@ pub extern "C" fn squall_report(group: squall_group_t, incarnation: u64) -> c_in
 ///
 /// @return As `squall_leave`.
 ///
-/// Threads: any, meant for the one that polls. Cost: a look at the clock. Since: 0.1
+/// Threads: any, meant for the one that polls. Cost: a lock that nobody holds for longer than such a
+/// call takes, a look at the clock and an atomic instruction. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_keep_alive(group: squall_group_t) -> c_int {
     asking(group, Control::keep_alive)

@@ -25,10 +25,10 @@ Examples:
   squall stat demo --watch 1       each second, with rates
   squall stat demo --json | jq .
 
-Columns: prefix: how far the member has the total order; stable: how far it knows that all have it;
-delivered: how far its callbacks are; lag: messages behind the member that is furthest; refused:
-sends that found no room; batch: messages per callback; gap: the longest time between two looks at
-the clock, that is, the longest that one turn took or that the member did not run.
+Columns: prefix: how far the member has the total order of the view; stable: how far it knows that all
+have it; delivered: how far its callbacks are; lag: messages behind the member that is furthest;
+refused: sends that found no room; batch: messages per callback; gap: the longest time between two
+looks at the clock, that is, the longest that one turn took or that the member did not run.
 A member answers when it polls. One that does not is shown as the others see it.";
 
 /// Look into a running group: positions, lag, back-pressure, batches.

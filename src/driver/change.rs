@@ -60,6 +60,9 @@ impl Driver {
         }
         self.changing = views.is_building();
         self.views = Some(views);
+        if self.is_inherited() {
+            return true;
+        }
         if let Err(error) = outcome {
             self.halt(&error);
             return true;
@@ -76,14 +79,20 @@ impl Driver {
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
         let kept = self.keep();
-        let Driver { lanes, application, .. } = self;
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
         if let Some(view) = views.untold.take() {
             say_who_waits(&view);
-            application.view(&view);
+            self.application.view(&view);
+        }
+        if self.is_inherited() {
+            return Ok(());
+        }
+        for multicast in self.engine.multicasts() {
+            self.counted[multicast.subgroup].add(multicast); // the next one begins at 0
         }
         let waiting = waiting_of(assembly.engine.view());
+        let Driver { lanes, application, .. } = self;
         lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;

@@ -122,6 +122,9 @@ impl Group {
 
     /// Whether it is safe to sleep on the group's descriptor: `false`, there is work, poll first. Needs `Idle::Park`.
     pub fn arm(&mut self) -> Result<bool, Status> {
+        if self.driver.is_inherited() {
+            return Err(Status::Closed);
+        }
         if !self.driver.fabric().parks() {
             return Err(Status::Invalid);
         }
@@ -135,6 +138,9 @@ impl Group {
     /// Idles as the group's strategy says: spins or yields once, or sleeps until something happens
     /// or `timeout` is over.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Status> {
+        if self.driver.is_inherited() {
+            return Err(Status::Closed);
+        }
         if let Some(status) = self.driver.stopped_state() {
             return Err(status);
         }
@@ -226,9 +232,14 @@ impl Group {
         self.driver.engine().membership().map(Membership::stage)
     }
 
+    /// Brings `stats_page` up to date.
+    pub fn refresh(&mut self) {
+        self.driver.refresh();
+    }
+
     /// What this member counts, now.
     pub fn stats(&mut self) -> Snapshot {
-        self.driver.refresh();
+        self.refresh();
         stats::read(&self.stats).unwrap_or_default()
     }
 
@@ -249,7 +260,14 @@ impl Group {
     /// sent. It takes a view change, and a second at the most: what is not known to be delivered then
     /// is given to `dropped` with `TimedOut`. If there is no other member, what was not delivered
     /// here is given to `dropped` with `Left`. No other callback is called.
+    ///
+    /// While others get this member's state it waits for them, too: for a call of `Checkpoint::read`;
+    /// for one that is being joined just then, until that has what it lacks, or shows no progress for
+    /// `transfer::Options::patience`.
     pub fn close(mut self) {
+        if self.driver.is_inherited() {
+            return; // V4
+        }
         if let Some(control) = self.control.take() {
             self.driver.fall_silent();
             control.leave();
@@ -260,6 +278,7 @@ impl Group {
             }
             self.driver.give_up();
         }
+        self.driver.refuse();
         self.driver.farewell();
     }
 }
@@ -474,67 +493,4 @@ pub(super) fn incarnation() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::driver::config::Config;
-
-    #[test]
-    fn a_limit_of_threads_is_named() {
-        let error = no_thread(&std::io::Error::from_raw_os_error(libc::EAGAIN));
-        assert_eq!(error.status, Status::Limit);
-        assert!(error.detail.contains("ulimit -u"), "{error}");
-    }
-
-    /// Event loops of other crates take what has a descriptor.
-    #[test]
-    fn a_group_has_a_descriptor_to_wait_on() {
-        let config = Config::new(&format!("descriptor-{}", std::process::id()), 0, 1);
-        let mut group = Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {}));
-        let group = group.as_mut().unwrap();
-        while !group.arm().unwrap() {
-            group.turn(0).unwrap();
-        }
-        let readable = |group: &Group| {
-            let flags = rustix::event::PollFlags::IN;
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            rustix::event::poll(&mut [rustix::event::PollFd::new(group, flags)], Some(&now))
-        };
-        assert_eq!(readable(group), Ok(0));
-        group.waker().unwrap().ring_always();
-        assert_eq!(readable(group), Ok(1));
-        assert_eq!(group.as_raw_fd(), group.as_fd().as_raw_fd());
-    }
-
-    /// The polling thread sleeps and wants to hear of messages only; then a thread that sends finds
-    /// no room. Unless that wakes it, room that comes later is news to nobody.
-    #[test]
-    fn a_refused_send_wakes_its_poller() {
-        let name = format!("refused-{}", std::process::id());
-        let open = |rank: u16| {
-            let mut config = Config::new(&name, rank, 2);
-            config.subgroups[0].window = 1;
-            config.subgroups[0].message_bytes_max = 64;
-            Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {})).unwrap()
-        };
-        let (mut one, mut two) = std::thread::scope(|scope| {
-            let other = scope.spawn(|| open(1));
-            (open(0), other.join().unwrap())
-        });
-        let mut sender = one.sender(0, 0).unwrap();
-        sender.send(b"fills the window").unwrap();
-        one.turn(0).unwrap();
-        two.turn(0).unwrap(); // received there, and not released
-        assert_eq!(one.poll(1), Ok(1));
-        while !one.arm().unwrap() {
-            one.turn(0).unwrap();
-        }
-        assert_eq!(sender.send(b"no room"), Err(Status::Again));
-        let start = Instant::now();
-        one.driver.sleep(Some(20_000_000_000));
-        assert!(start.elapsed() < Duration::from_secs(10), "nobody rang");
-        assert_eq!(two.poll(1), Ok(1));
-        two.turn(0).unwrap(); // what a turn delivers, the next one releases
-        one.turn(0).unwrap();
-        assert!(sender.send(b"room again").is_ok());
-    }
-}
+mod tests;

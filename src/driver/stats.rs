@@ -6,7 +6,9 @@
 //! a reader may see some of one tick and some of the next.
 
 use crate::base::Nanos;
+use crate::error::Status;
 use crate::group::Engine;
+use crate::group::multicast::{Multicast, Tally};
 use crate::mem::Region;
 use crate::sst::layout::Mode;
 use crate::transfer;
@@ -54,6 +56,37 @@ pub struct Delivered {
     pub messages: u64,
     pub bytes: u64,
     pub batches: u64,
+}
+
+/// What the driver keeps of a subgroup over all views.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counted {
+    pub delivered: Delivered,
+    /// In the views that are over; the engine counts those of the one at hand.
+    before: Tally,
+    pressed_before: u64,
+}
+
+impl Counted {
+    /// A view is over.
+    pub fn add(&mut self, multicast: &Multicast) {
+        self.before = self.tally(multicast);
+        self.pressed_before = self.pressed(multicast);
+    }
+
+    fn tally(&self, multicast: &Multicast) -> Tally {
+        let (before, now) = (self.before, multicast.tally);
+        Tally {
+            sent: before.sent + now.sent,
+            nulls: before.nulls + now.nulls,
+            announced: before.announced + now.announced,
+        }
+    }
+
+    fn pressed(&self, multicast: &Multicast) -> u64 {
+        let lanes = multicast.lanes.iter();
+        self.pressed_before + lanes.map(|lane| lane.taker.pressed()).sum::<u64>()
+    }
 }
 
 /// When the steps of a view change were reached, by the member's clock; 0: it was not (nobody failed,
@@ -139,11 +172,13 @@ pub struct SubgroupSnapshot {
     pub subgroup: u64,
     pub received_mode: bool,
     pub senders: u64,
-    /// How far this member is in the order: received, stable, delivered.
+    /// How far this member is in the order of the view `Snapshot::epoch`: received, stable,
+    /// delivered. In the next view they begin anew.
     pub prefix: u64,
     pub stable: u64,
     pub delivered_number: u64,
-    /// Messages sent by it, indices that became nulls, batches announced, refusals for want of room.
+    /// Over all views: messages sent by it (one that is sent again in a later view counts there, too),
+    /// indices that became nulls, batches announced, refusals for want of room.
     pub sent: u64,
     pub nulls: u64,
     pub announced: u64,
@@ -153,7 +188,8 @@ pub struct SubgroupSnapshot {
     pub of: u64,
     pub shard: u64,
     pub lacks: u64,
-    /// By rank: how far each member is, as this one sees it (`u64::MAX`: no member of it).
+    /// By rank: how far each member is in that order, as this one sees it (`u64::MAX`: no member of
+    /// it).
     pub progress: Vec<u64>,
 }
 
@@ -179,25 +215,29 @@ impl Page {
     }
 
     /// Writes everything; about ten stores and as many per subgroup, to lines nobody else writes.
-    pub fn write(&self, now: Nanos, engine: &Engine, counters: &Counters, delivered: &[Delivered]) {
-        let stopped = match engine.state() {
-            crate::group::State::Stopped(status, _) => u64::from((status as i32).unsigned_abs()),
-            _ => 0,
-        };
+    pub fn write(
+        &self,
+        now: Nanos,
+        engine: &Engine,
+        stopped: Option<Status>,
+        counters: &Counters,
+        counted: &[Counted],
+    ) {
+        let stopped = stopped.map_or(0, |status| u64::from((status as i32).unsigned_abs()));
         let head = [engine.epoch().0, stopped, now.0];
-        let counted =
+        let turned =
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
         self.put(2, u64::from(engine.view().me.0));
         self.put(3, engine.view().members as u64);
         self.put(4, engine.multicasts().len() as u64);
         self.put(23, counters.evicted);
-        head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
+        head.iter().chain(&turned).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
         for (at, multicast) in engine.multicasts().iter().enumerate() {
             let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
             let [prefix, stable, done] = multicast.own_progress();
-            let tally = multicast.tally;
             let part = engine.view().subgroups[multicast.subgroup].part;
-            let pressed: u64 = multicast.lanes.iter().map(|lane| lane.taker.pressed()).sum();
+            let counted = &counted[multicast.subgroup];
+            let (tally, delivered) = (counted.tally(multicast), counted.delivered);
             let words = [
                 multicast.subgroup as u64,
                 u64::from(multicast.mode == Mode::Received),
@@ -208,10 +248,10 @@ impl Page {
                 tally.sent,
                 tally.nulls,
                 tally.announced,
-                pressed,
-                delivered[multicast.subgroup].messages,
-                delivered[multicast.subgroup].bytes,
-                delivered[multicast.subgroup].batches,
+                counted.pressed(multicast),
+                delivered.messages,
+                delivered.bytes,
+                delivered.batches,
                 part.of.into(),
                 part.shard.into(),
                 part.lacks.into(),

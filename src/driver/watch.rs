@@ -91,8 +91,7 @@ impl Driver {
         let mut heard = Vec::new();
         let beat = detectors.beats.look(now, watched, observe, |silent| heard.push(silent));
         if let Some(beat) = beat {
-            let own = table.own::<Nanos>(column, 0);
-            table.advance(column, 0, beat.max(own));
+            table.raise(column, 0, beat); // `keep_alive` may come beside it
         }
         if detectors.lags && !membership.is_wedged() {
             let lag = &mut detectors.lag;

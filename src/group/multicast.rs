@@ -646,4 +646,28 @@ mod tests {
         let told = stage.turn(0, 8);
         assert!(told.contains("slots 9") && !told.contains("payload"), "{told}");
     }
+
+    /// A thread that sends looks at `taken` a moment before its slots are taken up, delivered and
+    /// released, and at `released` after. It found no room and noted that release, so that nobody
+    /// ever told of the room that there was.
+    #[test]
+    fn room_that_comes_between_two_looks_is_found() {
+        use std::cell::RefCell;
+        thread_local!(static STAGES: RefCell<Vec<Stage>> = const { RefCell::new(Vec::new()) });
+        /// Everything that the stage has to do, once.
+        fn meanwhile(_: Rank) {
+            let Some(mut stage) = STAGES.with_borrow_mut(Vec::pop) else { return };
+            for _ in 0..8 {
+                stage.turn(0, 8);
+                stage.turn(1, 8);
+                stage.land_all();
+            }
+        }
+        let mut stage = Stage::new(2, &[Rank(0), Rank(1)], stage_shape());
+        let mut producer = stage.players[0].producer.take().unwrap();
+        producer.look_through(meanwhile);
+        assert_eq!((producer.send(b"x"), producer.send(b"x")), (Ok(0), Ok(1)));
+        STAGES.with_borrow_mut(|stages| stages.push(stage));
+        assert_eq!(producer.send(b"x"), Ok(2));
+    }
 }

@@ -895,3 +895,16 @@ fn many_changes() {
         churn(seed, 2_000, seed % 2 == 0);
     }
 }
+
+/// What is reserved in an old ring keeps the lane (`SQUALL_NOT_RESERVED`), also when the
+/// new ring has been used already, to send again what the old view did not deliver.
+#[test]
+fn a_reservation_keeps_its_lane_in_a_ring_that_was_used() {
+    let mut stage = Stage::new(Some(PLAIN));
+    assert_eq!(stage.send("a"), Ok(0));
+    stage.lane.reserve(8).unwrap().copy_from_slice(b"reserved");
+    stage.change(0, Some(PLAIN));
+    assert_eq!(stage.send("beside it"), Err(Status::NotReserved));
+    assert_eq!(stage.lane.publish(9), Err(Status::TooLong));
+    assert_eq!(stage.send("beside it"), Err(Status::NotReserved));
+}
