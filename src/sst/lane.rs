@@ -402,7 +402,9 @@ impl Handover {
 
     /// Whether something waits to be sent again, for room.
     pub fn has_left(&self) -> bool {
-        matches!(self.place, Place::Here(_)) && self.role != Role::Waits
+        matches!(self.place, Place::Here(_))
+            && !(self.shut && self.is_drained())
+            && self.role != Role::Waits
     }
 
     /// How many messages wait for a view in which the subgroup has members enough, as far as known.

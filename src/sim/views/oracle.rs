@@ -189,9 +189,12 @@ impl Oracle {
                 let next = self.next(who, subgroup, lane);
                 let back = self.back.get(&(subgroup, lane)).cloned().unwrap_or_default();
                 let all = back == (next..count).collect::<Vec<u64>>();
-                if !all || reason == Stop::Left && !back.is_empty() {
+                let last = self.installed.get(&who).and_then(|epoch| self.views.get(epoch));
+                let waits = last.is_some_and(|view| self.lacks(subgroup, view));
+                if !all || reason == Stop::Left && !back.is_empty() && !waits {
                     let detail = format!(
-                        "{lane:?} in subgroup {subgroup}: of {count} {next} are delivered, {back:?}                          given back; {reason:?}"
+                        "{lane:?} in subgroup {subgroup}: of {count} {next} are delivered, {back:?} \
+                         given back; {reason:?}"
                     );
                     return Err((ACCOUNT, detail));
                 }
