@@ -289,6 +289,14 @@ impl Watch {
         let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::RDHUP);
     }
 
+    /// From now on reports `token` also (or not) while the descriptor can be written to.
+    pub fn await_writable(&self, descriptor: impl AsFd, token: u64, yes: bool) {
+        let data = epoll::EventData::new_u64(token);
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        flags.set(epoll::EventFlags::OUT, yes);
+        let _ = epoll::modify(&self.0, descriptor, data, flags);
+    }
+
     pub fn remove(&self, descriptor: impl AsFd) {
         let _ = epoll::delete(&self.0, descriptor);
     }
