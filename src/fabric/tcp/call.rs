@@ -5,11 +5,12 @@
 //! passed over, and its trouble is told only if no other address is better. Never waits: `step` is
 //! called again and again, by who has other things to do as well.
 
-use super::handshake::{Handshake, Progress, Reason, Refusal, Terms};
+use super::handshake::{Handshake, Progress};
 use super::hello::Hello;
 use super::secret;
 use super::session::Session;
 use super::talk::{Stepped, Talk};
+use super::terms::{Reason, Refusal, Terms};
 use crate::error::{Error, Status};
 use crate::fabric::shm::fork::Unshared;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -15,11 +15,12 @@
 //!     a moment, so that nobody who sleeps on it is woken for nothing.
 
 use super::address::{Address, Host};
-use super::handshake::{Handshake, Progress, REASONS, Reason, Refusal, Terms};
+use super::handshake::{Handshake, Progress};
 use super::hello::Hello;
 use super::secret;
 use super::session::Session;
 use super::talk::{Stepped, Talk};
+use super::terms::{REASONS, Reason, Refusal, Terms};
 use crate::error::{Error, Status};
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::{EVENTS_MAX, Watch, system};
@@ -504,4 +505,4 @@ fn listen_at(address: SocketAddr) -> Result<Unshared, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -30,18 +30,13 @@
 //! A4  Whoever speaks to himself hears so: his own opening, or his own incarnation.
 
 use super::hello::{self, HELLO_BYTES_MAX, Hello, Kind};
-use super::secret::{MARK_BYTES, Mark, Secret};
+use super::secret::MARK_BYTES;
 use super::session::Keys;
+use super::terms::{MAGIC, NONCE_BYTES, OPENING_BYTES, Opening};
+pub use super::terms::{Reason, Refusal, Terms, Versions};
 use crate::error::{Error, Status};
-use crate::limits::WIRE_VERSION;
-use std::fmt;
 use std::sync::Arc;
 
-pub const OPENING_BYTES: usize = 48;
-pub const NONCE_BYTES: usize = 32;
-const MAGIC: &[u8; 6] = b"SQUALL";
-const FORM: u8 = 1;
-const AUTHENTICATES: u8 = 1;
 /// Length and kind of a message.
 const HEAD_BYTES: usize = 5;
 const PROOF: u8 = 1;
@@ -49,89 +44,6 @@ const ALERT: u8 = 2;
 const HELLO: u8 = 3;
 /// The only alert: your proof is none.
 const WRONG_PROOF: u8 = 1;
-
-/// The wire versions that a process speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Versions {
-    pub min: u16,
-    pub max: u16,
-}
-
-impl Versions {
-    /// This library's.
-    pub const OURS: Versions = Versions { min: 1, max: WIRE_VERSION as u16 };
-
-    /// What a group of such members runs at: the highest that all speak, which is the highest of the
-    /// member that lags behind most. `None`: there is none.
-    pub fn common(all: impl IntoIterator<Item = Versions>) -> Option<u16> {
-        let any = Versions { min: 1, max: u16::MAX };
-        let of_both =
-            |a: Versions, b: Versions| Versions { min: a.min.max(b.min), max: a.max.min(b.max) };
-        let common = all.into_iter().fold(any, of_both);
-        (common.min <= common.max).then_some(common.max)
-    }
-}
-const _: () = assert!(WIRE_VERSION >= 1 && WIRE_VERSION <= u16::MAX as u32);
-
-impl fmt::Display for Versions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.min == self.max {
-            true => write!(f, "wire version {}", self.max),
-            false => write!(f, "wire versions {} to {}", self.min, self.max),
-        }
-    }
-}
-
-/// What a process asks of everybody whom it meets.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    pub group: String,
-    /// `None`: the network is trusted.
-    pub secret: Option<Secret>,
-    pub versions: Versions,
-    /// Its own; 0: it has none.
-    pub incarnation: u64,
-}
-
-/// Why two do not belong together. Each is said once in the log, and counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub enum Reason {
-    /// It speaks another protocol, or nonsense.
-    Garbage,
-    /// Its own bytes, or its own process.
-    Itself,
-    Versions,
-    /// One trusts the network and the other does not.
-    Trust,
-    /// It does not hold the secret.
-    Proof,
-    /// It belongs to another group.
-    Group,
-    /// The application's side said no.
-    Refused,
-    /// It hung up in the middle.
-    HungUp,
-    /// It took too long, or too many reads.
-    Slow,
-    /// There were too many others.
-    Crowd,
-}
-
-pub const REASONS: usize = 10;
-
-/// That they do not, and the sentence.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    pub reason: Reason,
-    pub error: Error,
-}
-
-impl Refusal {
-    pub fn new(reason: Reason, status: Status, detail: impl Into<String>) -> Refusal {
-        Refusal { reason, error: Error::new(status, detail) }
-    }
-}
 
 /// What both have found out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,37 +81,6 @@ enum Stage {
     Asked(Hello),
     Agreed(Box<Agreed>),
     Refused(Refusal),
-}
-
-#[derive(Clone, Copy)]
-struct Opening {
-    bytes: [u8; OPENING_BYTES],
-    versions: Versions,
-    authenticates: bool,
-}
-
-impl Opening {
-    fn new(terms: &Terms, nonce: [u8; NONCE_BYTES]) -> Opening {
-        let (versions, authenticates) = (terms.versions, terms.secret.is_some());
-        let mut bytes = [0; OPENING_BYTES];
-        bytes[..6].copy_from_slice(MAGIC);
-        bytes[6] = FORM;
-        bytes[7] = if authenticates { AUTHENTICATES } else { 0 };
-        bytes[8..10].copy_from_slice(&versions.min.to_le_bytes());
-        bytes[10..12].copy_from_slice(&versions.max.to_le_bytes());
-        bytes[16..].copy_from_slice(&nonce);
-        Opening { bytes, versions, authenticates }
-    }
-
-    /// `None`: nonsense.
-    fn decode(bytes: [u8; OPENING_BYTES]) -> Option<Opening> {
-        let number = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let versions = Versions { min: number(8), max: number(10) };
-        let sound = bytes.starts_with(MAGIC) && bytes[6] == FORM;
-        let sound = sound && 1 <= versions.min && versions.min <= versions.max;
-        let authenticates = bytes[7] & AUTHENTICATES != 0;
-        sound.then_some(Opening { bytes, versions, authenticates })
-    }
 }
 
 /// One side of one handshake.
@@ -419,14 +300,14 @@ impl Handshake {
         Refusal::new(Reason::Trust, Status::Mismatch, detail)
     }
 
-    /// The mark of a side under a label: over both openings, the caller's first.
-    fn mark(&self, secret: &Secret, label: &str, parts: [&[u8]; 2]) -> Mark {
-        let theirs = self.theirs.as_ref().expect("it has opened").bytes;
+    /// What marks are over: both openings, the caller's first, then two parts.
+    fn marked<'a>(&'a self, parts: [&'a [u8]; 2]) -> [&'a [u8]; 4] {
+        let theirs = &self.theirs.as_ref().expect("it has opened").bytes;
         let (caller, answerer) = match self.side {
-            Side::Caller => (self.mine.bytes, theirs),
-            Side::Answerer => (theirs, self.mine.bytes),
+            Side::Caller => (&self.mine.bytes, theirs),
+            Side::Answerer => (theirs, &self.mine.bytes),
         };
-        secret.mark(label, &[&caller, &answerer, parts[0], parts[1]])
+        [caller, answerer, parts[0], parts[1]]
     }
 
     fn send(&mut self, kind: u8, body: &[u8], mark: &[u8]) {
@@ -439,15 +320,15 @@ impl Handshake {
 
     fn send_proof(&mut self) {
         let secret = self.terms.secret.as_ref().expect("this is for those who authenticate");
-        let mark = self.mark(secret, PROOFS[self.side as usize], [b"", b""]);
-        self.send(PROOF, mark.bytes(), b"");
+        let mark = secret.mark(PROOFS[self.side as usize], &self.marked([b"", b""]));
+        self.send(PROOF, &mark, b"");
     }
 
     /// A proof has come.
     fn proved(&mut self, proof: &[u8]) -> Result<(), Refusal> {
         let secret = self.terms.secret.as_ref().expect("this is for those who authenticate");
-        let expected = self.mark(secret, PROOFS[self.other() as usize], [b"", b""]);
-        if !expected.is(proof) {
+        let label = PROOFS[self.other() as usize];
+        if !secret.verify(label, &self.marked([b"", b""]), proof) {
             if self.side == Side::Answerer {
                 self.send(ALERT, &[WRONG_PROOF], b"");
             }
@@ -478,18 +359,15 @@ impl Handshake {
     /// My hello, and its mark.
     fn send_hello(&mut self) {
         let body = self.hello.as_ref().expect("what is to be said").encode();
-        let mark =
-            self.terms.secret.as_ref().map(|secret| self.hello_mark(secret, self.side, &body));
-        self.send(HELLO, &body, mark.as_ref().map_or(&[], |mark| mark.bytes()));
-        match self.side {
-            Side::Caller => self.asked = body,
-            Side::Answerer => {}
+        let label = HELLOS[self.side as usize];
+        let mark = match &self.terms.secret {
+            Some(secret) => secret.mark(label, &self.marked([&self.asked, &body])).to_vec(),
+            None => Vec::new(),
+        };
+        self.send(HELLO, &body, &mark);
+        if self.side == Side::Caller {
+            self.asked = body;
         }
-    }
-
-    fn hello_mark(&self, secret: &Secret, side: Side, body: &[u8]) -> Mark {
-        let asked: &[u8] = if side == Side::Caller { b"" } else { &self.asked };
-        self.mark(secret, HELLOS[side as usize], [asked, body])
     }
 
     /// A hello has come.
@@ -497,7 +375,8 @@ impl Handshake {
         let mut body = message;
         if let Some(secret) = &self.terms.secret {
             let (said, mark) = message.split_at(message.len() - MARK_BYTES); // of that length (A3)
-            if !self.hello_mark(secret, self.other(), said).is(mark) {
+            let label = HELLOS[self.other() as usize];
+            if !secret.verify(label, &self.marked([&self.asked, said]), mark) {
                 let detail = "what it said was changed on the way";
                 return Err(Refusal::new(Reason::Proof, Status::PeerFault, detail));
             }
@@ -573,8 +452,7 @@ impl Handshake {
         let wire = Versions::common([self.terms.versions, versions]).expect("that was checked");
         let key = |side: Side| {
             let secret = self.terms.secret.as_ref()?;
-            let mark = self.mark(secret, KEYS[side as usize], [&self.asked, answer]);
-            Some(*mark.bytes())
+            Some(secret.mark(KEYS[side as usize], &self.marked([&self.asked, answer])))
         };
         let keys = key(self.side).zip(key(self.other()));
         let keys = keys.map(|(send, receive)| Keys { send, receive });

@@ -8,19 +8,19 @@
 //! S1  A secret is at least `BYTES_MIN` bytes, and random: whoever stands between two members can
 //!     try guesses at home against what they say (`threats.md`).
 //! S2  Neither it nor what is derived from it is ever shown: no `Debug`, no sentence.
-//! S3  Everything is `mark(label, parts)`: keyed BLAKE3 over a label and the parts, each with its
-//!     length before it, so that no two lists of parts are the same bytes, and nothing made for one
-//!     purpose is of use for another.
+//! S3  Everything is a mark: a MAC over a label and the parts, each with its length before it, so
+//!     that no two lists of parts are the same bytes, and nothing made for one purpose is of use for
+//!     another.
 //!
-//! BLAKE3's keyed mode is a MAC and a pseudo-random function of 256 bits. Its crate is small (2 s of
-//! one core to build, with `constant_time_eq`, `arrayvec` and two that were here), kept by the
-//! function's authors, and compares in constant time; HMAC and HKDF over SHA-256 would be nine
-//! crates for the same. The cost of `mark` is about a microsecond, once or twice per flight.
+//! The MAC is HMAC-SHA256, of the crate that seals the records (`seal`), which also compares in
+//! constant time and brings the system's random bytes: no other is needed. As a pseudo-random
+//! function it derives the keys, too. A mark costs a microsecond or two, once or twice a flight.
 
 use crate::error::{Error, Status};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{Mode, OFlags, fstat, open};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -41,8 +41,8 @@ const DESCRIPTOR_WAIT: Duration = Duration::from_secs(5);
 pub const MARK_BYTES: usize = 32;
 
 /// What the members of a group have in common, and strangers lack.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; 32]);
+#[derive(Clone)]
+pub struct Secret(hmac::Key);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,36 +50,26 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A proof or a tag. Comparing two takes the same time wherever they differ.
-#[derive(Clone, Copy)]
-pub struct Mark(blake3::Hash);
-
-impl Mark {
-    pub fn bytes(&self) -> &[u8; MARK_BYTES] {
-        self.0.as_bytes()
-    }
-
-    /// Whether these bytes are this mark, in constant time.
-    pub fn is(&self, bytes: &[u8]) -> bool {
-        <[u8; MARK_BYTES]>::try_from(bytes).is_ok_and(|bytes| self.0 == bytes)
+/// Random bytes of the system's, as many as an array has.
+///
+/// Errors: `System`: it gives none.
+pub fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(_) => Err(Error::new(Status::System, "the system gives no random bytes (getrandom)")),
     }
 }
 
-/// Random bytes of the system's, as many as an array has.
-pub fn random<const N: usize>() -> Result<[u8; N], Error> {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
-            Ok(got) => filled += got,
-            Err(Errno::INTR) => {}
-            Err(cause) => {
-                let detail = format!("the system gives no random bytes (getrandom): {cause}");
-                return Err(Error::new(Status::System, detail));
-            }
-        }
+/// What a MAC is over (S3).
+fn message(label: &str, parts: &[&[u8]]) -> Vec<u8> {
+    let all = || std::iter::once(label.as_bytes()).chain(parts.iter().copied());
+    let mut message = Vec::with_capacity(all().map(|part| 8 + part.len()).sum());
+    for part in all() {
+        message.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        message.extend_from_slice(part);
     }
-    Ok(bytes)
+    message
 }
 
 fn invalid(detail: String) -> Error {
@@ -114,7 +104,10 @@ impl Secret {
             );
             return Err(invalid(detail));
         }
-        Ok(Secret(blake3::derive_key("squall tcp group secret, version 1", bytes)))
+        // As HKDF extracts: whatever the secret's form, the key is 32 bytes of this purpose only.
+        let salt = hmac::Key::new(hmac::HMAC_SHA256, b"squall group secret over tcp, version 1");
+        let key = hmac::sign(&salt, bytes);
+        Ok(Secret(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())))
     }
 
     /// From a file. Blocks as reading a file does.
@@ -214,13 +207,14 @@ impl Secret {
     }
 
     /// What only who holds the secret can make of these parts (S3).
-    pub fn mark(&self, label: &str, parts: &[&[u8]]) -> Mark {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        for part in std::iter::once(label.as_bytes()).chain(parts.iter().copied()) {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        Mark(hasher.finalize())
+    pub fn mark(&self, label: &str, parts: &[&[u8]]) -> [u8; MARK_BYTES] {
+        let mark = hmac::sign(&self.0, &message(label, parts));
+        mark.as_ref().try_into().expect("SHA-256 has as many bytes")
+    }
+
+    /// Whether these bytes are that mark, in constant time.
+    pub fn verify(&self, label: &str, parts: &[&[u8]], mark: &[u8]) -> bool {
+        hmac::verify(&self.0, &message(label, parts), mark).is_ok()
     }
 }
 

@@ -2,8 +2,8 @@
 //! A connection whose two ends have proved and welcomed each other: what the door and a call leave
 //! for the data path.
 
-use super::handshake::Versions;
 use super::hello::Hello;
+use super::terms::Versions;
 use crate::fabric::shm::fork::Unshared;
 use std::fmt;
 use std::net::SocketAddr;

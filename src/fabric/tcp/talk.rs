@@ -6,8 +6,9 @@
 //!     `READS_MAX` times in all: an honest peer needs some ten, and one that dribbles its bytes is
 //!     cut off.
 
-use super::handshake::{Handshake, Progress, Reason, Refusal};
+use super::handshake::{Handshake, Progress};
 use super::session::Session;
+use super::terms::{Reason, Refusal};
 use crate::error::{Error, Status};
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::system;

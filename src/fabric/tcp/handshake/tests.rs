@@ -2,6 +2,7 @@
 //! Who is let through and who is not, without a socket; then any bytes in any pieces.
 
 use super::*;
+use crate::fabric::tcp::secret::Secret;
 use crate::fabric::tcp::session::cases;
 use proptest::prelude::*;
 

@@ -10,6 +10,10 @@ use std::path::PathBuf;
 
 const GOOD: &[u8] = b"0123456789abcdef0123456789abcdef";
 
+fn same(one: &Secret, other: &Secret) -> bool {
+    one.mark("", &[]) == other.mark("", &[])
+}
+
 /// A file that vanishes.
 struct Scratch(PathBuf);
 
@@ -52,8 +56,8 @@ fn a_made_secret_can_be_read_by_its_owner_only() {
     assert_eq!(mode & 0o7777, 0o600);
     assert_eq!(one.0.metadata().unwrap().len(), 65);
     let secret = Secret::from_file(&one.0).unwrap();
-    assert!(secret == Secret::from_file(&one.0).unwrap());
-    assert!(secret != Secret::from_file(&other.0).unwrap());
+    assert!(same(&secret, &Secret::from_file(&one.0).unwrap()));
+    assert!(!same(&secret, &Secret::from_file(&other.0).unwrap()));
     assert!(Secret::create(&one.0).unwrap_err().detail.contains("exists"));
     assert_eq!(format!("{secret:?}"), "Secret(not shown)");
 }
@@ -102,8 +106,8 @@ fn a_secret_is_long_and_random() {
     assert!(refused(&[7; BYTES_MAX + 1]).contains("more than 4096"));
     assert!(refused(b"").contains("`squall secret FILE`"));
     let end = |end: &[u8]| Secret::from_bytes(&[GOOD, end].concat(), "here").unwrap();
-    assert!(end(b"") == end(b"\n") && end(b"") == end(b"\r\n"));
-    assert!(end(b"") != end(b"\n\n") && end(b"") != end(b" "));
+    assert!(same(&end(b""), &end(b"\n")) && same(&end(b""), &end(b"\r\n")));
+    assert!(!same(&end(b""), &end(b"\n\n")) && !same(&end(b""), &end(b" ")));
     let long = Scratch::holding("long", &GOOD.repeat(200));
     assert!(long.refused().contains("more than 4096"));
 }
@@ -119,9 +123,10 @@ fn a_descriptor_may_hold_the_secret() {
     });
     let secret = Secret::from_descriptor(reader).unwrap();
     write.join().unwrap();
-    assert!(secret == Secret::from_bytes(GOOD, "here").unwrap());
+    assert!(same(&secret, &Secret::from_bytes(GOOD, "here").unwrap()));
     let file = Scratch::holding("open", GOOD);
-    assert!(secret == Secret::from_descriptor(File::open(&file.0).unwrap().into()).unwrap());
+    let opened = File::open(&file.0).unwrap().into();
+    assert!(same(&secret, &Secret::from_descriptor(opened).unwrap()));
 }
 
 /// Its writer forgets to close it, or a forked child holds it.
@@ -146,17 +151,21 @@ fn random_bytes_differ() {
 #[test]
 fn marks_depend_on_label_and_parts_and_their_ends() {
     let secret = Secret::from_bytes(GOOD, "here").unwrap();
-    let marks = [
-        secret.mark("a", &[b"bc", b"d"]),
-        secret.mark("a", &[b"b", b"cd"]),
-        secret.mark("ab", &[b"c", b"d"]),
-        secret.mark("a", &[b"bcd"]),
-        secret.mark("a", &[b"bc", b"d", b""]),
-        Secret::from_bytes(&[GOOD, b"x"].concat(), "here").unwrap().mark("a", &[b"bc", b"d"]),
+    let other = Secret::from_bytes(&[GOOD, b"x"].concat(), "here").unwrap();
+    let all: [(&Secret, &str, &[&[u8]]); 6] = [
+        (&secret, "a", &[b"bc", b"d"]),
+        (&secret, "a", &[b"b", b"cd"]),
+        (&secret, "ab", &[b"c", b"d"]),
+        (&secret, "a", &[b"bcd"]),
+        (&secret, "a", &[b"bc", b"d", b""]),
+        (&other, "a", &[b"bc", b"d"]),
     ];
-    for (at, mark) in marks.iter().enumerate() {
-        assert!(marks[..at].iter().all(|before| !before.is(mark.bytes())), "{at}");
-        assert!(mark.is(mark.bytes()) && !mark.is(&mark.bytes()[1..]) && !mark.is(b""));
+    for (at, (of, label, parts)) in all.iter().enumerate() {
+        let mark = of.mark(label, parts);
+        for (which, (of, label, parts)) in all.iter().enumerate() {
+            assert_eq!(of.verify(label, parts, &mark), which == at, "{which} for {at}");
+        }
+        assert!(!of.verify(label, parts, &mark[1..]) && !of.verify(label, parts, b""));
     }
 }
 
