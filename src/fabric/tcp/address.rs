@@ -93,9 +93,9 @@ pub fn parse(text: &str, port: Option<u16>) -> Result<Address, Error> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(no("too long"));
     }
-    if let Some((scheme, rest)) = text.split_once("://") {
-        let shown = format!("write `{}` without `{scheme}://`", rest.trim_end_matches('/'));
-        return Err(no(&shown));
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    if let Some(scheme) = scheme.filter(|text| text.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        return Err(no(&format!("write `HOST:PORT` without `{scheme}://`")));
     }
     if let Some(rest) = text.strip_prefix('[') {
         let closed = rest.split_once(']');

@@ -57,7 +57,9 @@ fn what_is_wrong_is_said_with_how_it_is_written() {
         ("[fe80::1%]:7", "names no interface"),
         ("[fe80::1%way-too-long-for-one]:7", "names no interface"),
         ("[192.0.2.7]:7", "no IPv6 address"),
-        ("tcp://node:7000/", "write `node:7000` without `tcp://`"),
+        ("tcp://node:7000/", "without `tcp://`"),
+        ("://\0", "without `://`"), // the sentence held what came after it
+        ("\x1b://a", "the port"),
         ("127.1:7", "four numbers"),
         ("1.2.3.4.5:7", "four numbers"),
         ("256.1.1.1:7", "four numbers"),
