@@ -27,6 +27,12 @@ pub fn open(at: &str, terms: &Arc<Terms>, limits: Limits) -> Door {
     Door::open(&address::parse_list(at, None).unwrap(), terms.clone(), limits).unwrap()
 }
 
+/// A fabric that has a door goes from the thread that opens a group to the one that polls it.
+const _: fn() = || {
+    fn may_go<T: Send>() {}
+    may_go::<(Door, Call, Session, Visitor, address::Lookup)>();
+};
+
 fn door(terms: &Arc<Terms>) -> Door {
     open("127.0.0.1:0", terms, Limits::default())
 }
@@ -154,23 +160,44 @@ fn members_meet_over_both_families() {
     }
 }
 
-/// What follows the handshake at once is not read with it.
+/// A record that follows the welcome at once is not read with it.
 #[test]
 fn what_comes_after_the_welcome_is_left_in_the_socket() {
     let terms = terms(Some(secret(0)), 7);
     let mut door = door(&terms);
-    let (one, other) = let_in(&mut door, &terms);
-    for (from, to) in [(&one, &other), (&other, &one)] {
-        rustix::net::send(&from.socket, b"first record", rustix::net::SendFlags::NOSIGNAL).unwrap();
-        let mut bytes = [0; 32];
-        let mut got = 0;
-        wait_for(|| {
-            let read = rustix::net::recv(&to.socket, &mut bytes, rustix::net::RecvFlags::DONTWAIT);
-            got = read.map_or(0, |(got, _)| got);
-            got > 0
-        });
-        assert_eq!(&bytes[..got], b"first record");
-    }
+    let mut call = call(&door, &Arc::new(Terms { incarnation: 99, ..(*terms).clone() }));
+    let mut visitor = None;
+    wait_for(|| {
+        assert!(matches!(call.step(Instant::now()), Called::Waits));
+        for arrival in door.look(Instant::now()) {
+            let Arrival::Asks(asks) = arrival else { panic!("nobody was welcomed") };
+            visitor = Some(*asks);
+        }
+        visitor.is_some()
+    });
+    door.welcome(visitor.unwrap(), &hello(&terms)).unwrap();
+    let mut met = Vec::new();
+    wait_for(|| {
+        met.extend(serve(&mut door, &hello(&terms), Instant::now()));
+        !met.is_empty()
+    });
+    let record = b"the first record".repeat(20);
+    rustix::net::send(&met[0].socket, &record, rustix::net::SendFlags::NOSIGNAL).unwrap();
+    let mut called = None;
+    wait_for(|| {
+        if let Called::Met(session) = call.step(Instant::now()) {
+            called = Some(session);
+        }
+        called.is_some()
+    });
+    let (mut bytes, mut got) = (vec![0; 1000], 0);
+    let flags = rustix::net::RecvFlags::DONTWAIT;
+    let socket = &called.unwrap().socket;
+    wait_for(|| {
+        got += rustix::net::recv(socket, &mut bytes[got..], flags).map_or(0, |(got, _)| got);
+        got >= record.len()
+    });
+    assert_eq!(bytes[..got], record);
 }
 
 /// They say nothing; the door is open to others meanwhile, holds only so many, and drops them.

@@ -379,6 +379,7 @@ fn a_claimed_length_takes_no_memory() {
     longest.push(HELLO);
     answerer.feed(&longest);
     assert_eq!(answerer.wanted(), HELLO_BYTES_MAX);
+    answerer.feed(b"k");
     assert!(answerer.held.capacity() <= 128);
     for head in [[0xff, 0xff, 0xff, 0xff, HELLO], [2, 0, 1, 0, HELLO], [1, 0, 0, 0, HELLO], [9; 5]]
     {
@@ -445,6 +446,11 @@ enum Piece {
         from: usize,
         bytes: usize,
     },
+    /// A message that does not come.
+    Claim {
+        length: u32,
+        kind: u8,
+    },
     Hello(Vec<u8>),
 }
 
@@ -462,6 +468,8 @@ fn piece() -> impl Strategy<Value = Piece> {
         3 => (-1..2i8, 0..5u8, body).prop_map(|(length, kind, body)| Piece::Message { length, kind, body }),
         2 => (0..600usize, 0..400usize).prop_map(|(from, bytes)| Piece::Replay { from, bytes }),
         2 => text.prop_map(|text: String| Piece::Hello(text.into_bytes())),
+        1 => (any::<u32>(), 0..32u32, 0..5u8)
+            .prop_map(|(length, bits, kind)| Piece::Claim { length: length >> bits, kind }),
     ]
 }
 
@@ -491,6 +499,7 @@ fn said(pieces: &[Piece], honest: &[u8]) -> Vec<u8> {
                 said.extend_from_slice(&honest[from..honest.len().min(from + bytes)]);
             }
             Piece::Hello(text) => message(1 + text.len(), HELLO, text, &mut said),
+            Piece::Claim { length, kind } => message(*length as usize, *kind, b"", &mut said),
         }
     }
     said
