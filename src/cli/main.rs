@@ -13,6 +13,7 @@ mod failure;
 mod info;
 mod machine;
 mod perf;
+mod secret;
 mod sim;
 mod stat;
 mod text;
@@ -28,6 +29,7 @@ Examples:
   squall cat --group demo --members 2 --rank 0     (and --rank 1 in another terminal)
   squall stat demo                        look into that group from a third one
   squall info                             what this machine lacks, and the remedies
+  squall secret FILE                      make what members on several hosts prove themselves with
   squall sim --seconds 10                 search a simulated world for a wrong order
 
 `squall VERB --help` has more.";
@@ -46,6 +48,7 @@ enum Verb {
     Cat(cat::Options),
     Stat(stat::Options),
     Info(info::Options),
+    Secret(secret::Options),
     Sim(sim::Options),
 }
 
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Cat(options) => cat::run(&options),
         Verb::Stat(options) => stat::run(&options),
         Verb::Info(options) => info::run(&options),
+        Verb::Secret(options) => secret::run(&options),
         Verb::Sim(options) => sim::run(&options),
     };
     match outcome {

@@ -15,6 +15,8 @@
 #[doc(hidden)]
 pub mod conformance;
 pub mod shm;
+#[forbid(unsafe_code)]
+pub mod tcp;
 
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;

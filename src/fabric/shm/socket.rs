@@ -362,6 +362,14 @@ impl Watch {
         let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::RDHUP);
     }
 
+    /// From now on reports `token` also (or not) while the descriptor can be written to.
+    pub fn await_writable(&self, descriptor: impl AsFd, token: u64, yes: bool) {
+        let data = epoll::EventData::new_u64(token);
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        flags.set(epoll::EventFlags::OUT, yes);
+        let _ = epoll::modify(&self.0, descriptor, data, flags);
+    }
+
     /// From now on reports `token` when it is readable, too, as `add` does.
     pub fn await_all(&self, descriptor: impl AsFd, token: u64) {
         let data = epoll::EventData::new_u64(token);
