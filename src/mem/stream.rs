@@ -19,7 +19,11 @@ pub const PARTS_MAX: usize = 64;
 pub enum Part<'a> {
     Bytes(&'a [u8]),
     /// Bytes of a ring, which lie still until they are released (S).
-    Ring { of: &'a Extent, at: u64, len: usize },
+    Ring {
+        of: &'a Extent,
+        at: u64,
+        len: usize,
+    },
 }
 
 /// Sends as much of the parts, of which only the first `PARTS_MAX` count, as the socket takes at

@@ -10,9 +10,7 @@
 
 use super::mirror::Mirror;
 use super::seal::Sealer;
-use super::wire::{
-    Flaw, HEADER_BYTES, Parser, SAY_BYTES_MAX, SEALED_BYTES_MAX, TAG_BYTES, length,
-};
+use super::wire::{Flaw, HEADER_BYTES, Parser, SAY_BYTES_MAX, SEALED_BYTES_MAX, TAG_BYTES, length};
 use crate::mem::stream::receive;
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;

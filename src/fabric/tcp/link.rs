@@ -45,11 +45,7 @@ pub struct Channel {
 
 impl Channel {
     /// A connection about which both ends know all of that otherwise.
-    pub fn of(
-        stream: TcpStream,
-        incarnation: u64,
-        keys: Option<Keys>,
-    ) -> Result<Channel, Error> {
+    pub fn of(stream: TcpStream, incarnation: u64, keys: Option<Keys>) -> Result<Channel, Error> {
         let socket = Unshared::make(|| Ok(OwnedFd::from(stream)));
         let socket = socket.map_err(|cause| system("cannot keep a connection", cause))?;
         Ok(Channel { socket, incarnation, keys, before: Vec::new() })

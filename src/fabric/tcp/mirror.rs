@@ -44,10 +44,8 @@ pub struct RingMeasures {
 impl Measures {
     /// Those of a layout; for members that change, of the largest one.
     pub fn of(layout: &Layout) -> Measures {
-        let ring = |shape: &Shape| RingMeasures {
-            lanes: shape.lanes,
-            lane_bytes: shape.lane().bytes,
-        };
+        let ring =
+            |shape: &Shape| RingMeasures { lanes: shape.lanes, lane_bytes: shape.lane().bytes };
         let rings = layout.shapes.iter().map(ring).collect();
         Measures { block_bytes: layout.control_bytes, rings }
     }

@@ -119,9 +119,14 @@ impl Outgoing {
         self.sent < self.bytes || !self.queue.is_empty()
     }
 
+    /// Parcels that wait (O3).
+    pub fn parcels(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether so much waits that the peer cannot be told anything.
     pub fn is_choked(&self) -> bool {
-        self.queue.len() >= PARCELS_MAX
+        self.parcels() >= PARCELS_MAX
     }
 
     /// Nothing of it goes any more.

@@ -27,10 +27,7 @@ fn channels(of: [u64; 2], sealed: bool) -> [Channel; 2] {
     let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let other = listener.accept().unwrap().0;
     let keys = |send, receive| sealed.then_some(Keys { send: [send; 32], receive: [receive; 32] });
-    [
-        Channel::of(one, of[1], keys(1, 2)).unwrap(),
-        Channel::of(other, of[0], keys(2, 1)).unwrap(),
-    ]
+    [Channel::of(one, of[1], keys(1, 2)).unwrap(), Channel::of(other, of[0], keys(2, 1)).unwrap()]
 }
 
 /// A member and what it sees: its memory, and by rank the mirrors of the others.
@@ -221,5 +218,261 @@ fn tcp_keeps_every_promise() {
         for sealed in [false, true] {
             assert_eq!(failures(check, sealed), [""; 0], "{} sealed: {sealed}", check.name);
         }
+    }
+}
+
+/// Posts slots of a ring and their count, as an engine does to those that are not full.
+struct Stream {
+    posted: Vec<u64>,
+    slot_bytes: u64,
+}
+
+impl Stream {
+    /// One more slot for each of those that take it.
+    fn post(&mut self, node: &mut Node, to: Members) {
+        let slots = node.tcp.measures.rings[0].lane_bytes / self.slot_bytes;
+        for rank in to.without(node.events.full).iter() {
+            let n = self.posted[rank.index()];
+            let from = n % slots * self.slot_bytes;
+            let upto = from + self.slot_bytes;
+            let (to, ring) = (Members::from_ranks([rank]), RingId { subgroup: 0, lane: 1 });
+            let mut values = [0; POST_WORDS_MAX];
+            values[0] = n + 1;
+            node.tcp.post(&[
+                Post::Span { to, ring, from, upto },
+                Post::Words { to, at: 8, values, len: 1 },
+            ]);
+            self.posted[rank.index()] += 1;
+        }
+    }
+}
+
+fn queued(node: &Node, peer: usize) -> usize {
+    node.tcp.links[peer].as_ref().unwrap().outgoing.parcels()
+}
+
+/// O3, P4: who never reads is full, costs no more memory after an hour than after a second, and does
+/// not slow the others. When it reads, it gets all that it was posted, in order.
+#[test]
+fn a_peer_that_never_reads_costs_a_bounded_amount() {
+    for sealed in [false, true] {
+        let mut nodes = members(3, sealed, LANE_BYTES);
+        let (mut lazy, mut eager, mut sender) =
+            (nodes.pop().unwrap(), nodes.pop().unwrap(), nodes.pop().unwrap());
+        let mut stream = Stream { posted: vec![0; 3], slot_bytes: 64 << 10 };
+        let (mut most, mut full) = (0, 0u64);
+        for n in 0..4_000u64 {
+            sender.poll();
+            full += u64::from(sender.events.full.contains(Rank(2)));
+            let others = sender.others();
+            stream.post(&mut sender, others);
+            most = most.max(queued(&sender, 2));
+            let count = stream.posted[1];
+            eager.until("the one that reads has it", |eager| {
+                sender.poll();
+                eager.word_of(0, 1) == count
+            });
+            assert_eq!(count, n + 1, "it is never full for long: it is waited for");
+        }
+        assert!(full > 3_000, "full in {full} of 4000 polls");
+        assert!(most <= 2, "{most} parcels waited");
+        assert!(stream.posted[2] < 1_000, "the kernel holds that much");
+        lazy.until("what was posted lands", |lazy| {
+            sender.poll();
+            lazy.word_of(0, 1) == stream.posted[2]
+        });
+        sender.until("it is full no more", |sender| sender.events.full.is_empty());
+    }
+}
+
+/// O2: the socket takes a record in part; its rest follows unchanged, whatever is posted meanwhile.
+#[test]
+fn a_record_that_is_half_sent_is_finished() {
+    for sealed in [false, true] {
+        let lane_bytes = 8 << 20;
+        let mut nodes = members(2, sealed, lane_bytes);
+        let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+        let ring = one.ring();
+        let content = |at: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for at in (0..lane_bytes).step_by(8) {
+            ring.write(at, &content(at).to_le_bytes());
+        }
+        let (to, ring) = (one.others(), RingId::default());
+        one.tcp.post(&[Post::Span { to, ring, from: 0, upto: lane_bytes }]);
+        one.words(to, 3, 7);
+        one.poll();
+        assert!(one.events.full.contains(Rank(1)), "8 MiB went at once");
+        one.own.block.cell(3 * 8).publish(9); // by value: this is not posted
+        let mirror = two.ring_of(0);
+        let mut turns = 0;
+        two.until("it lands", |two| {
+            one.poll();
+            turns += 1;
+            two.word_of(0, 3) != 0
+        });
+        assert!(turns > 1 && two.word_of(0, 3) == 7);
+        let whole = mirror.lend(0, lane_bytes as u32).unwrap().chunks_exact(8).enumerate();
+        for (at, bytes) in whole {
+            assert_eq!(bytes, content(at as u64 * 8).to_le_bytes(), "word {at}");
+        }
+    }
+}
+
+/// O4: while a long span goes to a slow peer, my beat lands there all the same, before the span's end.
+#[test]
+fn a_beat_does_not_wait_behind_a_ring() {
+    let lane_bytes = 64 << 20;
+    let mut nodes = members(2, false, lane_bytes);
+    let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let (to, ring) = (one.others(), RingId::default());
+    one.tcp.post(&[Post::Span { to, ring, from: 0, upto: lane_bytes }]);
+    one.words(to, 3, 1);
+    let (mut beats, mut beat) = (0, 0);
+    two.until("the word after the span lands", |two| {
+        one.own.block.cell(BEAT_AT).publish(one.own.block.cell(BEAT_AT).own() + 1);
+        one.poll();
+        let now = two.word_of(0, BEAT_AT / 8);
+        beats += u64::from(now > beat);
+        beat = now;
+        two.word_of(0, 3) == 1
+    });
+    assert!(beats > 10, "{beats} beats landed before 64 MiB did");
+    one.own.block.cell(BEAT_AT).publish(1 << 40);
+    two.until("a beat lands without a post", |two| {
+        one.tcp.poll(true, &mut one.events);
+        two.word_of(0, BEAT_AT / 8) == 1 << 40
+    });
+}
+
+/// What one posts that is a view ahead lands in that view's mirror; what waits from before the view
+/// goes to the old one.
+#[test]
+fn a_peer_may_be_an_epoch_ahead() {
+    let mut nodes = members(2, false, LANE_BYTES);
+    let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let others = one.others();
+    one.words(others, 5, 1);
+    one.own.block.cell(6 * 8).publish(1); // never posted
+    let old = one.ring();
+    old.write(64, &[7; 8]);
+    let ring = RingId::default();
+    one.tcp.post(&[Post::Span { to: others, ring, from: 64, upto: 72 }]);
+    // One that goes on alone would never enter; it needs what the other has shown.
+    one.tcp.own(Epoch(2), &[0]).unwrap().block.cell(7 * 8).publish(3);
+    two.tcp.own(Epoch(2), &[0]).unwrap();
+    (one.show(Epoch(2)), two.show(Epoch(2)));
+    one.enter(Epoch(2));
+    let ahead = one.ring();
+    ahead.write(64, &[9; 8]);
+    one.tcp.post(&[Post::Span { to: others, ring, from: 64, upto: 72 }]);
+    one.words(others, 5, 2);
+    let peer = two.peer(0).unwrap();
+    let next = loop {
+        two.poll();
+        match two.tcp.shown(peer, Epoch(2), &sizes(LANE_BYTES)) {
+            Shown::Memory(memory) if memory.block.cell(5 * 8).observe() == 2 => break memory,
+            Shown::Never => panic!("it lives"),
+            _ => {}
+        }
+    };
+    assert_eq!([5, 6, 7].map(|word| two.word_of(0, word)), [1, 0, 0]);
+    assert_eq!(next.block.cell(7 * 8).observe(), 3, "it was written before the view was entered");
+    assert_eq!(two.ring_of(0).lend(64, 8), Some(&[7; 8][..]));
+    let (before, kept) = (two.seen[0].clone().unwrap(), next.clone());
+    two.enter(Epoch(2));
+    assert!(Arc::ptr_eq(&two.seen[0].as_ref().unwrap().block, &kept.block));
+    assert_eq!(two.ring_of(0).lend(64, 8), Some(&[9; 8][..]));
+    assert_eq!(before.block.cell(5 * 8).observe(), 1, "N2");
+    two.words(two.others(), 5, 4);
+    one.until("both are there", |one| one.word_of(1, 5) == 4);
+}
+
+#[test]
+fn letters_arrive_whole_and_outlive_their_sender() {
+    for sealed in [false, true] {
+        let mut nodes = members(2, sealed, LANE_BYTES);
+        let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+        let long = vec![5; wire::SAY_BYTES_MAX];
+        let peer = one.peer(1).unwrap();
+        for letter in [&b""[..], b"odd", &long] {
+            assert!(one.tcp.say(peer, letter));
+        }
+        assert!(!one.tcp.say(Peer(9), b"nobody"));
+        one.tcp.farewell();
+        drop(one);
+        let end = Instant::now() + Duration::from_secs(30);
+        while two.events.lost.is_empty() && Instant::now() < end {
+            two.poll();
+        }
+        let from = two.peer(0).unwrap();
+        assert!(two.tcp.has_ended(from));
+        for letter in [&b""[..], b"odd", &long] {
+            assert_eq!(two.tcp.heard(), Some((from, letter.to_vec())));
+        }
+        assert_eq!(two.tcp.heard(), None);
+        assert_eq!(two.word_of(0, CLOSED_AT / 8), 1, "the farewell");
+        assert!(!two.tcp.say(from, b"too late"));
+    }
+}
+
+/// What a stranger puts into the stream ends the connection, and nothing of it lands.
+#[test]
+fn a_forged_record_never_lands() {
+    let mut tcp = Tcp::new(setup(LANE_BYTES)).unwrap();
+    let [mine, theirs] = channels([1, 2], true);
+    tcp.connect_as(Peer(1), mine).unwrap();
+    let mut sealer = seal::Sealer::new(&[2; 32]);
+    let mut send = |seal: bool, write: &dyn Fn(&mut wire::Writer)| {
+        let mut bytes = Vec::new();
+        wire::Writer(&mut bytes).begin();
+        write(&mut wire::Writer(&mut bytes));
+        let length = bytes.len() - wire::HEADER_BYTES + wire::TAG_BYTES;
+        wire::finish(&mut bytes, length);
+        match seal {
+            true => sealer.seal(&mut bytes),
+            false => bytes.extend([0; wire::TAG_BYTES]),
+        }
+        let parts = [crate::mem::stream::Part::Bytes(&bytes)];
+        let sent = crate::mem::stream::send(theirs.socket.as_fd(), parts.into_iter());
+        assert_eq!(sent, Ok(bytes.len()));
+    };
+    send(true, &|writer| {
+        writer.memory(Epoch(1), &[0]);
+        writer.enter(Epoch(1));
+        writer.words(8, &[1]);
+    });
+    let mut events = Events::default();
+    let sizes = sizes(LANE_BYTES);
+    let memory = loop {
+        tcp.poll(true, &mut events);
+        if let Shown::Memory(memory) = tcp.shown(Peer(1), Epoch(1), &sizes) {
+            break memory;
+        }
+    };
+    assert_eq!(memory.block.cell(8).observe(), 1);
+    send(false, &|writer| writer.words(8, &[2]));
+    send(true, &|writer| writer.words(8, &[3]));
+    while !tcp.has_ended(Peer(1)) {
+        tcp.poll(true, &mut events);
+    }
+    assert_eq!(memory.block.cell(8).observe(), 1);
+    assert!(matches!(tcp.shown(Peer(1), Epoch(2), &sizes), Shown::Never));
+}
+
+/// Both ends at once: what a crossing farewell must not do is lose the other's.
+#[test]
+fn two_that_leave_at_once_hear_of_each_other() {
+    for _ in 0..20 {
+        let mut nodes = members(2, false, LANE_BYTES);
+        std::thread::scope(|scope| {
+            for mut node in nodes.drain(..) {
+                scope.spawn(move || {
+                    let other = 1 - node.me;
+                    node.tcp.farewell();
+                    node.until("the other leaves", |node| !node.events.lost.is_empty());
+                    assert_eq!(node.word_of(other, CLOSED_AT / 8), 1);
+                });
+            }
+        });
     }
 }
