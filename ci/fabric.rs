@@ -230,7 +230,7 @@ impl End for TcpEnd {
         readable(self.tcp.fd(), within)
     }
     fn rounds(&self) -> u64 {
-        10_000
+        30_000
     }
 }
 
@@ -278,7 +278,13 @@ fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
         blocks.reverse();
         peers.reverse();
     }
+    let beat_at = layout.beat.byte(0);
+    own.block.cell(beat_at).publish(1);
     tcp.enter(epoch, Rank(rank), &peers, &blocks);
+    // That the other has entered is an event, too: the checks begin after it.
+    while theirs.block.cell(beat_at).observe() == 0 {
+        tcp.poll(true, &mut Events::default());
+    }
     let extent =
         |memory: &Memory| Extent::new(memory.rings[0].clone().unwrap(), 0, ring_bytes as usize);
     TcpEnd {
