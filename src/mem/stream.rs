@@ -46,7 +46,11 @@ pub fn send<'a>(
         };
         count += 1;
     }
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    let (socket, flags) = (socket.as_raw_fd(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
+    if let [libc::iovec { iov_base, iov_len }] = vectors[..count] {
+        // SAFETY: as below.
+        return answer(unsafe { libc::send(socket, iov_base, iov_len, flags) });
+    }
     // SAFETY: zero is a value of this struct of integers and pointers.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (vectors.as_mut_ptr(), count as _);
@@ -54,7 +58,7 @@ pub fn send<'a>(
     // borrowed extents keep alive, in bounds (`pointer`). They are only read, and by the kernel: should
     // a thread of ours write there meanwhile, because the receiver lied about what it has released, the
     // liar gets a mixture.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
+    let sent = unsafe { libc::sendmsg(socket, &message, flags) };
     answer(sent)
 }
 
