@@ -7,7 +7,9 @@ mod support;
 
 use squall::base::{Epoch, Events, Peer, Rank};
 use squall::driver::config::{Config, Idle};
+use squall::driver::group::Group;
 use squall::driver::rendezvous::{Mine, meet};
+use squall::error::Status;
 use squall::fabric::Fabric;
 use squall::fabric::conformance::{CHECKS, Check, End, RING_BYTES, WORDS, run};
 use squall::fabric::shm::door::socket_name;
@@ -22,8 +24,9 @@ use squall::mem::{Extent, Region};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use support::{Arguments, Process, group_name, listens};
+use support::{Arguments, Numbers, Process, group_name, listens};
 
 fn main() {
     support::main(
@@ -32,8 +35,9 @@ fn main() {
             ("shm_spinning", || check_all("shm", false)),
             ("tcp_trusted", || check_all("trusted", true)),
             ("tcp_sealed", || check_all("sealed", true)),
+            ("tcp_group", group_over_tcp),
         ],
-        &[("end", end)],
+        &[("end", end), ("member", member)],
     );
 }
 
@@ -234,13 +238,14 @@ impl End for TcpEnd {
     }
 }
 
-/// Connects as a handshake would have, and shows and enters the first view.
-fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
-    let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
+const MESSAGE_BYTES_MAX: u64 = 100_000;
+
+/// Connects as a handshake would have, and shows, sees and enters the first view: of which the
+/// memories by rank.
+fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Memory>, Tcp) {
     let mut config = Config::new(group, rank, 2);
-    config.subgroups[0].message_bytes_max = 64;
+    config.subgroups[0].message_bytes_max = MESSAGE_BYTES_MAX as u32;
     let layout = config.view().unwrap().layout();
-    let ring_bytes = layout.shapes[0].ring_bytes;
     let stream = if port == 0 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         println!("port {}", listener.local_addr().unwrap().port());
@@ -272,31 +277,127 @@ fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
             Shown::Never => panic!("the other end has ended"),
         }
     };
-    let mut blocks = [own.block.clone(), theirs.block.clone()];
-    let mut peers = [None, Some(peer)];
-    if rank == 1 {
-        blocks.reverse();
-        peers.reverse();
-    }
     let beat_at = layout.beat.byte(0);
     own.block.cell(beat_at).publish(1);
+    Group::prepare(&config, &own.block).unwrap();
+    let beats = theirs.block.clone();
+    let (mut memories, mut peers) = (vec![own, theirs], [None, Some(peer)]);
+    if rank == 1 {
+        memories.reverse();
+        peers.reverse();
+    }
+    let blocks: Vec<_> = memories.iter().map(|memory| memory.block.clone()).collect();
     tcp.enter(epoch, Rank(rank), &peers, &blocks);
     // That the other has entered is an event, too: the checks begin after it.
-    while theirs.block.cell(beat_at).observe() == 0 {
+    while beats.cell(beat_at).observe() == 0 {
         tcp.poll(true, &mut Events::default());
     }
-    let extent =
-        |memory: &Memory| Extent::new(memory.rings[0].clone().unwrap(), 0, ring_bytes as usize);
+    (config, memories, tcp)
+}
+
+fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
+    let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
+    let (config, mut memories, tcp) = meet_tcp(group, rank, sealed, port);
+    let layout = config.view().unwrap().layout();
+    if rank == 1 {
+        memories.reverse();
+    }
+    let extent = |memory: &Memory| {
+        let bytes = layout.shapes[0].ring_bytes as usize;
+        Extent::new(memory.rings[0].clone().unwrap(), 0, bytes)
+    };
     TcpEnd {
-        rings: [extent(&own), extent(&theirs)],
+        rings: [extent(&memories[0]), extent(&memories[1])],
         tcp,
         group: group.into(),
         peer: Rank(1 - rank),
-        mine: own.block,
-        theirs: theirs.block,
+        mine: memories[0].block.clone(),
+        theirs: memories[1].block.clone(),
         scratch: layout.change.byte(0),
         closed_at: layout.closed.byte(0),
         _name: name,
+    }
+}
+
+/// Two members of a fixed view send to each other, of all sizes, and sleep in between: both deliver
+/// the same messages in the same order; when one leaves the other hears that it did, in good order.
+fn group_over_tcp() -> String {
+    let mut text = String::new();
+    for sealed in [false, true] {
+        let group = group_name("group");
+        let start = |rank: u16, port: &str| {
+            let arguments: [(&str, &dyn std::fmt::Display); 4] =
+                [("group", &group), ("rank", &rank), ("sealed", &sealed), ("port", &port)];
+            Process::start("member", &arguments)
+        };
+        let mut one = start(0, "0");
+        let port = one.expect("port");
+        let mut two = start(1, &port);
+        let (first, second) = (one.expect("order"), two.expect("order"));
+        assert_eq!(first, second, "the same messages in the same order");
+        two.say("leave");
+        two.end_well();
+        assert_eq!(one.expect("stopped"), "PeerLeft");
+        one.end_well();
+        text.push_str(&format!("sealed {sealed}: order {first}\n"));
+    }
+    text
+}
+
+fn member(arguments: &Arguments) {
+    const MESSAGES: u64 = 5_000;
+    let (rank, sealed) = (arguments.get("rank").unwrap(), arguments.get("sealed").unwrap());
+    let name = arguments.text("group").unwrap();
+    let (config, memories, tcp) = meet_tcp(name, rank, sealed, arguments.get("port").unwrap());
+    let order = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let seen = order.clone();
+    let deliver = move |_: u16, batch: &[squall::mem::Message]| {
+        for message in batch {
+            // Every byte and its place counts.
+            let bytes = message.bytes().iter().fold(u64::from(message.rank), |sum, byte| {
+                sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte)
+            });
+            let sum = seen[0].load(Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ bytes;
+            seen[0].store(sum, Relaxed);
+            seen[1].fetch_add(1, Relaxed);
+        }
+    };
+    let bell = tcp.own_bell();
+    let group = Group::over(&config, &memories, Box::new(tcp), bell, Box::new(deliver));
+    let mut group = group.unwrap();
+    let mut sender = group.sender(0, 0).unwrap();
+    let mut numbers = Numbers(u64::from(rank) + 1);
+    let (mut sent, mut bytes) = (0, Vec::new());
+    let input = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
+    let mut told = false;
+    loop {
+        let most = if sent < MESSAGES { 1 + numbers.below(64) } else { 0 };
+        for _ in 0..most.min(MESSAGES - sent) {
+            if bytes.is_empty() {
+                let most = if sent % 50 == 0 { MESSAGE_BYTES_MAX } else { 200 };
+                bytes.resize(8 + numbers.below(most - 7) as usize, sent as u8);
+                bytes[..8].copy_from_slice(&sent.to_le_bytes());
+            }
+            match sender.send(&bytes) {
+                Ok(_) => (sent, bytes) = (sent + 1, Vec::new()),
+                Err(Status::Again) => break,
+                Err(why) => panic!("{why:?}"),
+            }
+        }
+        match group.turn(u32::MAX) {
+            Ok(turn) if turn.busy => {}
+            Ok(_) => drop(group.wait(Some(Duration::from_millis(20)))),
+            Err(why) => {
+                println!("stopped {why:?}");
+                return;
+            }
+        }
+        if order[1].load(Relaxed) == 2 * MESSAGES && !std::mem::replace(&mut told, true) {
+            println!("order {:016x}", order[0].load(Relaxed));
+        }
+        if told && rank == 1 && input.is_finished() {
+            return group.close();
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What comes from one peer: bytes of its stream, on their way to its mirror.
 //!
-//! In a trusted network large spans are received straight into the mirror, and what comes behind them
-//! into the buffer. What is sealed stays in the buffer until its record is verified: a counter or a
+//! In a trusted network large spans are received straight into the mirror, and a little of what comes
+//! behind them into the buffer. What is sealed stays in the buffer until its record is verified: a counter or a
 //! slot that a stranger made must not land even for a moment.
 //!
 //! I1  The buffer is of a fixed size, and holds the longest frame, or the longest sealed record.
@@ -18,6 +18,8 @@ use std::os::fd::BorrowedFd;
 const BUFFER_BYTES: usize = 256 << 10;
 const _: () = assert!(BUFFER_BYTES > SAY_BYTES_MAX + HEADER_BYTES);
 const _: () = assert!(BUFFER_BYTES >= SEALED_BYTES_MAX + HEADER_BYTES);
+/// Bytes that are read at once where a span may begin: what of it comes along is copied.
+const READ_BYTES: usize = 16 << 10;
 /// Bytes that one poll receives of one peer at the most, about.
 const POLL_BYTES: usize = 1 << 20;
 
@@ -59,8 +61,12 @@ impl Incoming {
                 _ => None,
             };
             let direct = ring.map_or(0, |(_, _, len)| len);
-            let room = self.buffer.len() - self.upto;
-            let got = match receive(socket, ring, &mut self.buffer[self.upto..]) {
+            let mut room = self.buffer.len() - self.upto;
+            if self.opener.is_none() {
+                room = room.min(READ_BYTES);
+            }
+            let into = &mut self.buffer[self.upto..self.upto + room];
+            let got = match receive(socket, ring, into) {
                 Ok(0) => return Err(Over::Closed),
                 Ok(got) => got,
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),

@@ -73,7 +73,8 @@ pub struct Link {
     shut: bool,
     /// Bytes that came before the first poll.
     untaken: bool,
-    /// `fd` tells when there is room.
+    /// `fd` tells when there is something, and when there is room.
+    pub watched: bool,
     pub awaited: bool,
 }
 
@@ -97,6 +98,7 @@ impl Link {
             last: false,
             shut: false,
             untaken: !before.is_empty(),
+            watched: false,
             awaited: false,
         })
     }

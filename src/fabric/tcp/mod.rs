@@ -40,6 +40,9 @@ const FIRST: Epoch = Epoch(0);
 /// Members whose sockets are read one after the other in each poll; with more, it is asked first which
 /// of them have something.
 const READ_EACH_MAX: usize = 4;
+/// Looks without sleep after which sockets are watched no more: a watch costs something per segment
+/// that comes, and only who sleeps needs it.
+const LOOKS_AWAKE: u32 = 4;
 /// Connections that are closed here and kept for a moment, at the most.
 const PARTINGS_MAX: usize = 64;
 /// How long `drop` waits, after a farewell, for it to be taken.
@@ -92,6 +95,9 @@ pub struct Tcp {
     untold: bool,
     /// The farewell was said.
     left: bool,
+    /// All sockets are watched. Looks since this member slept.
+    watched: bool,
+    awake: u32,
 }
 
 impl Tcp {
@@ -116,6 +122,8 @@ impl Tcp {
             gone: Members::NONE,
             untold: false,
             left: false,
+            watched: false,
+            awake: 0,
         })
     }
 
@@ -132,12 +140,14 @@ impl Tcp {
     pub fn connect_as(&mut self, peer: Peer, channel: Channel) -> Result<(), Error> {
         let at = usize::from(peer.0);
         let link = Link::new(channel, self.measures.clone())?;
-        self.watch.add(link.socket().expect("it is new"), at as u64)?;
         while self.links.len() <= at {
             self.links.push(None);
         }
         assert!(self.links[at].is_none(), "the number is free");
         self.links[at] = Some(link);
+        if self.watched {
+            self.watch_all()?;
+        }
         self.hear(at); // what was read before makes no socket readable
         Ok(())
     }
@@ -199,7 +209,7 @@ impl Tcp {
     #[cold]
     fn end(&mut self, peer: usize) {
         let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
-        if let Some(socket) = link.socket() {
+        if let Some(socket) = link.socket().filter(|_| link.watched) {
             self.watch.remove(socket);
         }
         if let Some(parting) = link.close()
@@ -231,9 +241,40 @@ impl Tcp {
         ready[..count].iter().for_each(|peer| self.hear(*peer));
     }
 
+    /// From now on `fd` tells what sockets have.
+    fn watch_all(&mut self) -> Result<(), Error> {
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link.as_mut().filter(|link| !link.watched) else { continue };
+            let Some(socket) = link.socket() else { continue };
+            self.watch.add(socket, peer as u64)?;
+            link.watched = true;
+        }
+        self.watched = true;
+        Ok(())
+    }
+
+    #[cold]
+    fn watch_none(&mut self) {
+        for link in self.links.iter_mut().flatten() {
+            if let Some(socket) = link.socket().filter(|_| link.watched) {
+                self.watch.remove(socket);
+            }
+            (link.watched, link.awaited) = (false, false);
+        }
+        self.watched = false;
+    }
+
+    fn sleeps(&self) -> bool {
+        self.asleep != OwnBell::awake(self.asleep)
+    }
+
     /// What need not be done in every poll.
     #[cold]
     fn keep_house(&mut self) {
+        self.awake += 1;
+        if self.watched && self.awake > LOOKS_AWAKE && !self.sleeps() && !self.are_many() {
+            self.watch_none();
+        }
         for link in self.links.iter_mut().flatten() {
             if link.outgoing.owes_beat() {
                 link.flush();
@@ -243,6 +284,10 @@ impl Tcp {
             let now = Instant::now();
             self.partings.retain(|parting| !parting.is_over(now));
         }
+    }
+
+    fn are_many(&self) -> bool {
+        self.links.len() > READ_EACH_MAX
     }
 
     /// Reports ends of connections, by rank, once (F5); who was revoked is none.
@@ -307,10 +352,16 @@ impl Fabric for Tcp {
     }
 
     fn poll(&mut self, look: bool, events: &mut Events) {
-        if look || self.peers.len() > READ_EACH_MAX {
+        if self.are_many() && !self.watched {
+            let _ = self.watch_all(); // else each is read
+        }
+        if look || self.watched {
             self.look(Some(0));
-        } else {
-            for rank in 0..self.peers.len() {
+        }
+        if !self.watched {
+            let all = if look { self.links.len() } else { 0 };
+            (0..all).for_each(|peer| self.hear(peer));
+            for rank in 0..if look { 0 } else { self.peers.len() } {
                 if let Some(peer) = self.peers[rank] {
                     self.hear(peer);
                 }
@@ -352,6 +403,10 @@ impl Fabric for Tcp {
         self.asleep = OwnBell::asleep(self.asleep, room);
         self.asleep_here.publish(self.asleep);
         crate::mem::order::fence(); // P: `asleep` before the last look
+        self.awake = 0;
+        if !self.watched && self.watch_all().is_err() {
+            self.bell.ring(); // it cannot sleep
+        }
         for (peer, link) in self.links.iter_mut().enumerate() {
             let Some(link) = link.as_mut().filter(|link| link.outgoing.is_full()) else { continue };
             link.flush();
