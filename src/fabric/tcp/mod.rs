@@ -9,7 +9,11 @@
 //!     network can write counters. Either way a peer writes its own memory only (`mirror`).
 //! P4  A slow peer costs a bounded amount of memory (`outgoing`) and a system call now and then.
 //!
-//! The records are in `wire`; how two processes come to a connection is not here.
+//! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4), but not while a callback runs:
+//! then nothing is sent, whatever the callback says (`keep_alive`).
+//!
+//! The records are in `wire`; how two processes come to a connection is not here. Silence of a network
+//! ends no connection for as long as the kernel tries (F5), about a quarter of an hour.
 
 pub mod incoming;
 pub mod link;
@@ -408,7 +412,10 @@ impl Fabric for Tcp {
             self.bell.ring(); // it cannot sleep
         }
         for (peer, link) in self.links.iter_mut().enumerate() {
-            let Some(link) = link.as_mut().filter(|link| link.outgoing.is_full()) else { continue };
+            let Some(link) = link.as_mut() else { continue };
+            if !link.outgoing.is_full() && !link.outgoing.owes_beat() {
+                continue;
+            }
             link.flush();
             if let Some(socket) = link.socket()
                 && link.outgoing.is_full()

@@ -37,6 +37,8 @@ const PIECE_BYTES_MIN: usize = 4096;
 const TURN_BYTES: usize = 2 << 20;
 /// Parcels for one peer at the most: the posts of a turn, all words of a block at `enter`, letters.
 pub const PARCELS_MAX: usize = 4 * POSTS_MAX;
+/// Bytes of letters that may wait.
+const LETTERS_BYTES_MAX: usize = 1 << 20;
 /// Polls that pass between two tries of a full socket, at the most.
 const PATIENCE_MAX: u32 = 64;
 
@@ -67,6 +69,8 @@ enum Piece {
 
 pub struct Outgoing {
     queue: VecDeque<Parcel>,
+    /// Bytes of letters in it.
+    letters: usize,
     sealer: Option<Sealer>,
     /// Whose rings are read: those of the epoch that was entered last in what has been sent.
     own: Option<Arc<Own>>,
@@ -97,6 +101,7 @@ impl Outgoing {
     pub fn new(sealer: Option<Sealer>) -> Outgoing {
         Outgoing {
             queue: VecDeque::with_capacity(PARCELS_MAX),
+            letters: 0,
             sealer,
             own: None,
             beat: 0,
@@ -109,7 +114,11 @@ impl Outgoing {
         }
     }
 
+    #[inline]
     pub fn push(&mut self, parcel: Parcel) {
+        if let Parcel::Say(bytes) = &parcel {
+            self.letters += bytes.len();
+        }
         self.queue.push_back(parcel);
     }
 
@@ -126,13 +135,13 @@ impl Outgoing {
 
     /// Whether so much waits that the peer cannot be told anything.
     pub fn is_choked(&self) -> bool {
-        self.parcels() >= PARCELS_MAX
+        self.parcels() >= PARCELS_MAX || self.letters > LETTERS_BYTES_MAX
     }
 
     /// Nothing of it goes any more.
     pub fn forget(&mut self) {
         self.queue.clear();
-        (self.bytes, self.sent) = (0, 0);
+        (self.bytes, self.sent, self.letters) = (0, 0, 0);
     }
 
     /// In a poll: whether it is time to try a socket again that was full.
@@ -272,7 +281,10 @@ impl Outgoing {
                 writer.enter(*epoch);
                 (self.own, self.beat) = (Some(own.clone()), 0);
             }
-            Some(Parcel::Say(bytes)) => writer.say(bytes),
+            Some(Parcel::Say(bytes)) => {
+                writer.say(bytes);
+                self.letters -= bytes.len();
+            }
         }
         self.queue.pop_front();
         true

@@ -351,6 +351,36 @@ fn a_beat_does_not_wait_behind_a_ring() {
     });
 }
 
+/// A member that beats by a timer and sleeps in between looks once and goes back to sleep.
+#[test]
+fn a_beat_is_sent_before_sleep() {
+    let mut nodes = members(2, true, LANE_BYTES);
+    let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    one.own.block.cell(BEAT_AT).publish(77);
+    one.tcp.arm(false);
+    two.until("it is there", |two| two.word_of(0, BEAT_AT / 8) == 77);
+}
+
+/// O3: what is said to a peer that does not read is bounded, too.
+#[test]
+fn letters_to_the_deaf_are_refused() {
+    let mut nodes = members(2, false, LANE_BYTES);
+    let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let (peer, letter) = (one.peer(1).unwrap(), vec![3; wire::SAY_BYTES_MAX]);
+    let said = (0..10_000).take_while(|_| one.tcp.say(peer, &letter)).count();
+    assert!((16..1_000).contains(&said), "{said} letters of 64 KiB");
+    let mut heard = 0;
+    two.until("all that was said is heard", |two| {
+        one.poll();
+        while let Some((_, bytes)) = two.tcp.heard() {
+            assert!(bytes == letter);
+            heard += 1;
+        }
+        heard == said
+    });
+    assert!(one.tcp.say(peer, b"you read again"));
+}
+
 /// What one posts that is a view ahead lands in that view's mirror; what waits from before the view
 /// goes to the old one.
 #[test]
