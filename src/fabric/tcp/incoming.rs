@@ -126,3 +126,6 @@ impl Incoming {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

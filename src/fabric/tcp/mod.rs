@@ -12,6 +12,11 @@
 //! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4), but not while a callback runs:
 //! then nothing is sent, whatever the callback says (`keep_alive`).
 //!
+//! Sockets are read by `recv` as they come, and watched by who sleeps only. Measured before that was
+//! chosen, 64 B there and back on loopback, both spinning: `recv` and `send` 9.8 us; the same while an
+//! epoll descriptor watches 10.1; io_uring with a receive always posted 12.1 (DEFER_TASKRUN), 12.8
+//! (COOP_TASKRUN), 34 (without entering the kernel to look).
+//!
 //! The records are in `wire`; how two processes come to a connection is not here. Silence of a network
 //! ends no connection for as long as the kernel tries (F5), about a quarter of an hour.
 

@@ -299,4 +299,4 @@ pub fn finish(record: &mut [u8], length: usize) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::fabric) mod tests;

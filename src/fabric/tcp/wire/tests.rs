@@ -8,6 +8,12 @@ use crate::fabric::{Memory, Shown, Sizes};
 use proptest::prelude::*;
 use std::sync::Arc;
 
+/// How many inputs a property is tried on: as many as usual, or `SQUALL_FUZZ_CASES`.
+pub fn cases(usual: u32) -> u32 {
+    let asked = std::env::var("SQUALL_FUZZ_CASES").ok();
+    asked.map_or(usual, |count| count.parse().expect("SQUALL_FUZZ_CASES is a count"))
+}
+
 const BLOCK_BYTES: usize = 24 * 8;
 const LANE_BYTES: u64 = 320;
 
@@ -239,7 +245,7 @@ fn outcome(stream: &[u8], cuts: &[usize]) -> (Option<Flaw>, Vec<u64>, Vec<u8>, u
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 2_000 }))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
     /// W1: any bytes, whole or in pieces, end in a flaw or wait for more; nothing lands elsewhere.
     #[test]
