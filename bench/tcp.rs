@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How near two members over TCP come to bare sockets, in pairs, on loopback.
 //!
-//! `cargo bench --bench tcp -- [CASE ...] [--pairs 11] [--seconds 1] [--window N] [--steady]`; cases:
+//! `cargo bench --bench tcp -- [CASE ...] [--pairs 11] [--seconds 1] [--window N] [--work]`; cases:
 //! see `CASES`, or `all`. Each pair measures bare sockets (non-blocking, TCP_NODELAY, spinning), then
 //! the engine trusting the network, then the engine sealing it; what counts is the median of the
 //! pairs' ratios. The two processes are pinned to cores 0 and 1, messages are distinct, and their
-//! sequence is checked at each delivery. On a machine with other work, `--steady` counts only the times
-//! in which both processes had their cores for some milliseconds.
+//! sequence is checked at each delivery. On a machine with other work, `--work` tells for a rate what
+//! the slower end would do if it never waited: of the rounds that did something and were not
+//! interrupted.
 //!
 //! ```text
 //! lat    64 B there and back                         64 B, send to stable at the sender
@@ -14,6 +15,7 @@
 //! 10k    10 KiB writes, the reader adds up bytes     10 KiB messages, one sends, the other adds up
 //! ```
 
+#[allow(dead_code, reason = "this program uses a part of it")]
 #[path = "ticks.rs"]
 mod ticks;
 
@@ -27,12 +29,12 @@ use squall::fabric::tcp::{Setup, Tcp};
 use squall::fabric::{Exchange, Fabric, Memory, Shown, Sizes};
 use squall::mem::Message;
 use std::hint::{black_box, spin_loop};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use ticks::{ns_per_tick, ticks};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +96,7 @@ struct Job {
     over: usize,
     window: usize,
     seconds: f64,
-    steady: bool,
+    work: bool,
 }
 
 fn main() {
@@ -102,7 +104,7 @@ fn main() {
     let number = |at: usize| args[at].parse::<f64>().expect("a number");
     if args.first().is_some_and(|arg| arg == "peer") {
         let [case, over, window] = [1, 2, 3].map(|at| number(at) as usize);
-        let job = Job { case, over, window, seconds: number(4), steady: false };
+        let job = Job { case, over, window, seconds: number(4), work: false };
         let stream = TcpStream::connect(("127.0.0.1", number(5) as u16)).expect("the other end");
         pin(1).expect("a second core");
         end(job, 1, stream);
@@ -114,14 +116,14 @@ fn main() {
     };
     let (pairs, seconds) = (option("--pairs", 11.0) as usize, option("--seconds", 1.0));
     let window = option("--window", 0.0) as usize;
-    let steady = args.iter().any(|arg| arg == "--steady");
+    let work = args.iter().any(|arg| arg == "--work");
     pin(0).expect("a core");
     let mut none = true;
     for (at, case) in CASES.iter().enumerate() {
         if args.iter().any(|arg| arg == case.name || arg == "all") {
             none = false;
             let window = if window == 0 { case.window } else { window };
-            measure(case, pairs, |over| run(Job { case: at, over, window, seconds, steady }));
+            measure(case, pairs, |over| run(Job { case: at, over, window, seconds, work }));
         }
     }
     if none {
@@ -133,10 +135,7 @@ fn measure(case: &Case, pairs: usize, run: impl Fn(usize) -> f64) {
     let mut figures: [Vec<f64>; 3] = Default::default();
     let mut ratios: [Vec<f64>; 2] = Default::default();
     for _ in 0..pairs {
-        let [bare, trusted, sealed] = [0, 1, 2].map(|over| {
-            let tries = (0..20).map(|_| run(over));
-            tries.into_iter().find(|figure| !figure.is_nan()).expect("a core for each process")
-        });
+        let [bare, trusted, sealed] = [0, 1, 2].map(&run);
         for (values, figure) in figures.iter_mut().zip([bare, trusted, sealed]) {
             values.push(figure);
         }
@@ -171,11 +170,18 @@ fn run(job: Job) -> f64 {
     let port = listener.local_addr().expect("bound").port();
     let numbers = [job.case as f64, job.over as f64, job.window as f64, job.seconds, port.into()];
     let program = std::env::current_exe().expect("this program");
-    let child = Command::new(program).arg("peer").args(numbers.map(|of| of.to_string())).spawn();
-    let mut child = Ended(child.expect("this program starts again"));
+    let mut command = Command::new(program);
+    command.arg("peer").args(numbers.map(|of| of.to_string())).stdout(Stdio::piped());
+    let mut child = Ended(command.spawn().expect("this program starts again"));
     let figure = end(job, 0, listener.accept().expect("the other end").0);
+    let mut said = String::new();
+    let output = child.0.stdout.take().expect("piped");
+    BufReader::new(output).read_line(&mut said).expect("a line, or the end");
     assert!(child.0.wait().expect("our child").success(), "the other end failed");
-    figure
+    match said.trim().parse::<f64>() {
+        Ok(theirs) if job.work => figure.min(theirs),
+        _ => figure,
+    }
 }
 
 struct Ended(Child);
@@ -236,28 +242,29 @@ fn bare_latency(job: Job, rank: u16, mut stream: TcpStream) -> f64 {
 /// Bytes per second that arrive at rank 0.
 fn bare_stream(job: Job, rank: u16, mut stream: TcpStream, write: usize, touch: bool) -> f64 {
     let mut bytes = vec![1; 64 << 10];
-    if rank == 1 {
-        let mut at = 0;
-        loop {
-            match stream.write(&bytes[at..write]) {
-                Ok(sent) => at = (at + sent) % write,
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => spin_loop(),
-                Err(_) => return 0.0,
+    let (mut at, mut total) = (0, 0u64);
+    counted(job, rank, || {
+        let moved = match rank {
+            0 => stream.read(&mut bytes),
+            _ => stream.write(&bytes[at..write]),
+        };
+        let (moved, over) = match moved {
+            Ok(moved) => (moved, moved == 0),
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => (0, false),
+            Err(_) => (0, true),
+        };
+        match rank {
+            0 if touch => {
+                black_box(sum(&bytes[..moved]));
             }
+            0 => {}
+            _ => at = (at + moved) % write,
         }
-    }
-    let mut total = 0u64;
-    counted(job, || {
-        match stream.read(&mut bytes) {
-            Ok(got) => {
-                total += got as u64;
-                if touch {
-                    black_box(sum(&bytes[..got]));
-                }
-            }
-            Err(_) => spin_loop(),
+        if moved == 0 {
+            spin_loop();
         }
-        total
+        total += moved as u64;
+        Round { count: total, busy: moved > 0, over }
     })
 }
 
@@ -287,44 +294,59 @@ fn median(job: Job, mut round: impl FnMut() -> u64) -> f64 {
     taken[taken.len() / 2] as f64 * ns_per_tick()
 }
 
-/// How fast what `round` answers grows, a second. `steady`: only while it did all the time, without a
-/// gap of `GAP`, and not in the first `WARM` after one, when what had gathered is taken.
-fn counted(job: Job, mut round: impl FnMut() -> u64) -> f64 {
-    const GAP: f64 = 0.000_15;
-    const WARM: f64 = 0.002;
-    let ns = ns_per_tick();
+/// What a round came to: how much there is in all, and whether it did anything.
+struct Round {
+    count: u64,
+    busy: bool,
+    over: bool,
+}
+
+/// How fast it grows, a second, at rank 0. With `work`: how fast it would if this end never waited,
+/// from the rounds that did something and were not interrupted; at rank 1 said to rank 0.
+fn counted(job: Job, rank: u16, mut round: impl FnMut() -> Round) -> f64 {
+    let gap = (0.000_1 / (ns_per_tick_once() * 1e-9)) as u64;
     let (warm, end) = (job.seconds * 0.2, job.seconds * 1.2);
-    let (start, mut from) = (ticks(), None);
-    // Since when it has grown steadily; from where that counts; where it grew last.
-    let (mut since, mut counts, mut grew) = (0.0, (0.0, 0), (0.0, 0));
-    let (mut grown, mut time, mut before) = (0, 0.0, 0.0);
+    let (start, mut from) = (Instant::now(), None);
+    let (mut before, mut last, mut worked, mut grown) = (ticks(), 0, 0, 0);
+    let mut work = |now: u64, round: &Round| {
+        let took = now - std::mem::replace(&mut before, now);
+        let more = round.count - std::mem::replace(&mut last, round.count);
+        if took < gap && round.busy {
+            (worked, grown) = (worked + took, grown + more);
+        }
+        grown as f64 / (worked.max(1) as f64 * ns_per_tick_once() * 1e-9)
+    };
     loop {
-        let count = round();
-        let now = (ticks() - start) as f64 * ns * 1e-9;
-        if now - before > GAP || now - grew.0 > GAP {
-            if grew.0 > since + 2.0 * WARM && since > warm {
-                grown += grew.1 - counts.1;
-                time += grew.0 - counts.0;
+        let mut got = round();
+        let mut worth = work(ticks(), &got);
+        for _ in 0..15 {
+            if got.over {
+                break;
             }
-            (since, grew) = (now, (now, count));
+            got = round();
+            worth = work(ticks(), &got);
         }
-        before = now;
-        if count > grew.1 {
-            grew = (now, count);
+        if got.over {
+            if rank == 1 {
+                println!("{worth}");
+            }
+            return worth;
         }
-        if now < since + WARM {
-            counts = (now, count);
-        }
+        let now = start.elapsed().as_secs_f64();
         match from {
-            None if now > warm => from = Some((now, count)),
-            Some((at, _)) if now > end && job.steady => {
-                let enough = time > 0.1 * (now - at);
-                return if enough { grown as f64 / time } else { f64::NAN };
+            None if now > warm => from = Some((now, got.count)),
+            Some(_) if now > end && rank == 0 && job.work => return worth,
+            Some((at, before)) if now > end && rank == 0 => {
+                return (got.count - before) as f64 / (now - at);
             }
-            Some((at, before)) if now > end => return (count - before) as f64 / (now - at),
             _ => {}
         }
     }
+}
+
+fn ns_per_tick_once() -> f64 {
+    static NS: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
+    *NS.get_or_init(ns_per_tick)
 }
 
 // ---- the engine ----
@@ -458,10 +480,9 @@ fn rate(job: Job, rank: u16, stream: TcpStream) -> f64 {
     let size = CASES[job.case].size;
     let burst = (BURST_BYTES / size).clamp(1, BURST);
     let (mut bytes, mut sent) = (vec![1; burst * size], 0u64);
-    let mut over = false;
-    let mut round = || {
+    let figure = counted(job, rank, || {
         // A quarter of the window at the most: then both ends are always at work.
-        let most = sent + job.window as u64 / 4;
+        let (before, most) = (sent, sent + job.window as u64 / 4);
         while let Some(sender) = sender.as_mut().filter(|_| sent < most) {
             for (message, sequence) in bytes.chunks_exact_mut(size).zip(sent..) {
                 message[..8].copy_from_slice(&sequence.to_le_bytes());
@@ -472,15 +493,10 @@ fn rate(job: Job, rank: u16, stream: TcpStream) -> f64 {
                 break;
             }
         }
-        over |= group.turn(u32::MAX).is_err();
-        if over { u64::MAX } else { delivered.all.load(Relaxed) }
-    };
-    if rank == 1 {
-        while round() != u64::MAX {}
-        return 0.0;
-    }
-    let figure = counted(job, round);
-    std::thread::sleep(Duration::from_millis(1));
+        let turn = group.turn(u32::MAX);
+        let (over, busy) = (turn.is_err(), turn.is_ok_and(|turn| turn.busy) || sent > before);
+        Round { count: size as u64 * delivered.all.load(Relaxed), busy, over }
+    });
     group.close();
-    figure * size as f64
+    figure
 }
