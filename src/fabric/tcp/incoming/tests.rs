@@ -2,6 +2,7 @@
 //! Streams in whatever pieces the network makes of them, trusted and sealed, sound and not.
 
 use super::super::mirror::{Measures, RingMeasures, extent};
+use super::super::wire::tests::cases;
 use super::super::wire::{Span, Writer, finish};
 use super::*;
 use crate::base::Epoch;
@@ -65,7 +66,8 @@ fn landed(mirror: &Mirror) -> Option<(Vec<u8>, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(super::super::wire::tests::cases(300)))]
+    // These are slow: a stream, a ring and sockets each.
+    #![proptest_config(ProptestConfig::with_cases(cases(300).min(10_000)))]
 
     /// Whatever is read at once, by whichever way: the same lands.
     #[test]
@@ -110,6 +112,10 @@ proptest! {
         let counted = landed(&mirror).map_or(0, |(_, counted)| counted);
         prop_assert!(counted < count, "{:?}", flaw);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
     /// Any bytes where sealed records should be: a flaw or a wait, and nothing lands.
     #[test]
