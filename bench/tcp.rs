@@ -398,12 +398,12 @@ impl Member {
         let mine: &[usize] = if sends(rank) { &[0] } else { &[] };
         let own = tcp.own(epoch, mine).expect("memory");
         Group::prepare(&config, &own.block).expect("a configuration");
-        tcp.show(epoch, peer, mine);
+        tcp.show(epoch, peer, mine).expect("it is told");
         let ring = sends(1 - rank).then(|| layout.rings_bytes(0));
         let sizes = Sizes { block: layout.control_bytes, rings: vec![ring] };
         let theirs: Memory = loop {
             tcp.poll(true, &mut Events::default());
-            match tcp.shown(peer, epoch, &sizes) {
+            match tcp.shown(peer, epoch, &sizes).unwrap() {
                 Shown::Memory(memory) => break memory,
                 Shown::Waits => {}
                 Shown::Never => panic!("the other end has gone"),

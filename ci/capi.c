@@ -1326,6 +1326,50 @@ static void on_view(void *user, squall_group_t group, const squall_view_t *view)
   if (view->joined_count > 0) CHECK(view->joined[view->joined_count - 1] < view->member_count);
 }
 
+/* What was given back. */
+static struct {
+  uint64_t count, next;
+  int status;
+} back;
+
+static void on_dropped(void *user, squall_group_t group, uint32_t subgroup, uint64_t ordinal,
+                       const void *bytes, uint32_t len, int status)
+{
+  (void)user, (void)group;
+  CHECK(subgroup == 0 && ordinal == back.next && len == 4 && memcmp(bytes, "mine", 4) == 0);
+  back.count++, back.next++, back.status = status;
+}
+
+/* A member that is alone goes: by leaving it has its own delivered, by closing they come back. */
+static void leaving_alone(void)
+{
+  for (int closes = 0; closes < 2; closes++) {
+    ear_t ear = {0};
+    squall_group_t group = 0;
+    squall_group_attr_t attr = attr_of(0, 1);
+    squall_callbacks_t callbacks = callbacks_of(&ear);
+    void *place = NULL;
+    attr.membership = SQUALL_MEMBERSHIP_VIEWS, callbacks.dropped = on_dropped;
+    memset(&back, 0, sizeof back);
+    IS(squall_group_open(&attr, &callbacks, &group), SQUALL_OK);
+    for (int i = 0; i < 3; i++) IS(squall_send(group, 0, "mine", 4), i);
+    if (!closes) {
+      IS(squall_reserve(group, 0, 4, &place), SQUALL_OK);
+      IS(squall_leave(group), SQUALL_OK);
+      SAYS(squall_publish(group, 0, 4), SQUALL_LEFT, "leaves");
+      IS(squall_abort(group, 0), SQUALL_OK);
+      SAYS(squall_send(group, 0, "more", 4), SQUALL_LEFT, "poll until SQUALL_LEFT");
+      IS(squall_leave(group), SQUALL_OK);
+      int status = 0;
+      while (status >= 0) status = turn(group);
+      IS(status, SQUALL_LEFT);
+      CHECK(ear.heard == 3 && back.count == 0 && ear.stops == 1);
+    }
+    IS(squall_group_close(group), SQUALL_OK);
+    if (closes) CHECK(ear.heard == 0 && back.count == 3 && back.status == SQUALL_LEFT);
+  }
+}
+
 static squall_group_t opened_views(uint32_t rank, uint32_t flags, ear_t *ear)
 {
   squall_group_t group = 0;
@@ -1393,6 +1437,7 @@ static void part_views(void)
   CHECK(ear.stops == 1 && ear.stopped == SQUALL_PARTITIONED);
   IS(squall_group_close(group), SQUALL_OK);
   reap(two);
+  leaving_alone();
   /* Where members do not change there is nothing to ask for. */
   squall_group_t alone = opened(attr_of(0, 1), &ear);
   SAYS(squall_leave(alone), SQUALL_INVALID, "SQUALL_MEMBERSHIP_VIEWS");

@@ -6,11 +6,16 @@
 
 #[path = "cluster/check.rs"]
 mod check;
+#[path = "cluster/leaver.rs"]
+mod leaver;
 #[path = "cluster/member.rs"]
 mod member;
+#[path = "cluster/short.rs"]
+mod short;
 mod support;
 
 use check::Check;
+use leaver::{a_leaver_sends_to_the_last, leaver};
 use member::{Cluster, One, member};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -23,14 +28,19 @@ fn main() {
             ("three_at_once", three_at_once),
             ("a_member_killed_at_rest", a_member_killed_at_rest),
             ("one_leaves_after_the_other", one_leaves_after_the_other),
+            ("a_leaver_sends_to_the_last", a_leaver_sends_to_the_last),
             ("a_stopped_member_is_expelled", a_stopped_member_is_expelled),
             ("one_joins", one_joins),
             ("three_join_at_once", three_join_at_once),
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
             ("anything_may_happen", anything_may_happen),
+            ("a_member_without_descriptors", short::a_member_without_descriptors),
+            ("a_member_without_memory", short::a_member_without_memory),
+            ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
+            ("joiners_that_die", short::joiners_that_die),
         ],
-        &[("member", member)],
+        &[("member", member), ("leaver", leaver)],
     );
 }
 

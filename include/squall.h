@@ -538,7 +538,14 @@ typedef void (*squall_view_fn)(void *user, squall_group_t group, const struct sq
 
 /**
  * Hears of a message of mine that was accepted and that no view takes any more: which lane of which
- * subgroup, what `squall_send` answered for it, its bytes (valid until it returns), and why.
+ * subgroup, what `squall_send` answered for it, its bytes (valid until it returns), and why. On the
+ * thread that polls, before `stopped`; in `squall_group_close` on the one that closes.
+ *
+ * SQUALL_NOT_SENDER (this member does not send there in the new view), SQUALL_TOO_LONG (its largest
+ * message is smaller there), SQUALL_LEFT (it was alone, and closed): it is delivered at no member
+ * that goes on. SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY,
+ * SQUALL_LIMIT, SQUALL_SYSTEM (it is over for this member), SQUALL_TIMED_OUT (`squall_group_close`
+ * has waited for a second): this member did not see it delivered; others may have it all the same.
  */
 typedef void (*squall_dropped_fn)(void *user,
                                   squall_group_t group,
@@ -833,8 +840,15 @@ void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t siz
 void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
 
 /**
- * Leave in good order: what this member has sent is delivered by all first. Returns at once; poll on
- * until SQUALL_LEFT. (`squall_group_close` does the same, and delivers nothing more here.)
+ * Leave in good order: what this member has sent is delivered by all first, however long that takes.
+ * Returns at once; poll on until SQUALL_LEFT. (`squall_group_close` does the same, for a second, and
+ * delivers nothing more here.)
+ *
+ * When this has returned every send, in whatever thread, is refused with SQUALL_LEFT (or with
+ * SQUALL_AGAIN while a view changes); what is reserved cannot be published any more, only aborted. A
+ * send that is under way may still be accepted. What was accepted is delivered at the members that
+ * stay and at this one before it goes; or, if its part ends otherwise (SQUALL_EXPELLED ...), given
+ * to `dropped` before `stopped` is called: nothing is lost without a word. To ask twice does nothing.
  *
  * @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
@@ -904,8 +918,13 @@ int squall_group_open(const struct squall_group_attr_t *attr,
 
 /**
  * Closes a group: this member leaves in good order. What is stable is still delivered at the
- * others; then they hear SQUALL_PEER_LEFT, or, where members change, go on without it: then this
- * takes a view change, a second at the most. Closing 0 does nothing.
+ * others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+ *
+ * Where members change the others go on without it, and have first all that it has sent: as
+ * `squall_leave`, but that it delivers nothing more itself, and waits for a second at the most. What
+ * it does not know to be delivered by then goes to `dropped` with SQUALL_TIMED_OUT. If there is no
+ * other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
+ * is called.
  *
  * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
  *
@@ -939,6 +958,8 @@ int squall_group_members(squall_group_t group);
  *                            everything that was stable has been delivered;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
+ *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
+ *                            view needs; `squall_last_error` names the limit and the remedy;
  *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
@@ -983,7 +1004,8 @@ int squall_arm(squall_group_t group);
  * Send `len` bytes to every member of a subgroup, in the subgroup's total order.
  *
  * Copies the bytes into the next slot; never blocks. The message is delivered at every member of
- * the subgroup, this one included, at the same place of the order.
+ * the subgroup, this one included, at the same place of the order. Where members change and that
+ * cannot be, `dropped` gets it back.
  *
  * @param group     Open group.
  * @param subgroup  Index in the list given at open, or SQUALL_LANE(index, lane).
@@ -995,6 +1017,8 @@ int squall_arm(squall_group_t group);
  *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
  *         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
  *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+ *         SQUALL_LEFT        where members change: this one leaves, as `squall_leave` asked;
+ *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED  it is over for this one;
  *         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads:   one sending thread per lane at a time; may run beside squall_poll.
@@ -1054,8 +1078,10 @@ int squall_reserve(squall_group_t group, uint32_t subgroup, uint32_t len, void *
  * @return The message's ordinal in its lane (>= 0), or
  *         SQUALL_NOT_RESERVED  nothing is reserved;
  *         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over (it stays
- *                              reserved).
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_LEFT, SQUALL_EXPELLED,
+ *         SQUALL_PARTITIONED, SQUALL_EXHAUSTED  as `squall_send` (it stays reserved);
+ *         SQUALL_AGAIN, SQUALL_NOT_SENDER  where members change: it was reserved in the view before
+ *                              (it stays reserved).
  *
  * Threads: as `squall_send`. Since: 0.1
  */

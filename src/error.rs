@@ -37,7 +37,7 @@ pub enum Status {
     OwnThread = -17,
     /// No message is reserved in that lane, or one is already.
     NotReserved = -18,
-    // The group cannot be opened.
+    // The group cannot be opened; or, where views change, this member lacks what the next one needs.
     /// This machine has no memory left for the group.
     NoMemory = -30,
     /// A limit of this process or machine is in the way; the text names it.

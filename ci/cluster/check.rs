@@ -103,6 +103,16 @@ impl Check {
         )
     }
 
+    /// What those that rest have heard of a sender.
+    pub fn heard_by_those_who_stay(&self, id: u64) -> Vec<(u64, Vec<u64>)> {
+        let last = self.lives.iter().filter(|life| self.rests.contains_key(&life.id));
+        last.map(|life| {
+            let items = life.stays.iter().flat_map(|stay| &stay.items);
+            (life.id, items.filter(|item| item.0 == id).map(|item| item.1).collect())
+        })
+        .collect()
+    }
+
     fn ordinals(&self, life: &Life) {
         let mut next: HashMap<u64, u64> = HashMap::new();
         for &(id, ordinal) in life.stays.iter().flat_map(|stay| &stay.items) {

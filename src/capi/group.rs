@@ -131,6 +131,10 @@ impl Application for Trampoline {
         self.inside.prepare(0);
     }
 
+    fn lacks(&mut self, error: &Error) {
+        let _ = self.why.set(error.to_string());
+    }
+
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         let rank = suspicion.map_or(-1, |suspicion| i32::from(suspicion.rank.0));
         let blamed = |s: Suspicion| match status {
@@ -140,7 +144,7 @@ impl Application for Trampoline {
             _ => format!("{} (rank {}: {})", status.text(), s.rank.0, s.fault),
         };
         let text = suspicion.map_or(status.text().to_string(), blamed);
-        let _ = self.why.set(text.clone()); // it stops once
+        let text = self.why.get_or_init(|| text).clone(); // it stops once
         let Some(stopped) = self.callbacks.stopped else { return };
         let text = CString::new(text).unwrap_or_default();
         self.inside.prepare(this_thread());
@@ -260,8 +264,13 @@ fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
 }
 
 /// Closes a group: this member leaves in good order. What is stable is still delivered at the
-/// others; then they hear SQUALL_PEER_LEFT, or, where members change, go on without it: then this
-/// takes a view change, a second at the most. Closing 0 does nothing.
+/// others; then they hear SQUALL_PEER_LEFT. Closing 0 does nothing.
+///
+/// Where members change the others go on without it, and have first all that it has sent: as
+/// `squall_leave`, but that it delivers nothing more itself, and waits for a second at the most. What
+/// it does not know to be delivered by then goes to `dropped` with SQUALL_TIMED_OUT. If there is no
+/// other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
+/// is called.
 ///
 /// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
 ///
@@ -364,6 +373,8 @@ const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
 ///                            everything that was stable has been delivered;
 ///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
 ///                            it is over for this one;
+///         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
+///                            view needs; `squall_last_error` names the limit and the remedy;
 ///         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///
 /// Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1

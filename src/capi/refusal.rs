@@ -147,6 +147,10 @@ pub fn sending(group: squall_group_t, subgroup: u32, status: Status, doing: Doin
             "this member does not send in lane {lane} of subgroup {at} in the view at hand: wait for \
              one in which it does"
         ),
+        (Status::Left, _) => format!(
+            "this member leaves, as it asked to: lane {lane} of subgroup {at} takes nothing more; poll \
+             until SQUALL_LEFT"
+        ),
         _ => return over(open, status),
     };
     refuse(Error::new(status, detail))

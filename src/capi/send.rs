@@ -62,7 +62,8 @@ fn null(what: &str, number: &str, value: usize) -> i64 {
 /// Send `len` bytes to every member of a subgroup, in the subgroup's total order.
 ///
 /// Copies the bytes into the next slot; never blocks. The message is delivered at every member of
-/// the subgroup, this one included, at the same place of the order.
+/// the subgroup, this one included, at the same place of the order. Where members change and that
+/// cannot be, `dropped` gets it back.
 ///
 /// @param group     Open group.
 /// @param subgroup  Index in the list given at open, or SQUALL_LANE(index, lane).
@@ -74,6 +75,8 @@ fn null(what: &str, number: &str, value: usize) -> i64 {
 ///         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
 ///         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
 ///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+///         SQUALL_LEFT        where members change: this one leaves, as `squall_leave` asked;
+///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED  it is over for this one;
 ///         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///
 /// Threads:   one sending thread per lane at a time; may run beside squall_poll.
@@ -289,8 +292,10 @@ pub unsafe extern "C" fn squall_reserve(
 /// @return The message's ordinal in its lane (>= 0), or
 ///         SQUALL_NOT_RESERVED  nothing is reserved;
 ///         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
-///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over (it stays
-///                              reserved).
+///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_LEFT, SQUALL_EXPELLED,
+///         SQUALL_PARTITIONED, SQUALL_EXHAUSTED  as `squall_send` (it stays reserved);
+///         SQUALL_AGAIN, SQUALL_NOT_SENDER  where members change: it was reserved in the view before
+///                              (it stays reserved).
 ///
 /// Threads: as `squall_send`. Since: 0.1
 #[unsafe(no_mangle)]

@@ -79,7 +79,14 @@ pub type squall_view_fn = Option<
 >;
 
 /// Hears of a message of mine that was accepted and that no view takes any more: which lane of which
-/// subgroup, what `squall_send` answered for it, its bytes (valid until it returns), and why.
+/// subgroup, what `squall_send` answered for it, its bytes (valid until it returns), and why. On the
+/// thread that polls, before `stopped`; in `squall_group_close` on the one that closes.
+///
+/// SQUALL_NOT_SENDER (this member does not send there in the new view), SQUALL_TOO_LONG (its largest
+/// message is smaller there), SQUALL_LEFT (it was alone, and closed): it is delivered at no member
+/// that goes on. SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY,
+/// SQUALL_LIMIT, SQUALL_SYSTEM (it is over for this member), SQUALL_TIMED_OUT (`squall_group_close`
+/// has waited for a second): this member did not see it delivered; others may have it all the same.
 pub type squall_dropped_fn = Option<
     unsafe extern "C" fn(
         user: *mut c_void,
@@ -159,8 +166,15 @@ fn asking(group: squall_group_t, ask: impl FnOnce(&Control)) -> c_int {
     })
 }
 
-/// Leave in good order: what this member has sent is delivered by all first. Returns at once; poll on
-/// until SQUALL_LEFT. (`squall_group_close` does the same, and delivers nothing more here.)
+/// Leave in good order: what this member has sent is delivered by all first, however long that takes.
+/// Returns at once; poll on until SQUALL_LEFT. (`squall_group_close` does the same, for a second, and
+/// delivers nothing more here.)
+///
+/// When this has returned every send, in whatever thread, is refused with SQUALL_LEFT (or with
+/// SQUALL_AGAIN while a view changes); what is reserved cannot be published any more, only aborted. A
+/// send that is under way may still be accepted. What was accepted is delivered at the members that
+/// stay and at this one before it goes; or, if its part ends otherwise (SQUALL_EXPELLED ...), given
+/// to `dropped` before `stopped` is called: nothing is lost without a word. To ask twice does nothing.
 ///
 /// @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///

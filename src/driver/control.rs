@@ -2,11 +2,13 @@
 //! What any thread may ask of a group, also from inside a callback: to leave, to go on without a
 //! member, to count as alive during a long callback.
 //!
-//! Wishes are noted here and the turn thread finds them at its next look at the clock.
+//! Wishes are noted here and the turn thread finds them at its next look at the clock. A wish to
+//! leave takes effect at once as far as senders go: the doors of all lanes are noted here, too.
 
 use super::clock;
 use crate::fabric::shm::OwnBell;
 use crate::mem::{Cell, Region};
+use crate::sst::producer::{Door, Producer};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What is wished for, by whatever thread.
@@ -17,6 +19,16 @@ struct Noted {
     suspects: Vec<u64>,
     /// Where I beat: my control block, and the byte.
     pulse: Option<(Arc<Region>, usize)>,
+    /// Of the lanes of the newest view: what is sent elsewhere is refused already.
+    doors: Vec<Door>,
+}
+
+impl Noted {
+    fn close_doors(&self) {
+        if self.leave {
+            self.doors.iter().for_each(Door::close);
+        }
+    }
 }
 
 pub struct Wishes {
@@ -46,6 +58,22 @@ impl Wishes {
         (noted.leave, std::mem::take(&mut noted.suspects))
     }
 
+    /// The lanes of a view that follows, before anybody can send in them. Who has asked to leave
+    /// will not.
+    pub fn guard(&self, producers: &[(u16, u16, Producer)]) {
+        let mut noted = self.lock();
+        noted.doors = producers.iter().map(|(_, _, producer)| producer.door()).collect();
+        noted.close_doors();
+    }
+
+    /// This process is alive.
+    pub fn pulse(&self) {
+        if let Some((block, at)) = &self.lock().pulse {
+            let cell = block.cell(*at);
+            cell.publish(clock().0.max(cell.own() + 1));
+        }
+    }
+
     /// From now on this is where I beat.
     pub fn beat_in(&self, block: &Arc<Region>, at: usize) {
         self.lock().pulse = Some((block.clone(), at));
@@ -64,10 +92,16 @@ impl Control {
         Control { wishes, bell }
     }
 
-    /// Leaves in good order: what this member has sent is delivered first, by all. Then turns answer
-    /// `Left`. At once the same as asking again.
+    /// Leaves in good order. From now on every send of this member answers `Left` (`Again` while a
+    /// view changes), in whatever thread; one that is under way may still be accepted. What has been
+    /// accepted is delivered first, by all, this member included, for as long as that takes; then the
+    /// others go on without it, and turns answer `Left`. If this member's part ends before, turns
+    /// say why, and `dropped` gets what it has not delivered. To ask again changes nothing.
     pub fn leave(&self) {
-        self.wishes.lock().leave = true;
+        let mut noted = self.wishes.lock();
+        noted.leave = true;
+        noted.close_doors();
+        drop(noted);
         self.tell();
     }
 
@@ -81,10 +115,7 @@ impl Control {
     /// This process is alive, though its callback takes long: to be called from inside it, at least
     /// twice in the time to suspicion. Costs a look at the clock and a store.
     pub fn keep_alive(&self) {
-        if let Some((block, at)) = &self.wishes.lock().pulse {
-            let cell = block.cell(*at);
-            cell.publish(clock().0.max(cell.own() + 1));
-        }
+        self.wishes.pulse();
     }
 
     fn tell(&self) {

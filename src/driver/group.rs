@@ -21,7 +21,8 @@ use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{OwnBell, Parts, Shm};
 use crate::fabric::{Admission, Fabric, Memory};
 use crate::group::membership::roster::{Address, Roster};
-use crate::group::membership::{Carry, Options};
+use crate::group::membership::stage::Stage;
+use crate::group::membership::{Carry, Membership, Options};
 use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
@@ -218,6 +219,11 @@ impl Group {
         self.driver.engine().view().members as u16
     }
 
+    /// How far the view at hand is on its way to the next one. `None`: it is fixed.
+    pub fn stage(&self) -> Option<Stage> {
+        self.driver.engine().membership().map(Membership::stage)
+    }
+
     /// What this member counts, now.
     pub fn stats(&mut self) -> Snapshot {
         self.driver.refresh();
@@ -234,10 +240,13 @@ impl Group {
         self.control.clone()
     }
 
-    /// Leaves in good order: the others go on delivering what is stable, and where views change all
-    /// that this member has sent. From now on it delivers nothing itself.
+    /// Leaves in good order: the others go on delivering what is stable. From now on this member
+    /// delivers nothing itself.
     ///
-    /// Where views change this takes one of them, and no longer than the time to suspicion.
+    /// Where views change this is `Control::leave`: the others have first all that this member has
+    /// sent. It takes a view change, and a second at the most: what is not known to be delivered then
+    /// is given to `dropped` with `TimedOut`. If there is no other member, what was not delivered
+    /// here is given to `dropped` with `Left`. No other callback is called.
     pub fn close(mut self) {
         if let Some(control) = self.control.take() {
             self.driver.fall_silent();
@@ -247,6 +256,7 @@ impl Group {
             while start.elapsed() < CLOSE_TIMEOUT && self.turn(u32::MAX).is_ok() {
                 pace.quiet();
             }
+            self.driver.give_up();
         }
         self.driver.farewell();
     }
@@ -434,6 +444,9 @@ impl Group {
         config: &Config,
     ) -> Group {
         let Assembly { engine, table, inboxes, made } = assembly;
+        if let Some(views) = &views {
+            views.detectors.wishes.guard(&made);
+        }
         let mut lanes = Lanes::new(bell.clone());
         lanes.install(Vec::new(), made, &mut |_| ());
         let (mut every, mut room) = (config.liveness_every_ns, engine.view().members);

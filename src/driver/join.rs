@@ -12,6 +12,12 @@
 //! J2  A seat is bound before the others are looked for: of two processes one sees the other.
 //! J3  Who cannot reach everybody is not proposed, and gives up in the end: it would be joined and
 //!     cut off at once.
+//! J4  Once it knows its view it beats, after each member's memory that it maps. What one member shows
+//!     takes about a quarter of a millisecond per MiB, so that is gigabytes before it is silent for
+//!     the usual time to suspicion. It does not beat before: who is in the roster and does not hear of
+//!     it, or is not given its state, is to be suspected, since all wait for it.
+//! J5  Who cannot hear what it is told, for want of descriptors, gives up at once: it may be in the
+//!     roster.
 
 mod fetch;
 
@@ -27,7 +33,7 @@ use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
 use crate::fabric::shm::exchange::OwnMemory;
-use crate::fabric::shm::socket::{Bell, Socket};
+use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
 use crate::fabric::{Admission, Exchange, Fabric};
 use crate::group::membership::roster::{Address, Member, Roster};
@@ -230,7 +236,7 @@ impl Joining<'_> {
                 }
             }
             self.connect(shm)?;
-            self.ask(shm, &rings);
+            self.ask(shm, &rings)?;
             if self.is_late() {
                 return Err(self.not_joined());
             }
@@ -238,19 +244,20 @@ impl Joining<'_> {
     }
 
     /// Asks all whom I am connected with, whenever those have changed.
-    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) {
+    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) -> Result<(), Error> {
         let mut all = shm.connected();
         all.sort_unstable();
         if all == self.asked {
-            return;
+            return Ok(());
         }
         let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
         let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
         for peer in peers {
-            shm.show(Epoch(0), peer, rings);
+            shm.show(Epoch(0), peer, rings)?;
             shm.say(peer, &ask);
         }
         self.asked = all;
+        Ok(())
     }
 
     fn not_joined(&mut self) -> Error {
@@ -267,6 +274,9 @@ impl Joining<'_> {
     /// Calls whoever is not connected, now and then, and reads answers (J1).
     fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
         while shm.offered().is_some() {} // I have no state to give
+        if let Some(short) = shm.shortage() {
+            return Err(short); // J5
+        }
         self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
         // Once it is joined the members wait for this process: then it must not be calling.
         let every = if self.asked.is_empty() { CALL_AGAIN } else { 8 * CALL_AGAIN };
@@ -294,9 +304,12 @@ impl Joining<'_> {
 
     fn read_answers(&mut self, shm: &mut Shm) -> Result<(), Error> {
         for at in (0..self.calls.len()).rev() {
-            let Some(answer) = self.calls[at].1.receive() else { continue };
+            let Some(answer) = self.calls[at].1.receive_parcel() else { continue };
             let (seat, socket) = self.calls.swap_remove(at);
-            let Some((bytes, mut descriptors)) = answer else { continue };
+            let Some(Parcel { bytes, mut descriptors, short }) = answer else { continue };
+            if let Some(short) = short {
+                return Err(short);
+            }
             let Some(theirs) = Hello::decode(&bytes) else { continue };
             if !self.is_welcome(&theirs, seat)? || theirs.incarnation == 0 {
                 continue;
@@ -328,10 +341,33 @@ impl Joining<'_> {
         views.untold = None;
         let install = Install { roster, carry, joined, gone: Members::NONE };
         views.begin(install, Timings::default(), super::clock(), shm)?;
-        while !views.gather(super::clock(), shm) {
+        while !views.gather(super::clock(), shm)? {
             let mut events = Events::default();
             shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
         }
         Ok(views)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::config::Changes;
+    use crate::mem::Message;
+
+    /// Its process kept the seat until it closed the group, though nobody answered there.
+    #[test]
+    fn who_has_left_gives_its_seat_away_at_once() {
+        let group = format!("seat-of-one-{}", std::process::id());
+        let mut config = Config::new(&group, 0, 1);
+        (config.membership, config.idle) = (Changes::Views, Idle::Yield);
+        let mut member = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
+        let seat = || Socket::listen(&socket_name(&group, 0)).unwrap();
+        member.turn(0).unwrap();
+        assert!(seat().is_none());
+        member.control().unwrap().leave();
+        while member.turn(0).is_ok() {}
+        assert_eq!(member.turn(0), Err(Status::Left));
+        assert!(seat().is_some(), "the group is open still");
     }
 }

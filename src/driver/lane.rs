@@ -4,16 +4,20 @@
 
 use crate::error::Status;
 use crate::fabric::shm::OwnBell;
+use crate::group::Engine;
+use crate::mem::thread::{can_order_all_threads, order_all_threads};
+use crate::sst::Table;
 use crate::sst::kept::Kept;
 use crate::sst::lane::{Handover, Lane, lane};
 use crate::sst::producer::Producer;
+use crate::sst::ring::Taker;
 
 /// A lane of mine: one producing thread at a time. It outlives the group's end harmlessly: then
 /// every send answers why the group stopped.
 ///
 /// It goes on from view to view: what was sent and not delivered is sent again in the next view,
 /// before anything new, and ordinals go on. While views change every call answers `Again`; while the
-/// view has no such lane, `NotSender`.
+/// view has no such lane, `NotSender`; once the member is to leave, `Left`.
 pub struct Sender {
     lane: Lane,
     bell: Option<OwnBell>,
@@ -112,7 +116,10 @@ pub struct Dropped<'a> {
     /// To be read until the callback returns.
     pub bytes: &'a [u8],
     /// `NotSender`: this member has no such lane in the new view; `TooLong`: its largest message is
-    /// smaller there.
+    /// smaller there; `Left`: this member has left. Of these the message is delivered nowhere.
+    ///
+    /// Any other: why this member's part is over; `TimedOut`: `close` has waited long enough. It did
+    /// not see the message delivered, and others may have it all the same.
     pub why: Status,
 }
 
@@ -210,10 +217,64 @@ impl Lanes {
         self.entries.iter_mut().any(|entry| entry.handover.has_work())
     }
 
+    /// Takes nothing new any more, in any view: every call answers `status`. What calls under way
+    /// have accepted is known when this returns.
+    #[cold]
+    pub fn shut(&mut self, engine: &mut Engine, status: Status) {
+        for Entry { subgroup, lane, handover, .. } in &mut self.entries {
+            handover.close(taker(engine, *subgroup, *lane).map(|taker| &*taker), status);
+        }
+        can_order_all_threads();
+        let _ = order_all_threads(); // E; dear or not, it is not asked for again
+        for Entry { subgroup, lane, handover, .. } in &mut self.entries {
+            handover.settle(taker(engine, *subgroup, *lane));
+        }
+        self.left = self.entries.iter().any(|entry| entry.handover.has_left());
+    }
+
+    /// Of lanes that are shut: whether all that they ever took has been delivered, or given to
+    /// `dropped`.
+    pub fn are_delivered(&self, engine: &Engine, table: &Table) -> bool {
+        let multicasts = || engine.multicasts().iter();
+        self.entries.iter().all(|entry| entry.handover.is_drained())
+            && multicasts().all(|multicast| multicast.has_delivered_mine(table))
+    }
+
+    /// This member's part is over: what was accepted and not delivered here is given to `dropped`.
+    #[cold]
+    pub fn end(
+        &mut self,
+        engine: &mut Engine,
+        status: Status,
+        why: Status,
+        dropped: &mut dyn FnMut(Dropped),
+    ) {
+        self.shut(engine, status);
+        for Entry { subgroup, lane, handover, .. } in &mut self.entries {
+            let (subgroup, lane) = (*subgroup, *lane);
+            let at = position(engine, subgroup, lane);
+            let kept = at.map(|at| engine.multicast_mut(at).undelivered(lane.into()));
+            handover.end(kept, why, &mut |what| dropped(of_lane(what, subgroup, lane)));
+        }
+        self.left = false;
+    }
+
     /// The group is over: what lanes without a ring of their own answer from now on.
     pub fn stop(&self, status: Status) {
         self.entries.iter().for_each(|entry| entry.handover.stop(status));
     }
+}
+
+/// Where a subgroup is among those of this view, if that lane is there.
+fn position(engine: &Engine, subgroup: u16, lane: u16) -> Option<usize> {
+    engine.multicasts().iter().position(|multicast| {
+        multicast.subgroup == usize::from(subgroup) && usize::from(lane) < multicast.lanes.len()
+    })
+}
+
+fn taker(engine: &mut Engine, subgroup: u16, lane: u16) -> Option<&mut Taker> {
+    let at = position(engine, subgroup, lane)?;
+    Some(&mut engine.multicast_mut(at).lanes[usize::from(lane)].taker)
 }
 
 fn of_lane(what: crate::sst::lane::Dropped<'_>, subgroup: u16, lane: u16) -> Dropped<'_> {

@@ -21,14 +21,18 @@ pub mod lane;
 mod letter;
 mod policy;
 pub mod rendezvous;
+mod shortage;
 mod spare;
 pub mod state;
 pub mod stats;
 pub mod views;
 mod watch;
 
+#[cfg(test)]
+mod leaving_tests;
+
 use crate::base::{Events, Members, Nanos, Peer};
-use crate::error::{Fault, Status, Suspicion};
+use crate::error::{Error, Fault, Status, Suspicion};
 use crate::fabric::shm::fork::forks;
 use crate::fabric::{Admission, Fabric};
 use crate::group::{Engine, State, Work};
@@ -56,8 +60,8 @@ pub trait Application: Send {
     fn view(&mut self, view: &ViewInfo) {
         let _ = view;
     }
-    /// A message of mine was accepted and can be sent in no view any more: it has no such role there.
-    /// Called between two views.
+    /// A message of mine was accepted and can be sent in no view any more: `Dropped::why`. Called
+    /// between two views, before `stopped`, or in `Group::close`.
     fn dropped(&mut self, message: &Dropped) {
         let _ = message;
     }
@@ -74,6 +78,11 @@ pub trait Application: Send {
     fn sink(&mut self) -> Option<&mut dyn StateSink> {
         None
     }
+    /// This member can have no next view, for something that this process lacks: the cause, the
+    /// limit's value and the remedy. `stopped` follows.
+    fn lacks(&mut self, error: &Error) {
+        let _ = error;
+    }
     /// The group has stopped; nothing is delivered any more. Called once.
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         let _ = (status, suspicion);
@@ -83,6 +92,17 @@ pub trait Application: Send {
 impl<F: FnMut(u16, &[Message]) + Send> Application for F {
     fn deliver(&mut self, subgroup: u16, batch: &[Message]) {
         self(subgroup, batch);
+    }
+}
+
+/// An application that is closing its group.
+struct Deaf(Box<dyn Application>);
+
+impl Application for Deaf {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+
+    fn dropped(&mut self, message: &Dropped) {
+        self.0.dropped(message);
     }
 }
 
@@ -114,6 +134,8 @@ pub struct Driver {
     /// Each turn begins with a poll of it.
     polls: bool,
     application: Box<dyn Application>,
+    /// It hears of nothing but what is dropped.
+    is_silent: bool,
     work: Work,
     events: Events,
     batch: Batch,
@@ -162,6 +184,7 @@ impl Driver {
             polls: fabric.polls(),
             fabric,
             application,
+            is_silent: false,
             work: Work::new(),
             events: Events::default(),
             batch: Batch::new(BATCH_MAX),
@@ -215,8 +238,10 @@ impl Driver {
             return Turn { delivered: 0, busy: false };
         }
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
-        let most =
-            self.views.as_ref().map_or(limit, |views| limit.min(views.detectors.breath.limit()));
+        let most = self.views.as_ref().map_or(limit, |views| {
+            let unheard = self.is_silent && views.members() == 1;
+            if unheard { 0 } else { limit.min(views.detectors.breath.limit()) }
+        });
         let Ok(delivered) = self.deliver(most) else {
             self.engine.abandon();
             self.stopped = Some(Status::Closed);
@@ -320,6 +345,9 @@ impl Driver {
             return;
         }
         self.stopped = Some(status);
+        if self.views.is_some() {
+            self.hand_back(status, status);
+        }
         self.lanes.stop(status);
         self.states.stop();
         if let Some(exchange) = self.fabric.exchange() {
@@ -388,9 +416,26 @@ impl Driver {
         &*self.fabric
     }
 
-    /// No callback runs any more.
+    /// What was accepted and not delivered here is given to `dropped`; sends answer `status`.
+    fn hand_back(&mut self, status: Status, why: Status) {
+        let Driver { lanes, engine, application, .. } = self;
+        lanes.end(engine, status, why, &mut |message| application.dropped(&message));
+    }
+
+    /// This member goes without being told that it may.
+    pub fn give_up(&mut self) {
+        if self.stopped.is_none() {
+            self.stopped = Some(Status::Left);
+            self.hand_back(Status::Left, Status::TimedOut);
+        }
+    }
+
+    /// No callback runs any more but `dropped`.
     pub fn fall_silent(&mut self) {
-        self.application = Box::new(|_: u16, _: &[Message]| {});
+        let nobody: Box<dyn Application> = Box::new(|_: u16, _: &[Message]| {});
+        self.application = Box::new(Deaf(std::mem::replace(&mut self.application, nobody)));
+        self.is_silent = true;
+        self.until_tick = 0;
     }
 
     /// The member leaves in good order.

@@ -7,6 +7,7 @@ use super::control::Wishes;
 use super::letter::Ask;
 use crate::base::{Members, Nanos, Rank};
 use crate::error::{Fault, Status, Suspicion};
+use crate::group::State;
 use crate::group::detector::Watch;
 use crate::group::detector::beats::Beats;
 use crate::group::detector::breath::Breath;
@@ -28,7 +29,10 @@ pub struct Detectors {
     /// By rank: the control block of the view before, in which a slow member still beats.
     before: Vec<Option<Arc<Region>>>,
     pub wishes: Arc<Wishes>,
+    /// This member has asked to leave, and all its lanes are shut.
     pub leaving: bool,
+    /// And has said so to the others, in the view at hand.
+    has_said_so: bool,
 }
 
 impl Detectors {
@@ -43,11 +47,13 @@ impl Detectors {
             before: Vec::new(),
             wishes,
             leaving: false,
+            has_said_so: false,
         }
     }
 
     /// A new view. `before`: by rank, control blocks of the one before.
     pub fn begin(&mut self, before: Vec<Option<Arc<Region>>>) {
+        self.has_said_so = false; // a wish does not outlive its view
         self.beats.begin();
         self.lag.begin();
         self.before = before;
@@ -116,6 +122,7 @@ impl Driver {
         let Some((views, exchange)) = views.as_mut().zip(fabric.exchange()) else { return };
         while let Some((peer, bytes)) = exchange.heard() {
             if let (Some(ask), Some(who)) = (Ask::decode(&bytes), exchange.incarnation(peer)) {
+                views.forget_ended(exchange);
                 views.asked(peer, who, ask);
             }
         }
@@ -140,20 +147,41 @@ impl Driver {
         let (leave, reported) = views.detectors.wishes.take();
         if leave && !views.detectors.leaving {
             views.detectors.leaving = true;
-            self.ask_to_leave();
+            self.lanes.shut(&mut self.engine, Status::Left);
         }
         for incarnation in reported {
             self.report(incarnation);
         }
     }
 
-    /// Says in this view that I want to leave; nobody else has to, if I am alone.
+    /// Says in this view that I want to leave, if I do and all that I have sent is delivered. Nobody
+    /// has to hear of it, if I am alone.
     pub(super) fn ask_to_leave(&mut self) {
-        let Some(views) = self.views.as_ref().filter(|views| !views.is_building()) else { return };
-        if views.members() == 1 {
+        let Some(views) = &self.views else { return };
+        let detectors = &views.detectors;
+        if !detectors.leaving || detectors.has_said_so || views.is_building() {
+            return;
+        }
+        let over = self.stopped.is_some() || self.engine.state() != State::Running;
+        if over || !self.has_left_nothing() {
+            return;
+        }
+        if self.is_alone() {
             return self.end(Status::Left);
         }
         self.engine.ask_to_leave();
+        self.views.as_mut().expect("they change").detectors.has_said_so = true;
+    }
+
+    /// Whether nothing of mine is still to be delivered: here, when nobody listens, nothing will be.
+    fn has_left_nothing(&self) -> bool {
+        let unheard = self.is_silent && self.is_alone();
+        unheard || self.lanes.are_delivered(&self.engine, &self.table)
+    }
+
+    /// Whether there is no other member.
+    pub(super) fn is_alone(&self) -> bool {
+        self.views.as_ref().is_some_and(|views| views.members() == 1)
     }
 
     fn report(&mut self, incarnation: u64) {

@@ -13,6 +13,7 @@
 
 mod ending;
 mod laggards;
+mod leaving;
 mod quiet;
 
 use super::outbox::Outbox;

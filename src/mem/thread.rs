@@ -80,6 +80,7 @@ fn interrupt_all_threads() {
 #[cfg(loom)]
 #[must_use]
 pub fn order_all_threads() -> bool {
+    super::order::fence();
     true
 }
 

@@ -51,6 +51,16 @@ impl Kept {
         !self.is_empty()
     }
 
+    /// From now on a call of the application's in that ring answers `status`.
+    pub fn stop(&self, status: Status) {
+        self.cells.stop(status);
+    }
+
+    /// As `LaneCells::settle`.
+    pub fn settle(&mut self) {
+        self.cells.settle(&mut self.fences);
+    }
+
     /// The next message to be sent.
     pub fn first(&self) -> Option<&[u8]> {
         if self.is_empty() {

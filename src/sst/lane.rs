@@ -17,11 +17,15 @@
 //!     word. The easy path of a send knows nothing of all this.
 //! H4  An old ring lives until the application's thread has left it: at its next call, or, if it has
 //!     a message reserved there, when that is published or aborted.
+//! H5  A lane that takes nothing new any more (`close`, `settle`) goes on through the views with what
+//!     it has; when the member's part is over, what is left is handed to `dropped` (`end`). Rings of
+//!     later views are closed (`Door`) before they come here.
 //!
 //! Cost: of a send, one addition; of a reserve or publish, two tests. A view change costs a box.
 
 use super::kept::Kept;
 use super::producer::Producer;
+use super::ring::Taker;
 use crate::error::Status;
 use crate::mem::{Cell, Exchange};
 use std::collections::VecDeque;
@@ -77,6 +81,7 @@ pub fn lane() -> (Lane, Handover) {
         sources: VecDeque::new(),
         bases: Vec::new(),
         nowhere: Some(nowhere),
+        shut: false,
     };
     (Lane { producer, base: 0, held: None, shared }, handover)
 }
@@ -203,6 +208,9 @@ impl Lane {
             if old.has_reserved() {
                 self.held = Some(Box::new(old));
             }
+            if self.held.is_some() && !crate::mutant!("lane-held-leaves-the-easy-path-open") {
+                self.producer.shut_easy_path(); // what was sent again has opened it
+            }
         }
         Ok(())
     }
@@ -215,7 +223,7 @@ pub struct Dropped<'a> {
     pub ordinal: u64,
     pub bytes: &'a [u8],
     /// `NotSender`: this member has no such lane in the new view; `TooLong`: its largest message is
-    /// smaller there.
+    /// smaller there; else why this member's part is over (`Handover::end`).
     pub why: Status,
 }
 
@@ -258,6 +266,8 @@ pub struct Handover {
     bases: Vec<(u64, u64)>,
     /// The newest ring, if it is one that takes nothing.
     nowhere: Option<Kept>,
+    /// Nothing new is taken, in this view or a later one (H5).
+    shut: bool,
 }
 
 impl Handover {
@@ -278,11 +288,13 @@ impl Handover {
         if let Place::Offered = self.place
             && self.shared.offer.take().is_none()
         {
-            self.settle();
+            self.settle_down();
         }
         self.sources.push_front(newest);
         self.sends = producer.is_some();
-        self.shared.set_answer(if self.sends { Status::Again } else { Status::NotSender });
+        if !self.shut {
+            self.shared.set_answer(if self.sends { Status::Again } else { Status::NotSender });
+        }
         let producer = producer.unwrap_or_else(|| {
             let (producer, nowhere) = Producer::nowhere();
             self.nowhere = Some(nowhere);
@@ -298,7 +310,7 @@ impl Handover {
     pub fn pump(&mut self, dropped: &mut dyn FnMut(Dropped)) -> bool {
         if let Place::Offered = self.place {
             if self.shared.offer.is_empty() {
-                self.settle();
+                self.settle_down();
                 return false;
             }
             let Some(last) = self.sources.back_mut() else { return false };
@@ -314,7 +326,8 @@ impl Handover {
         while let Some(source) = self.sources.front_mut() {
             source.kept.look();
             while let Some(bytes) = source.kept.first() {
-                let sent = if self.sends { producer.send(bytes) } else { Err(Status::NotSender) };
+                let sent =
+                    if self.sends { producer.send_again(bytes) } else { Err(Status::NotSender) };
                 let ordinal = source.ordinal();
                 match sent {
                     Ok(slot) => note(&mut self.bases, slot, ordinal),
@@ -322,7 +335,9 @@ impl Handover {
                         dropped(Dropped { ordinal, bytes, why });
                     }
                     Err(status) => {
-                        self.shared.set_answer(status);
+                        if !self.shut {
+                            self.shared.set_answer(status);
+                        }
                         return moved;
                     }
                 }
@@ -352,7 +367,7 @@ impl Handover {
     }
 
     /// The application's thread has taken the newest ring: it has left all others.
-    fn settle(&mut self) {
+    fn settle_down(&mut self) {
         self.place = Place::There;
         self.sources.clear();
     }
@@ -365,6 +380,62 @@ impl Handover {
     /// Whether something waits to be sent again, for room.
     pub fn has_left(&self) -> bool {
         matches!(self.place, Place::Here(_))
+    }
+
+    /// Of a lane that is settled: whether all that it ever took is in the newest ring.
+    pub fn is_drained(&self) -> bool {
+        self.sources.iter().all(|source| source.kept.is_empty())
+    }
+
+    /// Begins to take nothing new, in whatever view: every call answers `status` from now on, but
+    /// for one that is under way. `taker` is of the newest ring, if it is one that takes something.
+    /// A barrier of all threads must follow, then `settle`. `// E`
+    pub fn close(&mut self, taker: Option<&Taker>, status: Status) {
+        if let Place::Offered = self.place {
+            match self.shared.offer.take() {
+                Some(offer) => self.place = Place::Here(offer.producer),
+                None => self.settle_down(),
+            }
+        }
+        self.shared.set_answer(status);
+        // Where the application's thread is.
+        match (self.sources.back(), taker, &self.nowhere) {
+            (Some(source), ..) => source.kept.stop(status),
+            (None, Some(taker), _) => taker.stop(status),
+            (None, None, Some(nowhere)) => nowhere.stop(status),
+            (None, None, None) => {}
+        }
+    }
+
+    /// After `close` and the barrier: what this lane has taken is known for ever. `// E`
+    pub fn settle(&mut self, taker: Option<&mut Taker>) {
+        self.shut = true;
+        match (self.sources.back_mut(), taker) {
+            (Some(source), _) => {
+                source.kept.settle();
+                source.kept.look();
+            }
+            (None, Some(taker)) => taker.settle(),
+            (None, None) => {}
+        }
+    }
+
+    /// This member's part is over, for the reason `why`: whatever the lane has taken and `kept`, or
+    /// an older view, still has is given to `dropped`. `kept` is what was not delivered in the newest
+    /// ring, `None` if that takes nothing. The lane is settled.
+    pub fn end(&mut self, kept: Option<Kept>, why: Status, dropped: &mut dyn FnMut(Dropped)) {
+        assert!(self.shut, "what it has taken is known");
+        if let Some(kept) = kept {
+            self.sources.push_front(Source { kept, bases: std::mem::take(&mut self.bases) });
+        }
+        for source in &mut self.sources {
+            source.kept.look();
+            while let Some(bytes) = source.kept.first() {
+                let ordinal = source.ordinal();
+                dropped(Dropped { ordinal, bytes, why });
+                source.kept.pass();
+            }
+        }
     }
 
     /// Whether a call that was under way has sent something since, in a ring of an older view: for

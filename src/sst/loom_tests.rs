@@ -188,6 +188,73 @@ fn loom_edge_h() {
     explore_a_view_change(None, false, false);
 }
 
+/// The application's thread sends while another closes its door and the turn thread settles the
+/// lane, before or after a view change: what it was told to have sent is what there is.
+fn explore_an_end(fault: Option<&'static str>, changes: bool) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(CHANGE_PREEMPTIONS);
+    plant(fault);
+    builder.check(move || {
+        let (mut lane, mut handover) = lane();
+        let (producer, mut turn) = ring();
+        let door = producer.door();
+        let none = &mut |_: super::lane::Dropped<'_>| panic!("nothing is dropped yet");
+        handover.install(None, Some(producer), none);
+        let application = thread::spawn(move || {
+            let mut sent = 0;
+            for _ in 0..3 {
+                match lane.send(&word(sent)) {
+                    Ok(ordinal) => {
+                        assert_eq!(ordinal, sent);
+                        sent += 1;
+                    }
+                    Err(Status::Again) => thread::yield_now(),
+                    Err(status) => {
+                        assert_eq!(status, Status::Left);
+                        break;
+                    }
+                }
+            }
+            sent
+        });
+        door.close();
+        let mut count = 0;
+        if changes {
+            turn.taker.stop(Status::Again);
+            let kept = turn.taker.keep(0);
+            let (producer, next) = ring();
+            producer.door().close();
+            turn = next;
+            handover.install(Some(kept), Some(producer), none);
+        }
+        handover.close(Some(&turn.taker), Status::Left);
+        assert!(crate::mem::thread::order_all_threads());
+        handover.settle(Some(&mut turn.taker));
+        if turn.turn(count) {
+            count += 1;
+        }
+        let (kept, mut dropped) = (turn.taker.keep(count), 0);
+        handover.end(Some(kept), Status::Left, &mut |what| {
+            assert_eq!((what.ordinal, what.bytes), (count + dropped, &word(count + dropped)[..]));
+            dropped += 1;
+        });
+        assert_eq!(application.join().unwrap(), count + dropped, "what was accepted is known");
+    });
+    plant(None);
+}
+
+#[test]
+fn loom_edge_e() {
+    explore_an_end(None, false);
+    explore_an_end(None, true);
+}
+
+#[test]
+#[should_panic(expected = "what was accepted is known")]
+fn loom_finds_a_call_that_does_not_look_again() {
+    explore_an_end(Some("loom-e-not-looked-again"), false);
+}
+
 #[test]
 #[should_panic(expected = "nothing is left behind")]
 fn loom_finds_a_ring_left_too_early() {

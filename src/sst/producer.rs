@@ -11,6 +11,11 @@
 //! Cost: a send is one copy, one own store and one release store; the members' `released` cells are
 //! looked at only when the ring seems full, and then slots come back a run at a time.
 
+mod closing;
+mod reserved;
+
+pub use closing::Door;
+
 use super::Hook;
 use super::frontier;
 use super::kept::Kept;
@@ -189,7 +194,11 @@ impl Producer {
         }
         let (slot, at) = (self.filled, self.head);
         let head = self.fill(slot, at, bytes)?;
-        Some(self.publish_slots(slot + 1, head))
+        let slot = self.publish_slots(slot + 1, head);
+        if self.is_late() && self.confirm_late(slot).is_some() {
+            return None;
+        }
+        Some(slot)
     }
 
     /// Sends messages one after the other, as many as there is room for, and publishes them
@@ -200,6 +209,15 @@ impl Producer {
         messages: impl Iterator<Item = &'a [u8]>,
     ) -> (u64, Result<(), Status>) {
         let first = self.filled;
+        let mut outcome = self.send_each(messages);
+        if self.filled > first && self.is_late() {
+            outcome = self.confirm_late(first).map_or(outcome, Err);
+        }
+        (self.filled - first, outcome)
+    }
+
+    #[inline(always)]
+    fn send_each<'a>(&mut self, messages: impl Iterator<Item = &'a [u8]>) -> Result<(), Status> {
         let stopped = self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes");
         // In locals: fields would be stored and loaded again for each message.
         let (mut slot, mut head) = (self.filled, self.head);
@@ -211,15 +229,13 @@ impl Producer {
             if slot > self.filled {
                 self.publish_slots(slot, head);
             }
-            if let Err(status) = self.send_slowly(bytes) {
-                return (self.filled - first, Err(status));
-            }
+            self.send_slowly(bytes)?;
             (slot, head) = (self.filled, self.head);
         }
         if slot > self.filled {
             self.publish_slots(slot, head);
         }
-        (self.filled - first, Ok(()))
+        Ok(())
     }
 
     /// Writes payload and descriptor of a slot at `at`, if that is room that needs no look: where the
@@ -275,7 +291,8 @@ impl Producer {
             return Ok(self.count_early(slot, parts));
         }
         self.write(slot, parts);
-        Ok(self.count(slot, len))
+        let slot = self.count(slot, len);
+        self.confirm(slot)
     }
 
     fn write(&self, slot: Reservation, parts: &[&[u8]]) {
@@ -300,51 +317,6 @@ impl Producer {
         }
         self.write(slot, parts);
         ordinal
-    }
-
-    /// Lends `len` bytes of the next slot, to be filled in place. One at a time per lane.
-    #[inline]
-    pub fn reserve(&mut self, len: u32) -> Result<&mut [u8], Status> {
-        let slot = self.claim(len)?;
-        self.reserved = Some(slot);
-        if !crate::mutant!("reserve-leaves-the-easy-path-open") {
-            self.easy_filled = 0; // until published or aborted, nothing else has room
-        }
-        Ok(self.ring.payloads.lend_mut(slot.at, len as usize))
-    }
-
-    /// Sends the first `len` bytes of what was reserved; the answer is the message's ordinal.
-    #[inline]
-    pub fn publish(&mut self, len: u32) -> Result<u64, Status> {
-        let slot = self.reserved.ok_or(Status::NotReserved)?;
-        if len > slot.len {
-            return Err(Status::TooLong);
-        }
-        self.reserved = None;
-        Ok(self.count(slot, len))
-    }
-
-    /// Forgets what was reserved. No other member ever hears of it.
-    pub fn abort(&mut self) -> Result<(), Status> {
-        let slot = self.reserved.take().ok_or(Status::NotReserved)?;
-        if crate::mutant!("abort-sends") {
-            self.count(slot, slot.len);
-        }
-        Ok(())
-    }
-
-    /// The first `len` bytes of what is reserved, to be sent elsewhere; it stays reserved.
-    pub fn reserved(&self, len: u32) -> Result<&[u8], Status> {
-        let slot = self.reserved.ok_or(Status::NotReserved)?;
-        if len > slot.len {
-            return Err(Status::TooLong);
-        }
-        Ok(self.ring.payload(slot.at, len).expect("a slot of mine"))
-    }
-
-    #[inline(always)]
-    pub fn has_reserved(&self) -> bool {
-        self.reserved.is_some()
     }
 
     /// Why nothing can be sent in this ring any more, as far as this thread knows yet.
@@ -392,6 +364,11 @@ impl Producer {
         if let Some(status) = self.cells.stopped() {
             return Err(status);
         }
+        self.find(len)
+    }
+
+    /// Room for `len` bytes, if there is some.
+    fn find(&mut self, len: u32) -> Result<Reservation, Status> {
         // Here and not later: this may change the kind of stores, and what is claimed for one kind is
         // written and fenced as that kind wants it.
         self.stores.looked(self.sent);

@@ -279,6 +279,8 @@ pub struct LaneCells {
     pub pressed: CachePadded<[Cell; 2]>,
     /// Why nothing can be sent any more: a `Status`, negated; 0 while all is well.
     pub stopped: CachePadded<Cell>,
+    /// One more than the slots that will ever count, once that is decided (`closing`); else 0.
+    pub last: CachePadded<Cell>,
 }
 
 impl LaneCells {
@@ -293,6 +295,7 @@ impl LaneCells {
             taken: CachePadded::new(Cell::new(0)),
             pressed: CachePadded::new([Cell::new(0), Cell::new(0)]),
             stopped: CachePadded::new(Cell::new(0)),
+            last: CachePadded::new(Cell::new(0)),
         })
     }
 }
@@ -316,7 +319,7 @@ impl LaneCells {
             }
             fences.done = loose;
         }
-        fenced.max(loose)
+        fenced.max(loose).min(fences.most)
     }
 
     /// Why nothing can be sent in this ring any more.
@@ -326,20 +329,26 @@ impl LaneCells {
         (stopped != 0).then(|| Status::from_code(-(stopped as i32)).unwrap_or(Status::Failed))
     }
 
-    /// From now on every send answers `status`.
+    /// From now on every send answers `status`. Whoever is told more than to ask again is not told
+    /// that afterwards.
     pub(super) fn stop(&self, status: Status) {
-        self.stopped.publish((status as i32).unsigned_abs().into());
+        let code = (status as i32).unsigned_abs().into();
+        if status == Status::Again {
+            self.stopped.replace(0, code);
+        } else {
+            self.stopped.publish(code);
+        }
     }
 }
 
 /// The turn thread's end of a lane: what has been taken up.
 pub struct Taker {
     pub ring: Ring,
-    cells: Arc<LaneCells>,
+    pub(super) cells: Arc<LaneCells>,
     /// Slots taken, in how many runs.
     pub slots: u64,
     pub runs: u64,
-    fences: Fences,
+    pub(super) fences: Fences,
 }
 
 /// What the turn thread has done for producers that leave fences to it.
@@ -349,10 +358,12 @@ pub(super) struct Fences {
     done: u64,
     /// Whether producers hear which thread takes: no more once a barrier on all threads is dear.
     are_cheap: bool,
+    /// So many slots count at the most: all, until the lane is settled (`closing`).
+    pub(super) most: u64,
 }
 
 impl Fences {
-    pub(super) const NONE: Fences = Fences { done: 0, are_cheap: true };
+    pub(super) const NONE: Fences = Fences { done: 0, are_cheap: true, most: u64::MAX };
 }
 
 impl Taker {
@@ -372,7 +383,7 @@ impl Taker {
         if crate::mutant!("loose-slots-are-overlooked") {
             return fenced.observe() > self.slots;
         }
-        fenced.observe().max(loose.observe()) > self.slots
+        fenced.observe().max(loose.observe()).min(self.fences.most) > self.slots
     }
 
     /// How many there are, all their bytes behind us. `// W`

@@ -25,7 +25,7 @@
 //!
 //! **From view to view.** A peer that has not installed this view yet moves its word in the block of
 //! the view before. For such a peer the driver shows the greater of both words; and who still beats
-//! there does not beat in vain. A joiner beats in its new block from when it is in the roster.
+//! there does not beat in vain. A joiner beats in its new block from when it knows of it.
 //!
 //! Cost: a look is one comparison; every T/64 it is one load of a foreign line per watched member.
 

@@ -143,7 +143,7 @@ impl World {
                 self.oracle.borrow_mut().leavers.push(who);
                 self.note("asks to leave", [who as u64, 0, 0, 0]);
                 self.interrupted(who, By::Leave);
-                self.ask_to_leave(who);
+                self.leave(who);
             }
             Kind::Join => {
                 let step = self.step(who);
@@ -356,15 +356,6 @@ impl World {
     }
 
     // ---- what detectors and processes do ----
-
-    pub fn ask_to_leave(&self, who: usize) {
-        if let Ok(mut life) = self.lives[who].try_borrow_mut()
-            && let Life::Up(node) = &mut *life
-        {
-            node.engine.ask_to_leave();
-            self.wake(who, true);
-        }
-    }
 
     /// Whether a report of `other` would be news to `who`.
     fn may_suspect(&self, who: usize, other: usize) -> bool {

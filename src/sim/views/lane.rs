@@ -2,6 +2,7 @@
 //! An application thread, over all views, and the turn thread's end of its lane: a call may be under
 //! way while a view ends and the next begins (`sst/lane.rs`).
 
+use super::oracle::ACCOUNT;
 use super::world::World;
 use crate::error::Status;
 use crate::sim::oracle::{Broken, FIFO, INTEGRITY};
@@ -9,7 +10,7 @@ use crate::sim::rows::Row;
 use crate::sst::kept::Kept;
 use crate::sst::lane;
 use crate::sst::layout::Mode;
-use crate::sst::producer::Producer;
+use crate::sst::producer::{Door, Producer};
 use std::cell::RefCell;
 
 /// Which lane of which process.
@@ -36,8 +37,10 @@ pub struct Lane {
 
 /// The turn thread's end.
 pub struct Hand {
-    name: Name,
-    end: lane::Handover,
+    pub(super) name: Name,
+    pub(super) end: lane::Handover,
+    /// Of the newest ring.
+    door: Option<Door>,
     /// The view in which it sends, and how many of its messages came before that ring's first.
     epoch: u64,
     base: u64,
@@ -46,7 +49,7 @@ pub struct Hand {
 pub fn new(name: Name) -> (RefCell<Lane>, RefCell<Hand>) {
     let (lane, hand) = lane::lane();
     let lane = Lane { name, end: lane, held: None };
-    (RefCell::new(lane), RefCell::new(Hand { name, end: hand, epoch: 0, base: 0 }))
+    (RefCell::new(lane), RefCell::new(Hand { name, end: hand, door: None, epoch: 0, base: 0 }))
 }
 
 impl Hand {
@@ -54,6 +57,10 @@ impl Hand {
     pub fn install(&mut self, epoch: u64, producer: Producer, kept: Option<Kept>, world: &World) {
         self.base += kept.as_ref().map_or(0, Kept::next);
         self.epoch = epoch;
+        self.door = Some(producer.door());
+        if world.is_leaving(self.name.process) {
+            self.close_door(); // before anybody can send there
+        }
         world.tallies.add(Row::Resent, kept.as_ref().map_or(0, Kept::len));
         let Name { subgroup, .. } = self.name;
         world.oracle.borrow_mut().begins(epoch, subgroup, self.name.who(), self.base);
@@ -70,6 +77,10 @@ impl Hand {
                 world.tallies.add(Row::SentLate, (!left).into());
             }
         }
+    }
+
+    pub fn close_door(&self) {
+        self.door.iter().for_each(Door::close);
     }
 
     pub fn has_left(&self) -> bool {
@@ -95,6 +106,7 @@ impl Lane {
     /// One action; whether it sent.
     pub fn act(&mut self, at: usize, world: &World) -> bool {
         let size = self.size(world);
+        let late = world.is_leaving(self.name.process);
         let outcome = match self.held {
             Some(_) if !world.hush.get() && world.dice.chance(200) => return false,
             Some(_) if !world.hush.get() && world.dice.chance(24) => {
@@ -113,7 +125,7 @@ impl Lane {
                 }
                 return false;
             }
-            None if world.dice.chance(world.plan.bursts) => return self.burst(at, world),
+            None if world.dice.chance(world.plan.bursts) && !late => return self.burst(at, world),
             None => {
                 let mut bytes = vec![0; size as usize];
                 world.oracle.borrow().next_pattern(self.name).fill(&mut bytes);
@@ -121,6 +133,10 @@ impl Lane {
             }
         };
         match outcome {
+            Ok((ordinal, _)) if late => {
+                let detail = format!("{:?} sends {ordinal} though it leaves", self.name);
+                world.fail((ACCOUNT, detail));
+            }
             Ok((ordinal, len)) => {
                 self.held = None;
                 self.sent(ordinal, len, world);
@@ -161,6 +177,13 @@ impl Lane {
             text
         });
         let (taken, outcome) = self.end.send_many(messages);
+        let late = world.is_leaving(name.process);
+        if outcome.is_err_and(|status| status != Status::Again) {
+            let mut oracle = world.oracle.borrow_mut();
+            let back = oracle.take_back(name.subgroup, name.who(), first + taken);
+            world.tallies.add(Row::TakenBack, back);
+        }
+        world.tallies.add(Row::SentLeaving, if late { taken } else { 0 });
         let known = world.oracle.borrow().count(name.subgroup, name.who()) - first;
         if taken != known || (!world.is_gone(name.process) && self.end.ordinal() != first + taken) {
             let ordinal = self.end.ordinal();
@@ -194,9 +217,15 @@ impl Lane {
         }
     }
 
-    fn refused(&self, status: Status, world: &World) -> bool {
+    fn refused(&mut self, status: Status, world: &World) -> bool {
         match status {
             Status::Again => world.wake(self.name.process, true),
+            Status::Left if world.is_leaving(self.name.process) => {
+                world.tallies.one(Row::RefusedLeaving);
+                if self.held.take().is_some() {
+                    assert_eq!(self.end.abort(), Ok(()), "it stayed reserved");
+                }
+            }
             Status::NotSender if world.epochs[self.name.process].get() == 0 => {}
             _ if world.is_gone(self.name.process) => {}
             status => panic!("a send was refused: {status:?}"),

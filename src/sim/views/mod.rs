@@ -5,6 +5,7 @@
 mod era;
 mod faults;
 mod lane;
+mod leave;
 mod links;
 mod node;
 mod oracle;

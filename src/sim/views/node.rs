@@ -36,6 +36,7 @@ pub struct Node {
     /// Its progress at the last poll.
     seen: u64,
     wedged: bool,
+    pub(super) has_asked_to_leave: bool,
 }
 
 impl Node {
@@ -58,6 +59,7 @@ impl Node {
             told: Members::NONE,
             seen: 0,
             wedged: false,
+            has_asked_to_leave: false,
         }
     }
 
@@ -115,7 +117,10 @@ impl Node {
             Phase::Poll => self.poll(world),
             Phase::Collect => self.collect(world),
             Phase::Callback => self.callback(world),
-            Phase::Done => self.done(),
+            Phase::Done => {
+                self.done();
+                self.leave(world);
+            }
             Phase::Post => return self.post(world),
         }
         None
@@ -123,6 +128,7 @@ impl Node {
 
     fn poll(&mut self, world: &World) {
         world.hands_of(self.process).for_each(|hand| hand.borrow_mut().pump(world));
+        self.leave(world);
         self.turn.busy = false;
         world.tallies.one(Row::Turns);
         self.turn.events.full = world.full(self.epoch, self.rank());
@@ -197,7 +203,8 @@ impl Node {
             world.tallies.reached(Case::FullQueue);
         }
         self.wedged = wedged;
-        if self.engine.stop_reason().is_some() {
+        if let Some(reason) = self.engine.stop_reason() {
+            self.hand_back(reason, world);
             world.stops(self.process, self.engine.stop_reason());
         }
     }

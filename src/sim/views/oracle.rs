@@ -22,6 +22,8 @@ pub const AGREEMENT: &str = "15 one change per position, never taken back";
 pub const CUTS: &str = "11 all act on the same cut";
 pub const PRIMARY: &str = "4 a majority of a view makes the next";
 pub const SAME: &str = "6 who installs a view has delivered the same of the one before";
+pub const ACCOUNT: &str =
+    "what a send accepted is delivered or given back, and a leaver's delivered";
 pub const UNIFORM: &str = "7 what anybody delivered all survivors have";
 
 /// A lane: process and lane.
@@ -47,6 +49,8 @@ pub struct Oracle {
     founders: u64,
     /// By subgroup and lane: lengths of the messages sent, by ordinal.
     sent: BTreeMap<(usize, Lane), Vec<u32>>,
+    /// By subgroup and lane: ordinals that its application was given back.
+    back: BTreeMap<(usize, Lane), Vec<u64>>,
     /// By process, subgroup and lane: the next ordinal that it is to be given.
     next: BTreeMap<(usize, usize, Lane), u64>,
     chapters: BTreeMap<(u64, usize), Chapter>,
@@ -63,6 +67,8 @@ pub struct Oracle {
     pub installed: BTreeMap<usize, u64>,
     pub leavers: Vec<usize>,
     pub suspected: Vec<usize>,
+    /// Who was told to stop in the middle of a call of its application's, and why.
+    pub out: Vec<(usize, Stop)>,
 }
 
 impl Oracle {
@@ -114,6 +120,53 @@ impl Oracle {
             return Err((FIFO, format!("{lane:?} sends ordinal {ordinal} after {}", sent.len())));
         }
         sent.push(len);
+        Ok(())
+    }
+
+    /// A call that was under way when its lane was settled is told that it sent nothing from that
+    /// ordinal on. How many it had counted.
+    pub fn take_back(&mut self, subgroup: usize, lane: Lane, from: u64) -> u64 {
+        let sent = self.sent.entry((subgroup, lane)).or_default();
+        let before = sent.len() as u64;
+        sent.truncate(from as usize);
+        before - sent.len() as u64
+    }
+
+    /// A process whose part is over gives a message back to its application.
+    pub fn handed_back(
+        &mut self,
+        subgroup: usize,
+        lane: Lane,
+        ordinal: u64,
+        bytes: &[u8],
+    ) -> Result<(), Broken> {
+        let sent = self.sent.get(&(subgroup, lane)).and_then(|sent| sent.get(ordinal as usize));
+        let pattern = self.pattern(subgroup, lane, ordinal);
+        if sent != Some(&(bytes.len() as u32)) || pattern.first_difference(bytes).is_some() {
+            let detail = format!("{lane:?}: ordinal {ordinal}, {} bytes, is none", bytes.len());
+            return Err((INTEGRITY, detail));
+        }
+        self.back.entry((subgroup, lane)).or_default().push(ordinal);
+        Ok(())
+    }
+
+    /// A process that is out, with no call of its application's under way: it has delivered all of
+    /// its own messages, or had them given back.
+    pub fn has_accounted(&self, who: usize, reason: Stop) -> Result<(), Broken> {
+        for subgroup in (0..self.modes.len()).filter(|at| self.modes[*at] == Mode::Stable) {
+            for lane in self.lanes(subgroup).into_iter().filter(|lane| lane.0 == who) {
+                let count = self.count(subgroup, lane);
+                let next = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
+                let back = self.back.get(&(subgroup, lane)).cloned().unwrap_or_default();
+                let all = back == (next..count).collect::<Vec<u64>>();
+                if !all || reason == Stop::Left && !back.is_empty() {
+                    let detail = format!(
+                        "{lane:?} in subgroup {subgroup}: of {count} {next} are delivered, {back:?}                          given back; {reason:?}"
+                    );
+                    return Err((ACCOUNT, detail));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -336,6 +389,7 @@ impl Oracle {
 
     /// All is silent, and `up` are left: they have all that those among them have sent.
     pub fn quiet(&self, up: &[usize]) -> Result<(), Broken> {
+        self.out.iter().try_for_each(|(who, reason)| self.has_accounted(*who, *reason))?;
         for subgroup in 0..self.templates.len() {
             let members = &self.templates[subgroup].members;
             let here: Vec<usize> = up.iter().copied().filter(|who| members.contains(who)).collect();

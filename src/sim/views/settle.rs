@@ -39,8 +39,8 @@ impl World {
         while self.land(self.dice.below(4)) {}
         for who in self.all_up() {
             self.detect(who);
-            if self.oracle.borrow().leavers.contains(&who) && round % 8 == 0 {
-                self.ask_to_leave(who); // a wish does not outlive its view
+            if round % 8 == 0 {
+                self.remind(who); // in *received* mode nobody tells it what was released
             }
             self.turn(who);
         }

@@ -10,6 +10,7 @@
 use super::era::Era;
 use super::faults::Secret;
 use super::lane::{self, Hand, Lane, Name};
+use super::leave::Leaving;
 use super::node::{KeptOf, Node};
 use super::oracle::Oracle;
 use super::plan::{Budget, Plan};
@@ -61,6 +62,8 @@ pub struct World {
     pub paused_until: Vec<Cell<u64>>,
     /// It was stopped for long.
     pub stopped: Vec<Cell<bool>>,
+    /// By process: whether it is to leave.
+    pub leaving: Vec<Cell<Leaving>>,
     /// By process: its clock, less that of the world.
     pub clocks: Vec<Cell<u64>>,
     /// By pair: nothing lands there any more.
@@ -141,6 +144,7 @@ impl World {
             gone: vec![Cell::new(false); n],
             paused_until: vec![Cell::new(0); n],
             stopped: vec![Cell::new(false); n],
+            leaving: vec![Cell::new(Leaving::No); n],
             // Far enough from zero to go back.
             clocks: vec![Cell::new(1 << 50); n],
             cut: vec![Cell::new(false); n * n],

@@ -6,12 +6,12 @@ use super::{Dropped, Handover, Lane, lane};
 use crate::base::{Count, Epoch, Rank};
 use crate::error::Status;
 use crate::limits::SLOT_ALIGN;
-use crate::mem::thread::can_order_all_threads;
+use crate::mem::thread::{can_order_all_threads, order_all_threads};
 use crate::mem::{Cell, Region};
 use crate::mutants::plant;
 use crate::sst::kept::Kept;
 use crate::sst::layout::{Mode, Shape};
-use crate::sst::producer::{Gate, Producer};
+use crate::sst::producer::{Door, Gate, Producer};
 use crate::sst::ring::{LaneCells, Ring, Taker};
 use crate::sst::stores::Stores;
 use std::sync::{Arc, Weak};
@@ -27,6 +27,7 @@ struct View {
     /// Slots delivered.
     delivered: u64,
     memory: Weak<Region>,
+    door: Door,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +64,8 @@ impl View {
         let mut producer = Producer::new(ring.clone(), cells.clone(), gate, &shape, 128);
         producer.store(Stores::fixed(sort.streams));
         producer.defer_fences(can_order_all_threads());
-        (View { taker: Taker::new(ring, cells), block, delivered: 0, memory }, producer)
+        let door = producer.door();
+        (View { taker: Taker::new(ring, cells), block, delivered: 0, memory, door }, producer)
     }
 
     fn take_up(&mut self) {
@@ -147,6 +149,23 @@ impl Stage {
     fn turn_and_change(&mut self) {
         self.turn();
         self.change(0, Some(PLAIN));
+    }
+
+    /// The lane takes nothing new any more.
+    fn shut(&mut self, status: Status) {
+        self.handover.close(self.view.as_ref().map(|view| &view.taker), status);
+        let _ = order_all_threads();
+        self.handover.settle(self.view.as_mut().map(|view| &mut view.taker));
+    }
+
+    /// The member's part is over.
+    fn part(&mut self, why: Status) {
+        self.shut(why);
+        let kept = self.view.as_mut().map(|view| view.taker.keep(view.delivered));
+        let dropped = &mut self.dropped;
+        self.handover.end(kept, why, &mut |what| {
+            dropped.push((what.ordinal, text(what.bytes), what.why));
+        });
     }
 
     /// That of the newest ring.
@@ -339,6 +358,114 @@ fn a_late_message_overlooked_is_found() {
     a_call_spans_views(|stage| stage.change(0, Some(PLAIN)));
 }
 
+/// What was sent again has opened the easy path of the ring that is taken over.
+fn a_reservation_is_in_the_way_of_easy_sends() {
+    let mut stage = Stage::new(Some(PLAIN));
+    stage.send("a").unwrap();
+    stage.lane.reserve(8).unwrap().copy_from_slice(b"reserved");
+    stage.change(0, Some(PLAIN));
+    assert_eq!(stage.lane.publish(9), Err(Status::TooLong));
+    assert_eq!(stage.send("beside it"), Err(Status::NotReserved));
+    assert_eq!(stage.lane.reserve(1).err(), Some(Status::NotReserved));
+    assert_eq!(stage.lane.publish(8), Ok(1));
+    assert_eq!(stage.send("b"), Ok(2));
+    stage.turn();
+    assert_eq!(stage.got, ["a", "reserved", "b"]);
+}
+
+#[test]
+fn a_reservation_is_in_the_way_whatever_was_sent_again() {
+    a_reservation_is_in_the_way_of_easy_sends();
+}
+
+#[test]
+#[should_panic(expected = "NotReserved")]
+fn an_easy_path_left_open_is_found() {
+    plant(Some("lane-held-leaves-the-easy-path-open"));
+    a_reservation_is_in_the_way_of_easy_sends();
+}
+
+/// The door closes; then the lane is settled, goes through views, and its member's part is over.
+#[test]
+fn a_lane_that_takes_nothing_new_goes_on_with_what_it_has() {
+    let mut stage = Stage::new(Some(PLAIN));
+    for (text, ordinal) in [("a", 0), ("b", 1), ("c", 2)] {
+        assert_eq!(stage.send(text), Ok(ordinal));
+    }
+    stage.lane.reserve(4).unwrap();
+    stage.view.as_ref().unwrap().door.close();
+    assert_eq!(stage.lane.publish(4), Err(Status::Left), "it stays reserved");
+    assert_eq!(stage.send("d"), Err(Status::NotReserved));
+    assert_eq!(stage.lane.abort(), Ok(()));
+    assert_eq!(stage.send("d"), Err(Status::Left));
+    stage.shut(Status::Left);
+    stage.view.as_mut().unwrap().take_up();
+    stage.change(1, Some(Sort { window: 1, ..PLAIN }));
+    assert!(stage.handover.has_left() && !stage.handover.is_drained());
+    assert_eq!(stage.send("d"), Err(Status::Left), "in whatever view");
+    stage.view.as_mut().unwrap().take_up();
+    stage.change(1, Some(Sort { window: 2, ..PLAIN }));
+    assert!(stage.handover.is_drained() && !stage.handover.has_left());
+    assert_eq!(stage.send("d"), Err(Status::Left));
+    assert_eq!(stage.lane.reserve(1).err(), Some(Status::Left));
+    assert_eq!(stage.lane.send_many([b"d".as_slice()].into_iter()), (0, Err(Status::Left)));
+    stage.part(Status::Expelled);
+    assert_eq!(stage.got, ["a", "b"]);
+    assert_eq!(stage.dropped, [(2, "c".to_owned(), Status::Expelled)]);
+    assert_eq!(stage.send("d"), Err(Status::Expelled), "a better reason");
+}
+
+/// A call is under way while its lane is closed, `change` befalls it and it is settled: how many of
+/// two messages it is told to have sent, and they are delivered or given back.
+fn a_call_while_the_door_closes(settles: bool, change: impl Fn(&mut Stage)) -> u64 {
+    let mut stage = Stage::new(Some(PLAIN));
+    let mut lane = std::mem::replace(&mut stage.lane, super::lane().0);
+    assert_eq!(lane.send(b"before"), Ok(0));
+    let late = (0..2).map(|at: usize| {
+        if at == 1 {
+            stage.view.as_ref().unwrap().door.close();
+            change(&mut stage);
+            if settles {
+                stage.shut(Status::Left);
+            }
+        }
+        [b"late 0".as_slice(), b"late 1"][at]
+    });
+    let (sent, outcome) = lane.send_many(late);
+    stage.lane = lane;
+    assert_eq!(outcome, if sent == 2 { Ok(()) } else { Err(Status::Left) });
+    assert_eq!(stage.lane.ordinal(), 1 + sent);
+    if !settles {
+        stage.shut(Status::Left);
+    }
+    assert_eq!(stage.send("after"), Err(Status::Left));
+    stage.turn();
+    stage.part(Status::Left);
+    let dropped = stage.dropped.iter().map(|(_, text, _)| text.clone());
+    let all: Vec<String> = stage.got.iter().cloned().chain(dropped).collect();
+    assert_eq!(all, ["before", "late 0", "late 1"][..1 + sent as usize]);
+    sent
+}
+
+#[test]
+fn a_call_under_way_while_the_door_closes_is_told_the_truth() {
+    for settles in [false, true] {
+        let sent = a_call_while_the_door_closes(settles, |_| ());
+        assert_eq!(sent, if settles { 0 } else { 2 });
+        for change in [Some(PLAIN), None] {
+            let sent = a_call_while_the_door_closes(settles, |stage| stage.change(0, change));
+            assert_eq!(sent, if settles { 0 } else { 2 });
+        }
+    }
+}
+
+#[test]
+#[should_panic]
+fn a_call_that_does_not_look_again_is_found() {
+    plant(Some("loom-e-not-looked-again"));
+    a_call_while_the_door_closes(true, |_| ());
+}
+
 /// A callback sends while its view's last messages are delivered: it is told to ask again.
 #[test]
 fn a_callback_may_send_while_its_view_ends() {
@@ -460,11 +587,11 @@ fn application(mut lane: Lane, seed: u64, over: &Cell) -> (u64, Lane) {
                     loop {
                         match lane.publish(len as u32) {
                             Err(Status::Again) if over.observe() == 0 => thread::yield_now(),
-                            Err(Status::TooLong | Status::Again | Status::NotSender) => {
+                            Err(_) => {
                                 assert_eq!(lane.abort(), Ok(()));
                                 break Ok(None);
                             }
-                            outcome => break outcome.map(Some),
+                            Ok(ordinal) => break Ok(Some(ordinal)),
                         }
                     }
                 }
@@ -482,6 +609,7 @@ fn application(mut lane: Lane, seed: u64, over: &Cell) -> (u64, Lane) {
             }
             Ok(None) => {}
             Err(Status::Again | Status::NotSender | Status::TooLong) => thread::yield_now(),
+            Err(Status::Left) => break,
             Err(status) => panic!("{status:?}"),
         }
     }
@@ -532,6 +660,8 @@ struct Turns {
     memories: Vec<Weak<Region>>,
     streams: bool,
     late: u64,
+    /// Rings of later views are closed before anybody has them.
+    leaves: bool,
 }
 
 impl Turns {
@@ -567,6 +697,9 @@ impl Turns {
         };
         let (view, producer) = role.map(|_| View::new(sort)).unzip();
         self.memories.extend(view.as_ref().map(|view| view.memory.clone()));
+        if let Some(view) = view.as_ref().filter(|_| self.leaves) {
+            view.door.close();
+        }
         self.view = view;
         self.handover.install(kept, producer, &mut |what| checker.drop(what));
     }
@@ -585,7 +718,8 @@ fn churn(seed: u64, changes: u64, streams: bool) {
     let over = Arc::new(Cell::new(0));
     let (checker, dice) = (Checker::default(), Dice::new(seed));
     let memories = Vec::new();
-    let mut turns = Turns { handover, view: None, checker, dice, memories, streams, late: 0 };
+    let mut turns =
+        Turns { handover, view: None, checker, dice, memories, streams, late: 0, leaves: false };
     let (sent, lane) = thread::scope(|scope| {
         let theirs = over.clone();
         let thread = scope.spawn(move || application(lane, seed + 77_777, &theirs));
@@ -627,6 +761,68 @@ fn each_message_comes_once_while_views_change_under_a_sending_thread() {
     for seed in 1..=6 {
         churn(seed, 700, seed % 3 == 0);
     }
+}
+
+/// The lane is closed while its thread sends, by another one, and settled while views change: what
+/// was accepted is delivered or given back, and nothing else.
+fn churn_to_the_end(seed: u64) -> u64 {
+    let (lane, handover) = lane();
+    let over = Arc::new(Cell::new(0));
+    let (checker, dice) = (Checker::default(), Dice::new(seed));
+    let memories = Vec::new();
+    let mut turns = Turns {
+        handover,
+        view: None,
+        checker,
+        dice,
+        memories,
+        streams: false,
+        late: 0,
+        leaves: false,
+    };
+    turns.change(Some(LEN_MAX));
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| application(lane, seed + 77_777, &over));
+        for _ in 0..turns.dice.below(3) {
+            turns.view_of(50);
+            turns.change(Some(LEN_MAX));
+        }
+        let micros = turns.dice.below(150);
+        turns.view_of(micros);
+        let door = turns.view.as_ref().unwrap().door.clone();
+        turns.leaves = true;
+        let closer = scope.spawn(move || door.close());
+        if turns.dice.below(2) == 0 {
+            closer.join().unwrap();
+        }
+        let (role, at) = (turns.dice.below(8) > 0, turns.dice.below(3));
+        for step in 0..3 {
+            if step == at {
+                let view = turns.view.as_ref().map(|view| &view.taker);
+                turns.handover.close(view, Status::Left);
+                let _ = order_all_threads();
+                turns.handover.settle(turns.view.as_mut().map(|view| &mut view.taker));
+            }
+            if turns.dice.below(2) == 0 {
+                turns.change(role.then_some(LEN_MAX));
+            }
+            turns.turn();
+        }
+        let Turns { handover, view, checker, .. } = &mut turns;
+        let kept = view.as_mut().map(|view| view.taker.keep(view.delivered));
+        handover.end(kept, Status::Left, &mut |what| checker.drop(what));
+        let known = checker.delivered + checker.dropped;
+        let (sent, lane) = thread.join().unwrap();
+        assert_eq!(known, sent, "before its thread has ended all is known");
+        assert_eq!(lane.ordinal(), sent);
+        sent
+    })
+}
+
+#[test]
+fn what_was_accepted_is_delivered_or_given_back() {
+    let sent: u64 = (1..=1_500).map(churn_to_the_end).sum();
+    assert!(sent > 10_000, "{sent}");
 }
 
 /// `SQUALL_SEED=n` is the first one.

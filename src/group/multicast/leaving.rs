@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What has become of my own messages, for a member that is to go.
+
+use super::Multicast;
+use crate::base::Count;
+use crate::mutant;
+use crate::sst::Table;
+use crate::sst::kept::Kept;
+use crate::sst::layout::Mode;
+
+impl Multicast {
+    /// Whether all that my lanes have in this view is delivered here, and will be at every member
+    /// that goes on: it is stable; in *received* mode, delivered by all.
+    pub fn has_delivered_mine(&self, table: &Table) -> bool {
+        self.lanes.iter().all(|lane| {
+            if mutant!("wire-leaves-undelivered") {
+                return true;
+            }
+            let all = Count(lane.taker.slots);
+            let here = !lane.taker.has_waiting() && self.consumed[lane.s] == all;
+            let by = |rank| table.observe::<Count>(rank, self.columns.released_by, lane.s);
+            let there = || self.others.iter().all(|other| by(other.rank) >= all);
+            here && (self.mode == Mode::Stable || there())
+        })
+    }
+
+    /// What of a lane of mine was not delivered here.
+    pub fn undelivered(&mut self, lane: usize) -> Kept {
+        let from = self.consumed[self.lanes[lane].s].0;
+        self.lanes[lane].taker.keep(from)
+    }
+}

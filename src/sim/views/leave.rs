@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A member that leaves while its application goes on sending, and one whose part is over: what the
+//! driver does with its lanes (`driver/lane.rs`, `driver/watch.rs`).
+
+use super::lane::{Hand, Name};
+use super::node::Node;
+use super::world::{Life, World};
+use crate::error::Status;
+use crate::group::Engine;
+use crate::group::membership::Stop;
+use crate::sim::rows::Row;
+use crate::sst::ring::Taker;
+
+/// How far a process is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    No,
+    /// Its application has asked for it: the doors are closed.
+    Asked,
+    /// Its turn thread has heard of it: the lanes are settled.
+    Settled,
+}
+
+impl World {
+    /// Some thread of a process asks to leave.
+    pub fn leave(&self, who: usize) {
+        if self.leaving[who].get() == Leaving::No {
+            self.leaving[who].set(Leaving::Asked);
+            self.hands_of(who).for_each(|hand| hand.borrow().close_door());
+        }
+        self.wake(who, true);
+    }
+
+    pub fn is_leaving(&self, who: usize) -> bool {
+        self.leaving[who].get() != Leaving::No
+    }
+
+    /// Leaves it again, if it is one that wants to: something that is not told to it may have moved.
+    pub fn remind(&self, who: usize) {
+        if self.is_leaving(who) && matches!(&*self.lives[who].borrow(), Life::Up(_)) {
+            self.wake(who, true);
+        }
+    }
+}
+
+fn taker<'a>(engine: &'a mut Engine, name: &Name) -> Option<&'a mut Taker> {
+    let mut multicasts = engine.multicasts().iter();
+    let at = multicasts.position(|multicast| multicast.subgroup == name.subgroup)?;
+    Some(&mut engine.multicast_mut(at).lanes.get_mut(usize::from(name.lane))?.taker)
+}
+
+impl Node {
+    /// Takes nothing new any more. (All threads are one here: no barrier.)
+    fn shut(&mut self, status: Status, world: &World) {
+        for hand in world.hands_of(self.process) {
+            let Hand { name, end, .. } = &mut *hand.borrow_mut();
+            end.close(taker(&mut self.engine, name).map(|taker| &*taker), status);
+            end.settle(taker(&mut self.engine, name));
+        }
+    }
+
+    /// What a turn does for a process that is to leave.
+    pub fn leave(&mut self, world: &World) {
+        match world.leaving[self.process].get() {
+            Leaving::No => return,
+            // Its turn thread looks for wishes now and then.
+            Leaving::Asked if !world.hush.get() && !world.dice.chance(64) => return,
+            Leaving::Asked => {
+                self.shut(Status::Left, world);
+                world.leaving[self.process].set(Leaving::Settled);
+                world.stir();
+            }
+            Leaving::Settled => {}
+        }
+        let drained = world.hands_of(self.process).all(|hand| hand.borrow().end.is_drained());
+        let mut multicasts = self.engine.multicasts().iter();
+        let delivered = multicasts.all(|multicast| multicast.has_delivered_mine(&self.table));
+        if drained && delivered && !self.has_asked_to_leave {
+            world.tallies.one(Row::LeavesDelivered);
+            world.note("asks to be left out", [self.process as u64, self.epoch, 0, 0]);
+            self.has_asked_to_leave = true;
+            self.engine.ask_to_leave();
+        }
+    }
+
+    /// Its part is over: what its lanes have accepted and it has not delivered is given back.
+    pub fn hand_back(&mut self, reason: Stop, world: &World) {
+        let status = reason.status();
+        self.shut(status, world);
+        for hand in world.hands_of(self.process) {
+            let Hand { name, end, .. } = &mut *hand.borrow_mut();
+            let mut multicasts = self.engine.multicasts().iter();
+            let at = multicasts.position(|multicast| multicast.subgroup == name.subgroup);
+            let kept = at.map(|at| self.engine.multicast_mut(at).undelivered(name.lane.into()));
+            end.end(kept, status, &mut |dropped| {
+                world.tallies.one(Row::HandedBack);
+                let lane = (name.process, name.lane);
+                let mut oracle = world.oracle.borrow_mut();
+                world.check(oracle.handed_back(
+                    name.subgroup,
+                    lane,
+                    dropped.ordinal,
+                    dropped.bytes,
+                ));
+            });
+        }
+        let lanes = world.names.iter().zip(&world.lanes);
+        let mut its = lanes.filter(|(name, _)| name.process == self.process);
+        let mut oracle = world.oracle.borrow_mut();
+        if its.all(|(_, lane)| lane.try_borrow().is_ok()) {
+            world.check(oracle.has_accounted(self.process, reason));
+        } else {
+            oracle.out.push((self.process, reason)); // a call is under way
+        }
+    }
+}
