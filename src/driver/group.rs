@@ -405,11 +405,40 @@ impl Opening<'_> {
             views.beat(self.layout.beat.byte(0));
             Box::new(views)
         });
-        Ok(Group::of(assembly, fabric, views, application, stats, self.config))
+        let bell = fabric.own_bell();
+        Ok(Group::of(assembly, Box::new(fabric), bell, views, application, stats, self.config))
     }
 }
 
 impl Group {
+    /// A group of a fixed view, over a fabric in which its members have met and entered it.
+    /// `memories`: by rank, mine among them (`prepare`); `bell`: of the fabric.
+    #[doc(hidden)]
+    pub fn over(
+        config: &Config,
+        memories: &[Memory],
+        fabric: Box<dyn Fabric>,
+        bell: Option<OwnBell>,
+        application: Box<dyn Application>,
+    ) -> Result<Group, Error> {
+        let view = config.view()?;
+        let layout = Arc::new(view.layout());
+        let page_bytes = stats::page_bytes(view.subgroups.len(), view.members);
+        let page = Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut Vec::new())?;
+        let posting = fabric.posting();
+        let assembly = assemble(view, &layout, memories, posting, None);
+        Ok(Group::of(assembly, fabric, bell, None, application, Arc::new(page.0), config))
+    }
+
+    /// Writes into a control block what it says before a fixed view begins.
+    #[doc(hidden)]
+    pub fn prepare(config: &Config, block: &Region) -> Result<(), Error> {
+        let layout = config.view()?.layout();
+        prologue(block, Epoch(1), incarnation());
+        block.cell(layout.installed.byte(0)).publish(1);
+        Ok(())
+    }
+
     /// A member that has joined: its first view has been gathered.
     pub(super) fn joined(
         mut views: Box<Views>,
@@ -420,18 +449,19 @@ impl Group {
     ) -> Group {
         let assembly = views.enter(super::clock(), &mut shm);
         views.beat(assembly.table.layout.beat.byte(0));
-        Group::of(assembly, shm, Some(views), application, stats, config)
+        let bell = shm.own_bell();
+        Group::of(assembly, Box::new(shm), bell, Some(views), application, stats, config)
     }
 
     fn of(
         assembly: Assembly,
-        mut shm: Shm,
+        mut fabric: Box<dyn Fabric>,
+        bell: Option<OwnBell>,
         views: Option<Box<Views>>,
         application: Box<dyn Application>,
         stats: Arc<Region>,
         config: &Config,
     ) -> Group {
-        let bell = shm.own_bell();
         let Assembly { engine, table, inboxes, made } = assembly;
         if let Some(views) = &views {
             views.detectors.wishes.guard(&made);
@@ -443,7 +473,7 @@ impl Group {
         if views.is_some() {
             (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);
         }
-        if let Some(exchange) = shm.exchange() {
+        if let Some(exchange) = fabric.exchange() {
             exchange.admit(Admission::All);
         }
         let control =
@@ -453,7 +483,7 @@ impl Group {
         let (rank, members) = (engine.view().me.0, engine.view().members as u16);
         let view = Seen { engine, table, inboxes };
         let states = States::new(config, bell.clone());
-        let mut driver = Driver::new(view, Box::new(shm), application, page, lanes, every, views);
+        let mut driver = Driver::new(view, fabric, application, page, lanes, every, views);
         driver.states = states;
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }

@@ -27,6 +27,10 @@ use std::sync::Arc;
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
     fn posting(&self) -> Posting;
+    /// Whether posts of peers land in `poll` only: then every turn begins with one.
+    fn polls(&self) -> bool {
+        false
+    }
     /// Carries the posts out, in order. Only to peers that the last `poll` did not call full.
     fn post(&mut self, posts: &[Post]);
     /// Adds what has happened. Never blocks. `look`: also at what costs a system call.

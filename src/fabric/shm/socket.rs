@@ -372,8 +372,14 @@ impl Watch {
 
     /// From now on reports `token` when it is readable, too, as `add` does.
     pub fn await_all(&self, descriptor: impl AsFd, token: u64) {
+        self.await_room(descriptor, token, false);
+    }
+
+    /// The same, and with `also` while it takes bytes.
+    pub fn await_room(&self, descriptor: impl AsFd, token: u64, also: bool) {
         let data = epoll::EventData::new_u64(token);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        let room = if also { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | room;
         let _ = epoll::modify(&self.0, descriptor, data, flags);
     }
 
