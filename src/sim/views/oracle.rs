@@ -256,7 +256,13 @@ impl Oracle {
         for lane in self.lanes(subgroup) {
             let known = |of: usize| self.begun.get(&(of, epoch, subgroup, lane)).copied();
             let next = match source.and_then(known) {
-                _ if was => self.next.get(&(who, subgroup, lane)).copied(),
+                // In the view that it came with nothing was sent, since members were lacking.
+                _ if was => match self.next.get(&(who, subgroup, lane)).copied() {
+                    Some(Next::FirstOf(first)) if self.lacked(first, subgroup) => {
+                        Some(Next::FirstOf(epoch))
+                    }
+                    next => next,
+                },
                 Some(next) => Some(next),
                 None => Some(Next::FirstOf(epoch)),
             };
@@ -457,6 +463,10 @@ impl Oracle {
 
     fn lacks(&self, subgroup: usize, view: &[usize]) -> bool {
         self.templates[subgroup].lacks(view) > 0
+    }
+
+    fn lacked(&self, epoch: u64, subgroup: usize) -> bool {
+        self.views.get(&epoch).is_some_and(|view| self.lacks(subgroup, view))
     }
 
     /// All is silent, and a lane of one that is left waits for members with so many messages.
