@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod conformance;
+pub mod mixed;
 pub mod shm;
 
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
@@ -42,6 +43,10 @@ pub trait Fabric: Send {
     fn farewell(&mut self);
     /// Whether this member ever sleeps: else `arm` is refused by the driver.
     fn parks(&self) -> bool;
+    /// Whether it has to be polled in every turn, because nothing lands by itself.
+    fn polls(&self) -> bool {
+        false
+    }
     /// For groups whose views change. `None`: this one's view is fixed.
     fn exchange(&mut self) -> Option<&mut dyn Exchange> {
         None
