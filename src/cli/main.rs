@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod config;
 mod failure;
 mod info;
 mod machine;
@@ -46,6 +47,7 @@ enum Verb {
     Cat(cat::Options),
     Stat(stat::Options),
     Info(info::Options),
+    Config(config::Options),
     Sim(sim::Options),
 }
 
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Cat(options) => cat::run(&options),
         Verb::Stat(options) => stat::run(&options),
         Verb::Info(options) => info::run(&options),
+        Verb::Config(options) => config::run(&options),
         Verb::Sim(options) => sim::run(&options),
     };
     match outcome {

@@ -18,6 +18,7 @@ pub mod idle;
 mod join;
 pub mod lane;
 mod letter;
+pub mod network;
 mod policy;
 pub mod rendezvous;
 mod spare;
