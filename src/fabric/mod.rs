@@ -16,6 +16,7 @@
 pub mod conformance;
 pub mod mixed;
 pub mod shm;
+pub mod tcp;
 
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
@@ -26,6 +27,10 @@ use std::sync::Arc;
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
     fn posting(&self) -> Posting;
+    /// Whether posts of peers land in `poll` only: then every turn begins with one.
+    fn polls(&self) -> bool {
+        false
+    }
     /// Carries the posts out, in order. Only to peers that the last `poll` did not call full.
     fn post(&mut self, posts: &[Post]);
     /// Adds what has happened. Never blocks. `look`: also at what costs a system call.
@@ -43,10 +48,6 @@ pub trait Fabric: Send {
     fn farewell(&mut self);
     /// Whether this member ever sleeps: else `arm` is refused by the driver.
     fn parks(&self) -> bool;
-    /// Whether it has to be polled in every turn, because nothing lands by itself.
-    fn polls(&self) -> bool {
-        false
-    }
     /// For groups whose views change. `None`: this one's view is fixed.
     fn exchange(&mut self) -> Option<&mut dyn Exchange> {
         None

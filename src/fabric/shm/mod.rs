@@ -110,6 +110,21 @@ pub struct OwnBell {
 }
 
 impl OwnBell {
+    /// For fabrics whose members sleep on a descriptor of their own.
+    pub(in crate::fabric) fn new(bell: Arc<Bell>, asleep: Arc<Cell>) -> OwnBell {
+        OwnBell { bell, asleep, rung: 0 }
+    }
+
+    /// What the `asleep` word becomes when its owner falls asleep, and when it wakes.
+    pub(in crate::fabric) fn asleep(word: u64, room: bool) -> u64 {
+        let generation = (word >> STATE_BITS) + 1;
+        generation << STATE_BITS | if room { ASLEEP_FOR_ROOM } else { ASLEEP }
+    }
+
+    pub(in crate::fabric) fn awake(word: u64) -> u64 {
+        word - word % (1 << STATE_BITS)
+    }
+
     /// To be called after the stores that the turn thread should see (P).
     #[inline]
     pub fn ring_if_asleep(&mut self) {
@@ -385,9 +400,7 @@ impl Fabric for Shm {
         if !self.parks {
             return;
         }
-        let state = if room { ASLEEP_FOR_ROOM } else { ASLEEP };
-        let generation = (self.asleep >> STATE_BITS) + 1;
-        self.asleep = generation << STATE_BITS | state;
+        self.asleep = OwnBell::asleep(self.asleep, room);
         self.block.cell(self.asleep_at).publish(self.asleep);
         self.asleep_here.publish(self.asleep);
         order::fence(); // P: `asleep` before the last look

@@ -289,6 +289,14 @@ impl Watch {
         let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::RDHUP);
     }
 
+    /// From now on reports `token` also while the descriptor takes bytes, or no more.
+    pub fn await_room(&self, descriptor: impl AsFd, token: u64, also: bool) {
+        let data = epoll::EventData::new_u64(token);
+        let room = if also { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | room;
+        let _ = epoll::modify(&self.0, descriptor, data, flags);
+    }
+
     pub fn remove(&self, descriptor: impl AsFd) {
         let _ = epoll::delete(&self.0, descriptor);
     }

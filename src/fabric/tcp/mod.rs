@@ -1,0 +1,571 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Members on other hosts: one connection per pair of incarnations, and a mirror on the heap for each
+//! peer and epoch, into which its posts land when this member polls.
+//!
+//! P1  Only the thread that polls touches sockets and mirrors; other threads observe words of mirrors.
+//! P2  A post is on its way when `post` returns, or it waits here and the peer is full; so a post is a
+//!     system call per peer, and so is a poll.
+//! P3  With keys, nothing lands that was not verified (`seal`); without, who can inject into the
+//!     network can write counters. Either way a peer writes its own memory only (`mirror`).
+//! P4  A slow peer costs a bounded amount of memory (`outgoing`) and a system call now and then.
+//!
+//! The records are in `wire`; how two processes come to a connection is not here.
+
+pub mod incoming;
+pub mod link;
+pub mod mirror;
+pub mod outgoing;
+pub mod seal;
+pub mod wire;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use super::shm::OwnBell;
+use super::shm::socket::{Alarm, Bell, Watch};
+use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes};
+use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, Rank};
+use crate::error::Error;
+use crate::log_sink::{Level, say};
+use crate::mem::{Cell, Region};
+use link::{Channel, Link, Parting};
+use mirror::{Measures, extent, made};
+use outgoing::{Own, Parcel};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The first epoch that a member is in, whichever that is.
+const FIRST: Epoch = Epoch(0);
+/// Members whose sockets are read one after the other in each poll; with more, it is asked first which
+/// of them have something.
+const READ_EACH_MAX: usize = 4;
+/// Connections that are closed here and kept for a moment, at the most.
+const PARTINGS_MAX: usize = 64;
+/// How long `drop` waits, after a farewell, for it to be taken.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+const TOKEN_BELL: u64 = u64::MAX;
+const TOKEN_ALARM: u64 = u64::MAX - 3;
+
+/// What a TCP fabric must know of its group.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub measures: Measures,
+    /// Bytes of the words of a control block that say "I live" and "I have left".
+    pub beat_at: usize,
+    pub closed_at: usize,
+    /// Whether this member ever sleeps.
+    pub parks: bool,
+    /// Whether members change.
+    pub views: bool,
+}
+
+/// My memory of an epoch.
+struct Mine {
+    epoch: Epoch,
+    memory: Memory,
+    /// To whom it was shown, and whose rings.
+    seen: Vec<(Peer, Vec<usize>)>,
+}
+
+/// The TCP fabric of one member.
+pub struct Tcp {
+    /// By peer; `None`: mine, or nobody's.
+    links: Vec<Option<Link>>,
+    /// By rank of the view entered last: the peer.
+    peers: Vec<Option<usize>>,
+    setup: Setup,
+    measures: Arc<Measures>,
+    mine: Vec<Mine>,
+    /// My control block of that view.
+    block: Option<Arc<Region>>,
+    watch: Watch,
+    bell: Arc<Bell>,
+    asleep_here: Arc<Cell>,
+    asleep: u64,
+    alarm: Option<Alarm>,
+    admits: Admission,
+    partings: Vec<Parting>,
+    /// Ranks whose end was reported; whether some may still be to be.
+    gone: Members,
+    untold: bool,
+    /// The farewell was said.
+    left: bool,
+}
+
+impl Tcp {
+    /// A member without connections.
+    pub fn new(setup: Setup) -> Result<Tcp, Error> {
+        let (watch, bell) = (Watch::new()?, Bell::new()?);
+        watch.add(&bell, TOKEN_BELL)?;
+        Ok(Tcp {
+            links: Vec::new(),
+            peers: Vec::new(),
+            measures: Arc::new(setup.measures.clone()),
+            setup,
+            mine: Vec::new(),
+            block: None,
+            watch,
+            bell: Arc::new(bell),
+            asleep_here: Arc::new(Cell::new(0)),
+            asleep: 0,
+            alarm: None,
+            admits: Admission::Nobody,
+            partings: Vec::new(),
+            gone: Members::NONE,
+            untold: false,
+            left: false,
+        })
+    }
+
+    /// Keeps a connection whose handshake is over. There is one per incarnation; who comes again must
+    /// have lost the one before. Of members of the first view the peer is the rank (`connect_as`).
+    pub fn connect(&mut self, channel: Channel) -> Result<Peer, Error> {
+        let free = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
+        let peer = Peer(free as u16);
+        self.connect_as(peer, channel)?;
+        Ok(peer)
+    }
+
+    /// The same under a number that is free.
+    pub fn connect_as(&mut self, peer: Peer, channel: Channel) -> Result<(), Error> {
+        let at = usize::from(peer.0);
+        let link = Link::new(channel, self.measures.clone())?;
+        self.watch.add(link.socket().expect("it is new"), at as u64)?;
+        while self.links.len() <= at {
+            self.links.push(None);
+        }
+        assert!(self.links[at].is_none(), "the number is free");
+        self.links[at] = Some(link);
+        self.hear(at); // what was read before makes no socket readable
+        Ok(())
+    }
+
+    /// Incarnations that I am connected with.
+    pub fn connected(&self) -> Vec<u64> {
+        let live = self.links.iter().flatten().filter(|link| !link.has_ended());
+        live.map(|link| link.incarnation).collect()
+    }
+
+    /// Whom the driver lets in now: for the door.
+    pub fn admits(&self) -> Admission {
+        self.admits
+    }
+
+    /// My memory of an epoch, made elsewhere: instead of `own`, for who shows the same memory over
+    /// another fabric, too.
+    pub fn lend(&mut self, epoch: Epoch, memory: &Memory) {
+        self.name_first(epoch);
+        match self.mine.iter_mut().find(|mine| mine.epoch == epoch) {
+            Some(mine) => mine.memory = memory.clone(),
+            None => self.mine.push(Mine { epoch, memory: memory.clone(), seen: Vec::new() }),
+        }
+    }
+
+    /// For threads that send while the turn thread sleeps. `None` if it never does.
+    pub fn own_bell(&self) -> Option<OwnBell> {
+        self.setup.parks.then(|| OwnBell::new(self.bell.clone(), self.asleep_here.clone()))
+    }
+
+    fn link(&self, peer: Peer) -> Option<&Link> {
+        self.links.get(usize::from(peer.0))?.as_ref()
+    }
+
+    fn link_mut(&mut self, peer: Peer) -> Option<&mut Link> {
+        self.links.get_mut(usize::from(peer.0))?.as_mut()
+    }
+
+    /// Epoch 0 turns out to be that one.
+    fn name_first(&mut self, epoch: Epoch) {
+        if let Some(first) = self.mine.iter_mut().find(|mine| mine.epoch == FIRST) {
+            first.epoch = epoch;
+        }
+    }
+
+    /// Reads what a peer has sent.
+    #[inline]
+    fn hear(&mut self, peer: usize) {
+        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if let Err(over) = link.hear() {
+            if let Some(text) = link::sentence(over, peer) {
+                say(Level::Warning, &text);
+            }
+            self.end(peer);
+        }
+    }
+
+    /// A connection is over here, by either side.
+    #[cold]
+    fn end(&mut self, peer: usize) {
+        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if let Some(socket) = link.socket() {
+            self.watch.remove(socket);
+        }
+        if let Some(parting) = link.close()
+            && self.partings.len() < PARTINGS_MAX
+        {
+            self.partings.push(parting);
+        }
+        self.untold = true;
+    }
+
+    /// Reads what those have sent of whom `fd` says that they have; sleeps for that up to a time.
+    fn look(&mut self, timeout_ns: Option<u64>) {
+        let (mut ready, mut count) = ([0; super::shm::socket::EVENTS_MAX], 0);
+        let (mut bell, mut alarm) = (false, false);
+        self.watch.wait(timeout_ns, |token, _| match token {
+            TOKEN_BELL => bell = true,
+            TOKEN_ALARM => alarm = true,
+            peer => {
+                ready[count] = peer as usize;
+                count += 1;
+            }
+        });
+        if bell {
+            self.bell.silence();
+        }
+        if let Some(set) = self.alarm.as_ref().filter(|_| alarm) {
+            set.silence();
+        }
+        ready[..count].iter().for_each(|peer| self.hear(*peer));
+    }
+
+    /// What need not be done in every poll.
+    #[cold]
+    fn keep_house(&mut self) {
+        for link in self.links.iter_mut().flatten() {
+            if link.outgoing.owes_beat() {
+                link.flush();
+            }
+        }
+        if !self.partings.is_empty() {
+            let now = Instant::now();
+            self.partings.retain(|parting| !parting.is_over(now));
+        }
+    }
+
+    /// Reports ends of connections, by rank, once (F5); who was revoked is none.
+    #[cold]
+    fn tell(&mut self, events: &mut Events) {
+        self.untold = false;
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            let link = peer.and_then(|peer| self.links[peer].as_ref());
+            if link.is_some_and(Link::has_ended) && !self.gone.contains(rank) {
+                self.gone.insert(rank);
+                events.lost.insert(rank);
+            }
+        }
+    }
+
+    /// Forgets connections that have ended, of processes that are no members any more.
+    fn tidy(&mut self) {
+        for at in 0..self.links.len() {
+            let member = self.peers.contains(&Some(at));
+            if !member && self.links[at].as_ref().is_some_and(Link::has_ended) {
+                self.links[at] = None;
+                self.mine.iter_mut().for_each(|mine| {
+                    mine.seen.retain(|(seen, _)| usize::from(seen.0) != at);
+                });
+            }
+        }
+    }
+}
+
+impl Fabric for Tcp {
+    fn posting(&self) -> Posting {
+        Posting::All
+    }
+
+    fn polls(&self) -> bool {
+        true
+    }
+
+    fn post(&mut self, posts: &[Post]) {
+        let mut told = Members::NONE;
+        for post in posts {
+            told = told.union(post.to());
+            for rank in post.to().iter() {
+                let Some(peer) = self.peers[rank.index()] else { continue };
+                let Some(link) = &mut self.links[peer] else { continue };
+                match *post {
+                    Post::Words { at, values, len, .. } => {
+                        link.push(Parcel::Words { at, values, len });
+                    }
+                    Post::Span { ring, from, upto, .. } => {
+                        link.push(Parcel::Span { ring, from, upto });
+                    }
+                    Post::Bell { .. } => {}
+                }
+            }
+        }
+        for rank in told.iter() {
+            if let Some(link) = self.peers[rank.index()].and_then(|at| self.links[at].as_mut()) {
+                link.flush();
+            }
+        }
+    }
+
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        if look || self.peers.len() > READ_EACH_MAX {
+            self.look(Some(0));
+        } else {
+            for rank in 0..self.peers.len() {
+                if let Some(peer) = self.peers[rank] {
+                    self.hear(peer);
+                }
+            }
+        }
+        if look {
+            self.keep_house();
+        }
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            let Some(link) = peer.and_then(|peer| self.links[peer].as_mut()) else { continue };
+            if link.outgoing.is_full() {
+                link.flush_if_due();
+                if link.outgoing.is_full() {
+                    events.full.insert(rank);
+                }
+            }
+        }
+        if self.untold {
+            self.tell(events);
+        }
+    }
+
+    fn revoke(&mut self, peer: Peer) {
+        let rank = self.peers.iter().position(|of| *of == Some(usize::from(peer.0)));
+        if let Some(rank) = rank {
+            self.gone.insert(Rank(rank as u16)); // that is no news
+        }
+        self.end(usize::from(peer.0));
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    fn arm(&mut self, room: bool) {
+        if !self.setup.parks {
+            return;
+        }
+        self.asleep = OwnBell::asleep(self.asleep, room);
+        self.asleep_here.publish(self.asleep);
+        crate::mem::order::fence(); // P: `asleep` before the last look
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link.as_mut().filter(|link| link.outgoing.is_full()) else { continue };
+            link.flush();
+            if let Some(socket) = link.socket()
+                && link.outgoing.is_full()
+            {
+                self.watch.await_room(socket, peer as u64, true);
+                link.awaited = true;
+            }
+        }
+    }
+
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.look(timeout_ns);
+        self.poll(true, events);
+    }
+
+    fn disarm(&mut self) {
+        self.asleep = OwnBell::awake(self.asleep);
+        self.asleep_here.publish(self.asleep);
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link.as_mut().filter(|link| link.awaited) else { continue };
+            link.awaited = false;
+            if let Some(socket) = link.socket() {
+                self.watch.await_room(socket, peer as u64, false);
+            }
+        }
+    }
+
+    fn farewell(&mut self) {
+        let Some(block) = &self.block else { return };
+        let at = self.setup.closed_at;
+        block.cell(at).publish(1);
+        let mut values = [0; POST_WORDS_MAX];
+        values[0] = 1;
+        for peer in self.peers.iter().flatten() {
+            let Some(link) = &mut self.links[*peer] else { continue };
+            link.push(Parcel::Words { at: at as u32, values, len: 1 });
+            link.part();
+        }
+        self.left = true;
+    }
+
+    fn parks(&self) -> bool {
+        self.setup.parks
+    }
+
+    fn exchange(&mut self) -> Option<&mut dyn Exchange> {
+        self.setup.views.then_some(self)
+    }
+}
+
+/// The last words are sent, and taken, before the connections are closed; a peer that does not read
+/// is not waited for for long.
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        if !self.left {
+            return;
+        }
+        let until = Instant::now() + FAREWELL;
+        let mut links: Vec<&mut Link> = self.links.iter_mut().flatten().collect();
+        loop {
+            links.retain_mut(|link| {
+                link.flush();
+                link.ignore();
+                !link.is_done()
+            });
+            if links.is_empty() || Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+impl Exchange for Tcp {
+    fn peer(&self, incarnation: u64) -> Option<Peer> {
+        let link = |at: &usize| self.links[*at].as_ref();
+        let its = |at: &usize| link(at).is_some_and(|link| link.incarnation == incarnation);
+        let lives = |at: &usize| link(at).is_some_and(|link| !link.has_ended());
+        let mut all = (0..self.links.len()).filter(its);
+        let found = all.clone().find(lives).or_else(|| all.next());
+        found.map(|at| Peer(at as u16))
+    }
+
+    fn incarnation(&self, peer: Peer) -> Option<u64> {
+        Some(self.link(peer)?.incarnation)
+    }
+
+    fn admit(&mut self, whom: Admission) {
+        self.admits = whom;
+    }
+
+    fn has_ended(&self, peer: Peer) -> bool {
+        self.link(peer).is_none_or(Link::has_ended)
+    }
+
+    fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
+        self.name_first(epoch);
+        let at = match self.mine.iter().position(|mine| mine.epoch == epoch) {
+            Some(at) => at,
+            None => {
+                let rings = vec![None; self.measures.rings.len()];
+                let memory = Memory { block: made(self.measures.block_bytes), rings };
+                self.mine.push(Mine { epoch, memory, seen: Vec::new() });
+                self.mine.len() - 1
+            }
+        };
+        let memory = &mut self.mine[at].memory;
+        for &subgroup in subgroups {
+            let bytes = self.measures.rings[subgroup].bytes();
+            memory.rings[subgroup].get_or_insert_with(|| made(bytes));
+        }
+        Ok(memory.clone())
+    }
+
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) {
+        let mine = self.mine.iter_mut().find(|mine| mine.epoch == epoch);
+        let Mine { seen, .. } = mine.expect("made before it is shown");
+        let before = seen.iter().position(|(peer, _)| *peer == to);
+        let new = |at: &usize| before.is_none_or(|before| !seen[before].1.contains(at));
+        let new: Vec<usize> = subgroups.iter().copied().filter(new).collect();
+        if before.is_some() && new.is_empty() {
+            return;
+        }
+        match before {
+            Some(before) => seen[before].1.extend(&new),
+            None => seen.push((to, new.clone())),
+        }
+        let Some(link) = self.link_mut(to) else { return };
+        if link.outgoing.is_choked() {
+            return self.end(usize::from(to.0)); // what it misses it will never get
+        }
+        link.push(Parcel::Memory { epoch, subgroups: new });
+        link.flush();
+    }
+
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown {
+        let Some(link) = self.link(peer) else { return Shown::Never };
+        let nothing = if link.has_ended() { Shown::Never } else { Shown::Waits };
+        link.mirror.shown(epoch, sizes).unwrap_or(nothing)
+    }
+
+    fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {
+        self.name_first(epoch);
+        let mine = self.mine.iter().find(|mine| mine.epoch == epoch);
+        let memory = &mine.expect("made before it is entered").memory;
+        let block = blocks[me.index()].clone();
+        let own = Arc::new(Own {
+            block: block.clone(),
+            rings: memory.rings.iter().map(|ring| ring.as_ref().map(extent)).collect(),
+            measures: self.measures.clone(),
+            beat_at: self.setup.beat_at,
+        });
+        self.peers = peers.iter().map(|peer| Some(usize::from((*peer)?.0))).collect();
+        for peer in self.peers.iter().flatten() {
+            let Some(link) = &mut self.links[*peer] else { continue };
+            link.mirror.use_epoch(epoch);
+            link.push(Parcel::Enter { epoch, own: own.clone() });
+            // What was written before the first post.
+            prepared(&block, self.measures.block_bytes, |parcel| link.push(parcel));
+        }
+        self.block = Some(block);
+        (self.gone, self.untold) = (Members::NONE, true);
+        self.mine.retain(|mine| mine.epoch > epoch);
+        self.tidy();
+    }
+
+    fn alarm(&mut self, after_ns: u64) {
+        if self.alarm.is_none() {
+            self.alarm = Alarm::new(&self.watch, TOKEN_ALARM).ok();
+        }
+        if let Some(alarm) = &self.alarm {
+            alarm.set(after_ns);
+        }
+    }
+
+    fn say(&mut self, to: Peer, bytes: &[u8]) -> bool {
+        assert!(bytes.len() <= wire::SAY_BYTES_MAX, "the driver's letters are shorter");
+        let Some(link) = self.link_mut(to) else { return false };
+        if link.has_ended() || link.outgoing.is_choked() {
+            return false;
+        }
+        link.push(Parcel::Say(bytes.to_vec()));
+        link.flush();
+        true
+    }
+
+    fn heard(&mut self) -> Option<(Peer, Vec<u8>)> {
+        let mut links = self.links.iter_mut().zip(0..);
+        links.find_map(|(link, at)| Some((Peer(at), link.as_mut()?.mirror.next_heard()?)))
+    }
+
+    /// Not over this fabric yet: a stream to another host is a connection of its own.
+    fn offer(&mut self, _to: Peer, _stream: BorrowedFd<'_>) -> bool {
+        false
+    }
+
+    fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
+        None
+    }
+}
+
+/// The words of a block that are not zero.
+fn prepared(block: &Region, bytes: usize, mut each: impl FnMut(Parcel)) {
+    let bytes = bytes.min(block.size());
+    for at in (0..bytes).step_by(8 * POST_WORDS_MAX) {
+        let len = POST_WORDS_MAX.min((bytes - at) / 8);
+        let mut values = [0; POST_WORDS_MAX];
+        for (word, value) in values[..len].iter_mut().enumerate() {
+            *value = block.cell(at + word * 8).own();
+        }
+        if values != [0; POST_WORDS_MAX] {
+            each(Parcel::Words { at: at as u32, values, len: len as u8 });
+        }
+    }
+}
