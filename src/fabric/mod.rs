@@ -16,6 +16,7 @@
 pub mod conformance;
 pub mod mixed;
 pub mod shm;
+#[forbid(unsafe_code)]
 pub mod tcp;
 
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};

@@ -211,11 +211,16 @@ pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
         );
         return Err(Error::new(Status::WireVersion, detail));
     }
-    if mine.config == theirs.config {
+    compare_configs(&mine.config, &theirs.config, who)
+}
+
+/// Whether two configurations fit each other; if not, the sentence with the first lines that differ.
+pub fn compare_configs(mine: &str, theirs: &str, who: &str) -> Result<(), Error> {
+    if mine == theirs {
         return Ok(());
     }
     let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
-    let (ours, others) = (lines(&mine.config), lines(&theirs.config));
+    let (ours, others) = (lines(mine), lines(theirs));
     let absent = || String::from("nothing");
     let at = (0..ours.len().max(others.len())).find(|&at| ours.get(at) != others.get(at));
     let at = at.unwrap_or(0);

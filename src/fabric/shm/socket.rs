@@ -289,11 +289,11 @@ impl Watch {
         let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::RDHUP);
     }
 
-    /// From now on reports `token` also while the descriptor takes bytes, or no more.
-    pub fn await_room(&self, descriptor: impl AsFd, token: u64, also: bool) {
+    /// From now on reports `token` also (or not) while the descriptor can be written to.
+    pub fn await_writable(&self, descriptor: impl AsFd, token: u64, yes: bool) {
         let data = epoll::EventData::new_u64(token);
-        let room = if also { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | room;
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        flags.set(epoll::EventFlags::OUT, yes);
         let _ = epoll::modify(&self.0, descriptor, data, flags);
     }
 

@@ -9,13 +9,23 @@
 //!     network can write counters. Either way a peer writes its own memory only (`mirror`).
 //! P4  A slow peer costs a bounded amount of memory (`outgoing`) and a system call now and then.
 //!
-//! The records are in `wire`; how two processes come to a connection is not here.
+//! The records are in `wire`. How two processes find and prove each other: `address` (names), `secret`,
+//! `hello` (what is said), `handshake` (in which order), `door` (who listens), `call` (who calls); all
+//! of that ends in a `Session`. Who is trusted with what: `threats.md`.
 
+pub mod address;
+pub mod call;
+pub mod door;
+pub mod handshake;
+pub mod hello;
 pub mod incoming;
 pub mod link;
 pub mod mirror;
 pub mod outgoing;
 pub mod seal;
+pub mod secret;
+pub mod session;
+mod talk;
 pub mod wire;
 
 #[cfg(all(test, not(loom)))]
@@ -358,7 +368,7 @@ impl Fabric for Tcp {
             if let Some(socket) = link.socket()
                 && link.outgoing.is_full()
             {
-                self.watch.await_room(socket, peer as u64, true);
+                self.watch.await_writable(socket, peer as u64, true);
                 link.awaited = true;
             }
         }
@@ -376,7 +386,7 @@ impl Fabric for Tcp {
             let Some(link) = link.as_mut().filter(|link| link.awaited) else { continue };
             link.awaited = false;
             if let Some(socket) = link.socket() {
-                self.watch.await_room(socket, peer as u64, false);
+                self.watch.await_writable(socket, peer as u64, false);
             }
         }
     }
