@@ -8,6 +8,8 @@
 mod check;
 #[path = "cluster/member.rs"]
 mod member;
+#[path = "cluster/short.rs"]
+mod short;
 mod support;
 
 use check::Check;
@@ -29,6 +31,8 @@ fn main() {
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
             ("anything_may_happen", anything_may_happen),
+            ("a_member_without_descriptors", short::a_member_without_descriptors),
+            ("a_member_without_memory", short::a_member_without_memory),
         ],
         &[("member", member)],
     );

@@ -3,15 +3,17 @@
 
 use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
 use squall::driver::group::{Group, Sender};
 use squall::driver::views::ViewInfo;
-use squall::error::{Status, Suspicion};
+use squall::error::{Error, Status, Suspicion};
 use squall::mem::Message;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, Write};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -91,6 +93,10 @@ impl Application for Scribe {
         self.viewed.store(1, Ordering::Relaxed);
     }
 
+    fn lacks(&mut self, error: &Error) {
+        println!("short {:?} {error}", error.status);
+    }
+
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         writeln!(self.text, "s {status:?}").unwrap();
         self.put();
@@ -106,12 +112,16 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    config.subgroups[0].window_bytes = arguments.or("window_bytes", 0);
     config.idle = match arguments.text("idle") {
         Some("yield") => Idle::Yield,
         Some("spin") => Idle::Spin,
         _ => Idle::Park,
     };
     let id: u64 = arguments.get("id").unwrap();
+    if arguments.or("notes", false) {
+        squall::log_sink::set(Some(Box::new(|level, text| println!("note {level:?} {text}"))));
+    }
     let own = Arc::new(AtomicU64::new(0));
     let trouble = Arc::new(AtomicBool::new(false));
     let scribe = Scribe {
@@ -147,12 +157,31 @@ pub fn member(arguments: &Arguments) {
             }
         }
     });
+    confine(arguments);
     let (bytes, numbers) = (Vec::new(), Numbers(id));
     let pace = Duration::from_micros(arguments.or("pace_us", 0));
     let burst = Instant::now();
     let by_descriptor = arguments.text("idle") == Some("descriptor");
     Running { group, orders, own, id, sent: 0, bytes, numbers, by_descriptor, pace, burst }.run();
     assert!(!trouble.load(Ordering::Relaxed), "a message was not what was sent");
+}
+
+/// From now on it may open only so many descriptors more, or map only so much.
+fn confine(arguments: &Arguments) {
+    let limit = |resource: Resource, most: u64| {
+        let maximum = rustix::process::getrlimit(resource).maximum;
+        setrlimit(resource, Rlimit { current: Some(most), maximum }).unwrap();
+    };
+    if let Some(more) = arguments.get::<u64>("more_descriptors") {
+        let free = File::open("/dev/null").unwrap();
+        limit(Resource::Nofile, free.as_raw_fd() as u64 + more);
+    }
+    if let Some(more) = arguments.get::<u64>("more_mib") {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+        limit(Resource::As, (kib << 10) + (more << 20));
+    }
 }
 
 const GO: u64 = 1;
@@ -251,10 +280,13 @@ pub struct One {
     /// 0: it has not said it yet.
     pub incarnation: u64,
     /// Its newest view, as far as it was waited for.
-    viewed: Vec<u64>,
+    pub viewed: Vec<u64>,
     /// What it said it had sent, once it rests.
     pub rests: Option<u64>,
 }
+
+/// Arguments of a role.
+pub type More<'a> = &'a [(&'a str, &'a dyn std::fmt::Display)];
 
 pub struct Cluster {
     group: String,
@@ -275,6 +307,26 @@ impl Cluster {
 
     /// `pace_us`: a member sends no more often than that.
     pub fn start_paced(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
+        Cluster::start_each(what, members, idle, pace_us, &|_| &[])
+    }
+
+    /// `more`: further arguments, by rank.
+    pub fn start_with<'a>(
+        what: &str,
+        members: u16,
+        idle: &str,
+        more: &dyn Fn(u16) -> More<'a>,
+    ) -> Cluster {
+        Cluster::start_each(what, members, idle, 0, more)
+    }
+
+    fn start_each<'a>(
+        what: &str,
+        members: u16,
+        idle: &str,
+        pace_us: u64,
+        more: &dyn Fn(u16) -> More<'a>,
+    ) -> Cluster {
         let group = group_name(what);
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
@@ -290,7 +342,7 @@ impl Cluster {
             ids: Vec::new(),
         };
         for rank in 0..members {
-            cluster.add(rank, false);
+            cluster.add(rank, false, more(rank));
         }
         cluster.settle();
         cluster
@@ -298,25 +350,23 @@ impl Cluster {
 
     /// Starts another one, which joins.
     pub fn join(&mut self) {
-        self.add(0, true);
+        self.add(0, true, &[]);
     }
 
-    fn add(&mut self, rank: u16, join: bool) {
+    fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
         let file = self.folder.join(id.to_string()).display().to_string();
-        let process = Process::start(
-            "member",
-            &[
-                ("group", &self.group),
-                ("rank", &rank),
-                ("members", &self.founders),
-                ("join", &join),
-                ("idle", &self.idle),
-                ("pace_us", &self.pace_us),
-                ("id", &id),
-                ("file", &file),
-            ],
-        );
+        let all: More<'_> = &[
+            ("group", &self.group),
+            ("rank", &rank),
+            ("members", &self.founders),
+            ("join", &join),
+            ("idle", &self.idle),
+            ("pace_us", &self.pace_us),
+            ("id", &id),
+            ("file", &file),
+        ];
+        let process = Process::start("member", &[all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }

@@ -131,6 +131,10 @@ impl Application for Trampoline {
         self.inside.prepare(0);
     }
 
+    fn lacks(&mut self, error: &Error) {
+        let _ = self.why.set(error.to_string());
+    }
+
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {
         let rank = suspicion.map_or(-1, |suspicion| i32::from(suspicion.rank.0));
         let blamed = |s: Suspicion| match status {
@@ -140,7 +144,7 @@ impl Application for Trampoline {
             _ => format!("{} (rank {}: {})", status.text(), s.rank.0, s.fault),
         };
         let text = suspicion.map_or(status.text().to_string(), blamed);
-        let _ = self.why.set(text.clone()); // it stops once
+        let text = self.why.get_or_init(|| text).clone(); // it stops once
         let Some(stopped) = self.callbacks.stopped else { return };
         let text = CString::new(text).unwrap_or_default();
         self.inside.prepare(this_thread());

@@ -6,7 +6,7 @@
 
 use super::Driver;
 use super::views::Views;
-use crate::base::{Events, Members};
+use crate::base::Events;
 use crate::error::{Error, Fault, Status};
 use crate::group::State;
 use crate::log_sink::{Level, say};
@@ -23,9 +23,10 @@ impl Driver {
             return true;
         }
         let Some(mut views) = self.views.take() else { return false };
+        let mut outcome = Ok(());
         if views.is_building() {
             self.fabric.poll(true, &mut self.events);
-            self.build(&mut views);
+            outcome = self.build(&mut views);
         }
         if let Some(view) = views.untold.take() {
             self.application.view(&view);
@@ -33,6 +34,10 @@ impl Driver {
         self.changing = views.is_building();
         let leaving = views.detectors.leaving && !self.changing;
         self.views = Some(views);
+        if let Err(error) = outcome {
+            self.halt(&error);
+            return true;
+        }
         if leaving {
             self.ask_to_leave(); // a wish does not outlive its view
         }
@@ -40,11 +45,11 @@ impl Driver {
     }
 
     /// Enters the next view, if all that it needs is there.
-    fn build(&mut self, views: &mut Views) {
+    fn build(&mut self, views: &mut Views) -> Result<(), Error> {
         let now = super::clock();
         let exchange = self.fabric.exchange().expect("views change");
-        if !views.gather(now, exchange) {
-            return;
+        if !views.gather(now, exchange)? {
+            return Ok(());
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
         let kept = self.keep();
@@ -63,6 +68,7 @@ impl Driver {
         self.fabric.poll(true, &mut self.events);
         self.until_tick = 0;
         self.page.write_change(views.changes, &views.last);
+        Ok(())
     }
 
     /// What my lanes have in the old view and must send again.
@@ -146,21 +152,27 @@ impl Driver {
         }
     }
 
-    /// This member cannot have a next view.
+    /// This member cannot have a next view. No farewell: to the others it has failed.
     #[cold]
     fn halt(&mut self, error: &Error) {
         say(Level::Error, &format!("this member stops: {error}"));
-        self.end(error.status);
-        let all = self.engine.membership().map_or(Members::NONE, |of| of.roster().all());
-        self.revoke(all);
+        self.application.lacks(error);
+        self.stop_lanes(error.status);
+        for peer in self.views.iter().flat_map(|views| views.everyone()) {
+            self.fabric.revoke(peer);
+        }
     }
 
     /// It is over here, whatever the engine thinks.
     pub(super) fn end(&mut self, status: Status) {
+        self.fabric.farewell();
+        self.stop_lanes(status);
+    }
+
+    fn stop_lanes(&mut self, status: Status) {
         for lane in self.engine.multicasts().iter().flat_map(|multicast| &multicast.lanes) {
             lane.taker.stop(status);
         }
-        self.fabric.farewell();
         self.changing = true;
         self.stopped(status, None);
     }
@@ -189,18 +201,17 @@ impl Driver {
         if views.is_building() || self.stopped.is_some() {
             return;
         }
-        let exchange = self.fabric.exchange().expect("views change");
-        if views.ready {
-            if !views.spare.release() {
-                views.foresee(exchange);
-            }
+        if views.ready && views.spare.release() || !views.shortage.is_due(self.now) {
             return;
         }
-        let suspects = membership.suspects();
-        if let Err(error) = views.prepare(suspects, exchange) {
-            // It is tried again when it is needed.
-            views.ready = false;
-            say(Level::Warning, &format!("no memory for a next view yet: {error}"));
+        let exchange = self.fabric.exchange().expect("views change");
+        let tried = match views.ready {
+            true => views.foresee(exchange),
+            false => views.prepare(membership.suspects(), exchange),
+        };
+        // It is tried again later, or when it is needed.
+        if let Some((level, text)) = views.shortage.note(self.now, &tried) {
+            say(level, &text);
         }
     }
 

@@ -46,6 +46,20 @@ impl Wishes {
         (noted.leave, std::mem::take(&mut noted.suspects))
     }
 
+    /// This process is alive.
+    pub fn pulse(&self) {
+        if let Some((block, at)) = &self.lock().pulse {
+            let cell = block.cell(*at);
+            cell.publish(clock().0.max(cell.own() + 1));
+        }
+    }
+
+    /// From now on I beat where that one does.
+    pub fn beat_as(&self, other: &Wishes) {
+        let pulse = other.lock().pulse.clone();
+        self.lock().pulse = pulse;
+    }
+
     /// From now on this is where I beat.
     pub fn beat_in(&self, block: &Arc<Region>, at: usize) {
         self.lock().pulse = Some((block.clone(), at));
@@ -81,10 +95,7 @@ impl Control {
     /// This process is alive, though its callback takes long: to be called from inside it, at least
     /// twice in the time to suspicion. Costs a look at the clock and a store.
     pub fn keep_alive(&self) {
-        if let Some((block, at)) = &self.wishes.lock().pulse {
-            let cell = block.cell(*at);
-            cell.publish(clock().0.max(cell.own() + 1));
-        }
+        self.wishes.pulse();
     }
 
     fn tell(&self) {

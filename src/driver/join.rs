@@ -17,6 +17,7 @@ mod fetch;
 
 use super::Application;
 use super::config::{Config, Idle};
+use super::control::Wishes;
 use super::group::{Group, incarnation};
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, config_text};
@@ -27,7 +28,7 @@ use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
 use crate::fabric::shm::exchange::OwnMemory;
-use crate::fabric::shm::socket::{Bell, Socket};
+use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
 use crate::fabric::{Admission, Exchange, Fabric};
 use crate::group::membership::roster::{Address, Member, Roster};
@@ -58,6 +59,8 @@ struct Joining<'a> {
     /// What they were told last.
     asked: Vec<u64>,
     refusal: Option<Error>,
+    /// Where this process beats: in its block of the first view.
+    pulse: Arc<Wishes>,
 }
 
 /// Joins a group that runs; blocks until it is a member or `open_timeout` ends, but for the time
@@ -90,7 +93,9 @@ fn join_once(
     hello.incarnation = incarnation();
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
-    let mut joining = Joining { config, start, hello, calls, called, connected, asked, refusal };
+    let pulse = Wishes::new();
+    let mut joining =
+        Joining { config, start, hello, calls, called, connected, asked, refusal, pulse };
     joining.find()?;
     let door = Door::new(joining.sit_down()?);
     let (block_bytes, ring_bytes) = policy.sizes();
@@ -115,7 +120,8 @@ fn join_once(
         memory: Some(own),
     };
     let mut shm = Shm::new(parts, &nothing)?;
-    shm.own(Epoch(0), &policy.joiner_sends())?;
+    let first = shm.own(Epoch(0), &policy.joiner_sends())?;
+    joining.pulse.beat_in(&first.block, nothing.beat.byte(0)); // the same place in every layout
     shm.admit(Admission::Higher);
     let letter = match application.sink() {
         None => joining.wait(&mut shm, &policy)?,
@@ -230,27 +236,30 @@ impl Joining<'_> {
                 }
             }
             self.connect(shm)?;
-            self.ask(shm, &rings);
+            self.ask(shm, &rings)?;
             if self.is_late() {
                 return Err(self.not_joined());
             }
         }
     }
 
-    /// Asks all whom I am connected with, whenever those have changed.
-    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) {
+    /// Asks all whom I am connected with, whenever those have changed. From the first time on it
+    /// beats, since it may be in the roster before it knows.
+    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) -> Result<(), Error> {
+        self.pulse.pulse();
         let mut all = shm.connected();
         all.sort_unstable();
         if all == self.asked {
-            return;
+            return Ok(());
         }
         let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
         let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
         for peer in peers {
-            shm.show(Epoch(0), peer, rings);
+            shm.show(Epoch(0), peer, rings)?;
             shm.say(peer, &ask);
         }
         self.asked = all;
+        Ok(())
     }
 
     fn not_joined(&mut self) -> Error {
@@ -294,9 +303,12 @@ impl Joining<'_> {
 
     fn read_answers(&mut self, shm: &mut Shm) -> Result<(), Error> {
         for at in (0..self.calls.len()).rev() {
-            let Some(answer) = self.calls[at].1.receive() else { continue };
+            let Some(answer) = self.calls[at].1.receive_parcel() else { continue };
             let (seat, socket) = self.calls.swap_remove(at);
-            let Some((bytes, mut descriptors)) = answer else { continue };
+            let Some(Parcel { bytes, mut descriptors, short }) = answer else { continue };
+            if let Some(short) = short {
+                return Err(short);
+            }
             let Some(theirs) = Hello::decode(&bytes) else { continue };
             if !self.is_welcome(&theirs, seat)? || theirs.incarnation == 0 {
                 continue;
@@ -328,7 +340,8 @@ impl Joining<'_> {
         views.untold = None;
         let install = Install { roster, carry, joined, gone: Members::NONE };
         views.begin(install, Timings::default(), super::clock(), shm)?;
-        while !views.gather(super::clock(), shm) {
+        views.detectors.wishes.beat_as(&self.pulse);
+        while !views.gather(super::clock(), shm)? {
             let mut events = Events::default();
             shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
         }

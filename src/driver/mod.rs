@@ -22,6 +22,7 @@ mod letter;
 pub mod network;
 mod policy;
 pub mod rendezvous;
+mod shortage;
 mod spare;
 pub mod state;
 pub mod stats;
@@ -29,7 +30,7 @@ pub mod views;
 mod watch;
 
 use crate::base::{Events, Members, Nanos, Peer};
-use crate::error::{Fault, Status, Suspicion};
+use crate::error::{Error, Fault, Status, Suspicion};
 use crate::fabric::shm::fork::forks;
 use crate::fabric::{Admission, Fabric};
 use crate::group::{Engine, State, Work};
@@ -74,6 +75,11 @@ pub trait Application: Send {
     /// What takes the state when this process joins, in `Group::open`. `None`: it joins without.
     fn sink(&mut self) -> Option<&mut dyn StateSink> {
         None
+    }
+    /// This member can have no next view, for something that this process lacks: the cause, the
+    /// limit's value and the remedy. `stopped` follows.
+    fn lacks(&mut self, error: &Error) {
+        let _ = error;
     }
     /// The group has stopped; nothing is delivered any more. Called once.
     fn stopped(&mut self, status: Status, suspicion: Option<Suspicion>) {

@@ -18,7 +18,7 @@ use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::shm::Neighbour;
 use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse, socket_name};
-use crate::fabric::shm::socket::{Bell, Credentials, Socket};
+use crate::fabric::shm::socket::{Bell, Credentials, Parcel, Socket};
 use crate::group::view::View;
 use crate::mem::Region;
 use crate::sst::layout::Layout;
@@ -191,7 +191,7 @@ impl Meeting<'_> {
     /// One round: answers who knocks, calls who is missing below, reads their answers.
     fn step(&mut self) -> Result<bool, Error> {
         let mut moved = self.forget_the_dead();
-        for visitor in self.met.door.visitors(|_| ()) {
+        for visitor in self.met.door.visitors(|_| Ok(())) {
             moved = true;
             self.receive(visitor)?;
         }
@@ -205,11 +205,11 @@ impl Meeting<'_> {
             }
         }
         for at in (0..self.calls.len()).rev() {
-            let Some(answer) = self.calls[at].1.receive() else { continue };
+            let Some(answer) = self.calls[at].1.receive_parcel() else { continue };
             let (rank, socket) = self.calls.swap_remove(at);
             // A hang-up without an answer: it gave up, or was not ready; call again.
-            let Some((bytes, descriptors)) = answer else { continue };
-            self.answered(rank, socket, &bytes, descriptors)?;
+            let Some(answer) = answer else { continue };
+            self.answered(rank, socket, answer)?;
         }
         Ok(moved)
     }
@@ -273,14 +273,9 @@ impl Meeting<'_> {
         descriptors
     }
 
-    fn answered(
-        &mut self,
-        rank: u16,
-        socket: Socket,
-        bytes: &[u8],
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(), Error> {
-        let hello = Hello::decode(bytes);
+    fn answered(&mut self, rank: u16, socket: Socket, answer: Parcel) -> Result<(), Error> {
+        let Parcel { bytes, descriptors, short } = answer;
+        let hello = Hello::decode(&bytes);
         let hello = hello.ok_or_else(|| {
             Error::new(Status::PeerFault, format!("rank {rank} answered with nonsense"))
         })?;
@@ -296,7 +291,7 @@ impl Meeting<'_> {
             }
             return Err(refusal);
         }
-        let shown = self.map(rank, descriptors)?;
+        let shown = self.map(rank, descriptors, short)?;
         self.keep(rank, socket, &hello, shown);
         Ok(())
     }
@@ -335,7 +330,8 @@ impl Meeting<'_> {
             return Ok(());
         }
         // Nobody is welcomed whose memory cannot be used: it may be a stranger with the right words.
-        let shown = match self.map(rank, visitor.descriptors.split_off(0)) {
+        let descriptors = visitor.descriptors.split_off(0);
+        let shown = match self.map(rank, descriptors, visitor.short.take()) {
             Err(fault) if fault.status == Status::PeerFault => {
                 crate::notice!("group {}: refused {who}: {}", self.config.group, fault.detail);
                 refuse(&visitor.socket, Status::PeerFault, &fault.detail, &config);
@@ -351,9 +347,18 @@ impl Meeting<'_> {
     }
 
     /// Maps what a member has shown.
-    fn map(&self, rank: u16, descriptors: Vec<OwnedFd>) -> Result<Shown, Error> {
+    fn map(
+        &self,
+        rank: u16,
+        descriptors: Vec<OwnedFd>,
+        short: Option<Error>,
+    ) -> Result<Shown, Error> {
+        if let Some(short) = short {
+            return Err(short); // mine
+        }
+        let too_little = || Error::new(Status::PeerFault, format!("rank {rank} shows too little"));
         let mut descriptors = descriptors.into_iter();
-        let mut next = || descriptors.next().ok_or_else(|| self.shown_too_little(rank));
+        let mut next = || descriptors.next().ok_or_else(too_little);
         let block = Region::map_peer(&next()?, self.layout.control_bytes)?;
         let bell = Bell::from_descriptor(next()?)?;
         let mut rings = vec![None; self.view.subgroups.len()];
@@ -365,14 +370,6 @@ impl Meeting<'_> {
             }
         }
         Ok(Shown { block, bell, rings })
-    }
-
-    /// Descriptors that I may not open are missing as well.
-    fn shown_too_little(&self, rank: u16) -> Error {
-        if let Err(mine) = self.mine.bell.try_clone() {
-            return mine;
-        }
-        Error::new(Status::PeerFault, format!("rank {rank} shows too little"))
     }
 
     fn keep(&mut self, rank: u16, socket: Socket, hello: &Hello, shown: Shown) {

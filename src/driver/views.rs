@@ -17,6 +17,7 @@ use super::clock;
 use super::control::Wishes;
 use super::letter::{Ask, Letter};
 use super::policy::{Policy, reads, seat_of, sends, shown};
+use super::shortage::Shortage;
 use super::spare::Spare;
 use super::stats::Steps;
 use super::watch::Detectors;
@@ -73,6 +74,7 @@ pub struct Views {
     /// Memory of the next epoch is made, and shown to whom I do not suspect.
     pub ready: bool,
     pub spare: Spare,
+    pub shortage: Shortage,
     building: Option<Building>,
     /// The view that the application has not been told of.
     pub untold: Option<ViewInfo>,
@@ -133,6 +135,7 @@ impl Views {
             blocks,
             ready: false,
             spare: Spare::default(),
+            shortage: Shortage::default(),
             building: None,
             untold,
             asking: Vec::new(),
@@ -174,6 +177,13 @@ impl Views {
         !self.asking.is_empty()
     }
 
+    /// Who has ended asks no more.
+    pub fn forget_ended(&mut self, exchange: &dyn Exchange) {
+        // A connection that has ended may be another process' by now.
+        let its = |of: &Asking| exchange.incarnation(of.peer) == Some(of.incarnation);
+        self.asking.retain(|of| its(of) && !exchange.has_ended(of.peer));
+    }
+
     /// Somebody asks to be joined.
     pub fn asked(&mut self, peer: Peer, incarnation: u64, ask: Ask) {
         if self.roster.members.iter().any(|member| member.incarnation == incarnation) {
@@ -186,10 +196,8 @@ impl Views {
     /// Whom the leader may propose now: those that are connected to every member, and to each other
     /// if they may come together. Each is named once in a view.
     pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
+        self.forget_ended(exchange);
         let members = &self.roster.members;
-        // A connection that has ended may be another process' by now.
-        let its = |of: &Asking| exchange.incarnation(of.peer) == Some(of.incarnation);
-        self.asking.retain(|of| its(of) && !exchange.has_ended(of.peer));
         let mut requests = Vec::new();
         for asking in &self.asking {
             let knows = |of: &Asking, who: u64| of.ask.connected.contains(&who);
@@ -214,32 +222,35 @@ impl Views {
     /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
     /// no next view for this member; the error says what is missing.
     pub fn prepare(&mut self, suspects: Members, exchange: &mut dyn Exchange) -> Result<(), Error> {
-        self.ready = true;
         let next = Epoch(self.roster.epoch.0 + 1);
         let (me, incarnation) = (self.roster.me, self.member(self.roster.me).incarnation);
-        let memory = exchange.own(next, &sends(&self.view, me))?;
+        let subgroups = sends(&self.view, me);
+        let memory = self.spare.make_room(|| exchange.own(next, &subgroups))?;
         prologue(&memory.block, next, incarnation);
         for rank in self.roster.all().without(suspects).iter() {
             if let Some(peer) = self.peers[rank.index()] {
-                exchange.show(next, peer, &reads(&self.view, me, rank));
+                exchange.show(next, peer, &reads(&self.view, me, rank))?;
             }
         }
+        self.ready = true;
         Ok(())
     }
 
     /// Maps what one more member has shown for the next view, if its place in it will be the same.
-    pub fn foresee(&mut self, exchange: &mut dyn Exchange) {
+    pub fn foresee(&mut self, exchange: &mut dyn Exchange) -> Result<(), Error> {
         let (next, me) = (Epoch(self.roster.epoch.0 + 1), self.roster.me);
         for (rank, peer) in (0..).map(Rank).zip(&self.peers) {
             let Some(peer) = peer.filter(|peer| !self.spare.has(*peer, next)) else { continue };
             let sizes = shown(&self.view, rank, me, &self.sizes);
-            let memory = match exchange.shown(peer, next, &sizes) {
+            let memory = match exchange.shown(peer, next, &sizes)? {
                 Shown::Memory(memory) => Some(memory),
                 Shown::Never => None,
                 Shown::Waits => continue,
             };
-            return self.spare.keep(peer, next, memory);
+            self.spare.keep(peer, next, memory);
+            return Ok(());
         }
+        exchange.shortage().map_or(Ok(()), Err)
     }
 
     /// The old view is over, and this one follows.
@@ -253,11 +264,12 @@ impl Views {
         let roster = &install.roster;
         let peers = peers_of(roster, exchange);
         let (view, plan) = self.policy.view(roster)?;
-        let own = exchange.own(roster.epoch, &sends(&view, roster.me))?;
+        let subgroups = sends(&view, roster.me);
+        let own = self.spare.make_room(|| exchange.own(roster.epoch, &subgroups))?;
         prologue(&own.block, roster.epoch, self.member(self.roster.me).incarnation);
         for (rank, peer) in (0..).map(Rank).zip(&peers) {
             if let Some(peer) = peer {
-                exchange.show(roster.epoch, *peer, &reads(&view, roster.me, rank));
+                exchange.show(roster.epoch, *peer, &reads(&view, roster.me, rank))?;
             }
         }
         let old = !install.joined.contains(roster.me);
@@ -304,9 +316,10 @@ impl Views {
         Some((&install.roster, view, letter))
     }
 
-    /// Takes what the others have shown; whether that is everything.
-    pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> bool {
-        let Some(building) = &mut self.building else { return false };
+    /// Takes what the others have shown; whether that is everything. An error: this process lacks
+    /// something for it, and can have no next view. Beats after each member's.
+    pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> Result<bool, Error> {
+        let Some(building) = &mut self.building else { return Ok(false) };
         let roster = &building.install.roster;
         self.detectors.building.step(now);
         let waited = self.detectors.building.since(building.mark);
@@ -327,26 +340,36 @@ impl Views {
                 continue;
             }
             let suspect = building.install.carry.suspects.contains(rank);
-            let shown = peer.map(|peer| exchange.shown(peer, epoch, &sizes));
-            let fault = match shown.unwrap_or(Shown::Never) {
-                Shown::Memory(memory) => {
+            let shown = peer.map_or(Ok(Shown::Never), |peer| {
+                self.spare.make_room(|| exchange.shown(peer, epoch, &sizes))
+            });
+            self.detectors.wishes.pulse();
+            let fault = match shown {
+                Ok(Shown::Memory(memory)) => {
                     *place = Some(memory);
                     continue;
                 }
-                Shown::Never => Fault::Lost { also: Members::NONE },
-                Shown::Waits if suspect => Fault::Lost { also: Members::NONE },
-                Shown::Waits if self.suspicion_ns > 0 && waited > self.suspicion_ns => {
+                Ok(Shown::Never) => Fault::Lost { also: Members::NONE },
+                Ok(Shown::Waits) | Err(_) if suspect => Fault::Lost { also: Members::NONE },
+                Err(mine) => return Err(mine),
+                Ok(Shown::Waits) if self.suspicion_ns > 0 && waited > self.suspicion_ns => {
                     Fault::Silent { for_ns: Nanos(waited) }
                 }
-                Shown::Waits => {
+                Ok(Shown::Waits) => {
                     whole = false;
                     continue;
                 }
             };
-            *place = Some(zeros(&sizes)); // I2
+            *place = Some(self.spare.make_room(|| zeros(&sizes))?); // I2
             building.never.push(Suspicion { rank, fault });
         }
-        whole
+        Ok(whole)
+    }
+
+    /// The connections of all in this view, and in the one that is built.
+    pub fn everyone(&self) -> Vec<Peer> {
+        let next = self.building.iter().flat_map(|building| &building.peers);
+        self.peers.iter().chain(next).flatten().copied().collect()
     }
 
     /// Puts the member together in the view that `gather` has everything of.
@@ -412,12 +435,10 @@ fn peers_of(roster: &Roster, exchange: &dyn Exchange) -> Vec<Option<Peer>> {
 }
 
 /// What a member shows that died before its first word (I2).
-fn zeros(sizes: &Sizes) -> Memory {
-    let region = |bytes: usize| Arc::new(Region::heap(bytes));
-    Memory {
-        block: region(sizes.block),
-        rings: sizes.rings.iter().map(|bytes| bytes.map(region)).collect(),
-    }
+fn zeros(sizes: &Sizes) -> Result<Memory, Error> {
+    let region = |bytes: usize| Region::zeros(bytes).map(Arc::new);
+    let rings = sizes.rings.iter().map(|bytes| bytes.map(region).transpose());
+    Ok(Memory { block: region(sizes.block)?, rings: rings.collect::<Result<_, Error>>()? })
 }
 
 fn member_info(roster: &Roster, rank: Rank) -> MemberInfo {

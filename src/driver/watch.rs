@@ -116,6 +116,7 @@ impl Driver {
         let Some((views, exchange)) = views.as_mut().zip(fabric.exchange()) else { return };
         while let Some((peer, bytes)) = exchange.heard() {
             if let (Some(ask), Some(who)) = (Ask::decode(&bytes), exchange.incarnation(peer)) {
+                views.forget_ended(exchange);
                 views.asked(peer, who, ask);
             }
         }

@@ -189,18 +189,22 @@ impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {
         Ok(own)
     }
 
-    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) {
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) -> Result<(), Error> {
         match side(to) {
             Side::Near(to) => self.near.show(epoch, to, subgroups),
             Side::Far(to) => self.far.show(epoch, to, subgroups),
         }
     }
 
-    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown {
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Result<Shown, Error> {
         match side(peer) {
             Side::Near(peer) => self.near.shown(peer, epoch, sizes),
             Side::Far(peer) => self.far.shown(peer, epoch, sizes),
         }
+    }
+
+    fn shortage(&self) -> Option<Error> {
+        self.near.shortage().or_else(|| self.far.shortage())
     }
 
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {

@@ -73,6 +73,7 @@ pub struct Sizes {
 /// Whom a member's door lets in that wants to join.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
+    /// Not yet; and, once said, never again: whoever is no member any more gives its seat away.
     Nobody,
     /// This member joins itself: those in higher seats. It calls those in lower ones.
     Higher,
@@ -91,11 +92,13 @@ pub enum Shown {
 /// Each epoch has memory of its own, and every member shows its own to the others, over connections
 /// that outlive the views.
 ///
-/// N1  A connection belongs to an incarnation. What a peer has shown before its connection ended is
-///     still there.
+/// N1  A connection belongs to an incarnation. What a member has shown before its connection ended is
+///     still there; what one had that is none yet is not.
 /// N2  Memory of an epoch is used in that epoch only, and is there as long as anybody uses it: a
 ///     member that is not in the next view may go on reading.
-/// N3  After `revoke(peer)` its connection is closed, and it is told by that at the latest.
+/// N3  An error says what this process lacks; no peer is at fault, and nothing is lost: the same may be
+///     asked again. What a peer shows that cannot be used is that peer's fault.
+/// N4  After `revoke(peer)` its connection is closed, and it is told by that at the latest.
 pub trait Exchange {
     /// The connection of an incarnation that there is or was.
     fn peer(&self, incarnation: u64) -> Option<Peer>;
@@ -111,10 +114,13 @@ pub trait Exchange {
     fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error>;
     /// Shows my memory of an epoch, made before, to a peer: the block and the rings of `subgroups`.
     /// What it has been shown already is not shown again.
-    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]);
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) -> Result<(), Error>;
     /// What a peer has shown of an epoch; it has at least those sizes. Does not look for more. Of one
     /// that joins in this view it is epoch 0.
-    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown;
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Result<Shown, Error>;
+    /// What this process lacks, if somebody who says something cannot be heard for that. It is tried
+    /// again by itself.
+    fn shortage(&self) -> Option<Error>;
     /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
     /// connections are reported again, by their new ranks.
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]);

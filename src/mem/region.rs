@@ -33,15 +33,15 @@ pub use modelled::{CellRef, Extent, Region, stream_fence};
 
 #[cfg(not(loom))]
 mod real {
+    use super::super::errno::{self, Whose};
     use super::*;
     use crate::limits::LINE_BYTES;
     use memmap2::{MmapOptions, MmapRaw};
-    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
     use std::fs::File;
     use std::io;
     use std::ops::Deref;
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    use std::os::unix::fs::MetadataExt;
     use std::ptr::NonNull;
     use std::sync::Arc;
 
@@ -78,12 +78,20 @@ mod real {
     impl Region {
         /// Private zeroed memory: the simulator's and the tests' mirrors.
         pub fn heap(len: usize) -> Region {
+            Region::zeros(len).unwrap_or_else(|error| panic!("{error}"))
+        }
+
+        /// The same where there may be too little memory for it.
+        pub fn zeros(len: usize) -> Result<Region, Error> {
             let len = len.next_multiple_of(LINE_BYTES).max(LINE_BYTES);
             let layout = Layout::from_size_align(len, LINE_BYTES).expect("a line is a power of 2");
             // SAFETY: the layout's size is at least one line, so not zero.
             let base = unsafe { alloc_zeroed(layout) };
-            let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
-            Region { base, len, writable: true, _keep: Keep::Heap(layout, base) }
+            let base = NonNull::new(base).ok_or_else(|| {
+                let cause = io::Error::from_raw_os_error(libc::ENOMEM);
+                errno::shortage(&format!("cannot get {}", size_text(len as u64)), &cause)
+            })?;
+            Ok(Region { base, len, writable: true, _keep: Keep::Heap(layout, base) })
         }
 
         /// New zeroed pages of mine, shareable by the descriptor. Not sealed yet.
@@ -161,35 +169,43 @@ mod real {
 
         /// A peer's pages, read-only. Refuses a descriptor that is unsealed (its owner could
         /// shrink it or punch holes into it under us: SIGBUS) or shorter than `len`.
+        ///
+        /// Errors: `PeerFault` if it shows what cannot be used; all others are this process's
+        /// (`errno`). Needs no descriptor more.
         pub fn map_peer(fd: &OwnedFd, len: usize) -> Result<Region, Error> {
+            let peers = |what: String| Error::new(Status::PeerFault, what);
+            let mine = |cause: &io::Error| {
+                errno::shortage(&format!("cannot map {} of a peer's", size_text(len as u64)), cause)
+            };
             // SAFETY: plain system call on a descriptor that the caller owns.
             let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-            let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
-            if seals < 0 || seals & needed != needed {
-                return Err(Error::new(Status::PeerFault, "a peer's memory is not sealed"));
+            if seals < 0 {
+                let cause = io::Error::last_os_error();
+                return Err(match errno::of_seals(cause.raw_os_error().unwrap_or(0)) {
+                    Whose::Peers => peers("a peer's memory is none".into()),
+                    _ => mine(&cause),
+                });
             }
-            let refused = |cause: &io::Error| {
-                let (status, remedy) = if is_descriptor_limit(cause) {
-                    (Status::Limit, "raise the limit with `ulimit -n`")
-                } else {
-                    (Status::NoMemory, "use a smaller window or largest message, or free memory")
-                };
-                let size = size_text(len as u64);
-                let detail = format!("cannot map {size} of a peer's: {cause}; {remedy}");
-                Error::new(status, detail)
-            };
-            let file = File::from(fd.try_clone().map_err(|cause| refused(&cause))?);
-            let metadata = file.metadata().map_err(|cause| refused(&cause))?;
-            let have = metadata.len();
+            let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+            if seals & needed != needed {
+                return Err(peers("a peer's memory is not sealed".into()));
+            }
+            let stat = rustix::fs::fstat(fd).map_err(|cause| mine(&cause.into()))?;
+            let have = stat.st_size as u64;
             if have < len as u64 {
-                let detail = format!("a peer's memory has {have} bytes instead of {len}");
-                return Err(Error::new(Status::PeerFault, detail));
+                let what = format!("a peer's memory has {have} bytes instead of {len}");
+                return Err(peers(what));
             }
             // Huge pages can only be unmapped whole; such a file says so by its block size.
-            let huge = metadata.blksize() == HUGE_PAGE_BYTES as u64;
+            let huge = stat.st_blksize as u64 == HUGE_PAGE_BYTES as u64;
             let len = if huge { len.next_multiple_of(HUGE_PAGE_BYTES) } else { len };
-            let map = MmapOptions::new().len(len).populate().map_raw_read_only(&file);
-            Ok(Self::of_map(map.map_err(|cause| refused(&cause))?, false))
+            let map = MmapOptions::new().len(len).populate().map_raw_read_only(fd);
+            let map =
+                map.map_err(|cause| match errno::of_map(cause.raw_os_error().unwrap_or(0)) {
+                    Whose::Peers => peers(format!("a peer's memory cannot be mapped: {cause}")),
+                    _ => mine(&cause),
+                })?;
+            Ok(Self::of_map(map, false))
         }
 
         fn of_map(map: MmapRaw, writable: bool) -> Region {
@@ -285,11 +301,9 @@ mod real {
 
     fn memory_error(len: usize, huge: bool, cause: &io::Error) -> Error {
         let size = size_text(len as u64);
+        let what = format!("cannot get {size} of shared memory");
         if is_descriptor_limit(cause) {
-            let detail = format!(
-                "cannot get {size} of shared memory: {cause}; raise the limit with `ulimit -n`"
-            );
-            return Error::new(Status::Limit, detail);
+            return errno::shortage(&what, cause);
         }
         if huge {
             let pages = len.div_ceil(HUGE_PAGE_BYTES);
@@ -299,10 +313,7 @@ mod real {
             );
             return Error::new(Status::Limit, detail);
         }
-        let detail = format!(
-            "cannot get {size} of shared memory: {cause}; use a smaller window or largest \
-             message, or free memory"
-        );
+        let detail = format!("{what}: {cause}; {}", errno::memory_remedy());
         Error::new(Status::NoMemory, detail)
     }
 
@@ -320,7 +331,7 @@ mod real {
 
 /// `64 KiB`, `1.5 MiB`.
 #[cfg(not(loom))]
-fn size_text(bytes: u64) -> String {
+pub(super) fn size_text(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} bytes"),
         1024..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
@@ -336,7 +347,7 @@ pub fn memlock_limit() -> Option<u64> {
 
 /// A limit of this process; `None` is unlimited.
 #[cfg(not(loom))]
-fn limit_of(resource: libc::__rlimit_resource_t) -> Option<u64> {
+pub(super) fn limit_of(resource: libc::__rlimit_resource_t) -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the answer.
     let got = unsafe { libc::getrlimit(resource, &mut limit) };

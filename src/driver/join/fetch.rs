@@ -169,7 +169,10 @@ impl Attended<'_, '_> {
             }
         }
         if let Some(since) = self.near {
-            self.joining.ask(self.shm, &self.rings);
+            if let Err(trouble) = self.joining.ask(self.shm, &self.rings) {
+                self.trouble = Some(trouble);
+                return Err(ErrorKind::Other.into());
+            }
             if since.elapsed() > self.joining.config.open_timeout {
                 self.trouble = Some(self.joining.not_joined());
                 return Err(ErrorKind::TimedOut.into());

@@ -21,7 +21,7 @@
 //! D2  A visitor that says nothing, or nonsense, costs one descriptor for as long as it stays; at
 //!     most `VISITORS_MAX` wait, the oldest leaves first. Nobody else waits for it.
 
-use super::socket::{Credentials, Socket};
+use super::socket::{Credentials, Parcel, Socket};
 use crate::error::{Error, Status};
 use crate::limits::WIRE_VERSION;
 use std::collections::VecDeque;
@@ -130,12 +130,15 @@ pub struct Visitor {
     pub socket: Socket,
     pub hello: Hello,
     pub descriptors: Vec<OwnedFd>,
+    /// Why some descriptors are missing: this process may not have them.
+    pub short: Option<Error>,
 }
 
 /// The listening socket and those who have not said hello yet.
 #[derive(Debug)]
 pub struct Door {
-    pub listener: Socket,
+    /// `None`: closed for good.
+    pub listener: Option<Socket>,
     waiting: VecDeque<Socket>,
     /// Why somebody who knocked could not be let in.
     pub trouble: Option<Error>,
@@ -148,15 +151,25 @@ pub fn socket_name(group: &str, rank: u16) -> String {
 
 impl Door {
     pub fn new(listener: Socket) -> Door {
-        Door { listener, waiting: VecDeque::new(), trouble: None }
+        Door { listener: Some(listener), waiting: VecDeque::new(), trouble: None }
+    }
+
+    /// Nobody is answered any more, and the name is free; whoever waits hears of a hang-up.
+    pub fn close(&mut self) {
+        self.listener = None;
+        self.waiting.clear();
     }
 
     /// Lets everybody in who has said hello; drops who has hung up or is nobody of ours (D1, D2).
-    /// Sockets that knocked newly are appended to `arrived`, so that the caller can watch them.
-    pub fn visitors(&mut self, mut arrived: impl FnMut(&Socket)) -> Vec<Visitor> {
+    /// Sockets that knocked newly are shown to `arrived`, so that the caller can watch them.
+    pub fn visitors(
+        &mut self,
+        mut arrived: impl FnMut(&Socket) -> Result<(), Error>,
+    ) -> Vec<Visitor> {
         let me = rustix::process::geteuid().as_raw();
         for _ in 0..VISITORS_MAX {
-            let accepted = self.listener.accept().unwrap_or_else(|trouble| {
+            let Some(listener) = &self.listener else { break };
+            let accepted = listener.accept().unwrap_or_else(|trouble| {
                 self.trouble = Some(trouble);
                 None
             });
@@ -165,7 +178,10 @@ impl Door {
                 refuse(&socket, Status::ForeignOwner, "this group belongs to another user", "");
                 continue;
             }
-            arrived(&socket);
+            if let Err(trouble) = arrived(&socket) {
+                self.trouble = Some(trouble); // it hears of a hang-up, and may call again
+                continue;
+            }
             self.waiting.push_back(socket);
             if self.waiting.len() > VISITORS_MAX {
                 self.waiting.pop_front();
@@ -174,11 +190,11 @@ impl Door {
         let mut visitors = Vec::new();
         for _ in 0..self.waiting.len() {
             let Some(socket) = self.waiting.pop_front() else { break };
-            match socket.receive() {
+            match socket.receive_parcel() {
                 None => self.waiting.push_back(socket),
                 Some(None) => {}
-                Some(Some((bytes, descriptors))) => match Hello::decode(&bytes) {
-                    Some(hello) => visitors.push(Visitor { socket, hello, descriptors }),
+                Some(Some(Parcel { bytes, descriptors, short })) => match Hello::decode(&bytes) {
+                    Some(hello) => visitors.push(Visitor { socket, hello, descriptors, short }),
                     None => refuse(&socket, Status::Invalid, "that was no hello", ""),
                 },
             }

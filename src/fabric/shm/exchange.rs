@@ -9,7 +9,8 @@
 //! stream                                a descriptor: one end of a connection for a state transfer
 //! ```
 //!
-//! X1  What a peer shows is mapped when its epoch comes, and checked then: sealed, long enough.
+//! X1  What a peer shows is mapped when its epoch comes, and checked then: sealed, long enough. What
+//!     this process lacks for it is an error, and nobody's fault (`mem/errno.rs`).
 //! X2  A peer that says nonsense, or shows more epochs than can be ahead, has ended: its connection
 //!     is closed.
 //! X3  A hang-up counts once all that was said before it has been read (N1).
@@ -17,9 +18,9 @@
 //!     has ended may a process that is no member yet come again.
 
 use super::super::{Admission, Exchange, Memory, Shown, Sizes};
-use super::door::{self, Hello, Kind, Visitor};
+use super::door::{self, Kind, Visitor};
 use super::socket::{Alarm, Bell, Socket};
-use super::{Link, Shm, TOKEN_ALARM};
+use super::{Link, Shm};
 use crate::base::{Epoch, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::limits::SUBGROUPS_MAX;
@@ -38,7 +39,7 @@ const HEARD_MAX: usize = 1024;
 /// Streams that all peers have offered and nobody has taken, at the most.
 const OFFERED_MAX: usize = 64;
 /// Messages of one peer that one look reads.
-const READ_MAX: usize = 64;
+pub(super) const READ_MAX: usize = 64;
 
 /// What this member's memory is, in every epoch.
 #[derive(Clone)]
@@ -132,17 +133,20 @@ pub struct Showroom {
     theirs: Vec<Theirs>,
     heard: VecDeque<(Peer, Vec<u8>)>,
     offered: VecDeque<(Peer, OwnedFd)>,
+    /// What was wanted of my memory and not had, as far as it has been said.
+    told: Vec<String>,
 }
 
 impl Showroom {
     pub fn new(own: OwnMemory) -> Showroom {
         let (mine, theirs, heard) = (Vec::new(), Vec::new(), VecDeque::new());
-        let offered = VecDeque::new();
-        Showroom { admits: Admission::Nobody, alarm: None, own, mine, theirs, heard, offered }
+        let (offered, told) = (VecDeque::new(), Vec::new());
+        let (admits, alarm) = (Admission::Nobody, None);
+        Showroom { admits, alarm, own, mine, theirs, heard, offered, told }
     }
 
     /// Takes a message; `false`: it is none (X2).
-    fn take(&mut self, peer: Peer, bytes: &[u8], descriptors: Vec<OwnedFd>) -> bool {
+    pub(super) fn take(&mut self, peer: Peer, bytes: &[u8], descriptors: Vec<OwnedFd>) -> bool {
         let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
         let Ok(line) = std::str::from_utf8(&bytes[..end]) else { return false };
         if line == "words" && end < bytes.len() && descriptors.is_empty() {
@@ -161,6 +165,9 @@ impl Showroom {
         let epoch = Epoch(parts.next()?.parse().ok()?);
         let subgroups = parts.next()?.split(',').filter(|text| !text.is_empty());
         let subgroups = subgroups.map(|text| text.parse().ok()).collect::<Option<Vec<usize>>>()?;
+        if descriptors.len() != 1 + subgroups.len() {
+            return None; // all have been taken, so it has shown no more
+        }
         let mut descriptors = descriptors.into_iter();
         let block = descriptors.next()?;
         let rings: Vec<(usize, OwnedFd)> = subgroups.into_iter().zip(descriptors).collect();
@@ -177,7 +184,7 @@ impl Showroom {
         Some(())
     }
 
-    fn forget(&mut self, peer: Peer) {
+    pub(super) fn forget(&mut self, peer: Peer) {
         self.theirs.retain(|theirs| theirs.peer != peer);
         self.heard.retain(|(from, _)| *from != peer);
         self.offered.retain(|(from, _)| *from != peer);
@@ -186,29 +193,6 @@ impl Showroom {
 }
 
 impl Shm {
-    /// Reads what a peer says; at a hang-up to the end (X3).
-    pub(super) fn hear(&mut self, peer: usize, hung_up: bool) {
-        let Some(showroom) = &mut self.showroom else { return };
-        for _ in 0..READ_MAX {
-            let link = self.links.get(peer).and_then(Option::as_ref);
-            let Some(socket) = link.and_then(|link| link.socket.as_ref()) else { return };
-            match socket.receive() {
-                None if hung_up => break,
-                None => return,
-                Some(None) => break,
-                Some(Some((bytes, descriptors))) => {
-                    if !showroom.take(Peer(peer as u16), &bytes, descriptors) {
-                        break;
-                    }
-                    if !hung_up {
-                        return; // the rest at the next look
-                    }
-                }
-            }
-        }
-        self.hang_up(peer);
-    }
-
     /// Answers one who wants to join, or asks whether here is a group to join.
     pub(super) fn let_in(&mut self, mut visitor: Visitor) {
         let Some(showroom) = &self.showroom else { return };
@@ -232,6 +216,10 @@ impl Shm {
             let status = Status::NotComplete;
             door::refuse(&visitor.socket, status, sentence, &self.hello.config);
         };
+        if let Some(short) = &visitor.short {
+            say(Level::Warning, &format!("{who} cannot be joined now: {short}"));
+            return refuse(&format!("process {} cannot meet others: {short}", self.hello.pid));
+        }
         if !open {
             return refuse("this process is no member yet, or no more");
         }
@@ -249,30 +237,10 @@ impl Shm {
         if !door::welcome(&visitor, &self.hello, &[self.bell.as_fd()]) {
             return;
         }
-        self.watch.remove(&visitor.socket);
+        self.watch.remove(&visitor.socket); // so that there is room to watch it again
         if let Err(trouble) = self.connect(&theirs, visitor.socket, bell) {
             say(Level::Warning, &format!("{who} cannot be joined: {trouble}"));
         }
-    }
-
-    /// Keeps a connection with one that is no member yet.
-    pub fn connect(&mut self, hello: &Hello, socket: Socket, bell: Bell) -> Result<Peer, Error> {
-        let free = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
-        self.watch.add(&socket, free as u64)?;
-        if free == self.links.len() {
-            self.links.push(None);
-        }
-        self.links[free] = Some(Link {
-            incarnation: hello.incarnation,
-            pid: hello.pid,
-            parks: hello.parks,
-            socket: Some(socket),
-            bell,
-            block: self.block.clone(), // until it is a member
-            rung: 0,
-            ended: false,
-        });
-        Ok(Peer(free as u16))
     }
 
     /// Incarnations that I am connected with.
@@ -295,20 +263,6 @@ impl Shm {
     fn socket_of(&self, peer: Peer) -> Option<&Socket> {
         self.link_of(peer).filter(|link| !link.ended)?.socket.as_ref()
     }
-
-    /// Forgets connections that have ended, of processes that are no members any more.
-    fn tidy(&mut self) {
-        for at in 0..self.links.len() {
-            let member = self.peers.contains(&Some(at));
-            let over = |link: &Link| link.ended || link.socket.is_none();
-            if !member && self.links[at].as_ref().is_some_and(over) {
-                self.links[at] = None;
-                if let Some(showroom) = &mut self.showroom {
-                    showroom.forget(Peer(at as u16));
-                }
-            }
-        }
-    }
 }
 
 impl Exchange for Shm {
@@ -328,6 +282,12 @@ impl Exchange for Shm {
         if let Some(showroom) = &mut self.showroom {
             showroom.admits = whom;
         }
+        if whom == Admission::Nobody {
+            if let Some(listener) = &self.door.listener {
+                self.watch.remove(listener);
+            }
+            self.door.close();
+        }
     }
 
     fn has_ended(&self, peer: Peer) -> bool {
@@ -335,34 +295,41 @@ impl Exchange for Shm {
     }
 
     fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
-        let Showroom { own, mine, .. } = self.showroom.as_mut().expect("views change");
+        let Showroom { own, mine, told, .. } = self.showroom.as_mut().expect("views change");
+        let mut notes = Vec::new();
         if let Some(first) = mine.iter_mut().find(|mine| mine.epoch == FIRST) {
             first.epoch = epoch;
         }
         let at = match mine.iter().position(|mine| mine.epoch == epoch) {
             Some(at) => at,
             None => {
-                let made = own.make(subgroups, &mut Vec::new())?;
+                let made = own.make(subgroups, &mut notes)?;
                 mine.push(Mine { epoch, made, seen: Vec::new() });
                 mine.len() - 1
             }
         };
-        mine[at].made.extend(own, subgroups, &mut Vec::new())?;
+        mine[at].made.extend(own, subgroups, &mut notes)?;
+        for note in notes {
+            if !told.contains(&note) {
+                say(Level::Warning, &note);
+                told.push(note);
+            }
+        }
         Ok(mine[at].made.memory.clone())
     }
 
-    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) {
-        let Some(showroom) = &mut self.showroom else { return };
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) -> Result<(), Error> {
+        let Some(showroom) = &mut self.showroom else { return Ok(()) };
         let mine = showroom.mine.iter_mut().find(|mine| mine.epoch == epoch);
         let Mine { made, seen, .. } = mine.expect("made before it is shown");
         let before = seen.iter().position(|(peer, _)| *peer == to);
         let new = |at: &usize| before.is_none_or(|before| !seen[before].1.contains(at));
         let new: Vec<usize> = subgroups.iter().copied().filter(new).collect();
         if before.is_some() && new.is_empty() {
-            return;
+            return Ok(());
         }
         let link = self.links[usize::from(to.0)].as_ref();
-        let Some(socket) = link.and_then(|link| link.socket.as_ref()) else { return };
+        let Some(socket) = link.and_then(|link| link.socket.as_ref()) else { return Ok(()) };
         let mut text = format!("memory {} ", epoch.0);
         let mut descriptors = vec![made.block.as_fd()];
         for subgroup in &new {
@@ -371,7 +338,7 @@ impl Exchange for Shm {
             descriptors.push(descriptor.as_fd());
         }
         text.push('\n');
-        let sent = socket.send(text.as_bytes(), &descriptors);
+        let sent = socket.deliver(text.as_bytes(), &descriptors)?;
         match before {
             Some(before) => seen[before].1.extend(new),
             None => seen.push((to, new)),
@@ -381,19 +348,33 @@ impl Exchange for Shm {
             self.hang_up(usize::from(to.0));
             self.untold = true;
         }
+        Ok(())
     }
 
-    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown {
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Result<Shown, Error> {
+        let short = self.hear_out(usize::from(peer.0));
         let ended = self.has_ended(peer);
-        let Some(showroom) = &mut self.showroom else { return Shown::Never };
+        let Some(showroom) = &mut self.showroom else { return Ok(Shown::Never) };
         let its = |theirs: &&Theirs| theirs.peer == peer && theirs.epoch == epoch;
         let theirs = showroom.theirs.iter().find(its);
         let there = |theirs: &&Theirs| theirs.has(sizes);
-        match theirs.filter(there) {
-            Some(theirs) => theirs.map(sizes).map_or(Shown::Never, Shown::Memory),
-            None if ended => Shown::Never,
-            None => Shown::Waits,
+        match (theirs.filter(there), short) {
+            (Some(theirs), _) => match theirs.map(sizes) {
+                Ok(memory) => Ok(Shown::Memory(memory)),
+                Err(error) if error.status == Status::PeerFault => {
+                    say(Level::Warning, &format!("what a member shows is refused: {error}"));
+                    Ok(Shown::Never)
+                }
+                Err(mine) => Err(mine),
+            },
+            (None, Some(short)) => Err(short),
+            (None, None) if ended => Ok(Shown::Never),
+            (None, None) => Ok(Shown::Waits),
         }
+    }
+
+    fn shortage(&self) -> Option<Error> {
+        self.short_of().cloned()
     }
 
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {
@@ -417,11 +398,7 @@ impl Exchange for Shm {
     }
 
     fn alarm(&mut self, after_ns: u64) {
-        let Some(showroom) = &mut self.showroom else { return };
-        if showroom.alarm.is_none() {
-            showroom.alarm = Alarm::new(&self.watch, TOKEN_ALARM).ok();
-        }
-        if let Some(alarm) = &showroom.alarm {
+        if let Some(alarm) = self.showroom.as_ref().and_then(|of| of.alarm.as_ref()) {
             alarm.set(after_ns);
         }
     }
@@ -454,16 +431,16 @@ impl Theirs {
         all.filter(|(_, bytes)| bytes.is_some()).all(|(at, _)| self.ring(at).is_some())
     }
 
-    /// `None`: it is not what it should be (X1).
-    fn map(&self, sizes: &Sizes) -> Option<Memory> {
-        let block = Arc::new(Region::map_peer(&self.block, sizes.block).ok()?);
+    /// As it `has` those. An error: X1.
+    fn map(&self, sizes: &Sizes) -> Result<Memory, Error> {
+        let block = Arc::new(Region::map_peer(&self.block, sizes.block)?);
         let mut rings = vec![None; sizes.rings.len()];
         for (at, bytes) in sizes.rings.iter().enumerate() {
-            if let Some(bytes) = bytes {
-                rings[at] = Some(Arc::new(Region::map_peer(self.ring(at)?, *bytes).ok()?));
+            if let (Some(bytes), Some(ring)) = (bytes, self.ring(at)) {
+                rings[at] = Some(Arc::new(Region::map_peer(ring, *bytes)?));
             }
         }
-        Some(Memory { block, rings })
+        Ok(Memory { block, rings })
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod door;
 pub mod exchange;
 pub mod fork;
+mod links;
 pub mod socket;
 
 use super::{Exchange, Fabric};
@@ -24,7 +25,8 @@ use crate::mem::{Cell, Region, order};
 use crate::sst::layout::Layout;
 use door::{Door, Hello, Kind};
 use exchange::{OwnMemory, Showroom};
-use socket::{Bell, Socket, Watch};
+use socket::{Alarm, Bell, Socket, Watch};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,8 +37,9 @@ const ASLEEP: u64 = 1;
 const ASLEEP_FOR_ROOM: u64 = 2;
 const STATE_BITS: u64 = 2;
 
-/// How long the door stays shut when nobody can be let in: a descriptor may be free by then.
-const DOOR_SHUT: Duration = Duration::from_millis(100);
+/// How long the door stays shut when nobody can be let in, and who cannot be heard waits: a descriptor
+/// may be free by then.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
 
 /// Descriptors that one look asks about.
 const EVENTS_MAX: usize = socket::EVENTS_MAX;
@@ -63,13 +66,18 @@ struct Link {
     parks: bool,
     /// `None`: closed here.
     socket: Option<Socket>,
-    bell: Bell,
+    /// `None`: it was no member, and has ended.
+    bell: Option<Bell>,
     /// Its control block of the view entered last, if it is a member.
     block: Arc<Region>,
     /// The last `asleep` word that was rung for.
     rung: u64,
     /// Nothing more comes through the connection.
     ended: bool,
+    /// I have closed the connection: its end is no news.
+    revoked: bool,
+    /// What it says next waits until this process can take it (`links`).
+    short: Option<Error>,
 }
 
 /// The shared-memory fabric of one member.
@@ -97,6 +105,10 @@ pub struct Shm {
     shut: Option<Instant>,
     /// That has been said.
     shut_told: bool,
+    /// Since when somebody waits to be heard, because this process lacks descriptors.
+    starved: Option<Instant>,
+    /// Places of processes that were no members and have ended, the oldest first.
+    ghosts: VecDeque<usize>,
     /// `None`: the view is fixed.
     showroom: Option<Showroom>,
 }
@@ -164,7 +176,9 @@ impl Shm {
     pub fn new(parts: Parts, layout: &Layout) -> Result<Shm, Error> {
         let watch = Watch::new()?;
         watch.add(&parts.bell, TOKEN_BELL)?;
-        watch.add(&parts.door.listener, TOKEN_DOOR)?;
+        if let Some(listener) = &parts.door.listener {
+            watch.add(listener, TOKEN_DOOR)?;
+        }
         let mut links: Vec<Option<Link>> = (0..parts.members).map(|_| None).collect();
         let mut peers = vec![None; parts.members];
         for Neighbour { rank, pid, parks, socket, bell } in parts.neighbours {
@@ -172,11 +186,14 @@ impl Shm {
             peers[rank.index()] = Some(rank.index());
             let block = parts.blocks[rank.index()].clone();
             let incarnation = block.cell(layout.incarnation.byte(0)).observe();
-            let socket = Some(socket);
-            let link = Link { incarnation, pid, parks, socket, bell, block, rung: 0, ended: false };
-            links[rank.index()] = Some(link);
+            links[rank.index()] = Some(Link::new(incarnation, (pid, parks), socket, bell, block));
         }
         let parks = parts.hello.parks;
+        let mut showroom = parts.memory.map(Showroom::new);
+        if let Some(showroom) = showroom.as_mut().filter(|_| parks) {
+            // Now, while a missing descriptor is an error and not a member that does not beat.
+            showroom.alarm = Some(Alarm::new(&watch, TOKEN_ALARM)?);
+        }
         Ok(Shm {
             links,
             peers,
@@ -195,7 +212,9 @@ impl Shm {
             untold: false,
             shut: None,
             shut_told: false,
-            showroom: parts.memory.map(Showroom::new),
+            starved: None,
+            ghosts: VecDeque::new(),
+            showroom,
         })
     }
 
@@ -218,6 +237,8 @@ impl Shm {
 
     fn look(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
         let timeout_ns = if self.shut.is_some() { self.reopen(timeout_ns) } else { timeout_ns };
+        let timeout_ns =
+            if self.starved.is_some() { self.listen_again(timeout_ns) } else { timeout_ns };
         let (mut bell, mut door, mut alarm) = (false, false, false);
         let (mut moved, mut count) = ([(0, false); EVENTS_MAX], 0);
         self.watch.wait(timeout_ns, |token, hung_up| match token {
@@ -254,20 +275,11 @@ impl Shm {
         }
     }
 
-    /// Nothing comes from there any more.
-    fn hang_up(&mut self, peer: usize) {
-        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
-        if let Some(socket) = &link.socket {
-            self.watch.remove(socket);
-        }
-        link.ended = true;
-    }
-
     /// Reports ends of connections, by rank, once (F5).
     fn tell(&mut self, events: &mut Events) {
         self.untold = false;
         for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
-            let ended = |link: &Link| link.ended && link.socket.is_some();
+            let ended = |link: &Link| link.ended && !link.revoked;
             let link = peer.and_then(|peer| self.links[peer].as_ref());
             if link.is_some_and(ended) && !self.gone.contains(rank) {
                 self.gone.insert(rank);
@@ -286,11 +298,13 @@ impl Shm {
     }
 
     /// Somebody knocks who cannot be let in, and would wake this member again and again.
-    fn shut_the_door(&mut self, trouble: &Error) {
+    pub(super) fn shut_the_door(&mut self, trouble: &Error) {
         if self.shut.is_some() {
             return;
         }
-        self.watch.remove(&self.door.listener);
+        if let Some(listener) = &self.door.listener {
+            self.watch.remove(listener);
+        }
         self.shut = Some(Instant::now());
         if !std::mem::replace(&mut self.shut_told, true) {
             say(Level::Warning, &format!("a visitor waits at the door: {trouble}"));
@@ -299,12 +313,11 @@ impl Shm {
 
     /// Watches the door again when it is time; until then nobody sleeps longer.
     fn reopen(&mut self, timeout_ns: Option<u64>) -> Option<u64> {
-        let shut_for = self.shut.map_or(DOOR_SHUT, |since| since.elapsed());
-        if shut_for < DOOR_SHUT {
-            let rest = (DOOR_SHUT - shut_for).as_nanos() as u64;
+        if let Some(rest) = rest_of(self.shut) {
             return Some(timeout_ns.map_or(rest, |timeout| timeout.min(rest)));
         }
-        if self.watch.add(&self.door.listener, TOKEN_DOOR).is_ok() {
+        let watched = |listener: &Socket| self.watch.add(listener, TOKEN_DOOR).is_ok();
+        if self.door.listener.as_ref().is_none_or(watched) {
             self.shut = None;
         }
         timeout_ns
@@ -313,7 +326,7 @@ impl Shm {
     /// Answers whoever knocks at a group that is complete.
     fn serve(&mut self) {
         let watch = &self.watch;
-        let visitors = self.door.visitors(|socket| drop(watch.add(socket, TOKEN_VISITOR)));
+        let visitors = self.door.visitors(|socket| watch.add(socket, TOKEN_VISITOR));
         match self.door.trouble.take() {
             Some(trouble) => self.shut_the_door(&trouble),
             None => self.shut_told = false,
@@ -341,6 +354,12 @@ impl Shm {
     }
 }
 
+/// What is left of the time that somebody waits who cannot be let in or heard, in nanoseconds.
+fn rest_of(since: Option<Instant>) -> Option<u64> {
+    let waited = since.map_or(SHORT_WAIT, |since| since.elapsed());
+    (waited < SHORT_WAIT).then(|| (SHORT_WAIT - waited).as_nanos() as u64)
+}
+
 impl Fabric for Shm {
     fn posting(&self) -> Posting {
         let mut peers = self.peers.iter().flatten();
@@ -366,7 +385,7 @@ impl Fabric for Shm {
                 let waits = state == ASLEEP_FOR_ROOM || (state == ASLEEP && news);
                 if waits && asleep != link.rung && !self.gone.contains(rank) {
                     link.rung = asleep; // H3
-                    link.bell.ring();
+                    link.bell.iter().for_each(Bell::ring);
                 }
             }
         }
@@ -388,7 +407,7 @@ impl Fabric for Shm {
             self.watch.remove(socket);
         }
         if self.showroom.is_some() {
-            link.socket = None; // N3
+            (link.socket, link.revoked) = (None, true); // N4
         }
     }
 

@@ -7,14 +7,15 @@
 
 use super::fork::Unshared;
 use crate::error::{Error, Status};
+use crate::mem::errno::{self, Whose, shortage};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with, socketpair,
-    sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with,
+    socketpair, sockopt,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -72,19 +73,34 @@ fn address(name: &str) -> Result<SocketAddrUnix, Error> {
 
 /// A refusal by the system, with what was tried.
 pub fn system(what: &str, cause: Errno) -> Error {
-    io_error(what, &std::io::Error::from(cause))
-}
-
-fn io_error(what: &str, cause: &std::io::Error) -> Error {
-    if crate::mem::region::is_descriptor_limit(cause) {
-        let detail = format!("{what}: {cause}; raise the limit with `ulimit -n`");
-        return Error::new(Status::Limit, detail);
+    match cause {
+        // `EAGAIN` and others are no shortage here.
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => shortage(what, &cause.into()),
+        _ => Error::new(Status::System, format!("{what}: {cause}")),
     }
-    Error::new(Status::System, format!("{what}: {cause}"))
 }
 
 /// A message and its descriptors: `None` if there is none yet, `Some(None)` at a hang-up.
 pub type Received = Option<Option<(Vec<u8>, Vec<OwnedFd>)>>;
+
+/// A message with its descriptors, and why some of those are missing.
+#[derive(Debug)]
+pub struct Parcel {
+    pub bytes: Vec<u8>,
+    pub descriptors: Vec<OwnedFd>,
+    pub short: Option<Error>,
+}
+
+/// The next message, taken with all that came with it, or left where it is.
+#[derive(Debug)]
+pub enum Taken {
+    Nothing,
+    /// A hang-up, and nothing more to be read.
+    Ended,
+    Message(Vec<u8>, Vec<OwnedFd>),
+    /// There is one, and this process cannot take its descriptors: ask again.
+    Short(Error),
+}
 
 impl Socket {
     /// Listens under `name`; `Ok(None)` if somebody else does.
@@ -136,8 +152,14 @@ impl Socket {
         }
     }
 
-    /// Sends one message whole, with descriptors. `false`: the other end is gone or does not read.
+    /// Sends one message whole, with descriptors. `false`: it did not.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
+        self.deliver(bytes, descriptors) == Ok(true)
+    }
+
+    /// The same. `Ok(false)`: the other end is gone or does not read. An error is this process's
+    /// (`mem/errno.rs`); nothing was sent.
+    pub fn deliver(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<bool, Error> {
         assert!(bytes.len() <= MESSAGE_BYTES_MAX && descriptors.len() <= DESCRIPTORS_MAX);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -145,7 +167,17 @@ impl Socket {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let parts = [IoSlice::new(bytes)];
-        sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL) == Ok(bytes.len())
+        loop {
+            let cause = match sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(sent == bytes.len()),
+                Err(cause) => cause,
+            };
+            match errno::of_send(cause.raw_os_error()) {
+                Whose::Nobodys => {}
+                Whose::Peers => return Ok(false),
+                Whose::Mine => return Err(shortage("cannot tell a member", &cause.into())),
+            }
+        }
     }
 
     /// Whether the other end is gone and has left nothing to be read.
@@ -162,21 +194,45 @@ impl Socket {
     ///
     /// Descriptors that this process may not open (`ulimit -n`) are missing from the end.
     pub fn receive(&self) -> Received {
-        self.receive_again(false)
+        self.receive_parcel().map(|message| message.map(|of| (of.bytes, of.descriptors)))
     }
 
-    fn receive_again(&self, again: bool) -> Received {
+    /// The same; and, if descriptors are missing, why.
+    pub fn receive_parcel(&self) -> Option<Option<Parcel>> {
+        self.receive_with(RecvFlags::empty(), false)
+    }
+
+    /// The next message, whole. What cannot be taken whole stays, and with it all that follow.
+    pub fn take(&self) -> Taken {
+        match self.receive_with(RecvFlags::PEEK, false) {
+            None => Taken::Nothing,
+            Some(None) => Taken::Ended,
+            Some(Some(Parcel { short: Some(short), .. })) => Taken::Short(short),
+            Some(Some(Parcel { bytes, descriptors, short: None })) => {
+                // The descriptors are mine by the look already; those that leave with it are not.
+                let _ = recv(&self.0, &mut [0u8; 1], RecvFlags::empty());
+                Taken::Message(bytes, descriptors)
+            }
+        }
+    }
+
+    fn receive_with(&self, flags: RecvFlags, again: bool) -> Option<Option<Parcel>> {
         let mut bytes = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let got = match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(got) => got.bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return None,
+        let flags_of = flags | RecvFlags::CMSG_CLOEXEC;
+        let got = match recvmsg(&self.0, &mut parts, &mut control, flags_of) {
+            Ok(got) => got,
             // The other end closed with something of mine unread. What it had said before is still
             // there; the error is told once.
-            Err(Errno::CONNRESET) if !again => return self.receive_again(true),
-            Err(_) => return Some(None),
+            Err(Errno::CONNRESET) if !again => return self.receive_with(flags, true),
+            Err(cause) => {
+                return match errno::of_receive(cause.raw_os_error()) {
+                    Whose::Peers => Some(None),
+                    _ => None, // it is still there
+                };
+            }
         };
         let mut descriptors = Vec::new();
         for message in control.drain() {
@@ -184,11 +240,26 @@ impl Socket {
                 descriptors.extend(rights);
             }
         }
-        if got == 0 {
+        if got.bytes == 0 {
             return Some(None);
         }
-        bytes.truncate(got);
-        Some(Some((bytes, descriptors)))
+        bytes.truncate(got.bytes);
+        // With as many as there is room for, the sender has shown too many.
+        let cut = got.flags.contains(ReturnFlags::CTRUNC) && descriptors.len() < DESCRIPTORS_MAX;
+        let short = cut.then(Self::why_cut);
+        #[cfg(test)]
+        let short = if descriptors.is_empty() { short } else { short.or_else(starved) };
+        Some(Some(Parcel { bytes, descriptors, short }))
+    }
+
+    /// Why descriptors were left out: the system does not say, but it says why I may have no other.
+    fn why_cut() -> Error {
+        let what = "cannot take the descriptors that a member shows";
+        match eventfd(0, EventfdFlags::CLOEXEC) {
+            Err(cause) => shortage(what, &cause.into()),
+            // There were fewer free than came, or the system forbids those.
+            Ok(_) => shortage(what, &Errno::MFILE.into()),
+        }
     }
 }
 
@@ -221,11 +292,6 @@ impl Bell {
     pub fn silence(&self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.0, &mut count);
-    }
-
-    pub fn try_clone(&self) -> Result<Bell, Error> {
-        let copy = self.0.try_clone();
-        copy.map(Bell).map_err(|cause| io_error("cannot copy a doorbell", &cause))
     }
 }
 
@@ -279,8 +345,15 @@ impl Watch {
     /// Reports `token` while the descriptor is readable or hung up.
     pub fn add(&self, descriptor: impl AsFd, token: u64) -> Result<(), Error> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        epoll::add(&self.0, descriptor, epoll::EventData::new_u64(token), flags)
-            .map_err(|cause| system("cannot watch a descriptor", cause))
+        let added = epoll::add(&self.0, descriptor, epoll::EventData::new_u64(token), flags);
+        added.map_err(|cause| match cause {
+            Errno::NOSPC => {
+                let detail = "this user watches too many descriptors: raise the limit with `sysctl \
+                              fs.epoll.max_user_watches`";
+                Error::new(Status::Limit, detail)
+            }
+            cause => system("cannot watch a descriptor", cause),
+        })
     }
 
     /// From now on reports `token` only when the descriptor is hung up.
@@ -335,9 +408,34 @@ impl AsFd for Watch {
 }
 
 #[cfg(test)]
-mod tests {
+thread_local! {
+    static STARVED: std::cell::RefCell<Option<Error>> = const { std::cell::RefCell::new(None) };
+}
+
+/// From now on this thread can take no descriptors, for that reason.
+#[cfg(test)]
+pub fn starve(why: Option<Error>) {
+    STARVED.set(why);
+}
+
+#[cfg(test)]
+fn starved() -> Option<Error> {
+    STARVED.with_borrow(Clone::clone)
+}
+
+#[cfg(test)]
+pub mod tests {
     use super::*;
     use rustix::pipe::pipe;
+
+    /// Both ends of a connection.
+    pub fn connected() -> (Socket, Socket) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let of = |end| Socket(Unshared::make(|| Ok(end)).unwrap());
+        (of(one), of(other))
+    }
 
     /// What a member shows as its bell may be anything; ringing it blocked once it was full.
     #[test]

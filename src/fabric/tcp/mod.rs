@@ -478,31 +478,37 @@ impl Exchange for Tcp {
         Ok(memory.clone())
     }
 
-    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) {
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) -> Result<(), Error> {
         let mine = self.mine.iter_mut().find(|mine| mine.epoch == epoch);
         let Mine { seen, .. } = mine.expect("made before it is shown");
         let before = seen.iter().position(|(peer, _)| *peer == to);
         let new = |at: &usize| before.is_none_or(|before| !seen[before].1.contains(at));
         let new: Vec<usize> = subgroups.iter().copied().filter(new).collect();
         if before.is_some() && new.is_empty() {
-            return;
+            return Ok(());
         }
         match before {
             Some(before) => seen[before].1.extend(&new),
             None => seen.push((to, new.clone())),
         }
-        let Some(link) = self.link_mut(to) else { return };
+        let Some(link) = self.link_mut(to) else { return Ok(()) };
         if link.outgoing.is_choked() {
-            return self.end(usize::from(to.0)); // what it misses it will never get
+            self.end(usize::from(to.0)); // what it misses it will never get
+            return Ok(());
         }
         link.push(Parcel::Memory { epoch, subgroups: new });
         link.flush();
+        Ok(())
     }
 
-    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Shown {
-        let Some(link) = self.link(peer) else { return Shown::Never };
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Result<Shown, Error> {
+        let Some(link) = self.link(peer) else { return Ok(Shown::Never) };
         let nothing = if link.has_ended() { Shown::Never } else { Shown::Waits };
-        link.mirror.shown(epoch, sizes).unwrap_or(nothing)
+        Ok(link.mirror.shown(epoch, sizes).unwrap_or(nothing))
+    }
+
+    fn shortage(&self) -> Option<Error> {
+        None
     }
 
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {

@@ -333,7 +333,9 @@ impl Membership {
                 // Who has passed on moves nothing here, and nobody has to wait for it.
                 Fault::Silent { .. } | Fault::Lag { .. } if passed => {}
                 // I have ended, and go with what it said last: who has left may be gone by now.
-                Fault::Lost { .. } | Fault::Left { .. } if passed && self.courier.has_ended() => {
+                Fault::Lost { .. } | Fault::Left { .. }
+                    if passed && self.courier.has_ended() && !mutant!("view-passed-is-lost") =>
+                {
                     self.courier.release(suspicion.rank);
                 }
                 fault => self.suspect(suspicion.rank, fault, decision),

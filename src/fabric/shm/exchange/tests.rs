@@ -2,6 +2,7 @@
 //! Who is let in, and whose connection is whose.
 
 use super::super::Parts;
+use super::door::Hello;
 use super::*;
 use crate::base::Events;
 use crate::fabric::Fabric;
@@ -69,4 +70,136 @@ fn nobody_is_connected_twice() {
     let peer = shm.peer(77).unwrap();
     assert!(!shm.has_ended(peer), "the one that lives is meant");
     assert_eq!(shm.connected(), [77]);
+}
+
+/// How many descriptors this process has open.
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn shared() -> OwnedFd {
+    let (_, descriptor) = Region::share("test", 4096, Want::No, Want::No, &mut Vec::new()).unwrap();
+    Region::seal(&descriptor).unwrap();
+    descriptor
+}
+
+/// They held a socket, a bell and what they had shown until the next view began.
+#[test]
+fn joiners_that_die_leave_nothing_open() {
+    let (mut shm, name) = member("dying");
+    let mut before = None;
+    for incarnation in 1..300 {
+        let (socket, _) = knock(&mut shm, &name, incarnation);
+        let (block, ring) = (shared(), shared());
+        assert!(socket.send(b"memory 0 3,\n", &[block.as_fd(), ring.as_fd()]));
+        assert!(socket.send(b"words\nlet me in", &[]));
+        let peer = shm.peer(incarnation).unwrap();
+        drop(socket);
+        while !shm.has_ended(peer) {
+            shm.sleep(Some(1_000_000), &mut Events::default());
+        }
+        assert_eq!(shm.incarnation(peer), Some(incarnation), "a view may still name it");
+        assert!(shm.heard().is_none());
+        // Tests beside this one open descriptors, too.
+        before.get_or_insert_with(open_descriptors);
+    }
+    let (before, now) = (before.unwrap(), open_descriptors());
+    assert!(now < before + 150, "{before} descriptors, then {now}");
+    assert_eq!(shm.showroom.as_ref().unwrap().theirs.len(), 0);
+    let block = Arc::new(Region::heap(1 << 16));
+    shm.enter(Epoch(2), Rank(0), &[None], &[block]);
+    assert!(shm.links.iter().all(Option::is_none) && shm.ghosts.is_empty());
+}
+
+/// Places of the dead are given away in the end: there are no more than a number has room for.
+#[test]
+fn places_of_the_dead_are_bounded() {
+    let (mut shm, _) = member("ghosts");
+    let hello = |incarnation| Hello { incarnation, ..Hello::new(Kind::Enter, 9, true, "") };
+    for incarnation in 1..3_000 {
+        let (one, _other) = super::super::socket::tests::connected();
+        let peer = shm.connect(&hello(incarnation), one, Bell::new().unwrap()).unwrap();
+        assert_eq!(shm.peer(incarnation), Some(peer));
+        shm.hang_up(usize::from(peer.0));
+        assert!(shm.has_ended(peer));
+    }
+    assert!(shm.links.len() <= 1_100, "{}", shm.links.len());
+}
+
+/// A seat was taken until its process closed the group, though nobody answered there any more.
+#[test]
+fn who_is_no_member_any_more_gives_its_seat_away() {
+    let (mut shm, name) = member("seat");
+    assert!(Socket::listen(&name).unwrap().is_none());
+    let waits = Socket::connect(&name).unwrap().unwrap();
+    shm.admit(Admission::Nobody);
+    assert!(matches!(waits.receive(), Some(None)), "it calls somebody else");
+    let _next = Socket::listen(&name).unwrap().expect("the seat is free");
+    shm.sleep(Some(0), &mut Events::default());
+    shm.shut_the_door(&Error::new(Status::Limit, "no descriptor"));
+    shm.sleep(Some(0), &mut Events::default());
+}
+
+/// What a member shows and this process cannot take stays where it is, and is taken later; its end
+/// is noticed all the same.
+#[test]
+fn what_cannot_be_taken_waits() {
+    let (mut shm, name) = member("starved");
+    let (socket, _) = knock(&mut shm, &name, 77);
+    let peer = shm.peer(77).unwrap();
+    let block = Arc::new(Region::heap(1 << 16));
+    shm.enter(Epoch(2), Rank(0), &[None, Some(peer)], &[block.clone(), block]);
+    let (memory, ring) = (shared(), shared());
+    assert!(socket.send(b"memory 3 0,\n", &[memory.as_fd(), ring.as_fd()]));
+    assert!(socket.send(b"words\nlater", &[]));
+    let sizes = Sizes { block: 4096, rings: vec![Some(4096)] };
+    let lacks = || Error::new(Status::Limit, "no descriptor");
+
+    super::super::socket::starve(Some(lacks()));
+    let mut events = Events::default();
+    for _ in 0..10 {
+        shm.sleep(Some(0), &mut events);
+    }
+    assert_eq!(shm.shown(peer, Epoch(3), &sizes).err(), Some(lacks()), "mine, not the peer's");
+    assert_eq!(shm.shortage(), Some(lacks()));
+    assert!(events.lost.is_empty() && !shm.has_ended(peer) && shm.heard().is_none());
+    super::super::socket::starve(None);
+    assert!(matches!(shm.shown(peer, Epoch(3), &sizes), Ok(Shown::Memory(_))), "when it is needed");
+    assert_eq!(shm.shortage(), None);
+    shm.sleep(None, &mut events);
+    assert_eq!(shm.heard(), Some((peer, b"later".to_vec())), "it is listened to as before");
+
+    let memory = shared();
+    assert!(socket.send(b"memory 4 \n", &[memory.as_fd()]));
+    super::super::socket::starve(Some(lacks()));
+    shm.sleep(None, &mut events);
+    drop(socket);
+    while events.lost.is_empty() {
+        shm.sleep(None, &mut events);
+    }
+    assert!(events.lost.contains(Rank(1)) && shm.has_ended(peer));
+    assert_eq!(
+        shm.shown(peer, Epoch(4), &Sizes { block: 4096, rings: vec![] }).err(),
+        Some(lacks())
+    );
+    super::super::socket::starve(None);
+    let shown = shm.shown(peer, Epoch(4), &Sizes { block: 4096, rings: vec![] });
+    assert!(matches!(shown, Ok(Shown::Memory(_))), "said before its end");
+}
+
+/// Which is refused, and whose fault it is.
+#[test]
+fn what_a_peer_shows_is_its_own_fault() {
+    let (mut shm, name) = member("liar");
+    let (socket, _) = knock(&mut shm, &name, 77);
+    let peer = shm.peer(77).unwrap();
+    let sizes = Sizes { block: 8192, rings: vec![] };
+    let memory = shared();
+    assert!(socket.send(b"memory 0 \n", &[memory.as_fd()]));
+    shm.sleep(None, &mut Events::default());
+    assert!(matches!(shm.shown(peer, Epoch(0), &sizes), Ok(Shown::Never)), "too short");
+    assert!(socket.send(b"memory 3 0,1,\n", &[memory.as_fd()]));
+    while !shm.has_ended(peer) {
+        shm.sleep(None, &mut Events::default()); // fewer than it says
+    }
 }
