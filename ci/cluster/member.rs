@@ -7,8 +7,10 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
 use squall::driver::group::{Group, Sender};
+use squall::driver::network::{Carrier, SecretFrom};
 use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
+use squall::fabric::tcp::secret::Secret;
 use squall::mem::Message;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -118,6 +120,7 @@ pub fn member(arguments: &Arguments) {
         Some("spin") => Idle::Spin,
         _ => Idle::Park,
     };
+    network(&mut config, arguments);
     let id: u64 = arguments.get("id").unwrap();
     if arguments.or("notes", false) {
         squall::log_sink::set(Some(Box::new(|level, text| println!("note {level:?} {text}"))));
@@ -182,6 +185,27 @@ fn confine(arguments: &Arguments) {
         let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
         limit(Resource::As, (kib << 10) + (more << 20));
     }
+}
+
+/// Members that reach each other over TCP: arguments fabric, listen, others, secret.
+fn network(config: &mut Config, arguments: &Arguments) {
+    let network = &mut config.network;
+    network.carrier = match arguments.text("fabric") {
+        Some("tcp") => Carrier::Tcp,
+        Some("auto") => Carrier::Auto,
+        _ => return,
+    };
+    let list = |key: &str| -> Vec<String> {
+        let text = arguments.text(key).unwrap_or("");
+        text.split(',').filter(|part| !part.is_empty()).map(String::from).collect()
+    };
+    network.listen = list("listen");
+    match config.join {
+        true => network.contacts = list("others"),
+        false => network.founders = list("others"),
+    }
+    network.secret = arguments.text("secret").map(|path| SecretFrom::File(path.into()));
+    network.trusted = network.secret.is_none();
 }
 
 const GO: u64 = 1;
@@ -293,6 +317,8 @@ pub struct Cluster {
     founders: u16,
     idle: String,
     pace_us: u64,
+    /// shm, tcp or auto.
+    fabric: String,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -336,6 +362,7 @@ impl Cluster {
             founders: members,
             idle,
             pace_us,
+            fabric: std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into()),
             notes: Vec::new(),
             folder,
             members: Vec::new(),
@@ -353,10 +380,38 @@ impl Cluster {
         self.add(0, true, &[]);
     }
 
+    /// Where a member listens, if it listens.
+    fn address(&self, id: u64) -> String {
+        let host = std::process::id() % 250 + 1;
+        format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
+    }
+
+    /// Whom a member is told of.
+    fn others(&self, join: bool) -> String {
+        let founders = (1..=u64::from(self.founders)).collect();
+        let live = self.members.iter().map(|one| one.id).collect();
+        let ids: Vec<u64> = if join { live } else { founders };
+        ids.into_iter().map(|id| self.address(id)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The file with the group's secret; made when it is first asked for.
+    fn secret(&self) -> String {
+        let path = self.folder.join("secret");
+        if self.fabric != "shm" && !path.exists() {
+            Secret::create(&path).unwrap();
+        }
+        path.display().to_string()
+    }
+
     fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
         let file = self.folder.join(id.to_string()).display().to_string();
+        let (listen, others) = (self.address(id), self.others(join));
         let all: More<'_> = &[
+            ("fabric", &self.fabric),
+            ("listen", &listen),
+            ("others", &others),
+            ("secret", &self.secret()),
             ("group", &self.group),
             ("rank", &rank),
             ("members", &self.founders),

@@ -64,12 +64,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 /// What a group opened with these settings is.
 fn figures(settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
-    let Settings { config, network, .. } = settings;
+    let config = &settings.config;
     let who = match config.join {
         true => "joins a group that runs".into(),
         false => format!("rank {} of {} first members", config.rank, config.members),
     };
-    let carrier = match network.carrier {
+    let carrier = match config.network.carrier {
         Carrier::Shm => "shared memory, on one host",
         Carrier::Tcp => "TCP",
         Carrier::Auto => "shared memory within a host, TCP between hosts",

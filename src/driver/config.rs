@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a group is opened with, checked, and turned into a view.
 
+use super::network::Network;
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
 use crate::group::detector::lag::Lag;
@@ -120,6 +121,8 @@ pub struct Config {
     pub suspicion_ns: u64,
     /// What the transfer of the application's state to one that joins may take, on either side.
     pub transfer: crate::transfer::Options,
+    /// Members on other hosts, if there are any.
+    pub network: Network,
 }
 
 impl Config {
@@ -139,6 +142,7 @@ impl Config {
             liveness_every_ns: 10_000_000,
             suspicion_ns: SUSPICION_NS_DEFAULT,
             transfer: crate::transfer::Options::default(),
+            network: Network::default(),
         }
     }
 

@@ -8,6 +8,8 @@ use super::idle::{Pace, pin};
 use super::join::join;
 use super::lane::Lanes;
 pub use super::lane::Sender;
+use super::lines::Lines;
+use super::network::Carrier;
 use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
 use super::state::{self, States};
@@ -49,7 +51,12 @@ impl Group {
     ///
     /// Blocks until all members are there or `open_timeout` ends. `application` gets the messages.
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
-        if config.join {
+        let several_hosts = config.network.carrier != Carrier::Shm;
+        if config.join || several_hosts {
+            if several_hosts && config.membership == Changes::Fixed {
+                let detail = "members on several hosts may change: membership has to be `views`";
+                return Err(Error::new(Status::Invalid, detail));
+            }
             return join(config, application);
         }
         let view = config.view()?;
@@ -376,7 +383,14 @@ impl Opening<'_> {
             views.beat(self.layout.beat.byte(0));
             Box::new(views)
         });
-        Ok(Group::of(assembly, fabric, views, application, stats, self.config))
+        Ok(Group::of(
+            assembly,
+            Lines::Near(Box::new(fabric)),
+            views,
+            application,
+            stats,
+            self.config,
+        ))
     }
 }
 
@@ -384,25 +398,25 @@ impl Group {
     /// A member that has joined: its first view has been gathered.
     pub(super) fn joined(
         mut views: Box<Views>,
-        mut shm: Shm,
+        mut lines: Lines,
         application: Box<dyn Application>,
         stats: Arc<Region>,
         config: &Config,
     ) -> Group {
-        let assembly = views.enter(super::clock(), &mut shm);
+        let assembly = views.enter(super::clock(), lines.fabric());
         views.beat(assembly.table.layout.beat.byte(0));
-        Group::of(assembly, shm, Some(views), application, stats, config)
+        Group::of(assembly, lines, Some(views), application, stats, config)
     }
 
     fn of(
         assembly: Assembly,
-        mut shm: Shm,
+        mut lines: Lines,
         views: Option<Box<Views>>,
         application: Box<dyn Application>,
         stats: Arc<Region>,
         config: &Config,
     ) -> Group {
-        let bell = shm.own_bell();
+        let bell = lines.own_bell();
         let Assembly { engine, table, inboxes, made } = assembly;
         let mut lanes = Lanes::new(bell.clone());
         lanes.install(Vec::new(), made, &mut |_| ());
@@ -410,7 +424,7 @@ impl Group {
         if views.is_some() {
             (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);
         }
-        if let Some(exchange) = shm.exchange() {
+        if let Some(exchange) = lines.fabric().exchange() {
             exchange.admit(Admission::All);
         }
         let control =
@@ -420,7 +434,8 @@ impl Group {
         let (rank, members) = (engine.view().me.0, engine.view().members as u16);
         let view = Seen { engine, table, inboxes };
         let states = States::new(config, bell.clone());
-        let mut driver = Driver::new(view, Box::new(shm), application, page, lanes, every, views);
+        let mut driver =
+            Driver::new(view, lines.into_fabric(), application, page, lanes, every, views);
         driver.states = states;
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }
@@ -454,9 +469,12 @@ fn no_thread(cause: &std::io::Error) -> Error {
     Error::new(Status::System, what)
 }
 
-/// Never that of another process of this rank, nor of this one's last group; never 0.
+/// Chosen at random, since other hosts choose theirs, too; never 0.
 pub(super) fn incarnation() -> u64 {
-    (super::clock().0 << 22 ^ u64::from(std::process::id())).max(1)
+    let mut bytes = [0; 8];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    let random = if filled == Ok(8) { u64::from_le_bytes(bytes) } else { 0 };
+    (super::clock().0 << 22 ^ u64::from(std::process::id()) ^ random).max(1)
 }
 
 #[cfg(test)]

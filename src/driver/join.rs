@@ -14,23 +14,26 @@
 //!     cut off at once.
 
 mod fetch;
+mod found;
 
 use super::Application;
 use super::config::{Config, Idle};
 use super::control::Wishes;
 use super::group::{Group, incarnation};
 use super::letter::{Ask, Letter};
-use super::policy::{Policy, config_text};
-use super::rendezvous::{CALL_AGAIN, seat_taken};
+use super::lines::{self, Lines, Myself};
+use super::network::Carrier;
+use super::policy::{Policy, config_text, sends};
+use super::rendezvous::{CALL_AGAIN, name_taken, seat_taken};
 use super::views::Views;
 use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
+use crate::fabric::Admission;
 use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
-use crate::fabric::{Admission, Exchange, Fabric};
 use crate::group::membership::roster::{Address, Member, Roster};
 use crate::group::membership::{Install, Timings};
 use crate::group::view::View;
@@ -66,18 +69,19 @@ struct Joining<'a> {
 /// Joins a group that runs; blocks until it is a member or `open_timeout` ends, but for the time
 /// that a state takes which comes.
 pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Group, Error> {
-    let config = &Config { rank: 0, ..config.clone() }; // it says nothing here
+    let rank = if config.join { 0 } else { config.rank }; // it says nothing to one that joins
+    let config = &Config { rank, ..config.clone() };
     state::options(config).check()?;
     let start = Instant::now();
     loop {
-        if let Some((views, shm, page)) = join_once(config, &mut *application, start)? {
-            return Ok(Group::joined(views, shm, application, page, config));
+        if let Some((views, lines, page)) = join_once(config, &mut *application, start)? {
+            return Ok(Group::joined(views, lines, application, page, config));
         }
     }
 }
 
 /// What a member that has joined begins with.
-type Joined = (Box<Views>, Shm, Arc<Region>);
+type Joined = (Box<Views>, Lines, Arc<Region>);
 
 /// Joins as one incarnation. `None`: it has asked to be joined, and has lost its source since; try
 /// as another one.
@@ -96,8 +100,13 @@ fn join_once(
     let pulse = Wishes::new();
     let mut joining =
         Joining { config, start, hello, calls, called, connected, asked, refusal, pulse };
-    joining.find()?;
-    let door = Door::new(joining.sit_down()?);
+    if config.network.carrier == Carrier::Shm {
+        joining.find()?;
+    }
+    let door = Door::new(match config.join {
+        true => joining.sit_down()?,
+        false => joining.take_seat(config.rank)?,
+    });
     let (block_bytes, ring_bytes) = policy.sizes();
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
@@ -119,19 +128,25 @@ fn join_once(
         stats: page.1,
         memory: Some(own),
     };
-    let mut shm = Shm::new(parts, &nothing)?;
-    let first = shm.own(Epoch(0), &policy.joiner_sends())?;
+    let shm = Shm::new(parts, &nothing)?;
+    let (seat, incarnation, largest) =
+        (joining.hello.rank, joining.hello.incarnation, policy.largest());
+    let me = Myself { seat, incarnation, text: &joining.hello.config, largest: &largest };
+    let mut lines = lines::open(config, shm, &me)?;
+    let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
+    let first = lines.exchange().own(Epoch(0), &sends)?;
     joining.pulse.beat_in(&first.block, nothing.beat.byte(0)); // the same place in every layout
-    shm.admit(Admission::Higher);
-    let letter = match application.sink() {
-        None => joining.wait(&mut shm, &policy)?,
-        Some(sink) => match joining.fetch(&mut shm, &policy, sink)? {
+    lines.exchange().admit(Admission::Higher);
+    let letter = match application.sink().filter(|_| config.join) {
+        None if !config.join => joining.found(&mut lines, &sends)?,
+        None => joining.wait(&mut lines, &policy)?,
+        Some(sink) => match joining.fetch(&mut lines, &policy, sink)? {
             Fetched::Whole(letter) => *letter,
             Fetched::Anew => return Ok(None),
         },
     };
-    let views = joining.begin(&mut shm, policy, letter, block)?;
-    Ok(Some((views, shm, Arc::new(page.0))))
+    let views = joining.begin(&mut lines, policy, letter, block)?;
+    Ok(Some((views, lines, Arc::new(page.0))))
 }
 
 impl Joining<'_> {
@@ -224,19 +239,27 @@ impl Joining<'_> {
         Err(Error::new(Status::InUse, detail))
     }
 
+    /// Takes a founder's seat, which is that of its rank.
+    fn take_seat(&mut self, rank: u16) -> Result<Socket, Error> {
+        self.hello.rank = rank;
+        let name = socket_name(&self.config.group, rank);
+        let listener = Socket::listen(&name)?;
+        listener.ok_or_else(|| name_taken(self.config, &name, &self.hello))
+    }
+
     /// Until a view begins that I am in.
-    fn wait(&mut self, shm: &mut Shm, policy: &Policy) -> Result<Letter, Error> {
+    fn wait(&mut self, lines: &mut Lines, policy: &Policy) -> Result<Letter, Error> {
         let rings = policy.joiner_sends();
         loop {
             let mut events = Events::default();
-            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
-            while let Some((_, bytes)) = shm.heard() {
+            lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
+            while let Some((_, bytes)) = lines.exchange().heard() {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
                     return Ok(letter);
                 }
             }
-            self.connect(shm)?;
-            self.ask(shm, &rings)?;
+            self.connect(lines)?;
+            self.ask(lines, &rings)?;
             if self.is_late() {
                 return Err(self.not_joined());
             }
@@ -245,18 +268,18 @@ impl Joining<'_> {
 
     /// Asks all whom I am connected with, whenever those have changed. From the first time on it
     /// beats, since it may be in the roster before it knows.
-    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) -> Result<(), Error> {
+    fn ask(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<(), Error> {
         self.pulse.pulse();
-        let mut all = shm.connected();
+        let mut all = lines.connected();
         all.sort_unstable();
         if all == self.asked {
             return Ok(());
         }
         let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
-        let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
+        let peers: Vec<Peer> = all.iter().filter_map(|who| lines.exchange().peer(*who)).collect();
         for peer in peers {
-            shm.show(Epoch(0), peer, rings)?;
-            shm.say(peer, &ask);
+            lines.exchange().show(Epoch(0), peer, rings)?;
+            lines.exchange().say(peer, &ask);
         }
         self.asked = all;
         Ok(())
@@ -274,16 +297,29 @@ impl Joining<'_> {
     }
 
     /// Calls whoever is not connected, now and then, and reads answers (J1).
-    fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
-        while shm.offered().is_some() {} // I have no state to give
-        self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
+    fn connect(&mut self, lines: &mut Lines) -> Result<(), Error> {
+        while lines.exchange().offered().is_some() {} // I have no state to give
+        self.connected.retain(|(_, peer, _)| !lines.exchange().has_ended(*peer));
+        let far = lines.far_ones();
+        let called = |of: &(u16, Peer, u64)| !far.contains(of);
+        self.connected.retain(called);
+        self.connected.extend(far.iter().filter(|of| !lines.exchange().has_ended(of.1)));
+        if let Some((trouble, fatal)) = lines.trouble() {
+            if fatal {
+                return Err(trouble);
+            }
+            self.refusal = Some(trouble);
+        }
+        if self.config.network.carrier == Carrier::Tcp {
+            return Ok(());
+        }
         // Once it is joined the members wait for this process: then it must not be calling.
         let every = if self.asked.is_empty() { CALL_AGAIN } else { 8 * CALL_AGAIN };
         if self.called.is_none_or(|called| called.elapsed() >= every) {
-            self.call_all(shm)?;
+            self.call_all(lines.near())?;
             self.called = Some(Instant::now());
         }
-        self.read_answers(shm)
+        self.read_answers(lines)
     }
 
     fn call_all(&mut self, shm: &Shm) -> Result<(), Error> {
@@ -301,7 +337,7 @@ impl Joining<'_> {
         Ok(())
     }
 
-    fn read_answers(&mut self, shm: &mut Shm) -> Result<(), Error> {
+    fn read_answers(&mut self, lines: &mut Lines) -> Result<(), Error> {
         for at in (0..self.calls.len()).rev() {
             let Some(answer) = self.calls[at].1.receive_parcel() else { continue };
             let (seat, socket) = self.calls.swap_remove(at);
@@ -314,8 +350,8 @@ impl Joining<'_> {
                 continue;
             }
             let Some(bell) = descriptors.pop() else { continue };
-            let peer = shm.connect(&theirs, socket, Bell::from_descriptor(bell)?)?;
-            self.connected.push((seat, peer, theirs.incarnation));
+            let peer = lines.near().connect(&theirs, socket, Bell::from_descriptor(bell)?)?;
+            self.connected.push((seat, lines.name_of_near(peer), theirs.incarnation));
         }
         Ok(())
     }
@@ -323,27 +359,32 @@ impl Joining<'_> {
     /// What the view begins with, and everybody's memory of it.
     fn begin(
         &self,
-        shm: &mut Shm,
+        lines: &mut Lines,
         mut policy: Policy,
         letter: Letter,
         block: Arc<Region>,
     ) -> Result<Box<Views>, Error> {
         let Letter { roster, carry, joined, assignment } = letter;
-        policy.restore(&assignment, &roster).map_err(|why| Error::new(Status::PeerFault, why))?;
+        if self.config.join {
+            let restored = policy.restore(&assignment, &roster);
+            restored.map_err(|why| Error::new(Status::PeerFault, why))?;
+        }
         let address = Address { extra: self.hello.rank, ..Address::default() };
         let incarnation = self.hello.incarnation;
         let alone = Member { seniority: u64::MAX, incarnation, address };
         let before = Roster { epoch: Epoch(0), me: Rank(0), base: 0, members: vec![alone] };
         let none = View { epoch: Epoch(0), me: Rank(0), members: 1, subgroups: Vec::new() };
         let (time, lags) = (self.config.suspicion_ns, policy.lags(self.config));
-        let mut views = Box::new(Views::new(policy, (before, none), time, &lags, shm, vec![block]));
+        let exchange = lines.exchange();
+        let first = (before, none);
+        let mut views = Box::new(Views::new(policy, first, time, &lags, exchange, vec![block]));
         views.untold = None;
         let install = Install { roster, carry, joined, gone: Members::NONE };
-        views.begin(install, Timings::default(), super::clock(), shm)?;
+        views.begin(install, Timings::default(), super::clock(), exchange)?;
         views.detectors.wishes.beat_as(&self.pulse);
-        while !views.gather(super::clock(), shm)? {
+        while !views.gather(super::clock(), lines.exchange())? {
             let mut events = Events::default();
-            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
+            lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
         }
         Ok(views)
     }

@@ -34,11 +34,12 @@ fn side(peer: Peer) -> Side {
     }
 }
 
-fn near(peer: Peer) -> Peer {
+/// The near fabric's peer, as it is called here.
+pub fn near(peer: Peer) -> Peer {
     Peer(2 * peer.0)
 }
 
-fn far(peer: Peer) -> Peer {
+pub fn far(peer: Peer) -> Peer {
     Peer(2 * peer.0 + 1)
 }
 

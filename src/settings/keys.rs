@@ -73,7 +73,7 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "fabric" = "\"shm\"",
         "\"shm\": shared memory, all members on one host. \"tcp\": TCP, on one host, too. \"auto\": shared
          memory within a host, TCP between hosts.",
-        |s, v| s.network.carrier =
+        |s, v| s.config.network.carrier =
             [Carrier::Shm, Carrier::Tcp, Carrier::Auto][v.choice(&["shm", "tcp", "auto"])?];
     "launcher" = "\"none\"",
         "\"slurm\": rank, members and addresses are those of the job step (SLURM_PROCID and others).",
@@ -95,32 +95,32 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "suspicion" = "\"1s\"",
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
         |s, v| s.config.suspicion_ns = nanoseconds(v.time()?)?;
-    "network.listen" = "[\"[::]:7471\"]",
+    "network.listen" = "[\"*:7471\"]",
         "Addresses to listen on, HOST:PORT, of an interface or of all.",
-        |s, v| s.network.listen = v.texts()?;
+        |s, v| s.config.network.listen = v.texts()?;
     "network.advertise" = "\"\"",
         "The address that others reach this member by, HOST:PORT; \"\": as they see it.",
-        |s, v| s.network.advertise = v.text()?;
+        |s, v| s.config.network.advertise = v.text()?;
     "network.founders" = "[]",
         "Addresses of the first members, by rank: [\"10.0.0.1:7471\", \"node2:7471\"].",
-        |s, v| s.network.founders = v.texts()?;
+        |s, v| s.config.network.founders = v.texts()?;
     "network.contacts" = "[]",
         "With join: members, any of which will do; a name may have several addresses.",
-        |s, v| s.network.contacts = v.texts()?;
+        |s, v| s.config.network.contacts = v.texts()?;
     "network.secret_file" = "\"/etc/squall/secret\"",
         "A file that only its owner may read: what it holds proves who belongs to the group. No default.",
         |s, v| {
             let file = v.text()?;
-            s.network.secret = Some(SecretFrom::File(file.into()));
+            s.config.network.secret = Some(SecretFrom::File(file.into()));
         };
     "network.secret_fd" = "3", "The same from an open descriptor. No default.",
         |s, v| {
             let descriptor = v.number(0, i32::MAX as u64)? as i32;
-            s.network.secret = Some(SecretFrom::Descriptor(descriptor));
+            s.config.network.secret = Some(SecretFrom::Descriptor(descriptor));
         };
     "network.trusted_network" = "false",
         "true: nothing is authenticated, and whoever reaches a port is believed.",
-        |s, v| s.network.trusted = v.switch()?;
+        |s, v| s.config.network.trusted = v.switch()?;
     "transfer.catchup" = "\"64MiB\"",
         "Bytes kept for one that joins while it loads the state; a power of two.",
         |s, v| s.config.transfer.catchup_bytes = v.bytes(4096, 1 << 34)? as usize;

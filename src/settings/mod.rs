@@ -28,7 +28,6 @@ use value::Value;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub config: Config,
-    pub network: Network,
     /// The core of the polling thread.
     pub core: Option<usize>,
     /// Who says which member this is, and where the others are.
@@ -68,13 +67,7 @@ impl Settings {
     fn new() -> Settings {
         let mut config = Config::new("", 0, 1);
         config.subgroups.clear();
-        Settings {
-            config,
-            network: Network::default(),
-            core: None,
-            launcher: Launcher::None,
-            origins: BTreeMap::new(),
-        }
+        Settings { config, core: None, launcher: Launcher::None, origins: BTreeMap::new() }
     }
 
     /// Reads a file, then this process' environment.
@@ -145,14 +138,15 @@ impl Settings {
     fn ask_slurm(&mut self, variables: &environment::Variables) -> Result<(), Error> {
         let job = slurm::Job::read(|name| variables.slurm.get(name).cloned());
         let job = job.map_err(|why| Error::new(Status::Invalid, why))?;
-        let port = self.network.listen.first().and_then(|of| of.rsplit_once(':')?.1.parse().ok());
+        let port =
+            self.config.network.listen.first().and_then(|of| of.rsplit_once(':')?.1.parse().ok());
         let port = port.unwrap_or(crate::driver::network::PORT_DEFAULT);
         (self.config.rank, self.config.members) = (job.rank, job.members);
-        self.network.founders = job.addresses(port)?;
-        let mine = &self.network.founders[usize::from(job.rank)];
-        if self.network.listen.is_empty() {
+        self.config.network.founders = job.addresses(port)?;
+        let mine = &self.config.network.founders[usize::from(job.rank)];
+        if self.config.network.listen.is_empty() {
             let port = mine.rsplit_once(':').map_or("", |(_, port)| port);
-            self.network.listen = vec![format!("[::]:{port}")];
+            self.config.network.listen = vec![format!("*:{port}")];
         }
         Ok(())
     }
@@ -165,8 +159,8 @@ impl Settings {
                 format!("{first}: `{one}` and `{two}` ({second}) contradict each other: {why}");
             Some(Error::new(Status::Invalid, detail))
         };
-        let far = self.network.carrier != Carrier::Shm;
-        let trusted = self.network.trusted;
+        let far = self.config.network.carrier != Carrier::Shm;
+        let trusted = self.config.network.trusted;
         let by_slurm = self.launcher == Launcher::Slurm;
         let found = [
             (self.config.join, "join", "rank", "one that joins is given its rank"),
@@ -222,7 +216,7 @@ impl Settings {
     /// What a group across hosts needs beside.
     fn agree_far(&mut self) -> Result<(), Error> {
         let missing = |what: &str| Err(Error::new(Status::Invalid, what));
-        let Network { founders, contacts, secret, trusted, .. } = &self.network;
+        let Network { founders, contacts, secret, trusted, .. } = &self.config.network;
         if self.config.join && contacts.is_empty() {
             return missing("one that joins across hosts needs `network.contacts`");
         }

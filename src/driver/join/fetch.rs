@@ -11,16 +11,15 @@
 //! F2  Who has asked to be joined and fails then is joined perhaps. It comes back as another one.
 
 use super::super::letter::Letter;
+use super::super::lines::Lines;
 use super::super::policy::Policy;
 use super::super::rendezvous::CALL_AGAIN;
 use super::super::state::{NEAR, SAID_EVERY_NS, options, text_of};
 use super::Joining;
 use crate::base::{Events, Peer};
 use crate::error::{Error, Status};
-use crate::fabric::shm::Shm;
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::stream_pair;
-use crate::fabric::{Exchange, Fabric};
 use crate::log_sink::{Level, say};
 use crate::transfer::{Failure, Pipe, Progress, Socket, StateSink, receive};
 use std::io::{self, ErrorKind};
@@ -52,7 +51,7 @@ impl Joining<'_> {
     /// Gets the state and becomes a member.
     pub fn fetch(
         &mut self,
-        shm: &mut Shm,
+        lines: &mut Lines,
         policy: &Policy,
         sink: &mut dyn StateSink,
     ) -> Result<Fetched, Error> {
@@ -60,9 +59,9 @@ impl Joining<'_> {
         let mut tried: Vec<u64> = Vec::new();
         let mut last = None;
         loop {
-            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut Events::default());
-            while shm.heard().is_some() {}
-            self.connect(shm)?;
+            lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut Events::default());
+            while lines.exchange().heard().is_some() {}
+            self.connect(lines)?;
             if self.is_late() {
                 return Err(last.map_or_else(|| self.not_joined(), Error::from));
             }
@@ -75,7 +74,7 @@ impl Joining<'_> {
                 continue;
             };
             tried.push(who);
-            match self.fetch_from(shm, policy, source, sink)? {
+            match self.fetch_from(lines, policy, source, sink)? {
                 Tried::Whole(letter) => return Ok(Fetched::Whole(letter)),
                 Tried::Failed { why, .. } if !why.may_pass() => return Err(why.into()),
                 Tried::Failed { why, asked } => {
@@ -91,14 +90,14 @@ impl Joining<'_> {
 
     fn fetch_from(
         &mut self,
-        shm: &mut Shm,
+        lines: &mut Lines,
         policy: &Policy,
         source: Peer,
         sink: &mut dyn StateSink,
     ) -> Result<Tried, Error> {
         let failed = |why, asked| Ok(Tried::Failed { why, asked });
         let (mine, theirs) = stream_pair()?;
-        if !shm.offer(source, theirs.as_fd()) {
+        if !lines.exchange().offer(source, theirs.as_fd()) {
             return failed(Failure::Gone, false);
         }
         drop(theirs);
@@ -107,7 +106,7 @@ impl Joining<'_> {
         let mut pipe = Attended {
             stream: Socket(mine),
             joining: self,
-            shm,
+            lines,
             rings: policy.joiner_sends(),
             source,
             near: None,
@@ -138,7 +137,7 @@ impl Joining<'_> {
 struct Attended<'a, 'b> {
     stream: Socket<Unshared>,
     joining: &'a mut Joining<'b>,
-    shm: &'a mut Shm,
+    lines: &'a mut Lines,
     /// The subgroups in which I may send.
     rings: Vec<usize>,
     source: Peer,
@@ -155,21 +154,21 @@ struct Attended<'a, 'b> {
 impl Attended<'_, '_> {
     fn attend(&mut self) -> io::Result<()> {
         self.attended = Instant::now();
-        self.shm.sleep(Some(0), &mut Events::default());
-        while let Some((peer, bytes)) = self.shm.heard() {
+        self.lines.fabric().sleep(Some(0), &mut Events::default());
+        while let Some((peer, bytes)) = self.lines.exchange().heard() {
             if peer == self.source && bytes == NEAR {
                 self.near.get_or_insert(self.attended);
             }
         }
         if self.called.elapsed() >= CALL_EVERY || self.near.is_some() {
             self.called = self.attended;
-            if let Err(trouble) = self.joining.connect(self.shm) {
+            if let Err(trouble) = self.joining.connect(self.lines) {
                 self.trouble = Some(trouble);
                 return Err(ErrorKind::Other.into());
             }
         }
         if let Some(since) = self.near {
-            if let Err(trouble) = self.joining.ask(self.shm, &self.rings) {
+            if let Err(trouble) = self.joining.ask(self.lines, &self.rings) {
                 self.trouble = Some(trouble);
                 return Err(ErrorKind::Other.into());
             }
@@ -198,7 +197,7 @@ impl Pipe for Attended<'_, '_> {
             self.attend()?;
         }
         // Who has gone has sent all that it ever will.
-        let gone = self.shm.has_ended(self.source);
+        let gone = self.lines.exchange().has_ended(self.source);
         match self.stream.recv(place) {
             Err(cause) if gone && cause.kind() == ErrorKind::WouldBlock => Ok(0),
             outcome => outcome,
@@ -211,7 +210,7 @@ impl Pipe for Attended<'_, '_> {
         bell: Option<BorrowedFd<'_>>,
         most: Duration,
     ) -> io::Result<bool> {
-        let door = bell.unwrap_or_else(|| self.shm.fd());
+        let door = bell.unwrap_or_else(|| self.lines.fabric().fd());
         let over = self.stream.wait(to_send, Some(door), most)?;
         self.attend()?;
         Ok(over)

@@ -251,6 +251,14 @@ impl Shm {
             .collect()
     }
 
+    /// The seats of those, and who has them.
+    pub fn seats(&self) -> Vec<(u16, u64)> {
+        let live = self.links.iter().flatten();
+        live.filter(|link| !link.ended && link.socket.is_some())
+            .map(|link| (link.seat, link.incarnation))
+            .collect()
+    }
+
     /// A copy of my bell, for whom I call.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

@@ -24,7 +24,7 @@ const GHOSTS_MAX: usize = 1024;
 
 impl Link {
     pub(super) fn new(
-        incarnation: u64,
+        (incarnation, seat): (u64, u16),
         (pid, parks): (u32, bool),
         socket: Socket,
         bell: Bell,
@@ -32,6 +32,7 @@ impl Link {
     ) -> Link {
         Link {
             incarnation,
+            seat,
             pid,
             parks,
             socket: Some(socket),
@@ -145,7 +146,8 @@ impl Shm {
         }
         let block = self.block.clone(); // until it is a member
         let who = (hello.pid, hello.parks);
-        self.links[free] = Some(Link::new(hello.incarnation, who, socket, bell, block));
+        self.links[free] =
+            Some(Link::new((hello.incarnation, hello.rank), who, socket, bell, block));
         Ok(Peer(free as u16))
     }
 

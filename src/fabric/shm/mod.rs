@@ -62,6 +62,8 @@ pub struct Neighbour {
 struct Link {
     /// 0 where nobody asks.
     incarnation: u64,
+    /// A founder's is its rank.
+    seat: u16,
     pid: u32,
     parks: bool,
     /// `None`: closed here.
@@ -186,7 +188,8 @@ impl Shm {
             peers[rank.index()] = Some(rank.index());
             let block = parts.blocks[rank.index()].clone();
             let incarnation = block.cell(layout.incarnation.byte(0)).observe();
-            links[rank.index()] = Some(Link::new(incarnation, (pid, parks), socket, bell, block));
+            links[rank.index()] =
+                Some(Link::new((incarnation, rank.0), (pid, parks), socket, bell, block));
         }
         let parks = parts.hello.parks;
         let mut showroom = parts.memory.map(Showroom::new);

@@ -20,11 +20,13 @@ pub mod handshake;
 pub mod hello;
 pub mod incoming;
 pub mod link;
+pub mod lobby;
 pub mod mirror;
 pub mod outgoing;
 pub mod seal;
 pub mod secret;
 pub mod session;
+mod stream;
 mod talk;
 pub mod wire;
 
@@ -38,9 +40,12 @@ use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, R
 use crate::error::Error;
 use crate::log_sink::{Level, say};
 use crate::mem::{Cell, Region};
-use link::{Channel, Link, Parting};
+use link::{Channel, Keys, Link, Parting};
+use lobby::{Lobby, New};
 use mirror::{Measures, extent, made};
 use outgoing::{Own, Parcel};
+use session::Session;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,10 +57,13 @@ const FIRST: Epoch = Epoch(0);
 const READ_EACH_MAX: usize = 4;
 /// Connections that are closed here and kept for a moment, at the most.
 const PARTINGS_MAX: usize = 64;
+/// Streams that peers have opened and nobody has taken, at the most.
+const OFFERED_MAX: usize = 64;
 /// How long `drop` waits, after a farewell, for it to be taken.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 const TOKEN_BELL: u64 = u64::MAX;
+const TOKEN_DOOR: u64 = u64::MAX - 1;
 const TOKEN_ALARM: u64 = u64::MAX - 3;
 
 /// What a TCP fabric must know of its group.
@@ -102,6 +110,12 @@ pub struct Tcp {
     untold: bool,
     /// The farewell was said.
     left: bool,
+    /// `None`: connections are made by somebody else.
+    lobby: Option<Lobby>,
+    /// The door has stirred.
+    knocked: bool,
+    /// Streams that peers have opened, and whose.
+    offered: VecDeque<(u64, OwnedFd)>,
 }
 
 impl Tcp {
@@ -126,6 +140,9 @@ impl Tcp {
             gone: Members::NONE,
             untold: false,
             left: false,
+            lobby: None,
+            knocked: false,
+            offered: VecDeque::new(),
         })
     }
 
@@ -150,6 +167,71 @@ impl Tcp {
         self.links[at] = Some(link);
         self.hear(at); // what was read before makes no socket readable
         Ok(())
+    }
+
+    /// Lets a lobby make the connections from now on.
+    pub fn attend(&mut self, lobby: Lobby) -> Result<(), Error> {
+        self.watch.add(&lobby.door, TOKEN_DOOR)?;
+        self.lobby = Some(lobby);
+        Ok(())
+    }
+
+    pub fn lobby(&mut self) -> Option<&mut Lobby> {
+        self.lobby.as_mut()
+    }
+
+    /// Who is in the view at hand, but me.
+    fn members(&self) -> Vec<u64> {
+        let links = self.peers.iter().flatten().filter_map(|at| self.links[*at].as_ref());
+        links.map(|link| link.incarnation).collect()
+    }
+
+    /// One round of the lobby.
+    #[cold]
+    fn meet(&mut self) {
+        let now = Instant::now();
+        let members = self.members();
+        let Some(lobby) = &mut self.lobby else { return };
+        if !std::mem::take(&mut self.knocked) && !lobby.is_due(now) {
+            return;
+        }
+        let gone = |who: &u64| {
+            let its = |link: &&Link| link.incarnation == *who && !link.has_ended();
+            !self.links.iter().flatten().any(|link| its(&link))
+        };
+        let ended: Vec<u64> = lobby.abouts().iter().map(|of| of.incarnation).filter(gone).collect();
+        ended.into_iter().for_each(|who| lobby.forget(who));
+        for new in lobby.step(now, self.admits, &members) {
+            match new {
+                New::Peer(session) => self.keep(*session),
+                New::Stream(who, session) => match stream::plain(*session) {
+                    Ok(stream) if self.offered.len() < OFFERED_MAX => {
+                        self.offered.push_back((who, stream));
+                    }
+                    Ok(_) => {}
+                    Err(trouble) => say(Level::Warning, &format!("no state transfer: {trouble}")),
+                },
+            }
+        }
+        let asks = self.lobby.as_mut().and_then(|lobby| lobby.asks(now));
+        if let Some(asks) = asks {
+            for at in 0..self.links.len() {
+                self.say(Peer(at as u16), asks);
+            }
+        }
+    }
+
+    fn keep(&mut self, session: Session) {
+        let incarnation = session.incarnation();
+        let Session { socket, keys, leftover: before, .. } = session;
+        let keys = keys.map(|keys| Keys { send: keys.send, receive: keys.receive });
+        // Whoever was here before with this number has ended, and is no member any more.
+        if let Err(trouble) = self.connect(Channel { socket, incarnation, keys, before }) {
+            say(Level::Warning, &format!("a connection is lost: {trouble}"));
+            if let Some(lobby) = &mut self.lobby {
+                lobby.forget(incarnation);
+            }
+        }
     }
 
     /// Incarnations that I am connected with.
@@ -223,9 +305,10 @@ impl Tcp {
     /// Reads what those have sent of whom `fd` says that they have; sleeps for that up to a time.
     fn look(&mut self, timeout_ns: Option<u64>) {
         let (mut ready, mut count) = ([0; super::shm::socket::EVENTS_MAX], 0);
-        let (mut bell, mut alarm) = (false, false);
+        let (mut bell, mut alarm, mut door) = (false, false, false);
         self.watch.wait(timeout_ns, |token, _| match token {
             TOKEN_BELL => bell = true,
+            TOKEN_DOOR => door = true,
             TOKEN_ALARM => alarm = true,
             peer => {
                 ready[count] = peer as usize;
@@ -239,6 +322,10 @@ impl Tcp {
             set.silence();
         }
         ready[..count].iter().for_each(|peer| self.hear(*peer));
+        self.knocked |= door;
+        if self.lobby.is_some() {
+            self.meet();
+        }
     }
 
     /// What need not be done in every poll.
@@ -437,6 +524,12 @@ impl Drop for Tcp {
     }
 }
 
+impl super::mixed::Borrows for Tcp {
+    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) {
+        self.lend(epoch, own);
+    }
+}
+
 impl Exchange for Tcp {
     fn peer(&self, incarnation: u64) -> Option<Peer> {
         let link = |at: &usize| self.links[*at].as_ref();
@@ -453,6 +546,9 @@ impl Exchange for Tcp {
 
     fn admit(&mut self, whom: Admission) {
         self.admits = whom;
+        if let Some(lobby) = self.lobby.as_mut().filter(|_| whom == Admission::All) {
+            lobby.stop_calling();
+        }
     }
 
     fn has_ended(&self, peer: Peer) -> bool {
@@ -557,17 +653,43 @@ impl Exchange for Tcp {
     }
 
     fn heard(&mut self) -> Option<(Peer, Vec<u8>)> {
-        let mut links = self.links.iter_mut().zip(0..);
-        links.find_map(|(link, at)| Some((Peer(at), link.as_mut()?.mirror.next_heard()?)))
+        loop {
+            let mut links = self.links.iter_mut().zip(0..);
+            let next = |(link, at): (&mut Option<Link>, u16)| {
+                Some((Peer(at), link.as_mut()?.mirror.next_heard()?))
+            };
+            let (peer, bytes) = links.find_map(next)?;
+            let members = if self.lobby.is_some() { self.members() } else { Vec::new() };
+            let taken = self.lobby.as_mut().and_then(|lobby| lobby.hears(&bytes, &members));
+            let Some(answer) = taken else { return Some((peer, bytes)) };
+            if let Some(answer) = answer {
+                self.say(peer, &answer);
+            }
+        }
     }
 
-    /// Not over this fabric yet: a stream to another host is a connection of its own.
-    fn offer(&mut self, _to: Peer, _stream: BorrowedFd<'_>) -> bool {
-        false
+    /// Opens a connection of its own for that, and waits for it.
+    fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool {
+        let Some(who) = self.link(to).map(|link| link.incarnation) else { return false };
+        let Some(call) = self.lobby.as_ref().and_then(|of| of.call_for_stream(who)) else {
+            return false;
+        };
+        match stream::open(call, stream) {
+            Ok(()) => true,
+            Err(trouble) => {
+                say(Level::Notice, &format!("no stream for the state: {trouble}"));
+                false
+            }
+        }
     }
 
     fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
-        None
+        loop {
+            let (who, stream) = self.offered.pop_front()?;
+            if let Some(peer) = self.peer(who) {
+                return Some((peer, stream));
+            }
+        }
     }
 }
 

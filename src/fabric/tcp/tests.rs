@@ -59,9 +59,8 @@ fn members(count: usize, sealed: bool, lane_bytes: u64) -> Vec<Node> {
     nodes.iter_mut().for_each(|node| node.own.block.cell(BEAT_AT).publish(1));
     nodes.iter_mut().for_each(|node| node.enter(Epoch(1)));
     // That the others have entered is an event, too: tests begin after it.
-    let all_heard = |node: &Node| {
-        node.others().iter().all(|rank| node.word_of(rank.index(), BEAT_AT / 8) == 1)
-    };
+    let all_heard =
+        |node: &Node| node.others().iter().all(|rank| node.word_of(rank.index(), BEAT_AT / 8) == 1);
     while !nodes.iter().all(all_heard) {
         nodes.iter_mut().for_each(|node| node.poll());
     }
