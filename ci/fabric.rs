@@ -262,11 +262,11 @@ fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
     let incarnation = u64::from(2 - rank);
     tcp.connect_as(peer, Channel::of(stream, incarnation, keys).unwrap()).unwrap();
     let own = tcp.own(epoch, &[0]).unwrap();
-    tcp.show(epoch, peer, &[0]);
+    tcp.show(epoch, peer, &[0]).unwrap();
     let sizes = Sizes { block: layout.control_bytes, rings: vec![Some(layout.rings_bytes(0))] };
     let theirs: Memory = loop {
         tcp.poll(true, &mut Events::default());
-        match tcp.shown(peer, epoch, &sizes) {
+        match tcp.shown(peer, epoch, &sizes).unwrap() {
             Shown::Memory(memory) => break memory,
             Shown::Waits => {}
             Shown::Never => panic!("the other end has ended"),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A member that sends, delivers and writes both down; and the cluster of such members.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -319,6 +321,8 @@ pub struct Cluster {
     pace_us: u64,
     /// shm, tcp or auto.
     fabric: String,
+    /// Namespaces that members are in, in turns, and their addresses.
+    hosts: Vec<(String, String)>,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -353,21 +357,7 @@ impl Cluster {
         pace_us: u64,
         more: &dyn Fn(u16) -> More<'a>,
     ) -> Cluster {
-        let group = group_name(what);
-        let folder = std::env::temp_dir().join(&group);
-        std::fs::create_dir_all(&folder).unwrap();
-        let idle = idle.to_string();
-        let mut cluster = Cluster {
-            group,
-            founders: members,
-            idle,
-            pace_us,
-            fabric: std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into()),
-            notes: Vec::new(),
-            folder,
-            members: Vec::new(),
-            ids: Vec::new(),
-        };
+        let mut cluster = Cluster::of(what, members, idle, pace_us);
         for rank in 0..members {
             cluster.add(rank, false, more(rank));
         }
@@ -375,13 +365,50 @@ impl Cluster {
         cluster
     }
 
+    /// Members that are on these hosts, in turns: namespaces, with their addresses.
+    pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<(String, String)>) -> Cluster {
+        let mut cluster = Cluster::of(what, members, idle, 0);
+        (cluster.fabric, cluster.hosts) = ("auto".into(), hosts);
+        (0..members).for_each(|rank| cluster.add(rank, false, &[]));
+        cluster.settle();
+        cluster
+    }
+
+    fn of(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
+        let group = group_name(what);
+        let folder = std::env::temp_dir().join(&group);
+        std::fs::create_dir_all(&folder).unwrap();
+        let fabric = std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into());
+        Cluster {
+            group,
+            founders: members,
+            idle: idle.into(),
+            pace_us,
+            fabric,
+            hosts: Vec::new(),
+            notes: Vec::new(),
+            folder,
+            members: Vec::new(),
+            ids: Vec::new(),
+        }
+    }
+
     /// Starts another one, which joins.
     pub fn join(&mut self) {
         self.add(0, true, &[]);
     }
 
+    /// The namespace that a member is in, and its address.
+    fn host_of(&self, id: u64) -> Option<&(String, String)> {
+        let count = self.hosts.len() as u64;
+        (count > 0).then(|| &self.hosts[((id - 1) % count) as usize])
+    }
+
     /// Where a member listens, if it listens.
     fn address(&self, id: u64) -> String {
+        if let Some((_, ip)) = self.host_of(id) {
+            return format!("{ip}:{}", 20_000 + id);
+        }
         let host = std::process::id() % 250 + 1;
         format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
     }
@@ -421,7 +448,8 @@ impl Cluster {
             ("id", &id),
             ("file", &file),
         ];
-        let process = Process::start("member", &[all, more].concat());
+        let host = self.host_of(id).map(|(name, _)| name.as_str());
+        let process = Process::start_in(host, "member", &[all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }

@@ -133,6 +133,7 @@ fn join_once(
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
     let me = Myself { seat, incarnation, text: &joining.hello.config, largest: &largest };
     let mut lines = lines::open(config, shm, &me)?;
+    joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
     let first = lines.exchange().own(Epoch(0), &sends)?;
     joining.pulse.beat_in(&first.block, nothing.beat.byte(0)); // the same place in every layout

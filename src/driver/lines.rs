@@ -75,6 +75,11 @@ impl Lines {
         }
     }
 
+    /// Where other hosts reach me.
+    pub fn doors(&mut self) -> String {
+        self.near().doors().into()
+    }
+
     /// Those on other hosts: seat, peer, incarnation.
     pub fn far_ones(&mut self) -> Vec<(u16, Peer, u64)> {
         let Lines::Both(both) = self else { return Vec::new() };
@@ -112,7 +117,7 @@ pub struct Myself<'a> {
 /// Opens the door to other hosts, and begins to call.
 ///
 /// Errors: `Invalid`: an address, or the secret; `InUse`: a port; `Limit`, `System`.
-pub fn open(config: &Config, shm: Shm, me: &Myself<'_>) -> Result<Lines, Error> {
+pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Error> {
     let network = &config.network;
     if network.carrier == Carrier::Shm {
         return Ok(Lines::Near(Box::new(shm)));
@@ -130,6 +135,8 @@ pub fn open(config: &Config, shm: Shm, me: &Myself<'_>) -> Result<Lines, Error> 
     let kind = if config.join { Kind::Enter } else { Kind::Join };
     let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
     hello.addresses = advertised(network, &listen, &door)?;
+    let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
+    shm.set_doors(&doors.join(","));
     let source = listen.iter().find_map(|address| match address.host {
         Host::V4(ip) if !ip.is_unspecified() => Some(ip.into()),
         Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),

@@ -50,22 +50,24 @@ pub struct Mixed<N, F> {
     nears: Members,
     fars: Members,
     watch: Watch,
+    /// `Neighbours::moves` when the far fabric was told of them last.
+    told: u64,
     /// What goes to the far fabric in this turn; kept for its room.
     posts: Vec<Post>,
 }
 
-impl<N: Fabric + Exchange, F: Fabric + Exchange + Borrows> Mixed<N, F> {
+impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Mixed<N, F> {
     /// Both fabrics can change views, and have no member but this one yet.
     pub fn new(near: N, far: F) -> Result<Mixed<N, F>, Error> {
         let watch = Watch::new()?;
         watch.add(near.fd(), 0)?;
         watch.add(far.fd(), 1)?;
         let (nears, fars) = (Members::NONE, Members::NONE);
-        Ok(Mixed { near, far, nears, fars, watch, posts: Vec::new() })
+        Ok(Mixed { near, far, nears, fars, watch, told: u64::MAX, posts: Vec::new() })
     }
 }
 
-impl<N: Fabric + Exchange, F: Fabric + Exchange + Borrows> Fabric for Mixed<N, F> {
+impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Fabric for Mixed<N, F> {
     fn posting(&self) -> Posting {
         if self.fars.is_empty() { self.near.posting() } else { Posting::All }
     }
@@ -92,6 +94,10 @@ impl<N: Fabric + Exchange, F: Fabric + Exchange + Borrows> Fabric for Mixed<N, F
     fn poll(&mut self, look: bool, events: &mut Events) {
         if look {
             self.near.poll(true, events);
+            if self.near.moves() != self.told {
+                self.told = self.near.moves();
+                self.far.hear_of(self.near.neighbours());
+            }
         }
         self.far.poll(look, events);
     }
@@ -151,6 +157,41 @@ fn readdressed(mut post: Post, whom: Members) -> Post {
 pub trait Borrows {
     /// As `Exchange::own`, with what there is; before anything of that epoch is shown.
     fn borrow_own(&mut self, epoch: Epoch, own: &Memory);
+    /// Who is near now, to be told to those who come from far.
+    fn hear_of(&mut self, neighbours: Vec<Neighbour>);
+}
+
+/// Somebody whom the near fabric is connected with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    pub incarnation: u64,
+    pub seat: u16,
+    pub is_member: bool,
+    /// Addresses by which other hosts reach it, parted by commas.
+    pub doors: String,
+}
+
+/// A fabric that knows who is near.
+pub trait Neighbours {
+    /// Changes whenever they do.
+    fn moves(&self) -> u64;
+    fn neighbours(&self) -> Vec<Neighbour>;
+}
+
+impl Neighbours for super::shm::Shm {
+    fn moves(&self) -> u64 {
+        self.moves()
+    }
+
+    fn neighbours(&self) -> Vec<Neighbour> {
+        let of = |(incarnation, seat, is_member, doors): (u64, u16, bool, &str)| Neighbour {
+            incarnation,
+            seat,
+            is_member,
+            doors: doors.into(),
+        };
+        self.neighbours().map(of).collect()
+    }
 }
 
 impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {

@@ -76,7 +76,8 @@ impl Joining<'_> {
     fn found_so_far(&self, lines: &mut Lines) -> Vec<Option<u64>> {
         let mut found = vec![None; usize::from(self.config.members)];
         found[usize::from(self.hello.rank)] = Some(self.hello.incarnation);
-        let near = lines.near().seats();
+        let near = lines.near().neighbours().map(|(who, seat, ..)| (seat, who));
+        let near: Vec<(u16, u64)> = near.collect();
         let far = lines.far_ones().into_iter().map(|(seat, _, who)| (seat, who));
         for (seat, who) in near.into_iter().chain(far) {
             if let Some(place) = found.get_mut(usize::from(seat)) {

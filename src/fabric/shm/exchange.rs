@@ -251,14 +251,6 @@ impl Shm {
             .collect()
     }
 
-    /// The seats of those, and who has them.
-    pub fn seats(&self) -> Vec<(u16, u64)> {
-        let live = self.links.iter().flatten();
-        live.filter(|link| !link.ended && link.socket.is_some())
-            .map(|link| (link.seat, link.incarnation))
-            .collect()
-    }
-
     /// A copy of my bell, for whom I call.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
@@ -395,6 +387,7 @@ impl Exchange for Shm {
         }
         self.block = blocks[me.index()].clone();
         (self.gone, self.untold) = (Members::NONE, true);
+        self.moves += 1;
         self.tidy();
         if let Some(showroom) = &mut self.showroom {
             // All who need them have mapped or been sent them.

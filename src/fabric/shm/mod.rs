@@ -64,6 +64,8 @@ struct Link {
     incarnation: u64,
     /// A founder's is its rank.
     seat: u16,
+    /// Where other hosts reach it.
+    doors: String,
     pid: u32,
     parks: bool,
     /// `None`: closed here.
@@ -113,6 +115,8 @@ pub struct Shm {
     ghosts: VecDeque<usize>,
     /// `None`: the view is fixed.
     showroom: Option<Showroom>,
+    /// Counts changes of who is connected.
+    moves: u64,
 }
 
 /// Rings one's own bell from another thread: for an application thread whose group sleeps.
@@ -218,6 +222,7 @@ impl Shm {
             starved: None,
             ghosts: VecDeque::new(),
             showroom,
+            moves: 0,
         })
     }
 

@@ -20,7 +20,8 @@
 //! INCARNATION SEAT member|joins HOST ADDRESS,ADDRESS…
 //! ```
 
-use super::address::{Address, Lookup, parse};
+use super::super::mixed::Neighbour;
+use super::address::{Address, Host, Lookup, parse};
 use super::call::{Call, Called, TRY};
 use super::door::{Arrival, Door, Visitor};
 use super::handshake::Terms;
@@ -53,6 +54,8 @@ pub struct About {
     /// Those that can meet over shared memory have the same.
     pub host: String,
     pub addresses: Vec<Address>,
+    /// As whom its connection shows it; `None`: it has none here.
+    ip: Option<IpAddr>,
 }
 
 /// Whom a call is for.
@@ -86,6 +89,8 @@ pub struct Lobby {
     goals: Vec<Goal>,
     /// All that are connected.
     abouts: Vec<About>,
+    /// Those that are connected by shared memory.
+    near: Vec<About>,
     /// All that others have told of.
     told: Vec<About>,
     joins: bool,
@@ -118,6 +123,7 @@ impl Lobby {
         hello.more.push((HOST.into(), host.clone()));
         let joins = hello.kind == Kind::Enter;
         let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());
+        let near = Vec::new();
         let (trouble, fatal) = (None, None);
         let asked = Instant::now();
         Lobby {
@@ -129,6 +135,7 @@ impl Lobby {
             door,
             goals,
             abouts,
+            near,
             told,
             joins,
             asked,
@@ -199,7 +206,7 @@ impl Lobby {
             match self.go_on(at, now) {
                 Some(session) => {
                     self.goals[at].next = now + CALL_AGAIN;
-                    self.read_told(&session.peer);
+                    self.read_told(&session.peer, session.remote.ip());
                     self.keep(session, true, &mut new);
                 }
                 None if self.is_reached(self.goals[at].whom) => {
@@ -375,7 +382,7 @@ impl Lobby {
     }
 
     /// What a peer says that is for the lobby. `None`: it is for the driver; else what to answer.
-    pub fn hears(&mut self, bytes: &[u8], members: &[u64]) -> Option<Option<Vec<u8>>> {
+    pub fn hears(&mut self, from: u64, bytes: &[u8], members: &[u64]) -> Option<Option<Vec<u8>>> {
         if bytes == WHO {
             return Some(Some(format!("here\n{}", self.here(members)).into_bytes()));
         }
@@ -383,7 +390,9 @@ impl Lobby {
         if let Ok(text) = std::str::from_utf8(text)
             && self.joins
         {
-            self.learn(text.lines());
+            let its = self.abouts.iter().find(|of| of.incarnation == from);
+            let ip = its.and_then(|of| of.ip);
+            self.learn(text.lines(), ip);
         }
         Some(None)
     }
@@ -397,32 +406,53 @@ impl Lobby {
         due.then_some(WHO)
     }
 
-    fn read_told(&mut self, welcome: &Hello) {
+    fn read_told(&mut self, welcome: &Hello, ip: IpAddr) {
         let here = welcome.more.iter().find(|(key, _)| key == "here");
         if let Some((_, text)) = here.filter(|_| self.joins) {
             let text = text.clone();
-            self.learn(text.split(';'));
+            self.learn(text.split(';'), Some(ip));
         }
     }
 
     /// Lines of a peer's: what is none is passed over.
-    fn learn<'a>(&mut self, lines: impl Iterator<Item = &'a str>) {
-        let all = lines.take(HERE_MAX).filter_map(entry);
-        self.told.extend(all);
+    /// `ip`: whose host its addresses are of that name none.
+    fn learn<'a>(&mut self, lines: impl Iterator<Item = &'a str>, ip: Option<IpAddr>) {
+        for mut about in lines.take(HERE_MAX).filter_map(entry) {
+            if let Some(ip) = ip {
+                about.addresses.iter_mut().for_each(|address| settle(address, ip));
+            }
+            self.told.push(about);
+        }
         self.told.truncate(4 * HERE_MAX);
     }
 
     /// All that I am connected with, a line each.
     fn here(&self, members: &[u64]) -> String {
         let mut text = String::new();
-        for about in self.abouts.iter().take(HERE_MAX) {
-            let is_member = members.contains(&about.incarnation);
+        for about in self.abouts.iter().chain(&self.near).take(HERE_MAX) {
+            let is_member = about.is_member || members.contains(&about.incarnation);
             let what = if is_member { "member" } else { "joins" };
             let addresses: Vec<String> = about.addresses.iter().map(Address::to_string).collect();
             let (who, seat, host) = (about.incarnation, about.seat, &about.host);
             let _ = writeln!(text, "{who} {seat} {what} {host} {}", addresses.join(","));
         }
         text
+    }
+
+    /// Who is connected by shared memory now.
+    pub fn hear_of(&mut self, neighbours: &[Neighbour]) {
+        let of = |of: &Neighbour| {
+            let doors = of.doors.split(',').filter(|text| !text.is_empty());
+            About {
+                incarnation: of.incarnation,
+                seat: of.seat,
+                is_member: of.is_member,
+                host: self.host.clone(),
+                addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
+                ip: None,
+            }
+        };
+        self.near = neighbours.iter().map(of).collect();
     }
 
     /// A connection has ended.
@@ -442,17 +472,8 @@ impl Lobby {
 
 /// What a hello says of a process, and how it is reached. `called`: at the address it was found at.
 fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
-    let mut addresses: Vec<Address> = Vec::new();
-    for address in &hello.addresses {
-        match address.numeric() {
-            // Wherever it comes from, at the port of its door.
-            Ok(Some(at)) if at.ip().is_unspecified() => {
-                addresses.push(SocketAddr::new(remote.ip(), at.port()).into());
-            }
-            Err(_) => addresses.push(SocketAddr::new(remote.ip(), address.port).into()),
-            _ => addresses.push(address.clone()),
-        }
-    }
+    let mut addresses = hello.addresses.clone();
+    addresses.iter_mut().for_each(|address| settle(address, remote.ip()));
     if called {
         addresses.insert(0, remote.into());
     }
@@ -463,6 +484,20 @@ fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
         is_member: false,
         host: host_of(hello).into(),
         addresses,
+        ip: Some(remote.ip()),
+    }
+}
+
+/// An address that names no host is one of that host's.
+fn settle(address: &mut Address, ip: IpAddr) {
+    let unspecified = match address.host {
+        Host::Any => true,
+        Host::V4(ip) => ip.is_unspecified(),
+        Host::V6(ip, _) => ip.is_unspecified(),
+        Host::Name(_) => false,
+    };
+    if unspecified {
+        *address = SocketAddr::new(ip, address.port).into();
     }
 }
 
@@ -482,7 +517,7 @@ fn entry(line: &str) -> Option<About> {
     let host = parts.next()?.to_string();
     let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
     let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    Some(About { incarnation, seat, is_member, host, addresses })
+    Some(About { incarnation, seat, is_member, host, addresses, ip: None })
 }
 
 /// The same for processes that see each other's sockets of this host: one machine, one boot, one

@@ -33,6 +33,7 @@ pub mod wire;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use super::mixed::Neighbour;
 use super::shm::OwnBell;
 use super::shm::socket::{Alarm, Bell, Watch};
 use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes};
@@ -528,6 +529,12 @@ impl super::mixed::Borrows for Tcp {
     fn borrow_own(&mut self, epoch: Epoch, own: &Memory) {
         self.lend(epoch, own);
     }
+
+    fn hear_of(&mut self, neighbours: Vec<Neighbour>) {
+        if let Some(lobby) = &mut self.lobby {
+            lobby.hear_of(&neighbours);
+        }
+    }
 }
 
 impl Exchange for Tcp {
@@ -660,7 +667,8 @@ impl Exchange for Tcp {
             };
             let (peer, bytes) = links.find_map(next)?;
             let members = if self.lobby.is_some() { self.members() } else { Vec::new() };
-            let taken = self.lobby.as_mut().and_then(|lobby| lobby.hears(&bytes, &members));
+            let from = self.incarnation(peer).unwrap_or(0);
+            let taken = self.lobby.as_mut().and_then(|of| of.hears(from, &bytes, &members));
             let Some(answer) = taken else { return Some((peer, bytes)) };
             if let Some(answer) = answer {
                 self.say(peer, &answer);

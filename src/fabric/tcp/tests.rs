@@ -79,7 +79,7 @@ impl Node {
     fn show(&mut self, epoch: Epoch) {
         for rank in (0..self.seen.len()).filter(|rank| *rank != self.me) {
             let peer = self.peer(rank).unwrap();
-            self.tcp.show(epoch, peer, &[0]);
+            self.tcp.show(epoch, peer, &[0]).unwrap();
         }
     }
 
@@ -89,7 +89,7 @@ impl Node {
             let peer = self.peer(rank).unwrap();
             self.seen[rank] = Some(loop {
                 self.tcp.poll(true, &mut self.events);
-                match self.tcp.shown(peer, epoch, &sizes(lane_bytes)) {
+                match self.tcp.shown(peer, epoch, &sizes(lane_bytes)).unwrap() {
                     Shown::Memory(memory) => break memory,
                     Shown::Waits => {}
                     Shown::Never => panic!("rank {rank} has ended"),
@@ -376,7 +376,7 @@ fn a_peer_may_be_an_epoch_ahead() {
     let peer = two.peer(0).unwrap();
     let next = loop {
         two.poll();
-        match two.tcp.shown(peer, Epoch(2), &sizes(LANE_BYTES)) {
+        match two.tcp.shown(peer, Epoch(2), &sizes(LANE_BYTES)).unwrap() {
             Shown::Memory(memory) if memory.block.cell(5 * 8).observe() == 2 => break memory,
             Shown::Never => panic!("it lives"),
             _ => {}
@@ -452,7 +452,7 @@ fn a_forged_record_never_lands() {
     let sizes = sizes(LANE_BYTES);
     let memory = loop {
         tcp.poll(true, &mut events);
-        if let Shown::Memory(memory) = tcp.shown(Peer(1), Epoch(1), &sizes) {
+        if let Shown::Memory(memory) = tcp.shown(Peer(1), Epoch(1), &sizes).unwrap() {
             break memory;
         }
     };
@@ -463,7 +463,7 @@ fn a_forged_record_never_lands() {
         tcp.poll(true, &mut events);
     }
     assert_eq!(memory.block.cell(8).observe(), 1);
-    assert!(matches!(tcp.shown(Peer(1), Epoch(2), &sizes), Shown::Never));
+    assert!(matches!(tcp.shown(Peer(1), Epoch(2), &sizes).unwrap(), Shown::Never));
 }
 
 /// Both ends at once: what a crossing farewell must not do is lose the other's.
