@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod config;
 mod failure;
 mod info;
 mod machine;
@@ -49,6 +50,7 @@ enum Verb {
     Stat(stat::Options),
     Info(info::Options),
     Secret(secret::Options),
+    Config(config::Options),
     Sim(sim::Options),
 }
 
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Stat(options) => stat::run(&options),
         Verb::Info(options) => info::run(&options),
         Verb::Secret(options) => secret::run(&options),
+        Verb::Config(options) => config::run(&options),
         Verb::Sim(options) => sim::run(&options),
     };
     match outcome {

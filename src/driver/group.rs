@@ -8,6 +8,8 @@ use super::idle::{Pace, pin};
 use super::join::join;
 use super::lane::Lanes;
 pub use super::lane::Sender;
+use super::lines::Lines;
+use super::network::Carrier;
 use super::policy::{Policy, sends};
 use super::rendezvous::{self, Met};
 use super::state::{self, States};
@@ -19,6 +21,7 @@ use crate::error::{Error, Status};
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{OwnBell, Parts, Shm};
+use crate::fabric::tcp::secret::random;
 use crate::fabric::{Admission, Fabric, Memory};
 use crate::group::membership::roster::{Address, Roster};
 use crate::group::membership::stage::Stage;
@@ -51,7 +54,12 @@ impl Group {
     ///
     /// Blocks until all members are there or `open_timeout` ends. `application` gets the messages.
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
-        if config.join {
+        let several_hosts = config.network.carrier != Carrier::Shm;
+        if config.join || several_hosts {
+            if several_hosts && config.membership == Changes::Fixed {
+                let detail = "members on several hosts may change: membership has to be `views`";
+                return Err(Error::new(Status::Invalid, detail));
+            }
             return join(config, application);
         }
         let (view, plan) = config.first()?;
@@ -442,15 +450,16 @@ impl Group {
     /// A member that has joined: its first view has been gathered.
     pub(super) fn joined(
         mut views: Box<Views>,
-        mut shm: Shm,
+        mut lines: Lines,
         application: Box<dyn Application>,
         stats: Arc<Region>,
         config: &Config,
     ) -> Group {
-        let assembly = views.enter(super::clock(), &mut shm);
+        let assembly = views.enter(super::clock(), lines.fabric());
         views.beat(assembly.table.layout.beat.byte(0));
-        let bell = shm.own_bell();
-        Group::of(assembly, Box::new(shm), bell, Some(views), application, stats, config)
+        let bell = lines.own_bell();
+        let fabric = lines.into_fabric();
+        Group::of(assembly, fabric, bell, Some(views), application, stats, config)
     }
 
     fn of(
@@ -517,9 +526,10 @@ fn no_thread(cause: &std::io::Error) -> Error {
     Error::new(Status::System, what)
 }
 
-/// Never that of another process of this rank, nor of this one's last group; never 0.
+/// Chosen at random, since other hosts choose theirs, too; never 0.
 pub(super) fn incarnation() -> u64 {
-    (super::clock().0 << 22 ^ u64::from(std::process::id())).max(1)
+    let random = random::<8>().map_or(0, u64::from_le_bytes);
+    (super::clock().0 << 22 ^ u64::from(std::process::id()) ^ random).max(1)
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub mod idle;
 mod join;
 pub mod lane;
 mod letter;
+mod lines;
+pub mod network;
 mod policy;
 pub mod rendezvous;
 mod shortage;

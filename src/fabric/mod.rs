@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod conformance;
+pub mod mixed;
 pub mod shm;
 #[forbid(unsafe_code)]
 pub mod tcp;

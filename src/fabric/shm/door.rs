@@ -11,6 +11,7 @@
 //! pid=4711
 //! parks=1
 //! incarnation=…      (with enter and its welcome)
+//! doors=HOST:PORT,…  (likewise: where other hosts reach it, if they do)
 //! text=…             (with refuse: the status and the sentence)
 //! config:
 //! members=3
@@ -60,6 +61,8 @@ pub struct Hello {
     pub parks: bool,
     /// 0: not told.
     pub incarnation: u64,
+    /// Where processes on other hosts reach it: addresses, parted by commas; may be empty.
+    pub doors: String,
     /// With `Refuse`: why. The status' number and a sentence.
     pub refusal: Option<(i32, String)>,
     pub config: String,
@@ -69,7 +72,8 @@ impl Hello {
     pub fn new(kind: Kind, rank: u16, parks: bool, config: &str) -> Hello {
         let pid = std::process::id();
         let (wire, config) = (WIRE_VERSION, config.into());
-        Hello { kind, wire, rank, pid, parks, incarnation: 0, refusal: None, config }
+        let doors = String::new();
+        Hello { kind, wire, rank, pid, parks, incarnation: 0, doors, refusal: None, config }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -83,6 +87,9 @@ impl Hello {
         );
         if self.incarnation != 0 {
             text.push_str(&format!("incarnation={}\n", self.incarnation));
+        }
+        if !self.doors.is_empty() {
+            text.push_str(&format!("doors={}\n", self.doors));
         }
         if let Some((status, sentence)) = &self.refusal {
             let sentence = sentence.replace('\n', " ");
@@ -113,6 +120,7 @@ impl Hello {
                 "pid" => hello.pid = value.parse().ok()?,
                 "parks" => hello.parks = value == "1",
                 "incarnation" => hello.incarnation = value.parse().ok()?,
+                "doors" => hello.doors = value.into(),
                 "text" => {
                     let (status, sentence) = value.split_once(' ')?;
                     hello.refusal = Some((status.parse().ok()?, sentence.into()));

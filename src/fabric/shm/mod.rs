@@ -62,6 +62,10 @@ pub struct Neighbour {
 struct Link {
     /// 0 where nobody asks.
     incarnation: u64,
+    /// A founder's is its rank.
+    seat: u16,
+    /// Where other hosts reach it.
+    doors: String,
     pid: u32,
     parks: bool,
     /// `None`: closed here.
@@ -111,6 +115,8 @@ pub struct Shm {
     ghosts: VecDeque<usize>,
     /// `None`: the view is fixed.
     showroom: Option<Showroom>,
+    /// Counts changes of who is connected.
+    moves: u64,
 }
 
 /// Rings one's own bell from another thread: for an application thread whose group sleeps.
@@ -186,7 +192,8 @@ impl Shm {
             peers[rank.index()] = Some(rank.index());
             let block = parts.blocks[rank.index()].clone();
             let incarnation = block.cell(layout.incarnation.byte(0)).observe();
-            links[rank.index()] = Some(Link::new(incarnation, (pid, parks), socket, bell, block));
+            links[rank.index()] =
+                Some(Link::new((incarnation, rank.0), (pid, parks), socket, bell, block));
         }
         let parks = parts.hello.parks;
         let mut showroom = parts.memory.map(Showroom::new);
@@ -215,6 +222,7 @@ impl Shm {
             starved: None,
             ghosts: VecDeque::new(),
             showroom,
+            moves: 0,
         })
     }
 

@@ -29,11 +29,13 @@ pub mod handshake;
 pub mod hello;
 pub mod incoming;
 pub mod link;
+pub mod lobby;
 pub mod mirror;
 pub mod outgoing;
 pub mod seal;
 pub mod secret;
 pub mod session;
+mod stream;
 mod talk;
 pub mod terms;
 pub mod wire;
@@ -41,6 +43,7 @@ pub mod wire;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use super::mixed::Neighbour;
 use super::shm::OwnBell;
 use super::shm::socket::{Alarm, Bell, Watch};
 use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes};
@@ -48,9 +51,12 @@ use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, R
 use crate::error::Error;
 use crate::log_sink::{Level, say};
 use crate::mem::{Cell, Region};
-use link::{Channel, Link, Parting};
+use link::{Channel, Keys, Link, Parting};
+use lobby::{Lobby, New};
 use mirror::{Measures, extent, made};
 use outgoing::{Own, Parcel};
+use session::Session;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,10 +71,13 @@ const READ_EACH_MAX: usize = 4;
 const LOOKS_AWAKE: u32 = 4;
 /// Connections that are closed here and kept for a moment, at the most.
 const PARTINGS_MAX: usize = 64;
+/// Streams that peers have opened and nobody has taken, at the most.
+const OFFERED_MAX: usize = 64;
 /// How long `drop` waits, after a farewell, for it to be taken.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 const TOKEN_BELL: u64 = u64::MAX;
+const TOKEN_DOOR: u64 = u64::MAX - 1;
 const TOKEN_ALARM: u64 = u64::MAX - 3;
 
 /// What a TCP fabric must know of its group.
@@ -118,6 +127,12 @@ pub struct Tcp {
     /// All sockets are watched. Looks since this member slept.
     watched: bool,
     awake: u32,
+    /// `None`: connections are made by somebody else.
+    lobby: Option<Lobby>,
+    /// The door has stirred.
+    knocked: bool,
+    /// Streams that peers have opened, and whose.
+    offered: VecDeque<(u64, OwnedFd)>,
 }
 
 impl Tcp {
@@ -144,6 +159,9 @@ impl Tcp {
             left: false,
             watched: false,
             awake: 0,
+            lobby: None,
+            knocked: false,
+            offered: VecDeque::new(),
         })
     }
 
@@ -170,6 +188,71 @@ impl Tcp {
         }
         self.hear(at); // what was read before makes no socket readable
         Ok(())
+    }
+
+    /// Lets a lobby make the connections from now on.
+    pub fn attend(&mut self, lobby: Lobby) -> Result<(), Error> {
+        self.watch.add(&lobby.door, TOKEN_DOOR)?;
+        self.lobby = Some(lobby);
+        Ok(())
+    }
+
+    pub fn lobby(&mut self) -> Option<&mut Lobby> {
+        self.lobby.as_mut()
+    }
+
+    /// Who is in the view at hand, but me.
+    fn members(&self) -> Vec<u64> {
+        let links = self.peers.iter().flatten().filter_map(|at| self.links[*at].as_ref());
+        links.map(|link| link.incarnation).collect()
+    }
+
+    /// One round of the lobby.
+    #[cold]
+    fn meet(&mut self) {
+        let now = Instant::now();
+        let members = self.members();
+        let Some(lobby) = &mut self.lobby else { return };
+        if !std::mem::take(&mut self.knocked) && !lobby.is_due(now) {
+            return;
+        }
+        let gone = |who: &u64| {
+            let its = |link: &&Link| link.incarnation == *who && !link.has_ended();
+            !self.links.iter().flatten().any(|link| its(&link))
+        };
+        let ended: Vec<u64> = lobby.abouts().iter().map(|of| of.incarnation).filter(gone).collect();
+        ended.into_iter().for_each(|who| lobby.forget(who));
+        for new in lobby.step(now, self.admits, &members) {
+            match new {
+                New::Peer(session) => self.keep(*session),
+                New::Stream(who, session) => match stream::plain(*session) {
+                    Ok(stream) if self.offered.len() < OFFERED_MAX => {
+                        self.offered.push_back((who, stream));
+                    }
+                    Ok(_) => {}
+                    Err(trouble) => say(Level::Warning, &format!("no state transfer: {trouble}")),
+                },
+            }
+        }
+        let asks = self.lobby.as_mut().and_then(|lobby| lobby.asks(now));
+        if let Some(asks) = asks {
+            for at in 0..self.links.len() {
+                self.say(Peer(at as u16), asks);
+            }
+        }
+    }
+
+    fn keep(&mut self, session: Session) {
+        let incarnation = session.incarnation();
+        let Session { socket, keys, leftover: before, .. } = session;
+        let keys = keys.map(|keys| Keys { send: keys.send, receive: keys.receive });
+        // Whoever was here before with this number has ended, and is no member any more.
+        if let Err(trouble) = self.connect(Channel { socket, incarnation, keys, before }) {
+            say(Level::Warning, &format!("a connection is lost: {trouble}"));
+            if let Some(lobby) = &mut self.lobby {
+                lobby.forget(incarnation);
+            }
+        }
     }
 
     /// Incarnations that I am connected with.
@@ -243,9 +326,10 @@ impl Tcp {
     /// Reads what those have sent of whom `fd` says that they have; sleeps for that up to a time.
     fn look(&mut self, timeout_ns: Option<u64>) {
         let (mut ready, mut count) = ([0; super::shm::socket::EVENTS_MAX], 0);
-        let (mut bell, mut alarm) = (false, false);
+        let (mut bell, mut alarm, mut door) = (false, false, false);
         self.watch.wait(timeout_ns, |token, _| match token {
             TOKEN_BELL => bell = true,
+            TOKEN_DOOR => door = true,
             TOKEN_ALARM => alarm = true,
             peer => {
                 ready[count] = peer as usize;
@@ -259,6 +343,10 @@ impl Tcp {
             set.silence();
         }
         ready[..count].iter().for_each(|peer| self.hear(*peer));
+        self.knocked |= door;
+        if self.lobby.is_some() {
+            self.meet();
+        }
     }
 
     /// From now on `fd` tells what sockets have.
@@ -436,7 +524,7 @@ impl Fabric for Tcp {
             if let Some(socket) = link.socket()
                 && link.outgoing.is_full()
             {
-                self.watch.await_room(socket, peer as u64, true);
+                self.watch.await_writable(socket, peer as u64, true);
                 link.awaited = true;
             }
         }
@@ -454,7 +542,7 @@ impl Fabric for Tcp {
             let Some(link) = link.as_mut().filter(|link| link.awaited) else { continue };
             link.awaited = false;
             if let Some(socket) = link.socket() {
-                self.watch.await_room(socket, peer as u64, false);
+                self.watch.await_writable(socket, peer as u64, false);
             }
         }
     }
@@ -505,6 +593,18 @@ impl Drop for Tcp {
     }
 }
 
+impl super::mixed::Borrows for Tcp {
+    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) {
+        self.lend(epoch, own);
+    }
+
+    fn hear_of(&mut self, neighbours: Vec<Neighbour>) {
+        if let Some(lobby) = &mut self.lobby {
+            lobby.hear_of(&neighbours);
+        }
+    }
+}
+
 impl Exchange for Tcp {
     fn peer(&self, incarnation: u64) -> Option<Peer> {
         let link = |at: &usize| self.links[*at].as_ref();
@@ -521,6 +621,9 @@ impl Exchange for Tcp {
 
     fn admit(&mut self, whom: Admission) {
         self.admits = whom;
+        if let Some(lobby) = self.lobby.as_mut().filter(|_| whom == Admission::All) {
+            lobby.stop_calling();
+        }
     }
 
     fn has_ended(&self, peer: Peer) -> bool {
@@ -626,17 +729,44 @@ impl Exchange for Tcp {
     }
 
     fn heard(&mut self) -> Option<(Peer, Vec<u8>)> {
-        let mut links = self.links.iter_mut().zip(0..);
-        links.find_map(|(link, at)| Some((Peer(at), link.as_mut()?.mirror.next_heard()?)))
+        loop {
+            let mut links = self.links.iter_mut().zip(0..);
+            let next = |(link, at): (&mut Option<Link>, u16)| {
+                Some((Peer(at), link.as_mut()?.mirror.next_heard()?))
+            };
+            let (peer, bytes) = links.find_map(next)?;
+            let members = if self.lobby.is_some() { self.members() } else { Vec::new() };
+            let from = self.incarnation(peer).unwrap_or(0);
+            let taken = self.lobby.as_mut().and_then(|of| of.hears(from, &bytes, &members));
+            let Some(answer) = taken else { return Some((peer, bytes)) };
+            if let Some(answer) = answer {
+                self.say(peer, &answer);
+            }
+        }
     }
 
-    /// Not over this fabric yet: a stream to another host is a connection of its own.
-    fn offer(&mut self, _to: Peer, _stream: BorrowedFd<'_>) -> bool {
-        false
+    /// Opens a connection of its own for that, and waits for it.
+    fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool {
+        let Some(who) = self.link(to).map(|link| link.incarnation) else { return false };
+        let Some(call) = self.lobby.as_ref().and_then(|of| of.call_for_stream(who)) else {
+            return false;
+        };
+        match stream::open(call, stream) {
+            Ok(()) => true,
+            Err(trouble) => {
+                say(Level::Notice, &format!("no stream for the state: {trouble}"));
+                false
+            }
+        }
     }
 
     fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
-        None
+        loop {
+            let (who, stream) = self.offered.pop_front()?;
+            if let Some(peer) = self.peer(who) {
+                return Some((peer, stream));
+            }
+        }
     }
 }
 
