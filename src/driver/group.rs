@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A group as a Rust program uses it; the C door is a thin layer over this.
 
+mod opening;
+
 use super::assembly::{Assembly, assemble, prologue};
 use super::config::{Changes, Config, Idle};
 use super::control::Control;
@@ -11,28 +13,25 @@ pub use super::lane::Sender;
 use super::lines::Lines;
 use super::network::Carrier;
 use super::policy::{Policy, sends};
-use super::rendezvous::{self, Met};
+use super::rendezvous;
 use super::state::{self, States};
 use super::stats::{self, Page, Snapshot};
 use super::views::Views;
 use super::{Application, Driver, Seen, Turn};
-use crate::base::{Epoch, Rank};
+use crate::base::Epoch;
 use crate::error::{Error, Status};
+use crate::fabric::shm::OwnBell;
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
-use crate::fabric::shm::{OwnBell, Parts, Shm};
 use crate::fabric::tcp::secret::random;
 use crate::fabric::{Admission, Fabric, Memory};
-use crate::group::membership::roster::{Address, Roster};
+use crate::group::membership::Membership;
 use crate::group::membership::stage::Stage;
-use crate::group::membership::{Carry, Membership, Options};
-use crate::group::policy::Plan;
-use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
 use crate::mem::{Cell, Region};
-use crate::sst::layout::Layout;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use opening::Opening;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -352,72 +351,6 @@ impl Drop for Polling {
     }
 }
 
-/// What is needed to put a member together once all have met.
-struct Opening<'a> {
-    config: &'a Config,
-    view: View,
-    layout: Arc<Layout>,
-    /// And how it has placed the founders.
-    policy: (Policy, Plan),
-    memory: Memory,
-    own: OwnMemory,
-}
-
-impl Opening<'_> {
-    fn build(
-        self,
-        met: Met,
-        bell: Bell,
-        (stats, stats_fd): (Arc<Region>, OwnedFd),
-        application: Box<dyn Application>,
-    ) -> Result<Group, Error> {
-        let (me, members) = (self.view.me, self.view.members);
-        let others = met.blocks.into_iter().zip(met.rings).enumerate();
-        let memory = |(rank, (block, rings)): (usize, (Option<Arc<Region>>, _))| match block {
-            Some(block) => Memory { block, rings },
-            None => {
-                assert_eq!(rank, me.index(), "all have met");
-                self.memory.clone()
-            }
-        };
-        let memories: Vec<Memory> = others.map(memory).collect();
-        let views = self.config.membership == Changes::Views;
-        let parts = Parts {
-            me,
-            members,
-            blocks: memories.iter().map(|memory| memory.block.clone()).collect(),
-            neighbours: met.neighbours,
-            bell,
-            door: met.door,
-            hello: met.hello,
-            stats: stats_fd,
-            memory: views.then_some(self.own),
-        };
-        let mut fabric = Shm::new(parts, &self.layout)?;
-        let roster = views.then(|| founders(&memories, &self.layout, me));
-        let (mut policy, plan) = self.policy;
-        policy.adopt(&plan);
-        let first = roster.clone().map(|roster| {
-            let carry = Carry::first(&roster);
-            (roster, carry, Options::default())
-        });
-        let posting = fabric.posting();
-        let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
-        let assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
-        let views = fabric.exchange().zip(roster).map(|(exchange, roster)| {
-            let lags = policy.lags(self.config);
-            let first = (roster, self.view);
-            let time = self.config.suspicion_ns;
-            let mut views = Views::new(policy, first, time, &lags, exchange, blocks);
-            views.spare.begin(&memories);
-            views.beat(self.layout.beat.byte(0));
-            Box::new(views)
-        });
-        let bell = fabric.own_bell();
-        Ok(Group::of(assembly, Box::new(fabric), bell, views, application, stats, self.config))
-    }
-}
-
 impl Group {
     /// A group of a fixed view, over a fabric in which its members have met and entered it.
     /// `memories`: by rank, mine among them (`prepare`); `bell`: of the fabric.
@@ -497,16 +430,6 @@ impl Group {
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }
     }
-}
-
-/// The first view's members: each says in its control block which incarnation it is.
-fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
-    let founder = |(memory, extra): (&Memory, u16)| {
-        let incarnation = memory.block.cell(layout.incarnation.byte(0)).observe();
-        (incarnation, Address { extra, ..Address::default() })
-    };
-    let all: Vec<(u64, Address)> = memories.iter().zip(0..).map(founder).collect();
-    Roster::first(&all, me)
 }
 
 /// How often connections are looked at where views change, at the least: a peer's end is noticed by

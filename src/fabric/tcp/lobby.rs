@@ -20,8 +20,10 @@
 //! INCARNATION SEAT member|joins HOST ADDRESS,ADDRESS…
 //! ```
 
+mod about;
+
 use super::super::mixed::Neighbour;
-use super::address::{Address, Host, Lookup, parse};
+use super::address::{Address, Lookup, parse};
 use super::call::{Call, Called, TRY};
 use super::door::{Arrival, Door, Visitor};
 use super::handshake::Terms;
@@ -30,8 +32,10 @@ use super::session::Session;
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
+pub use about::About;
+use about::{HOST, about, entry, host_of, settle, this_host};
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,22 +45,7 @@ const CALL_AGAIN: Duration = Duration::from_millis(100);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Entries that are believed of one peer: twice as many as a group has members, since some join.
 const HERE_MAX: usize = 2 * MEMBERS_MAX;
-/// The key of a hello that says on which host a process is.
-const HOST: &str = "hostid";
 const WHO: &[u8] = b"who\n";
-
-/// What is known of a process that is connected, or may be called.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct About {
-    pub incarnation: u64,
-    pub seat: u16,
-    pub is_member: bool,
-    /// Those that can meet over shared memory have the same.
-    pub host: String,
-    pub addresses: Vec<Address>,
-    /// As whom its connection shows it; `None`: it has none here.
-    ip: Option<IpAddr>,
-}
 
 /// Whom a call is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -468,63 +457,4 @@ impl Lobby {
         let (terms, source) = (self.terms.clone(), self.source);
         Some(Call::new(numeric.collect(), source, terms, hello, TRY))
     }
-}
-
-/// What a hello says of a process, and how it is reached. `called`: at the address it was found at.
-fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
-    let mut addresses = hello.addresses.clone();
-    addresses.iter_mut().for_each(|address| settle(address, remote.ip()));
-    if called {
-        addresses.insert(0, remote.into());
-    }
-    addresses.dedup();
-    About {
-        incarnation: hello.incarnation,
-        seat: hello.rank,
-        is_member: false,
-        host: host_of(hello).into(),
-        addresses,
-        ip: Some(remote.ip()),
-    }
-}
-
-/// An address that names no host is one of that host's.
-fn settle(address: &mut Address, ip: IpAddr) {
-    let unspecified = match address.host {
-        Host::Any => true,
-        Host::V4(ip) => ip.is_unspecified(),
-        Host::V6(ip, _) => ip.is_unspecified(),
-        Host::Name(_) => false,
-    };
-    if unspecified {
-        *address = SocketAddr::new(ip, address.port).into();
-    }
-}
-
-fn host_of(hello: &Hello) -> &str {
-    hello.more.iter().find(|(key, _)| key == HOST).map_or("", |(_, host)| host)
-}
-
-fn entry(line: &str) -> Option<About> {
-    let mut parts = line.split(' ');
-    let incarnation = parts.next()?.parse().ok().filter(|who| *who != 0)?;
-    let seat = parts.next()?.parse().ok()?;
-    let is_member = match parts.next()? {
-        "member" => true,
-        "joins" => false,
-        _ => return None,
-    };
-    let host = parts.next()?.to_string();
-    let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
-    let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    Some(About { incarnation, seat, is_member, host, addresses, ip: None })
-}
-
-/// The same for processes that see each other's sockets of this host: one machine, one boot, one
-/// network namespace.
-fn this_host() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let space = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
-    let digits = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-    format!("{}-{}", digits(&boot), digits(&space.to_string_lossy()))
 }
