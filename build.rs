@@ -85,13 +85,15 @@ mod header {
             enumeration: EnumConfig { prefix_with_name: false, ..Default::default() },
             ..Default::default()
         };
-        let built =
-            ["status", "attr", "message", "view", "state", "handle", "stats", "group", "send"]
-                .iter()
-                .fold(Builder::new().with_config(config), |builder, noun| {
-                    builder.with_src(root.join(format!("src/capi/{noun}.rs")))
-                })
-                .generate();
+        let built = [
+            "status", "attr", "message", "view", "place", "state", "handle", "stats", "group",
+            "send",
+        ]
+        .iter()
+        .fold(Builder::new().with_config(config), |builder, noun| {
+            builder.with_src(root.join(format!("src/capi/{noun}.rs")))
+        })
+        .generate();
         match built {
             Ok(bindings) => {
                 bindings.write_to_file(out.unwrap_or_else(|| root.join("include/squall.h")));

@@ -135,7 +135,8 @@ pub fn order_latency(members: usize, size: usize, seconds: f64) -> Result<Latenc
     Ok(shared.control().latency())
 }
 
-/// A cache line's round trip: two processes, each spinning on the word that the other writes.
+/// A round trip by cache lines: two processes, each spinning on the word that the other writes. The two
+/// words lie on lines of their own, one for each way.
 pub fn line_ping_pong(core_a: usize, core_b: usize, seconds: f64) -> Result<Latency, String> {
     let shared = Shared::new(None)?;
     run(&shared, &[core_a, core_b], seconds, |rank| {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `floor [SECONDS [REPEATS]]`: what this machine can do, as a table; see floor.rs.
 //!
-//! Each row carries the cache-line round trip taken just before it: on a virtual machine the cores
-//! may move closer or apart between two rows, and only rows with a like round trip compare.
+//! Each row carries the cache-line round trip (two lines, one each way) taken just before it: on a
+//! virtual machine the cores may move closer or apart between two rows, and only rows with a like
+//! round trip compare.
 //! A round trip of 0 (none was counted) or of milliseconds says that other work had the cores:
 //! such rows are worthless, as two spinning processes then mostly wait for each other's time slice.
 
@@ -73,7 +74,7 @@ fn latencies(seconds: f64) -> Result<(), String> {
         row(&format!("{members} members, 64 B, send to stable"), line_ns, latency);
     }
     let line = floor::line_ping_pong(0, 1, seconds)?;
-    row("cache line, there and back", line.p50, line);
+    row("two cache lines, one each way", line.p50, line);
     for pace_ns in [100_000, 1_000_000] {
         let latency = floor::eventfd_ping_pong(0, 1, pace_ns, seconds)?;
         row(&format!("eventfd, there and back, each {pace_ns} ns"), line.p50, latency);

@@ -386,7 +386,7 @@ fn one_by_one(
     let mut due = Instant::now();
     while start.elapsed() < warm + Duration::from_secs_f64(job.seconds) {
         if job.kind == Kind::Park {
-            due += Duration::from_millis(1);
+            due = (due + Duration::from_millis(1)).max(Instant::now()); // no burst after a stall
             while let Some(left) = due.checked_duration_since(Instant::now()) {
                 std::thread::sleep(left);
             }

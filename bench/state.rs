@@ -35,8 +35,12 @@ fn a_join_under_load() -> String {
     let (rate, joins): (u64, usize) = (or("RATE", 100_000), or("JOINS", 5));
     let idle = if or("IDLE", String::new()) == "park" { "park" } else { "yield" };
     let each = rate / u64::from(founders);
-    let plan =
-        Plan { founders, bytes: mib << 20, idle, rate: each, rate_joined: 0, window: 1 << 14 };
+    let plan = Plan {
+        rate: each,
+        rate_joined: 0,
+        window: 1 << 14,
+        ..Plan::new(founders, mib << 20, idle)
+    };
     let mut crew = Crew::of("benchstate", plan);
     crew.delivers();
     let mut text = format!(

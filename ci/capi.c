@@ -267,7 +267,7 @@ static void part_versions(void)
 }
 
 static const int statuses[] = {
-  SQUALL_OK, SQUALL_AGAIN, SQUALL_TIMED_OUT, SQUALL_INVALID, SQUALL_TOO_LONG, SQUALL_NOT_SENDER,
+  SQUALL_OK, SQUALL_AGAIN, SQUALL_TIMED_OUT, SQUALL_INADEQUATE, SQUALL_INVALID, SQUALL_TOO_LONG, SQUALL_NOT_SENDER,
   SQUALL_WRONG_SIZE, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT, SQUALL_OWN_THREAD,
   SQUALL_NOT_RESERVED, SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_IN_USE, SQUALL_FOREIGN_OWNER,
   SQUALL_MISMATCH, SQUALL_WIRE_VERSION, SQUALL_NOT_COMPLETE, SQUALL_SYSTEM, SQUALL_PEER_LOST,
@@ -275,15 +275,15 @@ static const int statuses[] = {
   SQUALL_LEFT, SQUALL_EXHAUSTED, SQUALL_PANIC,
 };
 /* Frozen: programs have been compiled with these numbers. */
-static const int frozen[] = {0,   -1,  -2,  -10, -11, -12, -13, -14, -15, -16, -17, -18, -30,
+static const int frozen[] = {0,   -1,  -2,  -3,  -10, -11, -12, -13, -14, -15, -16, -17, -18, -30,
                              -31, -32, -33, -34, -35, -36, -37, -50, -51, -52, -53, -54,
                              -55, -56, -57, -90};
 enum { STATUSES = sizeof statuses / sizeof *statuses };
 
 static void part_statuses(void)
 {
-  const char *unknown = squall_status_text(-3);
-  const int others[] = {1, 2, -3, -9, -19, -29, -38, -58, -89, -91, -1000, INT_MIN, INT_MAX};
+  const char *unknown = squall_status_text(-4);
+  const int others[] = {1, 2, -4, -9, -19, -29, -38, -58, -89, -91, -1000, INT_MIN, INT_MAX};
   CHECK(sizeof frozen == sizeof statuses);
   for (int i = 0; i < STATUSES; i++) {
     const char *text = squall_status_text(statuses[i]);
@@ -469,6 +469,7 @@ static void part_arguments(void)
   squall_group_attr_t good = attr_of(0, 1), attr;
   squall_callbacks_t callbacks = callbacks_of(&ear), empty = callbacks;
   squall_subgroup_attr_t subgroups[33], subgroup;
+  squall_transfer_attr_t transfer;
   int before;
 
   SAYS(squall_group_open(NULL, &callbacks, &group), SQUALL_INVALID, "attr", "NULL");
@@ -513,6 +514,19 @@ static void part_arguments(void)
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE | SQUALL_FLAG_OWN_THREAD, "SQUALL_FLAG_HUGE");
+  squall_transfer_attr_init(&transfer, sizeof transfer);
+  squall_transfer_attr_init(NULL, 5);
+#define REFUSED_TRANSFER(change, ...) \
+  do { \
+    squall_transfer_attr_t kept_ = transfer; \
+    REFUSED((attr.transfer = &transfer, change), __VA_ARGS__); \
+    transfer = kept_; \
+  } while (0)
+  REFUSED_TRANSFER(transfer.reserved = 9, "transfer.reserved is 9", "_init");
+  REFUSED_TRANSFER(transfer.catchup_bytes = 1000, "catch-up buffer of 1000", "power of two");
+  REFUSED_TRANSFER(transfer.catchup_bytes = UINT64_MAX, "power of two");
+  REFUSED_TRANSFER(transfer.catchup_bytes_max = 4096, "to 4096 bytes");
+  REFUSED_TRANSFER(transfer.near_bytes = (uint64_t)1 << 30, "1073741824", "a fourth");
   REFUSED(attr.subgroups = subgroups, "subgroup");
   REFUSED(attr.subgroup_count = 1, "subgroup");
   REFUSED((attr.subgroups = subgroups, attr.subgroup_count = 33), "33 subgroups", "32");
@@ -534,6 +548,23 @@ static void part_arguments(void)
   REFUSED_SUBGROUP(subgroup.members = none, "subgroups[1]", "count");
   REFUSED_SUBGROUP((subgroup.members = none, subgroup.member_count = 65), "subgroups[1]");
   REFUSED_SUBGROUP((subgroup.members = none, subgroup.member_count = UINT32_MAX), "subgroups[1]");
+  REFUSED_SUBGROUP(subgroup.shards = 33, "subgroup 1", "33 shards", "32");
+  REFUSED_SUBGROUP(subgroup.shards = 65536, "subgroups[1].shards is 65536");
+  REFUSED_SUBGROUP(subgroup.shards = 32, "33 subgroups", "32");
+  REFUSED_SUBGROUP(subgroup.shard_members_min = 2, "shard 0 of subgroup 1", "1 members", "needs 2");
+  REFUSED_SUBGROUP(subgroup.shard_members_min = 65, "subgroup 1", "65 members", "64");
+  REFUSED_SUBGROUP(subgroup.shard_members_min = UINT32_MAX, "subgroups[1].shard_members_min is");
+  REFUSED_SUBGROUP((subgroup.shard_members_min = 3, subgroup.shard_members_max = 2), "subgroup 1",
+                   "at most 2", "fewer than 3");
+  REFUSED_SUBGROUP(subgroup.shard_members_max = 65536, "subgroups[1].shard_members_max is 65536");
+  REFUSED_SUBGROUP(subgroup.senders_first = 65536, "subgroups[1].senders_first is 65536");
+  REFUSED_SUBGROUP((subgroup.senders = none, subgroup.sender_count = 1, subgroup.senders_first = 1),
+                   "subgroup 1", "first 1");
+  REFUSED_SUBGROUP(subgroup.lag = 3, "subgroups[1].lag 3", "SQUALL_LAG");
+  REFUSED_SUBGROUP(subgroup.lag_ms = 3, "subgroups[1].lag_ms is 3", "SQUALL_LAG_WAIT");
+  REFUSED_SUBGROUP(subgroup.lag = SQUALL_LAG_EVICT, "subgroups[1].lag_ms is 0");
+  REFUSED_SUBGROUP((subgroup.lag = SQUALL_LAG_REPORT, subgroup.lag_ms = 5), "subgroup 1", "fixed");
+  REFUSED_SUBGROUP((subgroup.lag = SQUALL_LAG_EVICT, subgroup.lag_ms = 3600001), "subgroup 1", "lag");
   CHECK(group == 77);             /* outputs are written on success only */
   CHECK(descriptors() == before); /* and nothing is left of what was refused */
   attr = good;
@@ -594,8 +625,14 @@ static void part_sizes(void)
   }
   attr.subgroups = subgroups, attr.subgroup_count = 2;
   subgroups[1].size = 64; /* they must be alike: where would the next one begin? */
-  SAYS(squall_group_open(&attr, &callbacks, &group), SQUALL_WRONG_SIZE, "subgroups[1]", "64", "56");
-  union { squall_subgroup_attr_t attr; char room[80]; } newer[2]; /* of a later version */
+  SAYS(squall_group_open(&attr, &callbacks, &group), SQUALL_WRONG_SIZE, "subgroups[1]", "64", "80");
+  squall_subgroup_attr_t older[2] = {subgroup_of(64), subgroup_of(64)}; /* of version 0.1: 56 bytes */
+  char packed[2 * 56];
+  for (int i = 0; i < 2; i++) older[i].size = 56, memcpy(packed + 56 * i, &older[i], 56);
+  attr.subgroups = (const squall_subgroup_attr_t *)(const void *)packed;
+  IS(squall_group_open(&attr, &callbacks, &group), SQUALL_OK);
+  IS(squall_group_close(group), SQUALL_OK);
+  union { squall_subgroup_attr_t attr; char room[112]; } newer[2]; /* of a later version */
   for (int i = 0; i < 2; i++) {
     squall_subgroup_attr_init(&newer[i].attr, sizeof newer[i]);
     newer[i].attr.message_bytes_max = 32 + 16 * (uint32_t)i;
@@ -995,7 +1032,7 @@ static void part_stats(void)
   CHECK(stats.turns == 0xaaaaaaaaaaaaaaaa);
   all.size = sizeof all;
   IS(squall_stats_get(group, 0, &all), SQUALL_OK);
-  CHECK(all.size == sizeof all && all.subgroup == 0 && all.sent == 1 && all.messages == 1);
+  CHECK(all.size == sizeof all && all.subgroup == 0 && all.sent == 1 && all.messages == 1 && all.epoch == 1);
   CHECK(all.bytes == 5 && all.batches == 1 && all.turns > 0 && all.delivered >= 1);
   stats.size = offsetof(squall_stats_t, sent); /* of an older header */
   IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
@@ -1452,6 +1489,274 @@ static void part_views(void)
   SAYS(open_with(attr, &ear, &none), SQUALL_INVALID, "membership 7");
 }
 
+/* ---- parts: who is where --------------------------------------------------------------------- */
+
+/* Two shards of two members at least, and a subgroup in which only the first member sends. */
+static squall_subgroup_attr_t parted[2];
+
+static void on_parts(void *user, squall_group_t group, const squall_view_t *view)
+{
+  (void)user, (void)group;
+  CHECK(view->size >= sizeof *view && view->subgroup_count == 3);
+  for (uint32_t i = 0; i < 3; i++) {
+    const squall_part_t *part = &view->parts[i];
+    const squall_shard_t *shard = &view->subgroups[i];
+    CHECK(part->of == i / 2 && part->shard == i % 2 && part->reserved == 0);
+    CHECK(part->lacks == (i < 2 && shard->member_count < 2 ? 2 - shard->member_count : 0));
+    if (part->lacks > 0) CHECK(shard->sender_count == 0);
+  }
+  CHECK(view->subgroups[2].sender_count == 1 && view->subgroups[2].senders[0] == 0);
+  seen.members = view->member_count, seen.rank = view->rank;
+}
+
+static squall_group_t opened_parted(uint32_t rank, uint32_t flags, ear_t *ear)
+{
+  squall_group_t group = 0;
+  squall_group_attr_t attr = attr_of(rank, 3);
+  squall_callbacks_t callbacks = callbacks_of(ear);
+  for (int i = 0; i < 2; i++) parted[i] = subgroup_of(64);
+  parted[0].shards = 2, parted[0].shard_members_min = 2, parted[1].senders_first = 1;
+  attr.membership = SQUALL_MEMBERSHIP_VIEWS, attr.flags = flags;
+  attr.subgroups = parted, attr.subgroup_count = 2;
+  callbacks.view = on_parts;
+  memset(&seen, 0, sizeof seen);
+  IS(squall_group_open(&attr, &callbacks, &group), SQUALL_OK);
+  return group;
+}
+
+/* Of the second shard: its own message is heard by its two members, nothing else. */
+static void parted_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_t group = opened_parted(rank, rank == 9 ? SQUALL_FLAG_JOIN : 0, &ear);
+  UNTIL(group, seen.members > 0);
+  if (rank == 1) {
+    SAYS(squall_send(group, 1, "x", 1), SQUALL_INADEQUATE, "subgroup 1", "shard_members_min");
+    void *slot;
+    SAYS(squall_reserve(group, 1, 1, &slot), SQUALL_INADEQUATE, "subgroup 1");
+    SAYS(squall_send(group, 0, "x", 1), SQUALL_NOT_SENDER, "subgroup 0");
+    SAYS(squall_send(group, 3, "x", 1), SQUALL_INVALID, "subgroup 3");
+  }
+  SAYS(squall_send(group, 2, "x", 1), SQUALL_NOT_SENDER, "subgroup 2");
+  tell(out);
+  UNTIL(group, seen.members == 4);
+  int64_t ordinal = SQUALL_AGAIN;
+  uint32_t mine = rank == 2 ? 0 : 1;
+  UNTIL(group, ordinal == 0 || (ordinal = squall_send(group, mine, "mine", 4)) == 0);
+  UNTIL(group, ear.heard == (rank == 9 ? 3 : 4)); /* two of the shard's, those of all */
+  UNTIL(group, told(in));
+  IS(squall_leave(group), SQUALL_OK);
+  int status = 0;
+  while (status >= 0) status = turn(group);
+  IS(status, SQUALL_LEFT);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_shards(void)
+{
+  ear_t ear = {0};
+  child_t children[3] = {start(parted_member, 1), start(parted_member, 2), {0}};
+  squall_group_t group = opened_parted(0, 0, &ear);
+  UNTIL(group, told(children[0].in) && told(children[1].in));
+  IS(squall_send(group, 2, "all", 3), 0);
+  IS(squall_send(group, 0, "mine", 4), 0);
+  SAYS(squall_send(group, 1, "x", 1), SQUALL_NOT_SENDER, "subgroup 1");
+  UNTIL(group, ear.heard == 2); /* the first shard goes on without the second */
+  children[2] = start(parted_member, 9);
+  UNTIL(group, seen.members == 4);
+  UNTIL(group, told(children[2].in));
+  IS(squall_send(group, 2, "late", 4), 1);
+  UNTIL(group, ear.heard == 4);
+  for (int i = 0; i < 3; i++) tell(children[i].out);
+  UNTIL(group, seen.members == 1);
+  SAYS(squall_send(group, 0, "x", 1), SQUALL_INADEQUATE, "start another");
+  for (int i = 0; i < 3; i++) CHECK(reap(children[i]) == 0);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+/* What the place callback is to do, and what it has seen. */
+static struct {
+  int answer, value, calls, codes[3];
+  squall_group_t group;
+} placing;
+
+static int on_place(void *user, const squall_roster_t *roster, uint8_t *places)
+{
+  CHECK(user != NULL && roster->size >= sizeof *roster && roster->reserved == 0);
+  CHECK(roster->subgroup_count == 1 && roster->parts[0].of == 0 && roster->parts[0].lacks == 0);
+  for (uint32_t i = 0; i < roster->member_count; i++) {
+    const squall_candidate_t *member = &roster->members[i];
+    CHECK(member->reserved == 0 && places[i] == SQUALL_PLACE_SENDER);
+    CHECK(i == 0 || member->seniority > roster->members[i - 1].seniority);
+    if (roster->members[0].incarnation == 0)
+      CHECK(member->seat == i && member->incarnation == 0 && roster->before[i] == 0);
+    else CHECK(member->incarnation != 0 && roster->before[i] == (i < 2 ? i + 1 : 0));
+  }
+  placing.calls++;
+  if (placing.group != 0) {
+    placing.codes[0] = squall_poll(placing.group, 1);
+    placing.codes[1] = squall_group_close(placing.group);
+    placing.codes[2] = squall_wait(placing.group, 0);
+  }
+  if (roster->member_count > 1) places[1] = (uint8_t)placing.value;
+  return placing.answer;
+}
+
+static uint32_t placed_timeout_ms;
+
+static int open_placed(uint32_t rank, uint32_t members, uint32_t flags, ear_t *ear,
+                       squall_group_t *group)
+{
+  squall_group_attr_t attr = attr_of(rank, members);
+  if (placed_timeout_ms > 0) attr.open_timeout_ms = placed_timeout_ms;
+  squall_callbacks_t callbacks = callbacks_of(ear);
+  attr.membership = SQUALL_MEMBERSHIP_VIEWS, attr.flags = flags;
+  callbacks.place = on_place;
+  return squall_group_open(&attr, &callbacks, group);
+}
+
+static void placed_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_t group;
+  placing.value = SQUALL_PLACE_MEMBER;
+  int joins = rank == 9;
+  IS(open_placed(rank, 2, joins ? SQUALL_FLAG_JOIN : 0, &ear, &group), SQUALL_OK);
+  tell(out);
+  int status = 0;
+  while (status >= 0 && !told(in)) status = turn(group);
+  IS(squall_leave(group), SQUALL_OK);
+  while (status >= 0) status = turn(group);
+  IS(status, SQUALL_LEFT);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void other_mind(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_t group;
+  (void)in;
+  placing.value = SQUALL_PLACE_SENDER, placed_timeout_ms = 300;
+  tell(out);
+  IS(open_placed(rank, 2, 0, &ear, &group), SQUALL_NOT_COMPLETE);
+}
+
+static void part_place(void)
+{
+  ear_t ear = {0};
+  squall_group_t group = 77;
+  memset(&placing, 0, sizeof placing);
+  placing.answer = SQUALL_FAILED;
+  SAYS(open_placed(0, 1, 0, &ear, &group), SQUALL_INVALID, "place answered -53");
+  placing.answer = 0, placing.value = 3;
+  SAYS(open_placed(0, 2, 0, &ear, &group), SQUALL_INVALID, "put 3", "rank 1", "subgroup 0");
+  placing.value = 255;
+  SAYS(open_placed(0, 2, 0, &ear, &group), SQUALL_INVALID, "put 255");
+  CHECK(group == 77 && placing.calls == 3);
+  placing.value = SQUALL_PLACE_MEMBER;
+  int status;
+  child_t child;
+  do { /* until it is at its door */
+    child = start(other_mind, 0);
+    hear(child.in);
+    placed_timeout_ms = 30;
+    do status = open_placed(1, 2, 0, &ear, &group);
+    while (status == SQUALL_NOT_COMPLETE && waitpid(child.pid, NULL, WNOHANG | WNOWAIT) == 0);
+    if (status != SQUALL_NOT_COMPLETE) SAYS(status, SQUALL_MISMATCH, "founders_placed");
+    CHECK(reap(child) == 0);
+  } while (status == SQUALL_NOT_COMPLETE);
+  placed_timeout_ms = 0;
+  child = start(placed_member, 1);
+  IS(open_placed(0, 2, 0, &ear, &group), SQUALL_OK);
+  UNTIL(group, told(child.in));
+  IS(squall_send(group, 0, "x", 1), 0);
+  UNTIL(group, ear.heard == 1);
+  placing.group = group, placing.calls = 0;
+  child_t late = start(placed_member, 9);
+  UNTIL(group, squall_group_members(group) == 3);
+  CHECK(placing.calls >= 1);
+  for (int i = 0; i < 3; i++) IS(placing.codes[i], SQUALL_REENTRANT);
+  placing.group = 0;
+  tell(late.out);
+  UNTIL(group, squall_group_members(group) == 2);
+  CHECK(reap(late) == 0);
+  /* An answer that cannot be ends this member, in a sentence. */
+  placing.answer = -1;
+  tell(child.out);
+  double until = now() + PATIENCE;
+  status = 0;
+  while (status >= 0 && now() < until) status = turn(group);
+  IS(status, SQUALL_INVALID);
+  CHECK(reap(child) == 0);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+/* How long the others have waited for which rank. */
+static struct { uint32_t count, rank; uint64_t for_ns; } lagging;
+
+static void on_lags(void *user, squall_group_t group, uint32_t subgroup, uint32_t rank,
+                    uint64_t for_ns)
+{
+  (void)user, (void)group;
+  CHECK(subgroup == 0);
+  lagging.count++, lagging.rank = rank, lagging.for_ns = for_ns;
+}
+
+static squall_group_t opened_lagging(uint32_t rank, uint32_t lag, ear_t *ear)
+{
+  squall_group_t group = 0;
+  squall_subgroup_attr_t subgroup = subgroup_of(64);
+  squall_group_attr_t attr = attr_of(rank, 3);
+  squall_callbacks_t callbacks = callbacks_of(ear);
+  subgroup.window = 4, subgroup.lag = lag, subgroup.lag_ms = 20;
+  attr.membership = SQUALL_MEMBERSHIP_VIEWS, attr.suspicion_ms = 3600000;
+  attr.subgroups = &subgroup, attr.subgroup_count = 1;
+  callbacks.lags = on_lags, callbacks.view = on_view;
+  memset(&seen, 0, sizeof seen), memset(&lagging, 0, sizeof lagging);
+  IS(squall_group_open(&attr, &callbacks, &group), SQUALL_OK);
+  return group;
+}
+
+/* Rank 2 stands still until it is told; the others are reported to, or go on without it. */
+static void lagging_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  int status = 0;
+  squall_group_t group = opened_lagging(rank, rank > 2 ? SQUALL_LAG_EVICT : SQUALL_LAG_REPORT, &ear);
+  tell(out);
+  if (rank == 2) hear(in);
+  while (status >= 0 && (rank == 2 || !told(in))) status = turn(group);
+  if (rank == 2) CHECK(status == SQUALL_EXPELLED || status == SQUALL_PARTITIONED);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static void part_lag(void)
+{
+  for (int evict = 0; evict < 2; evict++) {
+    ear_t ear = {0};
+    child_t one = start(lagging_member, 1), two = start(lagging_member, 2);
+    squall_group_t group =
+      opened_lagging(0, evict ? SQUALL_LAG_EVICT : SQUALL_LAG_REPORT, &ear);
+    UNTIL(group, told(one.in) && told(two.in));
+    double until = now() + PATIENCE;
+    while ((evict ? seen.members != 2 : lagging.for_ns < 40000000) && now() < until)
+      (void)squall_send(group, 0, "again", 5), IS(squall_poll(group, 100) < 0, 0);
+    if (evict) {
+      CHECK(seen.members == 2 && seen.gone_status == SQUALL_PEER_LOST);
+      CHECK(strstr(seen.gone_text, "without any progress") != NULL && lagging.count == 0);
+    } else {
+      CHECK(lagging.rank == 2 && lagging.for_ns >= 40000000 && seen.members == 3);
+      IS(squall_report(group, seen.incarnations[2]), SQUALL_OK);
+      UNTIL(group, seen.members == 2);
+    }
+    tell(two.out);
+    CHECK(reap(two) == 0);
+    tell(one.out);
+    IS(squall_group_close(group), SQUALL_OK);
+    CHECK(reap(one) == 0);
+  }
+}
+
 static void part_peer_left(void)
 {
   for (int own = 0; own < 2; own++) {
@@ -1499,7 +1804,8 @@ int main(int argc, char **argv)
     {"fork", part_fork},
     {"mismatch", part_mismatch},         {"not_complete", part_not_complete},
     {"peer_lost", part_peer_lost},       {"peer_left", part_peer_left},
-    {"views", part_views},
+    {"views", part_views},               {"shards", part_shards},
+    {"place", part_place},               {"lag", part_lag},
   };
   int failed = 0;
   setvbuf(stdout, NULL, _IOLBF, 0);

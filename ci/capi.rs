@@ -5,7 +5,7 @@
 //! What a machine does not have is left out aloud: `SKIPPED` and why. `UPDATE=1` rewrites
 //! ci/abi.txt, the list of everything that compiled programs rely on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
@@ -449,6 +449,73 @@ fn the_binary_interface_is_the_one_of_the_list() {
     let why = "the binary interface has changed; if that is meant, UPDATE=1 and say so in the \
         commit (Abi: +squall_…)";
     assert!(output.status.success(), "{why}\n{}", text(&output));
+}
+
+/// By function of the header: its comment, and those of the functions that it says it answers as.
+fn comments(header: &str) -> BTreeMap<&str, String> {
+    let mut own = BTreeMap::new();
+    for (comment, code) in header.split("/**").filter_map(|part| part.split_once("*/")) {
+        let prototype = code.split(';').next().unwrap_or("");
+        let name = prototype.split('(').next().unwrap_or("").rsplit([' ', '*']).next().unwrap();
+        if name.starts_with("squall_") && prototype.contains('(') {
+            own.insert(name, comment);
+        }
+    }
+    let mut all = BTreeMap::new();
+    for (name, comment) in &own {
+        let mut text = comment.to_string();
+        let mut seen = vec![*name];
+        while let Some(other) = own.keys().find(|other| {
+            !seen.contains(other) && text.to_lowercase().contains(&format!("as `{other}`"))
+        }) {
+            seen.push(other);
+            text.push_str(own[other]);
+        }
+        all.insert(*name, text);
+    }
+    all
+}
+
+/// What the C program has seen functions answer: (function, status).
+fn answers(program: &str) -> BTreeSet<(&str, &str)> {
+    let checks = ["IS(squall_", "SAYS(squall_"].into_iter();
+    let mut all = BTreeSet::new();
+    for rest in checks.flat_map(|check| program.split(check).skip(1)) {
+        let mut depth = 0;
+        let end = rest.char_indices().find(|(_, letter)| {
+            depth += i32::from(*letter == '(') - i32::from(*letter == ')');
+            *letter == ')' && depth == 0
+        });
+        let Some((end, _)) = end else { continue };
+        let name = rest.split('(').next().unwrap();
+        let after = rest[end + 1..].trim_start_matches([',', ' ', '\n']);
+        let status = after.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).next().unwrap();
+        all.insert((name, status));
+    }
+    all
+}
+
+/// Of many statuses the comments said nothing.
+#[test]
+fn what_functions_answer_is_in_their_comments() {
+    let header = fs::read_to_string(root("include/squall.h")).unwrap();
+    let program = fs::read_to_string(root("ci/capi.c")).unwrap();
+    let (comments, mut compared) = (comments(&header), 0);
+    for (name, status) in answers(&program) {
+        let is_one = header.contains(&format!("{status} = -")) && status.starts_with("SQUALL_");
+        let Some(comment) = comments.get(&*format!("squall_{name}")).filter(|_| is_one) else {
+            continue;
+        };
+        assert!(comment.contains(status), "squall_{name} answers {status}, and does not say so");
+        compared += 1;
+    }
+    assert!(compared > 30, "the C program's checks are not understood: {compared}");
+    for (name, comment) in comments.iter().filter(|(_, text)| text.contains("@return")) {
+        let handle = header.contains(&format!("{name}(squall_group_t group"));
+        for status in ["SQUALL_NO_HANDLE", "SQUALL_CLOSED"].iter().filter(|_| handle) {
+            assert!(comment.contains(status), "{name} answers {status}, and does not say so");
+        }
+    }
 }
 
 // ---- the programs -------------------------------------------------------------------------------

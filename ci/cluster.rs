@@ -19,7 +19,7 @@ use leaver::{a_leaver_sends_to_the_last, leaver};
 use member::{Cluster, One, member};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
-use support::{Numbers, Process};
+use support::{Numbers, Process, until};
 
 fn main() {
     support::main(
@@ -34,7 +34,11 @@ fn main() {
             ("three_join_at_once", three_join_at_once),
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
+            ("a_group_that_lacks_members_waits", a_group_that_lacks_members_waits),
+            ("a_group_may_begin_with_waiting", a_group_may_begin_with_waiting),
+            ("a_policy_that_disagrees_is_found", a_policy_that_disagrees_is_found),
             ("anything_may_happen", anything_may_happen),
+            ("on_receipt_nothing_is_lost", on_receipt_nothing_is_lost),
             ("a_member_without_descriptors", short::a_member_without_descriptors),
             ("a_member_without_memory", short::a_member_without_memory),
             ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
@@ -176,15 +180,126 @@ fn an_event_loop_beats() -> String {
     text
 }
 
+/// Too few are left: they say so, take nothing and deliver nothing, and lose nothing; when somebody
+/// joins they go on where they were.
+fn a_group_that_lacks_members_waits() -> String {
+    let mut text = String::new();
+    for idle in ["park", "yield"] {
+        let mut cluster = Cluster::start_needing("lacks", 4, idle, 3);
+        cluster.delivers();
+        cluster.kill(0);
+        cluster.views(3);
+        cluster.delivers();
+        cluster.kill(1);
+        waits(&mut cluster, 1);
+        refuses(&mut cluster);
+        cluster.kill(0);
+        assert_eq!(cluster.stops("Partitioned"), 1, "one of two is none");
+
+        let mut cluster = Cluster::start_needing("lacks", 3, idle, 3);
+        cluster.delivers();
+        cluster.kill(0);
+        waits(&mut cluster, 1);
+        refuses(&mut cluster);
+        cluster.join();
+        go_on(&mut cluster, 3);
+        cluster.rest();
+        text.push_str(&format!("{idle}: {}\n", Check::of(&cluster).run()));
+        cluster.leave_all();
+    }
+    text
+}
+
+/// Two founders of a group that needs four; they come one by one.
+fn a_group_may_begin_with_waiting() -> String {
+    let mut cluster = Cluster::start_needing("begins", 2, "park", 4);
+    waits(&mut cluster, 2);
+    cluster.join();
+    waits(&mut cluster, 1);
+    cluster.join();
+    go_on(&mut cluster, 4);
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// All say that they wait for so many.
+fn waits(cluster: &mut Cluster, members: u16) {
+    for one in &mut cluster.members {
+        assert_eq!(one.process.expect("waits"), members.to_string());
+    }
+}
+
+/// All refuse to send for that.
+fn refuses(cluster: &mut Cluster) {
+    cluster.members.iter_mut().for_each(|one| drop(one.process.expect("inadequate")));
+}
+
+/// Nobody delivers anything before the view of so many; then all do.
+fn go_on(cluster: &mut Cluster, members: usize) {
+    for one in &mut cluster.members {
+        loop {
+            let line = one.process.line().expect("it goes on");
+            assert!(!line.starts_with("first"), "{} delivers while it waits", one.id);
+            if line.starts_with("view") && line.split(' ').nth(2) == Some(&members.to_string()) {
+                break;
+            }
+        }
+    }
+    cluster.delivers();
+}
+
+/// One member's policy places three members otherwise than the others do: it stops, they go on.
+fn a_policy_that_disagrees_is_found() -> String {
+    let mut cluster = Cluster::start_placing("disagrees", 4, &[3]);
+    cluster.delivers();
+    cluster.kill(0);
+    let odd = cluster.take(1).process.end_well();
+    assert!(odd.contains(&"over Mismatch".to_string()), "{odd:?}");
+    cluster.views(2);
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    format!("{text}\n{}", a_joiner_that_disagrees())
+}
+
+/// The same of one that joins two others.
+fn a_joiner_that_disagrees() -> String {
+    let mut cluster = Cluster::start_placing("misjoins", 2, &[3]);
+    cluster.delivers();
+    cluster.join();
+    let mut odd = cluster.take(2);
+    assert!(odd.process.expect("error").starts_with("Mismatch"), "it stops");
+    drop(odd);
+    cluster.views(3);
+    cluster.views(2);
+    cluster.delivers();
+    cluster.rest();
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
 /// Members are killed, stopped and continued, leave and join, one or several at a time, while all send.
-/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
 fn anything_may_happen() -> String {
+    anything("anything", 40, false)
+}
+
+/// The same where messages are delivered on receipt.
+fn on_receipt_nothing_is_lost() -> String {
+    anything("onreceipt", 24, true)
+}
+
+/// `SQUALL_CLUSTER_CHANGES` says how many changes, `SQUALL_CLUSTER_SEED` which.
+fn anything(what: &str, changes: u64, received: bool) -> String {
     let number = |key: &str, or: u64| {
         std::env::var(key).ok().map_or(or, |text| text.parse().expect("a number"))
     };
-    let changes = number("SQUALL_CLUSTER_CHANGES", 40);
+    let changes = number("SQUALL_CLUSTER_CHANGES", changes);
     let mut dice = Numbers(number("SQUALL_CLUSTER_SEED", 1));
-    let mut cluster = Cluster::start_paced("anything", 4, "park", 300);
+    let mut cluster = Cluster::start_as(what, 4, "park", 300, received);
     let mut stopped: Vec<One> = Vec::new();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
     while tally.values().sum::<u64>() < changes {
@@ -238,6 +353,12 @@ fn anything_may_happen() -> String {
     }
     cluster.delivers();
     cluster.rest();
+    if received {
+        until("all have heard all", || {
+            std::thread::sleep(std::time::Duration::from_millis(20)); // the members need the core
+            Check::of(&cluster).have_heard_all()
+        });
+    }
     let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
     text

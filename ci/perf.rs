@@ -2,6 +2,11 @@
 //! `squall perf` from outside: its figures are sound, planted faults are found, and no process is
 //! left behind. No figure is judged here: machines differ, and so do hours.
 
+/// For its tests: the programs in `bench` have none that run.
+#[allow(dead_code, reason = "they use the rest")]
+#[path = "../bench/ticks.rs"]
+mod ticks;
+
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

@@ -30,10 +30,11 @@ use member::*;
 use memory::*;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use squall::driver::Application;
-use squall::driver::config::{Config, Idle, SubgroupConfig};
+use squall::driver::config::{Changes, Config, Idle, SubgroupConfig};
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::Pace;
 use squall::driver::stats::{self, Snapshot};
+use squall::driver::views::ViewInfo;
 use squall::error::{Status, Suspicion};
 use squall::fabric::shm::door::{Hello, Kind, socket_name};
 use squall::fabric::shm::socket::{Bell, Socket};
@@ -46,7 +47,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{TryRecvError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use support::{Arguments, Numbers, Process, Role, Test, group_name, listens, traces, until};
 
@@ -58,6 +59,7 @@ const TESTS: &[Test] = &[
     ("a_killed_member_is_named_and_replaced", a_killed_member_is_named_and_replaced),
     ("a_member_that_forked_is_named_and_replaced", a_member_that_forked_is_named_and_replaced),
     ("a_child_may_return_from_its_callback", a_child_may_return_from_its_callback),
+    ("a_child_of_a_rust_program_has_no_group", a_child_of_a_rust_program_has_no_group),
     ("a_fork_handler_may_wait", a_fork_handler_may_wait_for_a_thread_that_opens),
     ("children_open_beside_forks", children_open_while_threads_of_the_parent_do),
     ("a_member_that_dies_before_the_group_is_complete", a_death_at_the_rendezvous),

@@ -3,6 +3,9 @@
 //! does not poll, of a group that is not there, of this machine, of a few seeds.
 
 use serde_json::Value;
+use squall::driver::config::{Changes, Config, Shards, SubgroupConfig};
+use squall::driver::group::Group;
+use squall::mem::Message;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -123,4 +126,29 @@ fn seeds_are_run() {
     let output = squall(&["sim", "--seed", "7"]);
     assert!(output.status.success(), "{}", text_of(&output.stderr));
     assert!(text_of(&output.stdout).contains("no violation"));
+}
+
+/// A group of one in this process: the first shard lacks a member, the second one both.
+#[test]
+fn a_shard_that_waits_is_told() {
+    let name = format!("stat-waits-{}", std::process::id());
+    let mut config = Config::new(&name, 0, 1);
+    config.membership = Changes::Views;
+    config.subgroups.insert(0, SubgroupConfig::default());
+    config.subgroups[0].shards = Shards { count: 2, members_min: 2, members_max: 0 };
+    let group = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
+    let polling = group.spawn(None).unwrap();
+    let output = squall(&["stat", &name]);
+    let text = text_of(&output.stdout);
+    let waits = "subgroup 0: stable mode, 0 senders, waits for 1 more\n";
+    assert!(text.contains(waits), "{text}");
+    assert!(
+        text.contains(
+            "subgroup 2 (shard 0 of the configured subgroup 1): stable mode, 1 senders\n"
+        )
+    );
+    let value = json_of(&["stat", &name, "--json"]);
+    assert_eq!(value["members"][0]["subgroups"][0]["lacks"], 1);
+    assert_eq!(value["members"][0]["evicted"], 0);
+    drop(polling);
 }

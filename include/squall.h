@@ -53,6 +53,11 @@
 
 /**
  * Deliver on receipt, in the order of each sender.
+ *
+ * Where views change (SQUALL_MEMBERSHIP_VIEWS): of a sender that stays in the group, all members that
+ * stay deliver every message, once and in order. Of one that fails some may deliver last
+ * messages that others never get: where that matters, use SQUALL_MODE_STABLE. Who joins begins with
+ * the first message of each sender that not all had; with a state, after what its source had.
  */
 #define SQUALL_MODE_RECEIVED 1
 
@@ -104,6 +109,22 @@
 #define SQUALL_FLAG_JOIN 32
 
 /**
+ * Senders wait for a member that makes no progress, however long.
+ */
+#define SQUALL_LAG_WAIT 0
+
+/**
+ * The same; and when it has made none for `lag_ms`, the callback `lags` hears of it.
+ */
+#define SQUALL_LAG_REPORT 1
+
+/**
+ * When it has made none for `lag_ms` the group goes on without it, as if it had failed: only with
+ * SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_LAG_EVICT 2
+
+/**
  * The members are those of the attributes; the first loss ends the group.
  */
 #define SQUALL_MEMBERSHIP_FIXED 0
@@ -113,6 +134,21 @@
  * that there were; others may join (SQUALL_FLAG_JOIN).
  */
 #define SQUALL_MEMBERSHIP_VIEWS 1
+
+/**
+ * Not a member of that subgroup.
+ */
+#define SQUALL_PLACE_NONE 0
+
+/**
+ * A member that only receives.
+ */
+#define SQUALL_PLACE_MEMBER 1
+
+/**
+ * A member that sends, too.
+ */
+#define SQUALL_PLACE_SENDER 2
 
 /**
  * In `flags` of a message: it was delivered before this process was a member, after the state that it
@@ -143,6 +179,11 @@
 #define SQUALL_STATE_VIEW 3
 
 /**
+ * In `restarts_max`: not once.
+ */
+#define SQUALL_RESTARTS_NONE UINT32_MAX
+
+/**
  * Messages of a subgroup that one turn delivers at the most, and that one callback gets.
  */
 #define SQUALL_BATCH_MAX 512
@@ -164,6 +205,11 @@ typedef enum squall_status {
    * `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
    */
   SQUALL_TIMED_OUT = -2,
+  /**
+   * Nothing is lost: the subgroup has fewer members than `shard_members_min` and waits for more. Try
+   * again in the next view (the view callback says who lacks how many).
+   */
+  SQUALL_INADEQUATE = -3,
   /**
    * This call is lost: an argument is out of its range (`squall_last_error` says which).
    */
@@ -202,7 +248,8 @@ typedef enum squall_status {
    */
   SQUALL_NOT_RESERVED = -18,
   /**
-   * Not opened: not enough memory.
+   * Not opened: not enough memory. This one and those that follow may also say why a member stops
+   * that can have no next view.
    */
   SQUALL_NO_MEMORY = -30,
   /**
@@ -278,7 +325,11 @@ typedef enum squall_status {
 typedef void (*squall_log_fn)(void *user, int32_t level, const char *text);
 
 /**
- * One subgroup. The list must be the same at all members.
+ * One subgroup: an ordered stream of messages with its own members; or several, its shards, each with
+ * some of them. The list must be the same at all members, but for `lag`.
+ *
+ * Everywhere else shards are numbered through, as subgroups of their own: if the first of the list has
+ * three shards they are the subgroups 0, 1 and 2, and the second of the list begins with 3.
  */
 typedef struct squall_subgroup_attr_t {
   /**
@@ -323,7 +374,77 @@ typedef struct squall_subgroup_attr_t {
    * 4 MiB, unless four of them need more.
    */
   uint64_t window_bytes;
+  /**
+   * Disjoint parts, 1 to 32 of all subgroups; 0: 1. A member is in one of them at the most, and
+   * stays in it (unless another one lacks members that this one can spare).
+   */
+  uint32_t shards;
+  /**
+   * Members that each shard needs, 0 to 64. One with fewer waits: see SQUALL_INADEQUATE. Without
+   * SQUALL_MEMBERSHIP_VIEWS the group is not opened with fewer. 0: it may even be empty.
+   */
+  uint32_t shard_members_min;
+  /**
+   * Members that each shard may have; who is too many has no place until one is free. 0: no bound.
+   */
+  uint32_t shard_members_max;
+  /**
+   * Only the first so many to arrive in a shard send there; if one goes, the next in line follows.
+   * Not together with `senders`. 0: no bound.
+   */
+  uint32_t senders_first;
+  /**
+   * `SQUALL_LAG_...`: what is done about a member that its senders wait for.
+   */
+  uint32_t lag;
+  /**
+   * With SQUALL_LAG_REPORT and SQUALL_LAG_EVICT: after how long without any progress, in milliseconds,
+   * 1 to 3600000; there is no default.
+   */
+  uint32_t lag_ms;
 } squall_subgroup_attr_t;
+
+/**
+ * What the transfer of the application's state may take, at this member, whether it gives the state
+ * or gets it. 0 is the default everywhere; members need not have the same.
+ */
+typedef struct squall_transfer_attr_t {
+  /**
+   * Set by `squall_transfer_attr_init`.
+   */
+  uint32_t size;
+  /**
+   * Who gives: how often a transfer starts over because messages came faster than the other took
+   * them and the buffer was full; 0: 3; SQUALL_RESTARTS_NONE: it fails at once. Each time the buffer
+   * is twice as long, up to `catchup_bytes_max`. Nothing is kept on a disk.
+   */
+  uint32_t restarts_max;
+  /**
+   * Who gives: bytes of the buffer for what is delivered while the state is sent, a power of two; 0:
+   * 64 MiB. Each message takes its length and up to 39 bytes. It is larger where two of the longest
+   * messages need more, and there during a transfer only; four can run at once.
+   */
+  uint64_t catchup_bytes;
+  /**
+   * Bytes; 0: 256 MiB, or `catchup_bytes` if that is more.
+   */
+  uint64_t catchup_bytes_max;
+  /**
+   * Who gives: the other asks to be a member when it lacks no more than so many bytes of messages
+   * (0: 1 MiB; a fourth of the buffer at the most) and so many messages (0: 8192). All wait while
+   * it applies those.
+   */
+  uint64_t near_bytes;
+  uint64_t near_messages;
+  /**
+   * How long the other side may stand still, in milliseconds; 0: 30000. Its callbacks count.
+   */
+  uint32_t patience_ms;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_transfer_attr_t;
 
 /**
  * A group and this process' place in it.
@@ -378,6 +499,10 @@ typedef struct squall_group_attr_t {
    * it, in milliseconds, the same everywhere; 0: 1000.
    */
   uint32_t suspicion_ms;
+  /**
+   * With SQUALL_MEMBERSHIP_VIEWS: what the transfer of the state may take; NULL: the default. Copied.
+   */
+  const struct squall_transfer_attr_t *transfer;
 } squall_group_attr_t;
 
 /**
@@ -410,8 +535,10 @@ typedef struct squall_message_t {
    */
   uint8_t flags;
   /**
-   * Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
-   * In *received* mode: position among its sender's messages.
+   * Position in the total order that the subgroup has in the view at hand; grows, with gaps where a
+   * sender had nothing to say, and begins anew in every view. So what a state contains is told by
+   * two numbers, the view's `epoch` and this one; where members do not change there is one view.
+   * In *received* mode: position among its sender's messages, as far.
    */
   uint64_t number;
   /**
@@ -493,6 +620,27 @@ typedef struct squall_shard_t {
 } squall_shard_t;
 
 /**
+ * Which part of the attributes a subgroup of a view is, and whether it has its members.
+ */
+typedef struct squall_part_t {
+  /**
+   * Index of the subgroup in the attributes, and which of its shards, from 0.
+   */
+  uint32_t of;
+  uint32_t shard;
+  /**
+   * How many members it lacks: it has so many fewer than `shard_members_min`. As long as it does it
+   * waits: sends there answer SQUALL_INADEQUATE, nothing is delivered, and what was sent and not
+   * delivered is kept for the view in which it has enough.
+   */
+  uint32_t lacks;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_part_t;
+
+/**
  * A view: valid until the callback returns.
  */
 typedef struct squall_view_t {
@@ -521,13 +669,17 @@ typedef struct squall_view_t {
    */
   const struct squall_departed_t *departed;
   /**
-   * By subgroup.
+   * By subgroup: each shard is one, numbered through.
    */
   const struct squall_shard_t *subgroups;
   uint32_t member_count;
   uint32_t joined_count;
   uint32_t departed_count;
   uint32_t subgroup_count;
+  /**
+   * By subgroup.
+   */
+  const struct squall_part_t *parts;
 } squall_view_t;
 
 /**
@@ -560,7 +712,8 @@ typedef void (*squall_dropped_fn)(void *user,
  */
 typedef struct squall_position_t {
   /**
-   * Messages with smaller numbers are in the state; with SQUALL_MODE_RECEIVED it means nothing.
+   * Messages of the view `epoch` with smaller numbers are in the state, and all of earlier views; with
+   * SQUALL_MODE_RECEIVED it means nothing.
    */
   uint64_t number;
   uint32_t subgroup;
@@ -584,7 +737,8 @@ typedef struct squall_version_t {
    */
   uint64_t epoch;
   /**
-   * The subgroups of the member that gives the state, ascending.
+   * The subgroups whose state this is, ascending: those in which the one that joins will be and the
+   * member that gives the state is, each shard one. Those of other subgroups are not part of it.
    */
   const struct squall_position_t *positions;
   /**
@@ -616,13 +770,14 @@ typedef int (*squall_checkpoint_open_fn)(void *user,
  * many; 0 is the end. Or a negative status, which ends this transfer and nothing else.
  *
  * Runs on a thread of the transfer, beside everything else; it may take its time, but no longer than
- * 30 s. It may not call the library.
+ * `patience_ms` of the one that joins (`squall_transfer_attr_t`; 30 s). It may not call the library.
  */
 typedef int64_t (*squall_checkpoint_read_fn)(void *user, void *checkpoint, void *place, uint32_t len);
 
 /**
  * Nobody reads the checkpoint any more, to its end or not. Called once for each that was opened, and
- * before `squall_group_close` returns; on the thread of the transfer, or on the one that polls.
+ * before `squall_group_close` returns; on the thread of the transfer, or on the one that polls or
+ * closes. It may not call the library.
  */
 typedef void (*squall_checkpoint_close_fn)(void *user, void *checkpoint);
 
@@ -642,10 +797,92 @@ typedef int (*squall_state_load_fn)(void *user,
                                     uint32_t len);
 
 /**
+ * A member of a view that is to be made.
+ */
+typedef struct squall_candidate_t {
+  /**
+   * How many joined the group before it: founders have their first ranks, 0, 1, 2 ...; never given
+   * twice.
+   */
+  uint64_t seniority;
+  /**
+   * Of this process and this opening of the group only; 0 of all founders in the first view, where
+   * nobody knows it yet.
+   */
+  uint64_t incarnation;
+  /**
+   * Its place on this host: who founded the group has its first rank.
+   */
+  uint32_t seat;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_candidate_t;
+
+/**
+ * Who is to be placed, and what there was: valid until the callback returns.
+ */
+typedef struct squall_roster_t {
+  /**
+   * Bytes that the library has written; later versions write more.
+   */
+  uint32_t size;
+  uint32_t member_count;
+  /**
+   * By rank in the view that is to be made.
+   */
+  const struct squall_candidate_t *members;
+  /**
+   * By subgroup of the view: which shard of which subgroup of the attributes it is.
+   */
+  const struct squall_part_t *parts;
+  /**
+   * By subgroup of the view, `member_count` bytes each, by rank: 0, that member was not in it in the
+   * view before; or how many had arrived there up to it, 1 for the first.
+   */
+  const uint8_t *before;
+  uint32_t subgroup_count;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_roster_t;
+
+/**
+ * Places the members of a view. `places` has `subgroup_count` times `member_count` bytes: that of a
+ * member in a subgroup is `places[subgroup * member_count + rank]`, SQUALL_PLACE_... It comes filled
+ * with what the library would do without the callback: change what you want otherwise, and answer
+ * SQUALL_OK. A negative status, or places that break the attributes (`members`, `shard_members_max`,
+ * one shard for a member, ...), end this member: SQUALL_INVALID, with the rule in the log and in
+ * `stopped`. A shard with too few members waits (`shard_members_min`).
+ *
+ * Every member asks its own callback, and all must answer the same: from what they are given and from
+ * nothing else, neither clock nor environment nor chance, nor what was asked before. It may be asked
+ * more than once for the same view. Answers are compared before the view is used: members that are not
+ * of one mind with a majority of it stop (SQUALL_MISMATCH), and the others go on without them. Either
+ * all members have such a callback or none.
+ *
+ * Runs inside `squall_group_open`, and on the thread that polls. It may not call the library.
+ */
+typedef int (*squall_place_fn)(void *user, const struct squall_roster_t *roster, uint8_t *places);
+
+/**
+ * Hears that senders of a subgroup have waited so many nanoseconds for a member that made no progress
+ * at all; again after each such time. Only where the subgroup has SQUALL_LAG_REPORT; or
+ * SQUALL_LAG_EVICT, and without that member there would be no majority.
+ */
+typedef void (*squall_lags_fn)(void *user,
+                               squall_group_t group,
+                               uint32_t subgroup,
+                               uint32_t rank,
+                               uint64_t for_ns);
+
+/**
  * What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
  * `squall_poll`, or on the group's own thread; and before a joiner's first view inside
- * `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
- * No exception and no longjmp may leave them.
+ * `squall_group_open`, where `group` may not be used yet. After that they may send; they may not
+ * poll, wait, arm or close (`SQUALL_REENTRANT`). No exception and no longjmp may leave them.
  */
 typedef struct squall_callbacks_t {
   /**
@@ -694,11 +931,19 @@ typedef struct squall_callbacks_t {
    * May be NULL: with SQUALL_FLAG_JOIN this process joins without a state then.
    */
   squall_state_load_fn state_load;
+  /**
+   * May be NULL: the library places members in shards.
+   */
+  squall_place_fn place;
+  /**
+   * May be NULL: SQUALL_LAG_REPORT does nothing then.
+   */
+  squall_lags_fn lags;
 } squall_callbacks_t;
 
 /**
- * Counts since the group was opened, for one subgroup. Fields that a library does not know are
- * left as they are.
+ * One subgroup of this member: counts since the group was opened, and positions in the view `epoch`.
+ * Fields that a library does not know are left as they are.
  */
 typedef struct squall_stats_t {
   /**
@@ -710,13 +955,14 @@ typedef struct squall_stats_t {
    */
   uint32_t subgroup;
   /**
-   * How far this member is in the order: received, stable everywhere, delivered.
+   * How far this member is in the order of the view at hand: received, stable everywhere, delivered.
    */
   uint64_t prefix;
   uint64_t stable;
   uint64_t delivered;
   /**
-   * Messages that it sent, indices that became nulls, batches announced.
+   * Messages that it sent (one that is sent again in a later view counts there, too), indices that
+   * became nulls, batches announced.
    */
   uint64_t sent;
   uint64_t nulls;
@@ -732,7 +978,7 @@ typedef struct squall_stats_t {
   uint64_t bytes;
   uint64_t batches;
   /**
-   * How far the slowest member is, as this one knows.
+   * How far the slowest member is in the view at hand, as this one knows.
    */
   uint64_t slowest;
   /**
@@ -743,6 +989,10 @@ typedef struct squall_stats_t {
   uint64_t busy_turns;
   uint64_t sleeps;
   uint64_t loop_gap_max_ns;
+  /**
+   * The view in which those are positions.
+   */
+  uint64_t epoch;
 } squall_stats_t;
 
 /**
@@ -850,7 +1100,8 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  * stay and at this one before it goes; or, if its part ends otherwise (SQUALL_EXPELLED ...), given
  * to `dropped` before `stopped` is called: nothing is lost without a word. To ask twice does nothing.
  *
- * @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ * @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_PANIC, SQUALL_NO_HANDLE,
+ *         SQUALL_CLOSED.
  *
  * Threads: any, callbacks too. Since: 0.1
  */
@@ -873,16 +1124,29 @@ int squall_report(squall_group_t group, uint64_t incarnation);
  *
  * @return As `squall_leave`.
  *
- * Threads: any, meant for the one that polls. Cost: a look at the clock. Since: 0.1
+ * Threads: any, meant for the one that polls. Cost: a lock that nobody holds for longer than such a
+ * call takes, a look at the clock and an atomic instruction. Since: 0.1
  */
 int squall_keep_alive(squall_group_t group);
+
+/**
+ * Makes `attr` the default.
+ *
+ * @param attr  May be NULL: nothing happens.
+ * @param size  sizeof *attr.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_transfer_attr_init(struct squall_transfer_attr_t *attr, uint32_t size);
 
 /**
  * Reads this member's statistics.
  *
  * @param subgroup  Index of a subgroup of its.
  * @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
- * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
+ * @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (`stats` is NULL, or no member of that
+ *         subgroup), SQUALL_FAILED (a view began meanwhile: ask again), SQUALL_PANIC,
+ *         SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: any. Cost: some hundred nanoseconds; if another thread polls the group, some
  * microseconds, and that one is interrupted unless it is just in a call. Since: 0.1
@@ -905,7 +1169,9 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
  *         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
  *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
  *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
- *         SQUALL_LIMIT         also if this process has 256 groups open already.
+ *         SQUALL_LIMIT         also if this process has 256 groups open already;
+ *         SQUALL_PANIC         a bug of ours;
+ *         with SQUALL_FLAG_JOIN also what `state_load` has answered, and why the group is over.
  *
  * Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
  * Ownership: the handle is the caller's, to be closed by it.
@@ -926,9 +1192,16 @@ int squall_group_open(const struct squall_group_attr_t *attr,
  * other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
  * is called.
  *
- * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
+ * While others get this member's state it waits for them, too: for `checkpoint_read`, if that is being
+ * called, and a second for last words; for one that is being joined just then, until that has what it
+ * lacks or has taken nothing for 30 s.
  *
- * Threads: any, but no other call with this handle may be running or come later than its end.
+ * @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT (from inside a callback, or
+ *         another thread is in the group), or SQUALL_PANIC: its own thread had died of a bug of ours;
+ *         closed it is all the same.
+ *
+ * Threads: any but those of `checkpoint_read` and `checkpoint_close`; no other call with this handle
+ *          may be running or come later than its end.
  * Since:   0.1
  */
 int squall_group_close(squall_group_t group);
@@ -958,13 +1231,16 @@ int squall_group_members(squall_group_t group);
  *                            everything that was stable has been delivered;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
- *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
- *                            view needs; `squall_last_error` names the limit and the remedy;
- *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process
+ *                            lacks what the next view needs, which `squall_last_error` names with the
+ *                            remedy; or the view lacks members;
+ *         SQUALL_CLOSED      also in a child that was forked in a callback and has returned from it;
+ *         SQUALL_FAILED, SQUALL_PANIC, SQUALL_NO_HANDLE.
  *
  * Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
  */
-int squall_poll(squall_group_t group, uint32_t limit);
+int squall_poll(squall_group_t group,
+                uint32_t limit);
 
 /**
  * Idle once, as the group's strategy says: spin, yield, or sleep until a peer rings. Returns at
@@ -1012,14 +1288,17 @@ int squall_arm(squall_group_t group);
  * @param bytes     May be NULL only if `len` is 0.
  * @param len       Bytes; at most `message_bytes_max`.
  * @return The message's ordinal in its lane (>= 0), or
- *         SQUALL_AGAIN       no free slot: poll, then try again;
+ *         SQUALL_AGAIN       no free slot, or a view change is under way: poll, then try again;
  *         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
- *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
+ *         SQUALL_INADEQUATE  the subgroup waits for members: try again in the next view;
+ *         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane, where members change:
+ *                            in the view at hand;
  *         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_FAILED  the group is over;
  *         SQUALL_LEFT        where members change: this one leaves, as `squall_leave` asked;
- *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED  it is over for this one;
- *         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY, SQUALL_LIMIT,
+ *         SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  it is over for this one, as `squall_poll` says;
+ *         SQUALL_INVALID, SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads:   one sending thread per lane at a time; may run beside squall_poll.
  * Ownership: `bytes` may be reused when the call returns.
@@ -1027,7 +1306,10 @@ int squall_arm(squall_group_t group);
  * Cost:      one copy of `len` bytes; no system call, except one bell if the poller sleeps.
  * Since:     0.1
  */
-int64_t squall_send(squall_group_t group, uint32_t subgroup, const void *bytes, uint32_t len);
+int64_t squall_send(squall_group_t group,
+                    uint32_t subgroup,
+                    const void *bytes,
+                    uint32_t len);
 
 /**
  * Send one message that lies in several pieces, as if they were adjoining.
@@ -1077,20 +1359,25 @@ int squall_reserve(squall_group_t group, uint32_t subgroup, uint32_t len, void *
  * @param len  At most what was reserved.
  * @return The message's ordinal in its lane (>= 0), or
  *         SQUALL_NOT_RESERVED  nothing is reserved;
- *         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_LEFT, SQUALL_EXPELLED,
- *         SQUALL_PARTITIONED, SQUALL_EXHAUSTED  as `squall_send` (it stays reserved);
- *         SQUALL_AGAIN, SQUALL_NOT_SENDER  where members change: it was reserved in the view before
- *                              (it stays reserved).
+ *         SQUALL_TOO_LONG      more than was reserved, or, if members have changed since, than the new
+ *                              view's largest;
+ *         SQUALL_AGAIN         members have changed since it was reserved, or do so now, and there is no
+ *                              room: poll, then try again;
+ *         SQUALL_NOT_SENDER    and this member does not send in that lane any more;
+ *         or why no message is accepted any more, and what else is wrong, as `squall_send`.
+ *         Whatever it is, what is reserved stays so.
  *
  * Threads: as `squall_send`. Since: 0.1
  */
-int64_t squall_publish(squall_group_t group, uint32_t subgroup, uint32_t len);
+int64_t squall_publish(squall_group_t group,
+                       uint32_t subgroup,
+                       uint32_t len);
 
 /**
  * Give a reserved slot back. No member ever hears of it.
  *
- * @return SQUALL_OK, or SQUALL_NOT_RESERVED.
+ * @return SQUALL_OK, SQUALL_NOT_RESERVED, SQUALL_INVALID (no such subgroup), SQUALL_NOT_SENDER (no
+ *         such lane), SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
  *
  * Threads: as `squall_send`. Since: 0.1
  */

@@ -18,6 +18,8 @@ pub enum Status {
     /// A wait ended before anything happened. Kept for later: `wait` answers `Ok` then too, since
     /// whoever waits polls either way.
     TimedOut = -2,
+    /// The subgroup has fewer members than it needs: wait for a view in which it has enough.
+    Inadequate = -3,
     // This call is lost.
     /// An argument is out of its range or contradicts another.
     Invalid = -10,
@@ -77,10 +79,11 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Status; 29] = [
+    pub const ALL: [Status; 30] = [
         Status::Ok,
         Status::Again,
         Status::TimedOut,
+        Status::Inadequate,
         Status::Invalid,
         Status::TooLong,
         Status::NotSender,
@@ -115,6 +118,7 @@ impl Status {
             Status::Ok => "done",
             Status::Again => "not now: poll, then try again",
             Status::TimedOut => "nothing happened within the time given",
+            Status::Inadequate => "the subgroup waits for more members: try again in the next view",
             Status::Invalid => "an argument is out of its range",
             Status::TooLong => "the message is longer than the subgroup's largest",
             Status::NotSender => "this member is not a sender in that subgroup",
@@ -207,6 +211,8 @@ pub enum Fault {
     BadSlot { subgroup: u16, sender: u16, words: [u64; 2] },
     /// Another member believes it failed; such beliefs are shared and never taken back.
     Reported { by: Rank },
+    /// Its policy places the members of the view otherwise than that of the majority.
+    Disagrees,
 }
 
 /// Which word a fault speaks of.
@@ -258,6 +264,7 @@ impl fmt::Display for Fault {
                 words[0], words[1]
             ),
             Fault::Reported { by } => write!(f, "member {} believes it failed", by.0),
+            Fault::Disagrees => write!(f, "its policy places the members otherwise"),
         }
     }
 }

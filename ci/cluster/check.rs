@@ -8,6 +8,12 @@
 //!     has.
 //! C4  Of every sender each member delivers adjoining ordinals, none twice, over all its views.
 //! C5  Who rests has delivered all of its own, and so have all that were with it to the end.
+//!
+//! On receipt members may differ in what they have of one that failed (C2, C3). Instead:
+//!
+//! C6  Who joins begins, of every sender, with no later message than the first that one who was there
+//!     before had not delivered.
+//! C7  Whoever is there when all rest delivers, in the end, all that the others sent.
 
 use crate::member::Cluster;
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +36,7 @@ struct Life {
 
 pub struct Check {
     lives: Vec<Life>,
+    received: bool,
     /// Those that are still there at the end: what they sent, if they rest.
     rests: HashMap<u64, u64>,
 }
@@ -40,6 +47,15 @@ impl Life {
         let left = self.stopped.as_deref() == Some("Left");
         let last = self.stays.last().is_some_and(|stay| stay.epoch == epoch);
         left && last || self.stays.iter().any(|stay| stay.epoch == epoch + 1)
+    }
+}
+
+impl Life {
+    /// How many of a sender's messages it had before that view, of those that came before, too.
+    fn heard(&self, id: u64, epoch: u64) -> u64 {
+        let before = self.stays.iter().filter(|stay| stay.epoch < epoch);
+        let items = before.flat_map(|stay| &stay.items).filter(|item| item.0 == id);
+        items.last().map_or(0, |item| item.1 + 1)
     }
 }
 
@@ -72,7 +88,7 @@ impl Check {
         let text = |id: &u64| std::fs::read_to_string(cluster.folder.join(id.to_string()));
         let lives = cluster.ids.iter().map(|id| read(*id, &text(id).unwrap_or_default())).collect();
         let rests = cluster.members.iter().filter_map(|one| Some((one.id, one.rests?))).collect();
-        Check { lives, rests }
+        Check { lives, received: cluster.received, rests }
     }
 
     /// Panics with the first rule that does not hold; else what was compared.
@@ -92,7 +108,10 @@ impl Check {
         }
         for (at, one) in self.lives.iter().enumerate() {
             for two in &self.lives[..at] {
-                compared += self.pair(one, two);
+                compared += match self.received {
+                    false => self.pair(one, two),
+                    true => self.begins(one, two) + self.begins(two, one),
+                };
             }
         }
         self.rested();
@@ -143,6 +162,47 @@ impl Check {
             }
         }
         compared
+    }
+
+    /// C6, of one who may have joined in a view that another went on to. How many senders.
+    fn begins(&self, one: &Life, other: &Life) -> usize {
+        let Some(first) = one.stays.first().map(|stay| stay.epoch) else { return 0 };
+        if first == 1 || !other.stays.iter().any(|stay| stay.epoch == first) {
+            return 0;
+        }
+        let before = other.stays.iter().filter(|stay| stay.epoch < first);
+        let had: HashMap<u64, u64> = before.flat_map(|stay| &stay.items).copied().collect();
+        let mut heard: HashMap<u64, u64> = HashMap::new();
+        for &(id, ordinal) in one.stays.iter().flat_map(|stay| &stay.items) {
+            heard.entry(id).or_insert(ordinal);
+        }
+        let both = heard.iter().filter_map(|(id, first)| Some((id, first, had.get(id)?)));
+        let both: Vec<_> = both.collect();
+        for &(id, first, last) in &both {
+            let (one, other) = (one.id, other.id);
+            assert!(*first <= last + 1, "C6: {one} hears {id} from {first}, {other} had {last}");
+        }
+        both.len()
+    }
+
+    /// C7, so far.
+    pub fn have_heard_all(&self) -> bool {
+        let here = self.lives.iter().filter(|life| self.rests.contains_key(&life.id));
+        let mut pairs = here.flat_map(|life| self.rests.iter().map(move |rest| (life, rest)));
+        pairs.all(|(life, (&id, &sent))| self.has_all(life, id, sent, u64::MAX))
+    }
+
+    /// Whether it had all that a sender has sent before that view. Who joined when all who went on had
+    /// it hears none of it.
+    fn has_all(&self, life: &Life, id: u64, sent: u64, epoch: u64) -> bool {
+        let heard = life.heard(id, epoch);
+        let first = life.stays[0].epoch;
+        if heard > 0 || sent == 0 || first == 1 {
+            return heard == sent;
+        }
+        let was = |other: &Life, epoch: u64| other.stays.iter().any(|stay| stay.epoch == epoch);
+        let mut others = self.lives.iter().filter(|of| was(of, first) && was(of, first - 1));
+        others.all(|other| self.has_all(other, id, sent, first))
     }
 
     fn rested(&self) {

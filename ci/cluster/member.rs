@@ -5,11 +5,14 @@ use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use squall::driver::Application;
-use squall::driver::config::{Changes, Config, Idle};
+use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
 use squall::driver::group::{Group, Sender};
 use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
+use squall::group::policy::assignment::Assignment;
+use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
 use squall::mem::Message;
+use squall::sst::layout::Mode;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -90,6 +93,10 @@ impl Application for Scribe {
             println!("me {}", view.members[usize::from(view.rank)].incarnation);
         }
         println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
+        let lacks: u16 = view.parts.iter().map(|part| part.lacks).sum();
+        if lacks > 0 {
+            println!("waits {lacks}");
+        }
         self.viewed.store(1, Ordering::Relaxed);
     }
 
@@ -112,7 +119,16 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    if arguments.or("received", false) {
+        config.subgroups[0].mode = Mode::Received;
+    }
     config.subgroups[0].window_bytes = arguments.or("window_bytes", 0);
+    config.subgroups[0].shards.members_min = arguments.or("members_min", 0);
+    config.policy = match arguments.text("policy") {
+        Some("same") => Some(OwnPolicy(Arc::new(Standard))),
+        Some("odd") => Some(OwnPolicy(Arc::new(odd))),
+        _ => None,
+    };
     config.idle = match arguments.text("idle") {
         Some("yield") => Idle::Yield,
         Some("spin") => Idle::Spin,
@@ -168,7 +184,9 @@ pub fn member(arguments: &Arguments) {
     let pace = Duration::from_micros(arguments.or("pace_us", 0));
     let burst = Instant::now();
     let by_descriptor = arguments.text("idle") == Some("descriptor");
-    Running { group, orders, own, id, sent: 0, bytes, numbers, by_descriptor, pace, burst }.run();
+    let (sent, waits) = (0, false);
+    Running { group, orders, own, id, sent, bytes, numbers, by_descriptor, pace, burst, waits }
+        .run();
     assert!(!trouble.load(Ordering::Relaxed), "a message was not what was sent");
 }
 
@@ -191,6 +209,13 @@ fn confine(arguments: &Arguments) {
     }
 }
 
+/// Of three members it lets two send: nobody else's policy does.
+fn odd(rules: &Rules, all: &[Candidate], before: &Assignment) -> Result<Placed, String> {
+    let placed = Standard.place(rules, all, before)?;
+    let two = vec![placed.assignment.shards[0].iter().copied().take(2).collect()];
+    Ok(Placed { senders: (all.len() == 3).then_some(two), ..placed })
+}
+
 const GO: u64 = 1;
 const REST: u64 = 2;
 const LEAVE: u64 = 3;
@@ -209,6 +234,8 @@ struct Running {
     /// At least so long between two bursts, and when the last one was.
     pace: Duration,
     burst: Instant,
+    /// The last send was refused for want of members.
+    waits: bool,
 }
 
 impl Running {
@@ -274,8 +301,14 @@ impl Running {
                     assert_eq!(ordinal, self.sent, "ordinals go on");
                     self.sent += 1;
                 }
+                Err(Status::Inadequate) if !self.waits => {
+                    println!("inadequate");
+                    self.waits = true;
+                    return;
+                }
                 Err(_) => return,
             }
+            self.waits = false;
         }
     }
 }
@@ -300,6 +333,11 @@ pub struct Cluster {
     founders: u16,
     idle: String,
     pace_us: u64,
+    members_min: u16,
+    /// Ids of those that have another policy than all the others; `None`: they have none of their own.
+    odd: Option<Vec<u64>>,
+    /// Messages are delivered on receipt.
+    pub received: bool,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -309,12 +347,22 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
-        Cluster::start_paced(what, members, idle, 0)
+        Cluster::start_as(what, members, idle, 0, false)
     }
 
     /// `pace_us`: a member sends no more often than that.
     pub fn start_paced(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
-        Cluster::start_each(what, members, idle, pace_us, &|_| &[])
+        let mut cluster = Cluster::new(what, members, idle, pace_us);
+        cluster.found(&|_| &[]);
+        cluster
+    }
+
+    /// `received`: and all deliver on receipt.
+    pub fn start_as(what: &str, members: u16, idle: &str, pace_us: u64, received: bool) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, pace_us);
+        cluster.received = received;
+        cluster.found(&|_| &[]);
+        cluster
     }
 
     /// `more`: further arguments, by rank.
@@ -324,35 +372,52 @@ impl Cluster {
         idle: &str,
         more: &dyn Fn(u16) -> More<'a>,
     ) -> Cluster {
-        Cluster::start_each(what, members, idle, 0, more)
+        let mut cluster = Cluster::new(what, members, idle, 0);
+        cluster.found(more);
+        cluster
     }
 
-    fn start_each<'a>(
-        what: &str,
-        members: u16,
-        idle: &str,
-        pace_us: u64,
-        more: &dyn Fn(u16) -> More<'a>,
-    ) -> Cluster {
+    /// They send while they are so many at least.
+    pub fn start_needing(what: &str, members: u16, idle: &str, members_min: u16) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, 0);
+        cluster.members_min = members_min;
+        cluster.found(&|_| &[]);
+        cluster
+    }
+
+    /// Each has a policy of its own; those ids another one.
+    pub fn start_placing(what: &str, members: u16, odd: &[u64]) -> Cluster {
+        let mut cluster = Cluster::new(what, members, "park", 0);
+        cluster.odd = Some(odd.to_vec());
+        cluster.found(&|_| &[]);
+        cluster
+    }
+
+    fn new(what: &str, members: u16, idle: &str, pace_us: u64) -> Cluster {
         let group = group_name(what);
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
         let idle = idle.to_string();
-        let mut cluster = Cluster {
+        Cluster {
             group,
             founders: members,
             idle,
             pace_us,
+            members_min: 0,
+            odd: None,
+            received: false,
             notes: Vec::new(),
             folder,
             members: Vec::new(),
             ids: Vec::new(),
-        };
-        for rank in 0..members {
-            cluster.add(rank, false, more(rank));
         }
-        cluster.settle();
-        cluster
+    }
+
+    fn found<'a>(&mut self, more: &dyn Fn(u16) -> More<'a>) {
+        for rank in 0..self.founders {
+            self.add(rank, false, more(rank));
+        }
+        self.settle();
     }
 
     pub fn group(&self) -> &str {
@@ -370,6 +435,8 @@ impl Cluster {
 
     fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
+        let is_odd = self.odd.as_ref().map(|odd| odd.contains(&id));
+        let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
         let all: More<'_> = &[
             ("group", &self.group),
@@ -378,6 +445,9 @@ impl Cluster {
             ("join", &join),
             ("idle", &self.idle),
             ("pace_us", &self.pace_us),
+            ("members_min", &self.members_min),
+            ("policy", &policy),
+            ("received", &self.received),
             ("id", &id),
             ("file", &file),
         ];

@@ -84,6 +84,7 @@ pub fn forker(arguments: &Arguments) {
     let group = arguments.text("group").unwrap();
     match arguments.text("case").unwrap() {
         "returns" => returns_from_a_callback(arguments, group),
+        "returns-rust" => returns_and_goes_on(arguments, group),
         "mutex" => forks_under_a_mutex(group),
         "opening" => forks_while_others_open(group),
         other => panic!("{other}"),
@@ -212,6 +213,84 @@ fn returns_from_a_callback(arguments: &Arguments, name: &str) {
     println!("its child has ended: {}", CHILD.load(Ordering::SeqCst) > 0);
 }
 
+/// Forks when it first hears of something; the parent waits there until its child has ended.
+#[derive(Clone, Default)]
+struct Forks {
+    group: String,
+    /// "delivery", "view", or "between" turns.
+    when: String,
+    page: Arc<OnceLock<Arc<Region>>>,
+    /// 0 in the child.
+    child: Arc<AtomicI32>,
+}
+
+impl Forks {
+    fn fork(&self, when: &str) {
+        if self.when != when || self.child.load(Ordering::SeqCst) >= 0 {
+            return;
+        }
+        let before = self.shared();
+        // SAFETY: the child returns from here, tries this and that, and ends.
+        let child = unsafe { libc::fork() };
+        self.child.store(child, Ordering::SeqCst);
+        if child > 0 {
+            assert_eq!(end_of(child), 0, "how the child ended");
+            assert!(before == self.shared(), "the child changed the parent's memory");
+        }
+    }
+
+    /// What a child shares with its parent.
+    fn shared(&self) -> (Vec<u8>, Vec<u64>) {
+        let page = self.page.get().expect("it is open");
+        let words = (0..page.size() / 8).map(|word| page.cell(word * 8).observe());
+        (shared_bytes(&self.group), words.collect())
+    }
+}
+
+impl Application for Forks {
+    fn deliver(&mut self, _: u16, _: &[Message]) {
+        self.fork("delivery");
+    }
+
+    fn view(&mut self, _: &ViewInfo) {
+        self.fork("view");
+    }
+}
+
+/// As a Rust program has it, without handles that are closed in children: the child's next poll was a
+/// panic, its `close` said farewell in its parent's name, and its statistics were its parent's.
+fn returns_and_goes_on(arguments: &Arguments, name: &str) {
+    let when: String = arguments.or("forked", String::new());
+    let (group, child) = (name.to_string(), Arc::new(AtomicI32::new(-1)));
+    let forks = Forks { group, when, child: child.clone(), page: Arc::default() };
+    let mut config = Config::new(name, 0, 1);
+    config.membership = if forks.when == "view" { Changes::Views } else { Changes::Fixed };
+    let mut group = Group::open(&config, Box::new(forks.clone())).unwrap();
+    assert!(forks.page.set(group.stats_page()).is_ok());
+    let mut sender = group.sender(0, 0).unwrap();
+    sender.send(b"x").unwrap();
+    forks.fork("between");
+    while child.load(Ordering::SeqCst) < 0 {
+        _ = group.poll(8);
+    }
+    if child.load(Ordering::SeqCst) == 0 {
+        let closed = Some(Status::Closed);
+        let mut well = (0..100).all(|_| group.poll(8).err() == closed);
+        well &= group.arm().err() == closed && group.wait(None).err() == closed;
+        well &= sender.send(b"not mine").err() == closed;
+        drop(group.stats());
+        group.close();
+        // SAFETY: it ends this process.
+        unsafe { libc::_exit(i32::from(!well)) };
+    }
+    assert_eq!(sender.send(b"y"), Ok(1));
+    while group.stats().subgroups[0].delivered.messages < 2 {
+        group.poll(8).unwrap();
+    }
+    group.close();
+    println!("its child has ended: {}", child.load(Ordering::SeqCst) > 0);
+}
+
 /// What the host's fork handler waits for.
 static HOSTS: Mutex<()> = Mutex::new(());
 static WAITING: AtomicBool = AtomicBool::new(false);
@@ -297,6 +376,12 @@ fn forks(options: &Options<'_>) -> String {
 
 pub fn a_child_may_return_from_its_callback() -> String {
     forks(&[("case", &"returns")]) + "\n" + &forks(&[("case", &"returns"), ("own_thread", &true)])
+}
+
+pub fn a_child_of_a_rust_program_has_no_group() -> String {
+    let forked = ["delivery", "view", "between"];
+    let case = |forked| forks(&[("case", &"returns-rust"), ("forked", &forked)]);
+    forked.map(case).join("\n")
 }
 
 pub fn a_fork_handler_may_wait_for_a_thread_that_opens() -> String {

@@ -11,6 +11,7 @@ use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status};
 use squall::log_sink;
 use squall::mem::Message;
+use squall::sst::layout::Mode;
 use squall::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
 use std::io::BufRead;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 const COUNTERS: usize = 1 << 12;
 const MESSAGE_BYTES: usize = 100;
+pub const MIB: usize = 1 << 20;
 
 /// The state.
 #[derive(Clone, Default)]
@@ -45,9 +47,13 @@ struct Member {
     /// Founders have none to take; members without a state none to give.
     takes: bool,
     gives: bool,
+    /// On receipt there is no order of all messages.
+    received: bool,
     coming: Vec<u8>,
     told_mib: usize,
     slow: Duration,
+    /// For each batch that comes after the state.
+    slow_apply: Duration,
     last: Instant,
     seen: Arc<Seen>,
 }
@@ -64,6 +70,20 @@ impl Store {
         let at = (word ^ self.applied) as usize % COUNTERS;
         self.counters[at] = self.counters[at].rotate_left(7) ^ word ^ self.applied;
         self.applied += 1;
+    }
+
+    /// The same whatever the order.
+    fn count(&mut self, bytes: &[u8]) {
+        let word = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        let counter = &mut self.counters[word as usize % COUNTERS];
+        *counter = counter.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.applied += 1;
+    }
+
+    fn take(&mut self, batch: &[Message], received: bool) {
+        for message in batch {
+            if received { self.count(message.bytes()) } else { self.apply(message.bytes()) }
+        }
     }
 
     fn changing(&self) -> Vec<u8> {
@@ -134,8 +154,8 @@ impl StateSink for Member {
 
     fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
         assert!(batch.iter().all(|message| message.flags == CATCHUP));
-        let mut store = self.store.lock().unwrap();
-        batch.iter().for_each(|message| store.apply(message.bytes()));
+        std::thread::sleep(self.slow_apply);
+        self.store.lock().unwrap().take(batch, self.received);
         self.seen.caught_up.fetch_add(batch.len() as u64, Relaxed);
     }
 }
@@ -146,7 +166,7 @@ impl Application for Member {
         self.seen.longest_gap_ns.fetch_max(gap, Relaxed);
         assert!(batch.iter().all(|message| message.flags == 0));
         let mut store = self.store.lock().unwrap();
-        batch.iter().for_each(|message| store.apply(message.bytes()));
+        store.take(batch, self.received);
         self.seen.applied.store(store.applied, Relaxed);
         self.last = Instant::now();
     }
@@ -174,7 +194,8 @@ const REST: u64 = 2;
 const SUM: u64 = 3;
 const LEAVE: u64 = 4;
 
-/// The role: arguments group, rank, members, join, idle, bytes, slow, rate, window, id.
+/// The role: arguments group, rank, members, join, idle, bytes, slow, slowapply, openms, far, rate,
+/// window, id.
 pub fn member(arguments: &Arguments) {
     log_sink::set(Some(Box::new(|level, text| eprintln!("{level:?}: {text}"))));
     let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
@@ -183,7 +204,21 @@ pub fn member(arguments: &Arguments) {
     config.join = arguments.or("join", false);
     config.subgroups[0].window = arguments.or("window", 256);
     config.subgroups[0].message_bytes_max = 1024;
+    let received = arguments.or("received", false);
+    if received {
+        config.subgroups[0].mode = Mode::Received;
+    }
     config.transfer.near_messages = u64::from(config.subgroups[0].window);
+    if arguments.or("far", false) {
+        // The join is asked for however much is missing, and nobody loses patience.
+        let transfer = &mut config.transfer;
+        (transfer.near_messages, transfer.near_bytes) =
+            (1 << 40, transfer.catchup_bytes as u64 / 4);
+        config.suspicion_ns = 30_000_000_000;
+    }
+    if let Some(ms) = arguments.get("openms") {
+        config.open_timeout = Duration::from_millis(ms);
+    }
     config.idle = if arguments.text("idle") == Some("yield") { Idle::Yield } else { Idle::Park };
     let (bytes, id): (usize, u64) = (arguments.or("bytes", 0), arguments.get("id").unwrap());
     let seen = Arc::new(Seen::default());
@@ -193,9 +228,11 @@ pub fn member(arguments: &Arguments) {
         store: store.clone(),
         takes: config.join,
         gives: bytes > 0,
+        received,
         coming: Vec::new(),
         told_mib: 0,
         slow: Duration::from_millis(arguments.or("slow", 0)),
+        slow_apply: Duration::from_millis(arguments.or("slowapply", 0)),
         last: Instant::now(),
         seen: seen.clone(),
     };
@@ -282,19 +319,29 @@ pub struct Plan {
     pub rate: u64,
     pub rate_joined: u64,
     pub window: u32,
+    /// Joins are asked for however far behind the joiner is, and it is slow to apply what it lacks.
+    pub far: bool,
+    /// Messages are delivered on receipt.
+    pub received: bool,
+}
+
+impl Plan {
+    pub fn new(founders: u16, bytes: usize, idle: &'static str) -> Plan {
+        let (rate, rate_joined, window, received) = (5000, 5000, 256, false);
+        Plan { founders, bytes, idle, rate, rate_joined, window, far: false, received }
+    }
 }
 
 impl Crew {
     pub fn start(what: &str, founders: u16, bytes: usize, idle: &'static str) -> Crew {
-        let plan = Plan { founders, bytes, idle, rate: 5000, rate_joined: 5000, window: 256 };
-        Crew::of(what, plan)
+        Crew::of(what, Plan::new(founders, bytes, idle))
     }
 
     pub fn of(what: &str, plan: Plan) -> Crew {
         let group = group_name(what);
         let mut crew = Crew { group, plan, members: Vec::new(), ids: 0 };
         for rank in 0..crew.plan.founders {
-            crew.add(rank, false, 0);
+            crew.add(rank, false, 0, 60_000);
         }
         crew.members.iter_mut().for_each(|one| drop(one.process.expect("view 1")));
         crew
@@ -302,10 +349,15 @@ impl Crew {
 
     /// Starts one that joins and takes so many milliseconds for each piece of the state.
     pub fn join(&mut self, slow: u64) -> usize {
-        self.add(0, true, slow)
+        self.join_within(slow, 60_000)
     }
 
-    fn add(&mut self, rank: u16, join: bool, slow: u64) -> usize {
+    /// The same; without a state it would not wait longer than so many milliseconds.
+    pub fn join_within(&mut self, slow: u64, open_ms: u64) -> usize {
+        self.add(0, true, slow, open_ms)
+    }
+
+    fn add(&mut self, rank: u16, join: bool, slow: u64, open_ms: u64) -> usize {
         self.ids += 1;
         let process = Process::start(
             "member",
@@ -318,7 +370,11 @@ impl Crew {
                 ("bytes", &self.plan.bytes),
                 ("rate", if join { &self.plan.rate_joined } else { &self.plan.rate }),
                 ("window", &self.plan.window),
+                ("far", &self.plan.far),
+                ("slowapply", if join && self.plan.far { &20 } else { &0 }),
+                ("received", &self.plan.received),
                 ("slow", &slow),
+                ("openms", &open_ms),
                 ("id", &self.ids),
             ],
         );

@@ -2,9 +2,11 @@
 //! What a group is opened with, as C structs: zero is the default everywhere.
 
 use super::message::squall_callbacks_t;
+use super::state::{options_of, squall_transfer_attr_t};
 use super::view::{SQUALL_MEMBERSHIP_FIXED, SQUALL_MEMBERSHIP_VIEWS};
-use crate::driver::config::{Changes, Config, Idle, SubgroupConfig};
+use crate::driver::config::{Changes, Config, Idle, Shards, SubgroupConfig};
 use crate::error::{Error, Status};
+use crate::group::detector::lag::Lag;
 use crate::mem::region::Want;
 use crate::sst::layout::Mode;
 use std::ffi::{CStr, c_char, c_void};
@@ -14,6 +16,11 @@ use std::time::Duration;
 /// Deliver in the total order, once every member has the message.
 pub const SQUALL_MODE_STABLE: u32 = 0;
 /// Deliver on receipt, in the order of each sender.
+///
+/// Where views change (SQUALL_MEMBERSHIP_VIEWS): of a sender that stays in the group, all members that
+/// stay deliver every message, once and in order. Of one that fails some may deliver last
+/// messages that others never get: where that matters, use SQUALL_MODE_STABLE. Who joins begins with
+/// the first message of each sender that not all had; with a state, after what its source had.
 pub const SQUALL_MODE_RECEIVED: u32 = 1;
 
 /// Poll a while, then sleep until a peer rings. Needed for `squall_fd` and `squall_arm`.
@@ -39,7 +46,19 @@ pub const SQUALL_FLAG_REQUIRE: u32 = 16;
 pub const SQUALL_FLAG_JOIN: u32 = 32;
 const KNOWN_FLAGS: u32 = 63;
 
-/// One subgroup. The list must be the same at all members.
+/// Senders wait for a member that makes no progress, however long.
+pub const SQUALL_LAG_WAIT: u32 = 0;
+/// The same; and when it has made none for `lag_ms`, the callback `lags` hears of it.
+pub const SQUALL_LAG_REPORT: u32 = 1;
+/// When it has made none for `lag_ms` the group goes on without it, as if it had failed: only with
+/// SQUALL_MEMBERSHIP_VIEWS.
+pub const SQUALL_LAG_EVICT: u32 = 2;
+
+/// One subgroup: an ordered stream of messages with its own members; or several, its shards, each with
+/// some of them. The list must be the same at all members, but for `lag`.
+///
+/// Everywhere else shards are numbered through, as subgroups of their own: if the first of the list has
+/// three shards they are the subgroups 0, 1 and 2, and the second of the list begins with 3.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct squall_subgroup_attr_t {
@@ -65,6 +84,22 @@ pub struct squall_subgroup_attr_t {
     /// Bytes of a lane's ring; 0: room for a window of the largest messages, but no more than
     /// 4 MiB, unless four of them need more.
     pub window_bytes: u64,
+    /// Disjoint parts, 1 to 32 of all subgroups; 0: 1. A member is in one of them at the most, and
+    /// stays in it (unless another one lacks members that this one can spare).
+    pub shards: u32,
+    /// Members that each shard needs, 0 to 64. One with fewer waits: see SQUALL_INADEQUATE. Without
+    /// SQUALL_MEMBERSHIP_VIEWS the group is not opened with fewer. 0: it may even be empty.
+    pub shard_members_min: u32,
+    /// Members that each shard may have; who is too many has no place until one is free. 0: no bound.
+    pub shard_members_max: u32,
+    /// Only the first so many to arrive in a shard send there; if one goes, the next in line follows.
+    /// Not together with `senders`. 0: no bound.
+    pub senders_first: u32,
+    /// `SQUALL_LAG_...`: what is done about a member that its senders wait for.
+    pub lag: u32,
+    /// With SQUALL_LAG_REPORT and SQUALL_LAG_EVICT: after how long without any progress, in milliseconds,
+    /// 1 to 3600000; there is no default.
+    pub lag_ms: u32,
 }
 
 /// A group and this process' place in it.
@@ -96,6 +131,8 @@ pub struct squall_group_attr_t {
     /// With SQUALL_MEMBERSHIP_VIEWS: how long a member may be silent before the others go on without
     /// it, in milliseconds, the same everywhere; 0: 1000.
     pub suspicion_ms: u32,
+    /// With SQUALL_MEMBERSHIP_VIEWS: what the transfer of the state may take; NULL: the default. Copied.
+    pub transfer: *const squall_transfer_attr_t,
 }
 
 /// Bytes of each struct in version 1; smaller ones are refused.
@@ -105,7 +142,7 @@ const CALLBACKS_V1: usize = 40;
 /// Bytes of any struct of any version to come, at the most.
 const STRUCT_BYTES_MAX: usize = 4096;
 const _: () = {
-    assert!(size_of::<squall_subgroup_attr_t>() == SUBGROUP_ATTR_V1);
+    assert!(size_of::<squall_subgroup_attr_t>() > SUBGROUP_ATTR_V1);
     assert!(size_of::<squall_group_attr_t>() > GROUP_ATTR_V1);
     assert!(size_of::<squall_callbacks_t>() > CALLBACKS_V1);
 };
@@ -114,7 +151,7 @@ const _: () = {
 ///
 /// # Safety
 /// `at` points to `size` writable bytes, or is NULL.
-unsafe fn init(at: *mut c_void, size: u32) {
+pub(super) unsafe fn init(at: *mut c_void, size: u32) {
     if at.is_null() || size < 4 {
         return;
     }
@@ -162,7 +199,7 @@ pub unsafe extern "C" fn squall_callbacks_init(callbacks: *mut squall_callbacks_
 }
 
 /// What is 0 in this version, so that a later one can give it a meaning.
-fn unreserved(value: u32, of: &str) -> Result<(), Error> {
+pub(super) fn unreserved(value: u32, of: &str) -> Result<(), Error> {
     match value {
         0 => Ok(()),
         _ => invalid(format!("{of}.reserved is {value}, it must be 0: call its _init first")),
@@ -199,7 +236,7 @@ fn invalid<T>(detail: impl Into<String>) -> Result<T, Error> {
 ///
 /// # Safety
 /// `at` points to a struct that begins with its `size`, and to that many bytes.
-unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Error> {
+pub(super) unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> Result<T, Error> {
     if at.is_null() {
         return invalid(format!("{what} is NULL"));
     }
@@ -277,6 +314,8 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
     if attr.suspicion_ms > 0 {
         config.suspicion_ns = u64::from(attr.suspicion_ms) * 1_000_000;
     }
+    // SAFETY: the caller says that such a struct is there, or NULL.
+    config.transfer = unsafe { options_of(attr.transfer)? };
     let want = |bit: u32| match (attr.flags & bit != 0, attr.flags & SQUALL_FLAG_REQUIRE != 0) {
         (false, _) => Want::No,
         (true, false) => Want::Try,
@@ -365,8 +404,43 @@ unsafe fn subgroups_of(
             window: or(attr.window, defaults.window),
             window_bytes: attr.window_bytes,
             message_bytes_max: or(attr.message_bytes_max, defaults.message_bytes_max),
+            shards: shards_of(&attr, i)?,
+            senders_first: narrow(attr.senders_first, i, "senders_first")?,
+            lag: lag_of(&attr, i)?,
             ..defaults
         });
     }
     Ok(subgroups)
+}
+
+fn narrow(value: u32, i: usize, what: &str) -> Result<u16, Error> {
+    u16::try_from(value).or_else(|_| {
+        let most = crate::limits::MEMBERS_MAX;
+        invalid(format!("subgroups[{i}].{what} is {value}: at most {most}"))
+    })
+}
+
+fn shards_of(attr: &squall_subgroup_attr_t, i: usize) -> Result<Shards, Error> {
+    Ok(Shards {
+        count: narrow(attr.shards.max(1), i, "shards")?,
+        members_min: narrow(attr.shard_members_min, i, "shard_members_min")?,
+        members_max: narrow(attr.shard_members_max, i, "shard_members_max")?,
+    })
+}
+
+fn lag_of(attr: &squall_subgroup_attr_t, i: usize) -> Result<Lag, Error> {
+    let after_ns = u64::from(attr.lag_ms) * 1_000_000;
+    match attr.lag {
+        SQUALL_LAG_WAIT if attr.lag_ms == 0 => Ok(Lag::Wait),
+        SQUALL_LAG_WAIT => invalid(format!(
+            "subgroups[{i}].lag_ms is {} and says nothing with SQUALL_LAG_WAIT: set lag, too",
+            attr.lag_ms
+        )),
+        SQUALL_LAG_REPORT | SQUALL_LAG_EVICT if after_ns == 0 => {
+            invalid(format!("subgroups[{i}].lag_ms is 0: say after how many milliseconds"))
+        }
+        SQUALL_LAG_REPORT => Ok(Lag::Report { after_ns }),
+        SQUALL_LAG_EVICT => Ok(Lag::Evict { after_ns }),
+        other => invalid(format!("subgroups[{i}].lag {other} is no SQUALL_LAG_...")),
+    }
 }

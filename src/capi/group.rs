@@ -9,10 +9,12 @@ use super::attr::{
 };
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
+use super::place::Places;
 use super::turnstile::{Turnstile, Way};
 use super::view::with_view;
 use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
+use crate::driver::config::OwnPolicy;
 use crate::driver::control::Control;
 use crate::driver::group::{Group, Polling, Sender};
 use crate::driver::lane::Dropped;
@@ -112,6 +114,15 @@ impl Application for Trampoline {
         self.inside.prepare(0);
     }
 
+    fn lags(&mut self, subgroup: u16, rank: u16, for_ns: u64) {
+        let Some(tell) = self.callbacks.lags else { return };
+        let (user, group) = (self.callbacks.user, self.group);
+        self.inside.prepare(this_thread());
+        // SAFETY: the caller's function.
+        unsafe { tell(user, group, subgroup.into(), rank.into(), for_ns) };
+        self.inside.prepare(0);
+    }
+
     fn source(&mut self) -> Option<&mut dyn StateSource> {
         if self.callbacks.checkpoint_open.is_some() { Some(self) } else { None }
     }
@@ -169,7 +180,9 @@ impl Application for Trampoline {
 ///         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
 ///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
 ///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
-///         SQUALL_LIMIT         also if this process has 256 groups open already.
+///         SQUALL_LIMIT         also if this process has 256 groups open already;
+///         SQUALL_PANIC         a bug of ours;
+///         with SQUALL_FLAG_JOIN also what `state_load` has answered, and why the group is over.
 ///
 /// Threads:   any. With SQUALL_FLAG_OWN_THREAD callbacks may run before this returns.
 /// Ownership: the handle is the caller's, to be closed by it.
@@ -224,11 +237,20 @@ fn open(
         why: stopped.clone(),
         place: place.clone(),
     };
+    let mut config = config.clone();
+    config.policy = callbacks.place.map(|place| {
+        let (user, inside) = (callbacks.user, inside.clone());
+        OwnPolicy(Arc::new(Places { place, user, inside }))
+    });
+    let config = &config;
     let mut group = Group::open(config, Box::new(trampoline))?;
     place[0].publish(group.rank().into());
     place[1].publish(group.members().into());
     let mut senders = Vec::new();
-    for subgroup in 0..config.subgroups.len() as u16 {
+    let shards = 0..config.shards();
+    let largest = shards.clone().filter_map(|at| Some(config.subgroup(at)?.message_bytes_max));
+    let largest: Vec<u32> = largest.collect();
+    for subgroup in shards {
         for lane in 0..LANES_MAX as u16 {
             senders.push(UnsafeCell::new(group.lane(subgroup, lane, config)));
         }
@@ -240,7 +262,7 @@ fn open(
         door: Turnstile::new(own_thread), // taken until `start` has ended
         inside,
         stopped,
-        largest: config.subgroups.iter().map(|subgroup| subgroup.message_bytes_max).collect(),
+        largest,
         senders,
         stats,
         poisoned: Cell::new(0),
@@ -272,9 +294,16 @@ fn start(handle: squall_group_t, core: Option<usize>) -> Result<(), Error> {
 /// other member, what its own callbacks have not had goes there with SQUALL_LEFT. No other callback
 /// is called.
 ///
-/// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, or SQUALL_REENTRANT from inside a callback.
+/// While others get this member's state it waits for them, too: for `checkpoint_read`, if that is being
+/// called, and a second for last words; for one that is being joined just then, until that has what it
+/// lacks or has taken nothing for 30 s.
 ///
-/// Threads: any, but no other call with this handle may be running or come later than its end.
+/// @return SQUALL_OK, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT (from inside a callback, or
+///         another thread is in the group), or SQUALL_PANIC: its own thread had died of a bug of ours;
+///         closed it is all the same.
+///
+/// Threads: any but those of `checkpoint_read` and `checkpoint_close`; no other call with this handle
+///          may be running or come later than its end.
 /// Since:   0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_group_close(group: squall_group_t) -> c_int {
@@ -373,9 +402,11 @@ const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
 ///                            everything that was stable has been delivered;
 ///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
 ///                            it is over for this one;
-///         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM  likewise: this process lacks what the next
-///                            view needs; `squall_last_error` names the limit and the remedy;
-///         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+///         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process
+///                            lacks what the next view needs, which `squall_last_error` names with the
+///                            remedy; or the view lacks members;
+///         SQUALL_CLOSED      also in a child that was forked in a callback and has returned from it;
+///         SQUALL_FAILED, SQUALL_PANIC, SQUALL_NO_HANDLE.
 ///
 /// Threads: one at a time, any. Cost: some tens of nanoseconds if there is nothing. Since: 0.1
 #[unsafe(no_mangle)]
@@ -437,7 +468,7 @@ pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
     if !open.own_thread && open.door.enter_to_count() {
         // SAFETY: `door` is passed: nobody else is here.
         if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
-            group.stats();
+            group.refresh();
         }
         open.door.leave(Way::Long);
     }

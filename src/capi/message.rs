@@ -2,6 +2,7 @@
 //! What a callback sees of a message, and the callbacks.
 
 use super::handle::squall_group_t;
+use super::place::squall_place_fn;
 use super::state::{
     squall_checkpoint_close_fn, squall_checkpoint_open_fn, squall_checkpoint_read_fn,
     squall_state_load_fn,
@@ -25,8 +26,10 @@ pub struct squall_message_t {
     pub lane: u8,
     /// SQUALL_MESSAGE_CATCHUP, or 0.
     pub flags: u8,
-    /// Position in the subgroup's total order; grows, with gaps where a sender had nothing to say.
-    /// In *received* mode: position among its sender's messages.
+    /// Position in the total order that the subgroup has in the view at hand; grows, with gaps where a
+    /// sender had nothing to say, and begins anew in every view. So what a state contains is told by
+    /// two numbers, the view's `epoch` and this one; where members do not change there is one view.
+    /// In *received* mode: position among its sender's messages, as far.
     pub number: u64,
     /// When the sender's polling thread took the message up: its CLOCK_MONOTONIC in nanoseconds, at
     /// most some turns old.
@@ -76,10 +79,23 @@ pub type squall_stopped_fn = Option<
     ),
 >;
 
+/// Hears that senders of a subgroup have waited so many nanoseconds for a member that made no progress
+/// at all; again after each such time. Only where the subgroup has SQUALL_LAG_REPORT; or
+/// SQUALL_LAG_EVICT, and without that member there would be no majority.
+pub type squall_lags_fn = Option<
+    unsafe extern "C" fn(
+        user: *mut c_void,
+        group: squall_group_t,
+        subgroup: u32,
+        rank: u32,
+        for_ns: u64,
+    ),
+>;
+
 /// What a group calls. Where a callback says nothing else, it runs on the thread that polls: inside
 /// `squall_poll`, or on the group's own thread; and before a joiner's first view inside
-/// `squall_group_open`. They may send; they may not poll, wait, arm or close (`SQUALL_REENTRANT`).
-/// No exception and no longjmp may leave them.
+/// `squall_group_open`, where `group` may not be used yet. After that they may send; they may not
+/// poll, wait, arm or close (`SQUALL_REENTRANT`). No exception and no longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct squall_callbacks_t {
@@ -107,4 +123,8 @@ pub struct squall_callbacks_t {
     pub checkpoint_close: squall_checkpoint_close_fn,
     /// May be NULL: with SQUALL_FLAG_JOIN this process joins without a state then.
     pub state_load: squall_state_load_fn,
+    /// May be NULL: the library places members in shards.
+    pub place: squall_place_fn,
+    /// May be NULL: SQUALL_LAG_REPORT does nothing then.
+    pub lags: squall_lags_fn,
 }

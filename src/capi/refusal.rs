@@ -143,6 +143,10 @@ pub fn sending(group: squall_group_t, subgroup: u32, status: Status, doing: Doin
         (Status::NotReserved, _) => {
             format!("nothing is reserved in lane {lane} of subgroup {at}: reserve first")
         }
+        (Status::Inadequate, _) => format!(
+            "subgroup {at} has fewer members than its shard_members_min and waits for more: start \
+             another one, and try again in the next view; nothing is lost meanwhile"
+        ),
         (Status::NotSender, _) => format!(
             "this member does not send in lane {lane} of subgroup {at} in the view at hand: wait for \
              one in which it does"

@@ -70,14 +70,17 @@ fn null(what: &str, number: &str, value: usize) -> i64 {
 /// @param bytes     May be NULL only if `len` is 0.
 /// @param len       Bytes; at most `message_bytes_max`.
 /// @return The message's ordinal in its lane (>= 0), or
-///         SQUALL_AGAIN       no free slot: poll, then try again;
+///         SQUALL_AGAIN       no free slot, or a view change is under way: poll, then try again;
 ///         SQUALL_TOO_LONG    `len` exceeds `message_bytes_max`;
-///         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane;
+///         SQUALL_INADEQUATE  the subgroup waits for members: try again in the next view;
+///         SQUALL_NOT_SENDER  this member does not send in that subgroup or lane, where members change:
+///                            in the view at hand;
 ///         SQUALL_NOT_RESERVED  a message is reserved in that lane: publish or abort it first;
-///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over;
+///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_FAILED  the group is over;
 ///         SQUALL_LEFT        where members change: this one leaves, as `squall_leave` asked;
-///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED  it is over for this one;
-///         SQUALL_INVALID, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY, SQUALL_LIMIT,
+///         SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  it is over for this one, as `squall_poll` says;
+///         SQUALL_INVALID, SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///
 /// Threads:   one sending thread per lane at a time; may run beside squall_poll.
 /// Ownership: `bytes` may be reused when the call returns.
@@ -291,11 +294,13 @@ pub unsafe extern "C" fn squall_reserve(
 /// @param len  At most what was reserved.
 /// @return The message's ordinal in its lane (>= 0), or
 ///         SQUALL_NOT_RESERVED  nothing is reserved;
-///         SQUALL_TOO_LONG      more than was reserved (it stays reserved);
-///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_LEFT, SQUALL_EXPELLED,
-///         SQUALL_PARTITIONED, SQUALL_EXHAUSTED  as `squall_send` (it stays reserved);
-///         SQUALL_AGAIN, SQUALL_NOT_SENDER  where members change: it was reserved in the view before
-///                              (it stays reserved).
+///         SQUALL_TOO_LONG      more than was reserved, or, if members have changed since, than the new
+///                              view's largest;
+///         SQUALL_AGAIN         members have changed since it was reserved, or do so now, and there is no
+///                              room: poll, then try again;
+///         SQUALL_NOT_SENDER    and this member does not send in that lane any more;
+///         or why no message is accepted any more, and what else is wrong, as `squall_send`.
+///         Whatever it is, what is reserved stays so.
 ///
 /// Threads: as `squall_send`. Since: 0.1
 #[unsafe(no_mangle)]
@@ -309,7 +314,8 @@ pub extern "C" fn squall_publish(group: squall_group_t, subgroup: u32, len: u32)
 
 /// Give a reserved slot back. No member ever hears of it.
 ///
-/// @return SQUALL_OK, or SQUALL_NOT_RESERVED.
+/// @return SQUALL_OK, SQUALL_NOT_RESERVED, SQUALL_INVALID (no such subgroup), SQUALL_NOT_SENDER (no
+///         such lane), SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///
 /// Threads: as `squall_send`. Since: 0.1
 #[unsafe(no_mangle)]

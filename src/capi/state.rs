@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! State transfer, as C sees it: what a member gives, and what one that joins takes.
 
+use super::attr;
 use super::group::Trampoline;
 use super::handle::squall_group_t;
 use crate::error::{Error, Status};
 use crate::mem::Message;
 use crate::mem::thread::this_thread;
-use crate::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
+use crate::transfer::{CATCHUP, Checkpoint, Options, StateSink, StateSource, Version};
 use std::ffi::{c_int, c_void};
+use std::mem::size_of;
 use std::ptr::null_mut;
+use std::time::Duration;
 
 /// In `flags` of a message: it was delivered before this process was a member, after the state that it
 /// has got was fixed. Apply it like any other.
@@ -30,7 +33,8 @@ pub const SQUALL_STATE_VIEW: u32 = 3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct squall_position_t {
-    /// Messages with smaller numbers are in the state; with SQUALL_MODE_RECEIVED it means nothing.
+    /// Messages of the view `epoch` with smaller numbers are in the state, and all of earlier views; with
+    /// SQUALL_MODE_RECEIVED it means nothing.
     pub number: u64,
     pub subgroup: u32,
     /// 1: the subgroup has one order (SQUALL_MODE_STABLE).
@@ -46,7 +50,8 @@ pub struct squall_version_t {
     pub position_count: u32,
     /// The view's number.
     pub epoch: u64,
-    /// The subgroups of the member that gives the state, ascending.
+    /// The subgroups whose state this is, ascending: those in which the one that joins will be and the
+    /// member that gives the state is, each shard one. Those of other subgroups are not part of it.
     pub positions: *const squall_position_t,
     /// Incarnations of the view's members, by rank.
     pub members: *const u64,
@@ -74,7 +79,7 @@ pub type squall_checkpoint_open_fn = Option<
 /// many; 0 is the end. Or a negative status, which ends this transfer and nothing else.
 ///
 /// Runs on a thread of the transfer, beside everything else; it may take its time, but no longer than
-/// 30 s. It may not call the library.
+/// `patience_ms` of the one that joins (`squall_transfer_attr_t`; 30 s). It may not call the library.
 pub type squall_checkpoint_read_fn = Option<
     unsafe extern "C" fn(
         user: *mut c_void,
@@ -85,7 +90,8 @@ pub type squall_checkpoint_read_fn = Option<
 >;
 
 /// Nobody reads the checkpoint any more, to its end or not. Called once for each that was opened, and
-/// before `squall_group_close` returns; on the thread of the transfer, or on the one that polls.
+/// before `squall_group_close` returns; on the thread of the transfer, or on the one that polls or
+/// closes. It may not call the library.
 pub type squall_checkpoint_close_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, checkpoint: *mut c_void)>;
 
@@ -105,6 +111,93 @@ pub type squall_state_load_fn = Option<
         len: u32,
     ) -> c_int,
 >;
+
+/// In `restarts_max`: not once.
+pub const SQUALL_RESTARTS_NONE: u32 = u32::MAX;
+
+/// What the transfer of the application's state may take, at this member, whether it gives the state
+/// or gets it. 0 is the default everywhere; members need not have the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct squall_transfer_attr_t {
+    /// Set by `squall_transfer_attr_init`.
+    pub size: u32,
+    /// Who gives: how often a transfer starts over because messages came faster than the other took
+    /// them and the buffer was full; 0: 3; SQUALL_RESTARTS_NONE: it fails at once. Each time the buffer
+    /// is twice as long, up to `catchup_bytes_max`. Nothing is kept on a disk.
+    pub restarts_max: u32,
+    /// Who gives: bytes of the buffer for what is delivered while the state is sent, a power of two; 0:
+    /// 64 MiB. Each message takes its length and up to 39 bytes. It is larger where two of the longest
+    /// messages need more, and there during a transfer only; four can run at once.
+    pub catchup_bytes: u64,
+    /// Bytes; 0: 256 MiB, or `catchup_bytes` if that is more.
+    pub catchup_bytes_max: u64,
+    /// Who gives: the other asks to be a member when it lacks no more than so many bytes of messages
+    /// (0: 1 MiB; a fourth of the buffer at the most) and so many messages (0: 8192). All wait while
+    /// it applies those.
+    pub near_bytes: u64,
+    pub near_messages: u64,
+    /// How long the other side may stand still, in milliseconds; 0: 30000. Its callbacks count.
+    pub patience_ms: u32,
+    /// Reserved: 0.
+    pub reserved: u32,
+}
+
+/// Makes `attr` the default.
+///
+/// @param attr  May be NULL: nothing happens.
+/// @param size  sizeof *attr.
+///
+/// Threads: any. Since: 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn squall_transfer_attr_init(attr: *mut squall_transfer_attr_t, size: u32) {
+    // SAFETY: the caller says that `size` bytes are there.
+    unsafe { attr::init(attr.cast(), size) }
+}
+
+/// Bytes of the struct in version 1; smaller ones are refused.
+const TRANSFER_ATTR_V1: usize = 48;
+const _: () = assert!(size_of::<squall_transfer_attr_t>() == TRANSFER_ATTR_V1);
+
+/// What a configuration says of transfers; NULL: the default.
+///
+/// # Safety
+/// `at` is NULL, or points to a struct that begins with its `size`, and to that many bytes.
+pub unsafe fn options_of(at: *const squall_transfer_attr_t) -> Result<Options, Error> {
+    let mut options = Options::default();
+    if at.is_null() {
+        return Ok(options);
+    }
+    // SAFETY: the caller's promise is ours.
+    let attr = unsafe { attr::adopt(at, TRANSFER_ATTR_V1, "attr.transfer")? };
+    attr::unreserved(attr.reserved, "attr.transfer")?;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    if attr.catchup_bytes > 0 {
+        options.catchup_bytes = bytes(attr.catchup_bytes);
+    }
+    options.catchup_bytes_max = match attr.catchup_bytes_max {
+        0 => options.catchup_bytes_max.max(options.catchup_bytes),
+        most => bytes(most),
+    };
+    options.near_bytes = match attr.near_bytes {
+        0 => options.near_bytes.min(options.catchup_bytes as u64 / 4),
+        near => near,
+    };
+    if attr.near_messages > 0 {
+        options.near_messages = attr.near_messages;
+    }
+    if attr.patience_ms > 0 {
+        options.patience = Duration::from_millis(attr.patience_ms.into());
+    }
+    options.restarts_max = match attr.restarts_max {
+        0 => options.restarts_max,
+        SQUALL_RESTARTS_NONE => 0,
+        most => most,
+    };
+    // How long messages are is the subgroups' to say, and looked at with them.
+    Options { message_bytes_max: 0, ..options.clone() }.check()?;
+    Ok(options)
+}
 
 /// Calls `tell` with a version as C sees it.
 fn with_version<T>(version: &Version, tell: impl FnOnce(&squall_version_t) -> T) -> T {
@@ -128,7 +221,8 @@ fn with_version<T>(version: &Version, tell: impl FnOnce(&squall_version_t) -> T)
 /// What a callback has answered.
 fn outcome(code: i64, callback: &str) -> Result<u64, Error> {
     u64::try_from(code).map_err(|_| {
-        let status = Status::from_code(code as i32).unwrap_or(Status::Invalid);
+        let status = i32::try_from(code).ok().and_then(Status::from_code);
+        let status = status.unwrap_or(Status::Invalid);
         Error::new(status, format!("the callback {callback} answered {code}"))
     })
 }

@@ -9,8 +9,8 @@ use crate::error::{Error, Status};
 use std::ffi::c_int;
 use std::mem::size_of;
 
-/// Counts since the group was opened, for one subgroup. Fields that a library does not know are
-/// left as they are.
+/// One subgroup of this member: counts since the group was opened, and positions in the view `epoch`.
+/// Fields that a library does not know are left as they are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct squall_stats_t {
@@ -18,11 +18,12 @@ pub struct squall_stats_t {
     pub size: u32,
     /// Index of the subgroup.
     pub subgroup: u32,
-    /// How far this member is in the order: received, stable everywhere, delivered.
+    /// How far this member is in the order of the view at hand: received, stable everywhere, delivered.
     pub prefix: u64,
     pub stable: u64,
     pub delivered: u64,
-    /// Messages that it sent, indices that became nulls, batches announced.
+    /// Messages that it sent (one that is sent again in a later view counts there, too), indices that
+    /// became nulls, batches announced.
     pub sent: u64,
     pub nulls: u64,
     pub announced: u64,
@@ -32,7 +33,7 @@ pub struct squall_stats_t {
     pub messages: u64,
     pub bytes: u64,
     pub batches: u64,
-    /// How far the slowest member is, as this one knows.
+    /// How far the slowest member is in the view at hand, as this one knows.
     pub slowest: u64,
     /// Of the whole member: turns, those with work, sleeps, the longest time between two looks at
     /// the clock in nanoseconds (a look comes every 32 busy turns).
@@ -40,13 +41,17 @@ pub struct squall_stats_t {
     pub busy_turns: u64,
     pub sleeps: u64,
     pub loop_gap_max_ns: u64,
+    /// The view in which those are positions.
+    pub epoch: u64,
 }
 
 /// Reads this member's statistics.
 ///
 /// @param subgroup  Index of a subgroup of its.
 /// @param stats     Gets `stats->size` bytes of them, on success only; set `size` before.
-/// @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (no member of that subgroup), or a handle's.
+/// @return SQUALL_OK, SQUALL_WRONG_SIZE, SQUALL_INVALID (`stats` is NULL, or no member of that
+///         subgroup), SQUALL_FAILED (a view began meanwhile: ask again), SQUALL_PANIC,
+///         SQUALL_NO_HANDLE, SQUALL_CLOSED.
 ///
 /// Threads: any. Cost: some hundred nanoseconds; if another thread polls the group, some
 /// microseconds, and that one is interrupted unless it is just in a call. Since: 0.1
@@ -102,6 +107,7 @@ pub unsafe extern "C" fn squall_stats_get(
             busy_turns: snapshot.counters.busy_turns,
             sleeps: snapshot.counters.sleeps,
             loop_gap_max_ns: snapshot.counters.loop_gap_max_ns,
+            epoch: snapshot.epoch,
         };
         // SAFETY: the caller says that `size` bytes can be written; ours has as many.
         unsafe {

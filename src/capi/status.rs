@@ -17,6 +17,9 @@ pub enum squall_status {
     /// Nothing is lost: a wait ended before anything happened. No call of this version answers it:
     /// `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
     SQUALL_TIMED_OUT = -2,
+    /// Nothing is lost: the subgroup has fewer members than `shard_members_min` and waits for more. Try
+    /// again in the next view (the view callback says who lacks how many).
+    SQUALL_INADEQUATE = -3,
     /// This call is lost: an argument is out of its range (`squall_last_error` says which).
     SQUALL_INVALID = -10,
     /// This call is lost: the message is longer than the subgroup's largest.
@@ -36,7 +39,8 @@ pub enum squall_status {
     /// This call is lost: no message is reserved in that lane (publish, abort), or one is (send,
     /// reserve).
     SQUALL_NOT_RESERVED = -18,
-    /// Not opened: not enough memory.
+    /// Not opened: not enough memory. This one and those that follow may also say why a member stops
+    /// that can have no next view.
     SQUALL_NO_MEMORY = -30,
     /// Not opened: a limit is in the way (`squall_last_error` names it and the remedy).
     SQUALL_LIMIT = -31,
@@ -132,7 +136,7 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
             }
         };
     }
-    texts!(Ok Again TimedOut Invalid TooLong NotSender WrongSize NoHandle Closed Reentrant OwnThread
+    texts!(Ok Again TimedOut Inadequate Invalid TooLong NotSender WrongSize NoHandle Closed Reentrant OwnThread
         NotReserved NoMemory Limit InUse ForeignOwner Mismatch WireVersion NotComplete System
         PeerLost PeerFault PeerLeft Failed Expelled Partitioned Left Exhausted Panic)
 }

@@ -13,6 +13,7 @@
 use crate::mem::Cell;
 use crate::mem::order::keep_order;
 use crate::mem::thread::{can_order_all_threads, order_all_threads, this_thread};
+use std::time::Duration;
 
 /// In `busy`: a call that turns, waits or closes.
 const TURNING: u64 = 1;
@@ -29,6 +30,19 @@ pub struct Turnstile {
     inside: Cell,
     busy: Cell,
 }
+
+/// Somebody counts, which takes microseconds: unless it has lost its core, to this thread perhaps.
+fn be_patient(looks: &mut u32) {
+    *looks += 1;
+    match *looks {
+        ..100 => std::hint::spin_loop(),
+        ..200 => std::thread::yield_now(),
+        _ => std::thread::sleep(PAUSE),
+    }
+}
+
+/// Between two looks at who does not come out: long enough for one of any priority to go on.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// How a call has come in, and goes out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,11 +85,12 @@ impl Turnstile {
 
     #[cold]
     fn enter_late(&self, me: u64) -> Option<Way> {
+        let mut looks = 0;
         while !self.busy.replace(0, TURNING) {
             if self.busy.observe() == TURNING {
                 return None;
             }
-            std::hint::spin_loop();
+            be_patient(&mut looks);
         }
         let first = self.first.own();
         if first == 0 {

@@ -6,6 +6,7 @@ use super::{guard, refusal, refuse};
 use crate::driver::control::Control;
 use crate::driver::views::{MemberInfo, ViewInfo};
 use crate::error::{Error, Fault, Status};
+use crate::group::view::Part;
 use std::ffi::{CString, c_char, c_int, c_void};
 
 /// The members are those of the attributes; the first loss ends the group.
@@ -48,6 +49,21 @@ pub struct squall_shard_t {
     pub sender_count: u32,
 }
 
+/// Which part of the attributes a subgroup of a view is, and whether it has its members.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct squall_part_t {
+    /// Index of the subgroup in the attributes, and which of its shards, from 0.
+    pub of: u32,
+    pub shard: u32,
+    /// How many members it lacks: it has so many fewer than `shard_members_min`. As long as it does it
+    /// waits: sends there answer SQUALL_INADEQUATE, nothing is delivered, and what was sent and not
+    /// delivered is kept for the view in which it has enough.
+    pub lacks: u32,
+    /// Reserved: 0.
+    pub reserved: u32,
+}
+
 /// A view: valid until the callback returns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +80,14 @@ pub struct squall_view_t {
     pub joined: *const u16,
     /// Who is no more.
     pub departed: *const squall_departed_t,
-    /// By subgroup.
+    /// By subgroup: each shard is one, numbered through.
     pub subgroups: *const squall_shard_t,
     pub member_count: u32,
     pub joined_count: u32,
     pub departed_count: u32,
     pub subgroup_count: u32,
+    /// By subgroup.
+    pub parts: *const squall_part_t,
 }
 
 /// Hears that a view begins: after the last message of the one before, before its own first. Only with
@@ -123,6 +141,13 @@ pub(super) fn with_view(view: &ViewInfo, tell: impl FnOnce(&squall_view_t)) {
         sender_count: senders.len() as u32,
     };
     let subgroups: Vec<squall_shard_t> = view.subgroups.iter().map(shard).collect();
+    let part = |of: &Part| squall_part_t {
+        of: of.of.into(),
+        shard: of.shard.into(),
+        lacks: of.lacks.into(),
+        reserved: 0,
+    };
+    let parts: Vec<squall_part_t> = view.parts.iter().map(part).collect();
     tell(&squall_view_t {
         size: size_of::<squall_view_t>() as u32,
         rank: view.rank.into(),
@@ -135,6 +160,7 @@ pub(super) fn with_view(view: &ViewInfo, tell: impl FnOnce(&squall_view_t)) {
         joined_count: view.joined.len() as u32,
         departed_count: departed.len() as u32,
         subgroup_count: subgroups.len() as u32,
+        parts: parts.as_ptr(),
     });
 }
 
@@ -142,9 +168,10 @@ pub(super) fn with_view(view: &ViewInfo, tell: impl FnOnce(&squall_view_t)) {
 fn status_of(fault: &Fault) -> Status {
     match fault {
         Fault::Left { .. } => Status::PeerLeft,
-        Fault::Regressed { .. } | Fault::BadWord { .. } | Fault::BadSlot { .. } => {
-            Status::PeerFault
-        }
+        Fault::Regressed { .. }
+        | Fault::BadWord { .. }
+        | Fault::BadSlot { .. }
+        | Fault::Disagrees => Status::PeerFault,
         _ => Status::PeerLost,
     }
 }
@@ -176,7 +203,8 @@ fn asking(group: squall_group_t, ask: impl FnOnce(&Control)) -> c_int {
 /// stay and at this one before it goes; or, if its part ends otherwise (SQUALL_EXPELLED ...), given
 /// to `dropped` before `stopped` is called: nothing is lost without a word. To ask twice does nothing.
 ///
-/// @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_NO_HANDLE, SQUALL_CLOSED.
+/// @return SQUALL_OK, SQUALL_INVALID (members do not change), SQUALL_PANIC, SQUALL_NO_HANDLE,
+///         SQUALL_CLOSED.
 ///
 /// Threads: any, callbacks too. Since: 0.1
 #[unsafe(no_mangle)]
@@ -201,7 +229,8 @@ pub extern "C" fn squall_report(group: squall_group_t, incarnation: u64) -> c_in
 ///
 /// @return As `squall_leave`.
 ///
-/// Threads: any, meant for the one that polls. Cost: a look at the clock. Since: 0.1
+/// Threads: any, meant for the one that polls. Cost: a lock that nobody holds for longer than such a
+/// call takes, a look at the clock and an atomic instruction. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_keep_alive(group: squall_group_t) -> c_int {
     asking(group, Control::keep_alive)

@@ -35,8 +35,8 @@ Examples:
 
 Every member checks every message while it measures: each sender's sequence, the total order, and
 the checksum of one text in 64. A violation ends the run with status 1.
-The floor (cache-line round trip, eventfd round trip, memcpy) is measured in the same run, on the
-same cores; ratio is engine / floor.";
+The floor (cache-line round trip by two lines, one each way; eventfd round trip; memcpy) is measured
+in the same run, on the same cores; ratio is engine / floor.";
 
 /// Measure the engine on this machine, beside the machine's floor.
 #[derive(Args)]

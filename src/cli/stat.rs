@@ -8,11 +8,12 @@ use clap::Args;
 use comfy_table::CellAlignment;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
-use squall::driver::stats::{self, Snapshot, SubgroupSnapshot};
+use squall::driver::stats::{self, Snapshot, SubgroupSnapshot, Transferred};
 use squall::fabric::shm::door::{Hello, Kind, socket_name};
 use squall::fabric::shm::socket::Socket;
 use squall::limits::{MEMBERS_MAX, WIRE_VERSION};
 use squall::mem::Region;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -24,10 +25,10 @@ Examples:
   squall stat demo --watch 1       each second, with rates
   squall stat demo --json | jq .
 
-Columns: prefix: how far the member has the total order; stable: how far it knows that all have it;
-delivered: how far its callbacks are; lag: messages behind the member that is furthest; refused:
-sends that found no room; batch: messages per callback; gap: the longest time between two looks at
-the clock, that is, the longest that one turn took or that the member did not run.
+Columns: prefix: how far the member has the total order of the view; stable: how far it knows that all
+have it; delivered: how far its callbacks are; lag: messages behind the member that is furthest;
+refused: sends that found no room; batch: messages per callback; gap: the longest time between two
+looks at the clock, that is, the longest that one turn took or that the member did not run.
 A member answers when it polls. One that does not is shown as the others see it.";
 
 /// Look into a running group: positions, lag, back-pressure, batches.
@@ -222,6 +223,12 @@ fn others() -> String {
     }
 }
 
+fn transfers_json(snapshot: &Snapshot) -> Value {
+    let figures = |of: &Transferred| of.figures().into_iter().collect::<BTreeMap<_, _>>();
+    let one = |of: &Transferred| json!({ "gives": of.gives, "figures": figures(of) });
+    snapshot.transfers.iter().map(one).collect()
+}
+
 /// One look at all members, and the one before.
 struct Look<'a> {
     group: &'a str,
@@ -238,6 +245,13 @@ impl Look<'_> {
         numbers.sort_unstable();
         numbers.dedup();
         numbers
+    }
+
+    /// How many shards of a configured subgroup anybody told of.
+    fn shards(&self, of: u64) -> u64 {
+        let all = self.now.iter().flatten().flat_map(|snapshot| &snapshot.subgroups);
+        let shards = all.filter(|subgroup| subgroup.of == of).map(|subgroup| subgroup.shard + 1);
+        shards.max().unwrap_or(0)
     }
 
     fn of(snapshot: &Option<Snapshot>, number: u64) -> Option<&SubgroupSnapshot> {
@@ -278,12 +292,30 @@ impl Look<'_> {
             if state != "runs" {
                 say(&format!("rank {} (process {}): {state}", member.rank, member.pid))?;
             }
+            let evicted = snapshot.as_ref().map_or(0, |snapshot| snapshot.counters.evicted);
+            if evicted > 0 {
+                say(&format!("rank {} has evicted {evicted} members for their lag", member.rank))?;
+            }
+            for transfer in snapshot.iter().flat_map(|snapshot| &snapshot.transfers) {
+                say(&format!("rank {} {}", member.rank, transfer.text()))?;
+            }
         }
         for number in self.subgroups() {
             let one = self.now.iter().find_map(|snapshot| Self::of(snapshot, number));
             let one = one.expect("somebody told of it");
             let mode = if one.received_mode { "received" } else { "stable" };
-            say(&format!("\nsubgroup {number}: {mode} mode, {} senders", one.senders))?;
+            let shards = self.shards(one.of);
+            let shard = if shards > 1 || one.of != number {
+                format!(" (shard {} of the configured subgroup {})", one.shard, one.of)
+            } else {
+                String::new()
+            };
+            let waits = match one.lacks {
+                0 => String::new(),
+                lacks => format!(", waits for {lacks} more"),
+            };
+            let senders = one.senders;
+            say(&format!("\nsubgroup {number}{shard}: {mode} mode, {senders} senders{waits}"))?;
             say(&self.table(number, watching))?;
         }
         Ok(())
@@ -357,8 +389,10 @@ impl Look<'_> {
                 "turns": snapshot.as_ref().map(|snapshot| snapshot.counters.turns),
                 "busy_turns": snapshot.as_ref().map(|snapshot| snapshot.counters.busy_turns),
                 "sleeps": snapshot.as_ref().map(|snapshot| snapshot.counters.sleeps),
+                "evicted": snapshot.as_ref().map(|snapshot| snapshot.counters.evicted),
                 "loop_gap_max_ns": snapshot.as_ref().map(|snapshot| snapshot.counters.loop_gap_max_ns),
                 "subgroups": subgroups.collect::<Vec<_>>(),
+                "transfers": snapshot.as_ref().map(transfers_json),
             })
         });
         let epoch = self.now.iter().flatten().map(|snapshot| snapshot.epoch).max();
@@ -375,6 +409,9 @@ impl Look<'_> {
         if let Some(own) = Self::of(&self.now[usize::from(rank)], number) {
             value["mode"] = if own.received_mode { "received" } else { "stable" }.into();
             let counts = [
+                ("of", own.of),
+                ("shard", own.shard),
+                ("lacks", own.lacks),
                 ("senders", own.senders),
                 ("stable", own.stable),
                 ("delivered", own.delivered_number),

@@ -5,13 +5,38 @@
 //! come here and nowhere else.
 
 use super::Driver;
-use super::views::Views;
+use super::views::{ViewInfo, Views};
 use crate::base::Events;
 use crate::error::{Error, Fault, Status};
 use crate::group::State;
+use crate::group::view::{Subgroup, View};
 use crate::log_sink::{Level, say};
 use crate::mutant;
 use crate::sst::kept::Kept;
+
+/// Lanes of mine in subgroups that wait for members.
+pub(super) fn waiting_of(view: &View) -> Vec<(u16, u16)> {
+    let waits = (0..).zip(&view.subgroups).filter(|(_, subgroup)| subgroup.waits(view.me));
+    let lanes =
+        |(at, subgroup): (u16, &Subgroup)| (0..subgroup.shape.lanes).map(move |lane| (at, lane));
+    waits.flat_map(lanes).collect()
+}
+
+fn say_who_waits(view: &ViewInfo) {
+    for (part, (members, _)) in view.parts.iter().zip(&view.subgroups) {
+        if part.lacks > 0 {
+            let text = format!(
+                "view {}: shard {} of subgroup {} has {} members and waits for {} more",
+                view.epoch,
+                part.shard,
+                part.of,
+                members.len(),
+                part.lacks
+            );
+            say(Level::Notice, &text);
+        }
+    }
+}
 
 /// How often memory for other views is looked after however busy a member is, a region at a time.
 const KEEP_HOUSE_NS: u64 = 20_000_000;
@@ -30,10 +55,14 @@ impl Driver {
             outcome = self.build(&mut views);
         }
         if let Some(view) = views.untold.take() {
+            say_who_waits(&view);
             self.application.view(&view);
         }
         self.changing = views.is_building();
         self.views = Some(views);
+        if self.is_inherited() {
+            return true;
+        }
         if let Err(error) = outcome {
             self.halt(&error);
             return true;
@@ -41,7 +70,7 @@ impl Driver {
         self.changing
     }
 
-    /// Enters the next view, if all that it needs is there.
+    /// Enters the next view, if all that it needs is there. An error: this member may not have it.
     fn build(&mut self, views: &mut Views) -> Result<(), Error> {
         let now = super::clock();
         let exchange = self.fabric.exchange().expect("views change");
@@ -50,13 +79,21 @@ impl Driver {
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
         let kept = self.keep();
-        let Driver { lanes, application, .. } = self;
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
         if let Some(view) = views.untold.take() {
-            application.view(&view);
+            say_who_waits(&view);
+            self.application.view(&view);
         }
-        lanes.install(kept, made, &mut |message| application.dropped(&message));
+        if self.is_inherited() {
+            return Ok(());
+        }
+        for multicast in self.engine.multicasts() {
+            self.counted[multicast.subgroup].add(multicast); // the next one begins at 0
+        }
+        let waiting = waiting_of(assembly.engine.view());
+        let Driver { lanes, application, .. } = self;
+        lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
         self.inboxes = assembly.inboxes;
@@ -182,7 +219,7 @@ impl Driver {
         let quiet = self.counters.busy_turns == self.busy_before;
         self.busy_before = self.counters.busy_turns;
         if self.stopped.is_some() {
-            return;
+            return self.feed(); // whoever asks for the state hears that there is none
         }
         self.watch();
         self.ask_to_leave();

@@ -4,12 +4,14 @@
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
 use crate::group::detector::lag::Lag;
-use crate::group::policy::{Candidate, Planner, Rule, Rules, Senders, Standard, Unplanned, Who};
+use crate::group::policy::{Candidate, Plan, Planner, Policy, Rule, Rules, Senders, Standard, Who};
 use crate::group::view::View;
 use crate::limits::*;
 use crate::mem::region::Want;
 use crate::sst::layout::{Mode, Shape};
 use crate::sst::ring::{ring_bytes_min, slot_bytes};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a polling thread does when there is nothing to do.
@@ -39,8 +41,8 @@ pub enum Changes {
 pub struct Shards {
     /// Each is an ordered stream of its own.
     pub count: u16,
-    /// Members of each: while there are fewer, no view is made and the group waits for more. 0: a
-    /// shard may even be empty.
+    /// Members of each: one with fewer waits. Nobody sends in it (`Inadequate`), and what was sent and
+    /// not delivered is kept, until a view has members enough. 0: a shard may even be empty.
     pub members_min: u16,
     /// Members of each at the most; 0: no bound. Who is too many has no place in the subgroup.
     pub members_max: u16,
@@ -49,6 +51,18 @@ pub struct Shards {
 impl Default for Shards {
     fn default() -> Self {
         Shards { count: 1, members_min: 0, members_max: 0 }
+    }
+}
+
+/// Code of the application that places members in shards, instead of the standard policy: the same
+/// function at every member (`group::policy::Policy`). Members whose code disagrees are found before
+/// they deliver anything: those that are not of one mind with a majority of the view stop (`Mismatch`).
+#[derive(Clone)]
+pub struct OwnPolicy(pub Arc<dyn Policy + Send + Sync>);
+
+impl fmt::Debug for OwnPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnPolicy")
     }
 }
 
@@ -62,6 +76,9 @@ pub struct SubgroupConfig {
     pub members: Vec<u16>,
     /// Ranks that may send; `None`: all members of the subgroup.
     pub senders: Option<Vec<u16>>,
+    /// Only the first so many to arrive in a shard send; when one of them goes, the next in line
+    /// follows. 0: no bound. Not together with `senders`.
+    pub senders_first: u16,
     /// Producing threads per sender, at least 1.
     pub lanes: u16,
     pub mode: Mode,
@@ -83,6 +100,7 @@ impl Default for SubgroupConfig {
             shards: Shards::default(),
             members: Vec::new(),
             senders: None,
+            senders_first: 0,
             lanes: 1,
             mode: Mode::Stable,
             window: 4096,
@@ -120,6 +138,8 @@ pub struct Config {
     pub suspicion_ns: u64,
     /// What the transfer of the application's state to one that joins may take, on either side.
     pub transfer: crate::transfer::Options,
+    /// Who places members in shards; `None`: the standard policy (`group::policy::Standard`).
+    pub policy: Option<OwnPolicy>,
 }
 
 impl Config {
@@ -139,11 +159,17 @@ impl Config {
             liveness_every_ns: 10_000_000,
             suspicion_ns: SUSPICION_NS_DEFAULT,
             transfer: crate::transfer::Options::default(),
+            policy: None,
         }
     }
 
     /// The first view. An error names the value and what it may be.
     pub fn view(&self) -> Result<View, Error> {
+        self.first().map(|(view, _)| view)
+    }
+
+    /// The same, and the plan that it is made from.
+    pub fn first(&self) -> Result<(View, Plan), Error> {
         let bad = |detail: String| Err(Error::new(Status::Invalid, detail));
         let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.group.is_empty()
@@ -173,19 +199,47 @@ impl Config {
             ));
         }
         let rules = self.rules(self.members)?;
-        let founder = |seniority| Candidate { seniority, incarnation: 0, name: String::new() };
-        let founders: Vec<Candidate> = (0..self.members.into()).map(founder).collect();
-        let planned = Planner::new(rules, Box::new(Standard)).plan(&founders);
-        let plan = planned.map_err(|why| {
-            let detail = match why {
-                Unplanned::Inadequate(why) => why.to_string(),
-                Unplanned::Unruly(why) => why,
-            };
-            Error::new(Status::Invalid, detail)
-        })?;
+        let evicts = |of: &SubgroupConfig| of.lag != Lag::Wait;
+        if let Some(at) = self.subgroups.iter().position(evicts)
+            && self.membership == Changes::Fixed
+        {
+            return bad(format!(
+                "subgroup {at}: a policy of lag, in a group whose members are fixed"
+            ));
+        }
+        let founder = |seat: u16| Candidate {
+            seniority: seat.into(),
+            incarnation: 0,
+            seat,
+            name: String::new(),
+        };
+        let founders: Vec<Candidate> = (0..self.members).map(founder).collect();
+        let plan = Planner::new(rules, self.policy()).plan(&founders);
+        let plan = plan.map_err(|why| Error::new(Status::Invalid, why))?;
+        if let Some(waits) = plan.inadequate().next()
+            && self.membership == Changes::Fixed
+        {
+            return bad(waits.to_string()); // nobody comes who could be missing
+        }
         let (epoch, me) = (Epoch(1), Rank(self.rank));
-        let members = usize::from(self.members);
-        Ok(View { epoch, me, members, subgroups: plan.subgroups })
+        let (members, subgroups) = (self.members.into(), plan.subgroups.clone());
+        Ok((View { epoch, me, members, subgroups }, plan))
+    }
+
+    /// Who places members in shards.
+    pub fn policy(&self) -> Arc<dyn Policy + Send + Sync> {
+        self.policy.as_ref().map_or_else(|| Arc::new(Standard) as _, |own| own.0.clone())
+    }
+
+    /// How many subgroups a view has: each shard is one, numbered through.
+    pub fn shards(&self) -> u16 {
+        self.subgroups.iter().fold(0, |all, of| u16::saturating_add(all, of.shards.count))
+    }
+
+    /// Which of the configured subgroups a view's subgroup is a shard of.
+    pub fn subgroup(&self, shard: u16) -> Option<&SubgroupConfig> {
+        let all = self.subgroups.iter();
+        all.flat_map(|of| (0..of.shards.count).map(move |_| of)).nth(shard.into())
     }
 
     /// What the subgroups are to be in a group of at most `members_most`. Its founders are as many
@@ -203,7 +257,9 @@ impl Config {
     /// What all members of a group whose views change must agree on, whoever is in which view.
     pub fn lasting_text(&self, rules: &Rules) -> String {
         let subgroups = rules.subgroups();
-        let first = format!("subgroups={subgroups}\nsuspicion_ns={}\n", self.suspicion_ns);
+        let policy = if self.policy.is_some() { "own" } else { "standard" };
+        let time = self.suspicion_ns;
+        let first = format!("subgroups={subgroups}\nsuspicion_ns={time}\npolicy={policy}\n");
         first + &rules.agreed_text()
     }
 
@@ -247,9 +303,13 @@ impl SubgroupConfig {
         };
         let members = ascending(chosen, &all, "member")?;
         let who = if self.members.is_empty() { Who::All } else { of(members) };
-        let senders = match &self.senders {
-            None => Senders::All,
-            Some(senders) => Senders::Of(of(ascending(senders, chosen, "sender")?)),
+        let senders = match (&self.senders, self.senders_first) {
+            (None, 0) => Senders::All,
+            (None, count) => Senders::First(count),
+            (Some(senders), 0) => Senders::Of(of(ascending(senders, chosen, "sender")?)),
+            (Some(_), count) => {
+                return Err(format!("both a list of senders and the first {count} of them"));
+            }
         };
         if let Lag::Report { after_ns } | Lag::Evict { after_ns } = self.lag
             && !(LAG_NS_MIN..=SUSPICION_NS_MAX).contains(&after_ns)
@@ -321,9 +381,15 @@ mod tests {
         assert!(refused(|c| c.subgroups[0].lanes = 9).contains("9 lanes"));
         assert!(refused(|c| c.subgroups[0].members = vec![0, 0]).contains("twice"));
         assert!(refused(|c| c.subgroups[0].senders = Some(vec![7])).contains("sender 7"));
+        let both = |c: &mut Config| {
+            (c.subgroups[0].senders, c.subgroups[0].senders_first) = (Some(vec![1]), 2);
+        };
+        assert!(refused(both).contains("the first 2 of them"));
         assert!(refused(|c| c.suspicion_ns = 1).contains("20000000 to 3600000000000"));
         let lag = Lag::Evict { after_ns: 7 };
         assert!(refused(|c| c.subgroups[0].lag = lag).contains("lag after 7 ns"));
+        let lag = Lag::Report { after_ns: 7_000_000 };
+        assert!(refused(|c| c.subgroups[0].lag = lag).contains("whose members are fixed"));
         assert!(refused(|c| c.subgroups[0].window_bytes = 5000).contains("window_bytes 5000"));
     }
 
@@ -337,10 +403,15 @@ mod tests {
         let shards: [Vec<u16>; 3] = [ranks(0), ranks(1), ranks(2)];
         assert_eq!(shards, [vec![0, 2], vec![1, 3], vec![0, 1, 2, 3, 4]]);
         assert_eq!(view.subgroups[2].senders[0].rank, Rank(4));
+        assert_eq!((config.shards(), config.subgroup(3)), (3, None));
+        assert_eq!(config.subgroup(2).unwrap().senders, Some(vec![4]));
         config.members = 3;
         config.subgroups.pop();
         let why = config.view().unwrap_err();
-        assert!(why.detail.contains("subgroup 0 has 3 members and needs 4"), "{why}");
+        assert!(why.detail.contains("shard 1 of subgroup 0 has 1 members and needs 2"), "{why}");
+        config.membership = Changes::Views;
+        let view = config.view().unwrap();
+        assert_eq!([0, 1].map(|at| view.subgroups[at].part.lacks), [0, 1], "others may come");
         let text = config.lasting_text(&config.rules(64).unwrap());
         assert!(text.contains("subgroups=2\n") && text.contains("subgroup.0.members_max=2\n"));
     }

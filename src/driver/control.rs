@@ -69,8 +69,7 @@ impl Wishes {
     /// This process is alive.
     pub fn pulse(&self) {
         if let Some((block, at)) = &self.lock().pulse {
-            let cell = block.cell(*at);
-            cell.publish(clock().0.max(cell.own() + 1));
+            block.cell(*at).raise(clock().0);
         }
     }
 
@@ -113,7 +112,9 @@ impl Control {
     }
 
     /// This process is alive, though its callback takes long: to be called from inside it, at least
-    /// twice in the time to suspicion. Costs a look at the clock and a store.
+    /// twice in the time to suspicion. Costs a lock that is held for as long as such a call takes, by
+    /// another thread that calls this or by the polling one between two views; a look at the clock,
+    /// and one atomic instruction.
     pub fn keep_alive(&self) {
         self.wishes.pulse();
     }

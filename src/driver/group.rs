@@ -23,6 +23,7 @@ use crate::fabric::{Admission, Fabric, Memory};
 use crate::group::membership::roster::{Address, Roster};
 use crate::group::membership::stage::Stage;
 use crate::group::membership::{Carry, Membership, Options};
+use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
@@ -53,7 +54,7 @@ impl Group {
         if config.join {
             return join(config, application);
         }
-        let view = config.view()?;
+        let (view, plan) = config.first()?;
         state::options(config).check()?;
         let layout = Arc::new(view.layout());
         let policy = Policy::new(config)?;
@@ -82,6 +83,7 @@ impl Group {
         let shown = rendezvous::Mine { block, control: mine.block, rings: mine.rings, bell };
         let parks = config.idle == Idle::Park;
         let met = rendezvous::meet(config, &view, &layout, &shown, parks)?;
+        let policy = (policy, plan);
         let assembly = Opening { config, view, layout, policy, memory: mine.memory, own };
         assembly.build(met, shown.bell, (Arc::new(page.0), page.1), application)
     }
@@ -95,7 +97,7 @@ impl Group {
     /// The same for whoever may become a sender there in a later view: until then it answers
     /// `NotSender`.
     pub fn lane(&mut self, subgroup: u16, lane: u16, config: &Config) -> Option<Sender> {
-        let of = config.subgroups.get(usize::from(subgroup))?;
+        let of = config.subgroup(subgroup)?;
         if self.control.is_some() && lane < of.lanes {
             self.driver.lanes.add(subgroup, lane);
         }
@@ -120,6 +122,9 @@ impl Group {
 
     /// Whether it is safe to sleep on the group's descriptor: `false`, there is work, poll first. Needs `Idle::Park`.
     pub fn arm(&mut self) -> Result<bool, Status> {
+        if self.driver.is_inherited() {
+            return Err(Status::Closed);
+        }
         if !self.driver.fabric().parks() {
             return Err(Status::Invalid);
         }
@@ -133,6 +138,9 @@ impl Group {
     /// Idles as the group's strategy says: spins or yields once, or sleeps until something happens
     /// or `timeout` is over.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Status> {
+        if self.driver.is_inherited() {
+            return Err(Status::Closed);
+        }
         if let Some(status) = self.driver.stopped_state() {
             return Err(status);
         }
@@ -224,9 +232,14 @@ impl Group {
         self.driver.engine().membership().map(Membership::stage)
     }
 
+    /// Brings `stats_page` up to date.
+    pub fn refresh(&mut self) {
+        self.driver.refresh();
+    }
+
     /// What this member counts, now.
     pub fn stats(&mut self) -> Snapshot {
-        self.driver.refresh();
+        self.refresh();
         stats::read(&self.stats).unwrap_or_default()
     }
 
@@ -247,7 +260,14 @@ impl Group {
     /// sent. It takes a view change, and a second at the most: what is not known to be delivered then
     /// is given to `dropped` with `TimedOut`. If there is no other member, what was not delivered
     /// here is given to `dropped` with `Left`. No other callback is called.
+    ///
+    /// While others get this member's state it waits for them, too: for a call of `Checkpoint::read`;
+    /// for one that is being joined just then, until that has what it lacks, or shows no progress for
+    /// `transfer::Options::patience`.
     pub fn close(mut self) {
+        if self.driver.is_inherited() {
+            return; // V4
+        }
         if let Some(control) = self.control.take() {
             self.driver.fall_silent();
             control.leave();
@@ -258,6 +278,7 @@ impl Group {
             }
             self.driver.give_up();
         }
+        self.driver.refuse();
         self.driver.farewell();
     }
 }
@@ -328,7 +349,8 @@ struct Opening<'a> {
     config: &'a Config,
     view: View,
     layout: Arc<Layout>,
-    policy: Policy,
+    /// And how it has placed the founders.
+    policy: (Policy, Plan),
     memory: Memory,
     own: OwnMemory,
 }
@@ -365,11 +387,8 @@ impl Opening<'_> {
         };
         let mut fabric = Shm::new(parts, &self.layout)?;
         let roster = views.then(|| founders(&memories, &self.layout, me));
-        let mut policy = self.policy;
-        if let Some(roster) = &roster {
-            let plan = policy.view(roster)?.1;
-            policy.adopt(&plan);
-        }
+        let (mut policy, plan) = self.policy;
+        policy.adopt(&plan);
         let first = roster.clone().map(|roster| {
             let carry = Carry::first(&roster);
             (roster, carry, Options::default())
@@ -448,7 +467,8 @@ impl Group {
             views.detectors.wishes.guard(&made);
         }
         let mut lanes = Lanes::new(bell.clone());
-        lanes.install(Vec::new(), made, &mut |_| ());
+        let waiting = super::change::waiting_of(engine.view());
+        lanes.install(Vec::new(), made, &waiting, &mut |_| ());
         let (mut every, mut room) = (config.liveness_every_ns, engine.view().members);
         if views.is_some() {
             (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);
@@ -503,67 +523,4 @@ pub(super) fn incarnation() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::driver::config::Config;
-
-    #[test]
-    fn a_limit_of_threads_is_named() {
-        let error = no_thread(&std::io::Error::from_raw_os_error(libc::EAGAIN));
-        assert_eq!(error.status, Status::Limit);
-        assert!(error.detail.contains("ulimit -u"), "{error}");
-    }
-
-    /// Event loops of other crates take what has a descriptor.
-    #[test]
-    fn a_group_has_a_descriptor_to_wait_on() {
-        let config = Config::new(&format!("descriptor-{}", std::process::id()), 0, 1);
-        let mut group = Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {}));
-        let group = group.as_mut().unwrap();
-        while !group.arm().unwrap() {
-            group.turn(0).unwrap();
-        }
-        let readable = |group: &Group| {
-            let flags = rustix::event::PollFlags::IN;
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            rustix::event::poll(&mut [rustix::event::PollFd::new(group, flags)], Some(&now))
-        };
-        assert_eq!(readable(group), Ok(0));
-        group.waker().unwrap().ring_always();
-        assert_eq!(readable(group), Ok(1));
-        assert_eq!(group.as_raw_fd(), group.as_fd().as_raw_fd());
-    }
-
-    /// The polling thread sleeps and wants to hear of messages only; then a thread that sends finds
-    /// no room. Unless that wakes it, room that comes later is news to nobody.
-    #[test]
-    fn a_refused_send_wakes_its_poller() {
-        let name = format!("refused-{}", std::process::id());
-        let open = |rank: u16| {
-            let mut config = Config::new(&name, rank, 2);
-            config.subgroups[0].window = 1;
-            config.subgroups[0].message_bytes_max = 64;
-            Group::open(&config, Box::new(|_: u16, _: &[crate::mem::Message]| {})).unwrap()
-        };
-        let (mut one, mut two) = std::thread::scope(|scope| {
-            let other = scope.spawn(|| open(1));
-            (open(0), other.join().unwrap())
-        });
-        let mut sender = one.sender(0, 0).unwrap();
-        sender.send(b"fills the window").unwrap();
-        one.turn(0).unwrap();
-        two.turn(0).unwrap(); // received there, and not released
-        assert_eq!(one.poll(1), Ok(1));
-        while !one.arm().unwrap() {
-            one.turn(0).unwrap();
-        }
-        assert_eq!(sender.send(b"no room"), Err(Status::Again));
-        let start = Instant::now();
-        one.driver.sleep(Some(20_000_000_000));
-        assert!(start.elapsed() < Duration::from_secs(10), "nobody rang");
-        assert_eq!(two.poll(1), Ok(1));
-        two.turn(0).unwrap(); // what a turn delivers, the next one releases
-        one.turn(0).unwrap();
-        assert!(sender.send(b"room again").is_ok());
-    }
-}
+mod tests;

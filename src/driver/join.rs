@@ -20,6 +20,7 @@
 //!     roster.
 
 mod fetch;
+mod guest;
 
 use super::Application;
 use super::config::{Config, Idle};
@@ -71,9 +72,9 @@ struct Joining<'a> {
 pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Group, Error> {
     let config = &Config { rank: 0, ..config.clone() }; // it says nothing here
     state::options(config).check()?;
-    let start = Instant::now();
+    let mut start = Instant::now();
     loop {
-        if let Some((views, shm, page)) = join_once(config, &mut *application, start)? {
+        if let Some((views, shm, page)) = join_once(config, &mut *application, &mut start)? {
             return Ok(Group::joined(views, shm, application, page, config));
         }
     }
@@ -82,12 +83,12 @@ pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Gr
 /// What a member that has joined begins with.
 type Joined = (Box<Views>, Shm, Arc<Region>);
 
-/// Joins as one incarnation. `None`: it has asked to be joined, and has lost its source since; try
-/// as another one.
+/// Joins as one incarnation. `None`: it has asked to be joined, has lost its source since, and has
+/// left again; try as another one.
 fn join_once(
     config: &Config,
     application: &mut dyn Application,
-    start: Instant,
+    start: &mut Instant,
 ) -> Result<Option<Joined>, Error> {
     let view = config.view()?;
     let policy = Policy::new(config)?;
@@ -96,7 +97,8 @@ fn join_once(
     hello.incarnation = incarnation();
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
-    let mut joining = Joining { config, start, hello, calls, called, connected, asked, refusal };
+    let mut joining =
+        Joining { config, start: *start, hello, calls, called, connected, asked, refusal };
     joining.find()?;
     let door = Door::new(joining.sit_down()?);
     let (block_bytes, ring_bytes) = policy.sizes();
@@ -105,8 +107,10 @@ fn join_once(
     let own = OwnMemory { name, block_bytes, ring_bytes, lock, huge };
     let mut notes = Vec::new();
     let page_bytes = stats::page_bytes(policy.subgroups(), MEMBERS_MAX);
-    let page = Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut notes)?;
-    Region::seal(&page.1)?;
+    let (page, page_fd) =
+        Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut notes)?;
+    Region::seal(&page_fd)?;
+    let page = Arc::new(page);
     let nothing = Arc::new(Layout::new(&[]));
     let block = Arc::new(Region::heap(nothing.control_bytes));
     let parts = Parts {
@@ -117,7 +121,7 @@ fn join_once(
         bell: Bell::new()?,
         door,
         hello: joining.hello.clone(),
-        stats: page.1,
+        stats: page_fd,
         memory: Some(own),
     };
     let mut shm = Shm::new(parts, &nothing)?;
@@ -125,13 +129,18 @@ fn join_once(
     shm.admit(Admission::Higher);
     let letter = match application.sink() {
         None => joining.wait(&mut shm, &policy)?,
-        Some(sink) => match joining.fetch(&mut shm, &policy, sink)? {
+        Some(sink) => match joining.fetch(&mut shm, (&policy, &page), sink)? {
             Fetched::Whole(letter) => *letter,
-            Fetched::Anew => return Ok(None),
+            Fetched::Late(letter, end) => {
+                *start = joining.start;
+                let letter = letter.map(|letter| *letter);
+                let left = joining.take_leave(shm, policy, letter, (block, page));
+                return end.map_or(left.map(|()| None), Err);
+            }
         },
     };
     let views = joining.begin(&mut shm, policy, letter, block)?;
-    Ok(Some((views, shm, Arc::new(page.0))))
+    Ok(Some((views, shm, page)))
 }
 
 impl Joining<'_> {

@@ -8,7 +8,7 @@ use crate::group::Engine;
 use crate::mem::thread::{can_order_all_threads, order_all_threads};
 use crate::sst::Table;
 use crate::sst::kept::Kept;
-use crate::sst::lane::{Handover, Lane, lane};
+use crate::sst::lane::{Handover, Lane, Next, lane};
 use crate::sst::producer::Producer;
 use crate::sst::ring::Taker;
 
@@ -17,7 +17,8 @@ use crate::sst::ring::Taker;
 ///
 /// It goes on from view to view: what was sent and not delivered is sent again in the next view,
 /// before anything new, and ordinals go on. While views change every call answers `Again`; while the
-/// view has no such lane, `NotSender`; once the member is to leave, `Left`.
+/// view has no such lane, `NotSender`; while its subgroup waits for members, `Inadequate`; once the
+/// member is to leave, `Left`.
 pub struct Sender {
     lane: Lane,
     bell: Option<OwnBell>,
@@ -169,24 +170,31 @@ impl Lanes {
     /// returns, as far as there is room; what no view takes any more is given to `dropped`.
     ///
     /// `kept`: what `Engine::keep` says of every lane of mine in the view that has ended (none before
-    /// the first view); `producers`: the fresh ends of every lane of mine in the new one. Both by
-    /// subgroup and lane, which must mean the same in all views.
+    /// the first view); `producers`: the fresh ends of every lane of mine in the new one; `waiting`:
+    /// those that I would have there, if their subgroups had members enough. All by subgroup and lane,
+    /// which must mean the same in all views.
     pub fn install(
         &mut self,
         mut kept: Vec<(u16, u16, Kept)>,
         producers: Vec<(u16, u16, Producer)>,
+        waiting: &[(u16, u16)],
         dropped: &mut dyn FnMut(Dropped),
     ) {
         producers.iter().for_each(|(subgroup, lane, _)| self.add(*subgroup, *lane));
+        waiting.iter().for_each(|(subgroup, lane)| self.add(*subgroup, *lane));
         let mut producers = producers;
         for Entry { subgroup, lane, handover, .. } in &mut self.entries {
             let (subgroup, lane) = (*subgroup, *lane);
             let its = |of: (u16, u16)| of == (subgroup, lane);
             let kept = kept.iter().position(|of| its((of.0, of.1))).map(|at| kept.swap_remove(at));
             let producer = producers.iter().position(|of| its((of.0, of.1)));
-            let producer = producer.map(|at| producers.swap_remove(at).2);
+            let next = match producer.map(|at| producers.swap_remove(at).2) {
+                Some(producer) => Next::Sends(producer),
+                None if waiting.contains(&(subgroup, lane)) => Next::Waits,
+                None => Next::NotSender,
+            };
             let kept = kept.map(|(_, _, kept)| kept);
-            handover.install(kept, producer, &mut |what| {
+            handover.install(kept, next, &mut |what| {
                 dropped(of_lane(what, subgroup, lane));
             });
         }
@@ -326,7 +334,7 @@ mod tests {
     fn what_is_published_after_the_end_is_refused() {
         let mut lanes = Lanes::new(None);
         let (takers, producers) = view(&[(0, 0)]);
-        lanes.install(Vec::new(), producers, &mut |_| panic!("nothing was sent"));
+        lanes.install(Vec::new(), producers, &[], &mut |_| panic!("nothing was sent"));
         let mut sender = lanes.sender(0, 0).unwrap();
         sender.reserve(8).unwrap();
         takers[0].2.stop(Status::PeerLost);
@@ -342,7 +350,7 @@ mod tests {
         lanes.add(1, 1);
         assert!(lanes.sender(0, 0).is_none(), "no view has it yet");
         let (takers, producers) = view(&[(0, 0), (1, 0)]);
-        lanes.install(Vec::new(), producers, &mut |_| panic!("nothing was sent"));
+        lanes.install(Vec::new(), producers, &[], &mut |_| panic!("nothing was sent"));
         let mut senders = [(0, 0), (1, 0), (1, 1)].map(|(s, l)| lanes.sender(s, l).unwrap());
         assert!(lanes.sender(0, 0).is_none(), "taken already");
         assert_eq!(senders[0].send(b"zero"), Ok(0));
@@ -353,7 +361,7 @@ mod tests {
         assert_eq!(senders[0].send(b"between"), Err(Status::Again));
         kept.reverse();
         let (mut takers, producers) = view(&[(1, 1), (0, 0)]);
-        lanes.install(kept, producers, &mut |what| {
+        lanes.install(kept, producers, &[], &mut |what| {
             dropped.push((what.subgroup, what.lane, what.ordinal, what.bytes.to_vec(), what.why));
         });
         assert_eq!(dropped, [(1, 0, 0, b"one".to_vec(), Status::NotSender)]);

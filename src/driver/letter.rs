@@ -15,6 +15,7 @@
 //! suspects=0,2                          ranks
 //! joined=3                              ranks of all that join with this view
 //! change=WORD:WORD:WORD:WORD            each change beyond the view that is known already
+//! ahead=SUBGROUP:SENIORITY:LANE:COUNT   each lane of which my state has so many messages already
 //! assignment=00ff…                      bytes, in hexadecimal
 //! ```
 //!
@@ -24,6 +25,7 @@ use crate::base::{Epoch, Members, Rank};
 use crate::group::membership::Carry;
 use crate::group::membership::changes::{List, Record};
 use crate::group::membership::roster::{Address, Member, Roster};
+use crate::group::multicast::ahead::Ahead;
 use crate::limits::MEMBERS_MAX;
 use std::fmt::Write;
 
@@ -85,6 +87,9 @@ impl Letter {
             let words = Record::Change { at, change: *change }.words();
             let _ = writeln!(text, "change={}", words.map(|word| word.to_string()).join(":"));
         }
+        for Ahead { subgroup, sender, lane, count } in &carry.ahead {
+            let _ = writeln!(text, "ahead={subgroup}:{sender}:{lane}:{count}");
+        }
         text.push_str("assignment=");
         for byte in assignment {
             let _ = write!(text, "{byte:02x}");
@@ -119,6 +124,10 @@ impl Letter {
             }
             changes.push(change);
         }
+        let mut ahead = Vec::new();
+        while let Some(line) = lines.next_if(|line| line.starts_with("ahead=")) {
+            ahead.push(ahead_of(line.strip_prefix("ahead=")?)?);
+        }
         let assignment = hexadecimal(lines.next()?.strip_prefix("assignment=")?)?;
         let below = |rank: &u16| usize::from(*rank) < members.len();
         let mine = members.iter().position(|member: &Member| member.incarnation == me)?;
@@ -129,7 +138,7 @@ impl Letter {
         let suspects = Members::from_ranks(suspects.into_iter().map(Rank));
         let joined = Members::from_ranks(joined.into_iter().map(Rank));
         let roster = Roster { epoch, me: Rank(mine as u16), base, members };
-        let carry = Carry { list: List { base, ballot, changes }, agreed, suspects };
+        let carry = Carry { list: List { base, ballot, changes }, agreed, suspects, ahead };
         let sound = joined.contains(roster.me)
             && epoch.0.max(base) < COUNTS_MAX
             && roster.is_sound()
@@ -158,6 +167,15 @@ fn member_of(text: &str) -> Option<Member> {
     Some(Member { seniority, incarnation, address })
 }
 
+fn ahead_of(text: &str) -> Option<Ahead> {
+    let mut parts = text.split(':');
+    let subgroup = parts.next()?.parse().ok()?;
+    let sender = parts.next()?.parse().ok()?;
+    let lane = parts.next()?.parse().ok()?;
+    let count = parts.next()?.parse().ok()?;
+    Some(Ahead { subgroup, sender, lane, count })
+}
+
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     if text.len() % 2 != 0 || !text.is_ascii() {
         return None;
@@ -177,7 +195,10 @@ mod tests {
         let roster = Roster { epoch: Epoch(4), ..Roster::first(&founders, Rank(2)) };
         let remove = Change { what: What::Remove { member: 0 }, ends: true };
         let list = List { base: 3, ballot: 1, changes: vec![remove] };
-        let carry = Carry { list, agreed: 3, suspects: Members::from_ranks([Rank(0)]) };
+        let suspects = Members::from_ranks([Rank(0)]);
+        let ahead =
+            [(1, 0), (1, 1)].map(|(sender, lane)| Ahead { subgroup: 2, sender, lane, count: 5 });
+        let carry = Carry { list, agreed: 3, suspects, ahead: ahead.to_vec() };
         let joined = Members::from_ranks([Rank(2)]);
         Letter { roster, carry, joined, assignment: vec![0, 255, 7] }
     }
@@ -213,6 +234,11 @@ mod tests {
             ("assignment=00", "assignment=0"),
             ("base=3", "base=2"),
             ("ballot=1\n", ""),
+            ("ahead=2:1:0:5", "ahead=2:3:0:5"),
+            ("ahead=2:", "ahead=200:"),
+            ("ahead=2:1:1:5", "ahead=2:1:99:5"),
+            ("ahead=2:1:1:5", "ahead=2:1:1"),
+            ("1:1:5", "1:1:18446744073709551615"),
         ] {
             assert!(text.contains(from));
             assert_eq!(Letter::decode(text.replace(from, to).as_bytes(), 73), None, "{to}");

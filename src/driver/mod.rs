@@ -7,8 +7,10 @@
 //! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
 //!     for peers that sleep. The clock is read every `TICK_TURNS` turns. Over a fabric that `polls` a
 //!     turn also reads what the peers have sent, and its posts are sent.
-//! V4  A child that was forked in a delivery and returns from it touches nothing any more: it shares
-//!     the group's memory with its parent. Seen by one load per batch.
+//! V4  A child of the process that opened the group touches nothing: it shares the group's memory with
+//!     its parent. One that was forked in a delivery, or as it heard of a view, and returns from that
+//!     has had its last turn; any other has none. Seen by one load per batch, and one per turn in
+//!     which something is to be done.
 
 mod assembly;
 mod change;
@@ -44,7 +46,7 @@ use crate::sst::inbox::Inbox;
 use crate::transfer::{StateSink, StateSource};
 use lane::{Dropped, Lanes};
 use state::States;
-use stats::{Counters, Delivered, Page};
+use stats::{Counted, Counters, Page};
 use views::{ViewInfo, Views};
 
 /// Turns between two looks at the clock while busy: a look costs about a quarter of a quiet turn.
@@ -160,7 +162,7 @@ pub struct Driver {
     forks: u64,
     counters: Counters,
     /// By subgroup of the view.
-    delivered: Vec<Delivered>,
+    counted: Vec<Counted>,
     page: Page,
 }
 
@@ -175,7 +177,7 @@ impl Driver {
         views: Option<Box<Views>>,
     ) -> Driver {
         let Seen { engine, table, inboxes } = view;
-        let delivered = vec![Delivered::default(); engine.view().subgroups.len()];
+        let counted = vec![Counted::default(); engine.view().subgroups.len()];
         let now = clock();
         Driver {
             engine,
@@ -202,7 +204,7 @@ impl Driver {
             kept_house: now,
             forks: forks(),
             counters: Counters::default(),
-            delivered,
+            counted,
             page,
         }
     }
@@ -210,8 +212,8 @@ impl Driver {
     /// One round; delivers at most `limit` messages.
     #[inline(always)]
     pub fn turn(&mut self, limit: u32) -> Turn {
-        if self.until_tick == 0 || self.armed {
-            self.tick();
+        if (self.until_tick == 0 || self.armed) && !self.tick() {
+            return Turn { delivered: 0, busy: false };
         }
         self.until_tick -= 1;
         self.counters.turns += 1;
@@ -234,7 +236,7 @@ impl Driver {
     /// A round in which something is to be done.
     #[inline(never)]
     fn work_turn(&mut self, limit: u32) -> Turn {
-        if self.changing && self.change() {
+        if self.is_inherited() || self.changing && self.change() {
             return Turn { delivered: 0, busy: false };
         }
         self.engine.poll(self.now, &mut self.table, &self.events, &mut self.work);
@@ -243,8 +245,6 @@ impl Driver {
             if unheard { 0 } else { limit.min(views.detectors.breath.limit()) }
         });
         let Ok(delivered) = self.deliver(most) else {
-            self.engine.abandon();
-            self.stopped = Some(Status::Closed);
             return Turn { delivered: 0, busy: false };
         };
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);
@@ -267,6 +267,25 @@ impl Driver {
             self.stopped(status, suspicion);
         }
         Turn { delivered, busy }
+    }
+
+    /// Whether this is a child of the process that opened the group: here it is closed (V4).
+    #[inline(always)]
+    pub fn is_inherited(&mut self) -> bool {
+        let inherited = forks() != self.forks;
+        if inherited {
+            self.abandon();
+        }
+        inherited
+    }
+
+    /// What is this process' own says so.
+    #[cold]
+    fn abandon(&mut self) {
+        self.engine.abandon();
+        self.lanes.stop(Status::Closed);
+        self.stopped = Some(Status::Closed);
+        (self.until_tick, self.armed) = (0, false);
     }
 
     #[cold]
@@ -296,11 +315,12 @@ impl Driver {
             if !batch.is_empty() {
                 self.application.deliver(multicast.subgroup as u16, batch);
                 if forks() != self.forks {
+                    self.abandon();
                     return Err(Forked); // V4
                 }
                 self.states.append(multicast.subgroup as u16, batch);
                 delivered += batch.len() as u32;
-                let counted = &mut self.delivered[multicast.subgroup];
+                let counted = &mut self.counted[multicast.subgroup].delivered;
                 counted.messages += batch.len() as u64;
                 counted.bytes += self.batch.bytes();
                 counted.batches += 1;
@@ -314,9 +334,12 @@ impl Driver {
         Ok(delivered)
     }
 
-    /// Reads the clock, and what is due by it.
+    /// Reads the clock, and what is due by it. False: there is nothing any more.
     #[cold]
-    fn tick(&mut self) {
+    fn tick(&mut self) -> bool {
+        if self.is_inherited() {
+            return false;
+        }
         let now = clock();
         if self.armed {
             self.armed = false;
@@ -336,7 +359,8 @@ impl Driver {
         if self.views.is_some() {
             self.tick_views();
         }
-        self.page.write(now, &self.engine, &self.counters, &self.delivered);
+        self.write_page(now);
+        true
     }
 
     #[cold]
@@ -364,7 +388,7 @@ impl Driver {
             let text = format!("rank {} {what}: {}", suspicion.rank.0, suspicion.fault);
             crate::log_sink::say(level, &text);
         }
-        self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
+        self.write_page(self.now);
         self.application.stopped(status, suspicion);
     }
 
@@ -397,7 +421,7 @@ impl Driver {
     pub fn sleep(&mut self, timeout_ns: Option<u64>) {
         assert!(self.armed, "sleep without arm");
         self.counters.sleeps += 1;
-        self.page.write(self.now, &self.engine, &self.counters, &self.delivered);
+        self.write_page(self.now);
         let timeout_ns = if self.views.is_some() { self.due(timeout_ns) } else { timeout_ns };
         self.fabric.sleep(timeout_ns, &mut self.events);
     }
@@ -420,6 +444,16 @@ impl Driver {
     fn hand_back(&mut self, status: Status, why: Status) {
         let Driver { lanes, engine, application, .. } = self;
         lanes.end(engine, status, why, &mut |message| application.dropped(&message));
+    }
+
+    /// Lanes take nothing more, and answer `Left`: for a view that is fixed.
+    pub fn refuse(&mut self) {
+        if self.stopped.is_none() {
+            for lane in self.engine.multicasts().iter().flat_map(|multicast| &multicast.lanes) {
+                lane.taker.stop(Status::Left);
+            }
+            self.lanes.stop(Status::Left);
+        }
     }
 
     /// This member goes without being told that it may.
@@ -445,7 +479,14 @@ impl Driver {
 
     /// Brings the statistics page up to date.
     pub fn refresh(&mut self) {
-        self.page.write(clock(), &self.engine, &self.counters, &self.delivered);
+        if !self.is_inherited() {
+            self.write_page(clock());
+        }
+    }
+
+    fn write_page(&self, now: Nanos) {
+        let Driver { engine, stopped, counters, counted, .. } = self;
+        self.page.write(now, engine, *stopped, counters, counted);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Status};
 use crate::fabric::Sizes;
 use crate::group::detector::lag::Lag;
 use crate::group::membership::roster::Roster;
-use crate::group::policy::{Candidate, Plan, Planner, Standard, Unplanned, Who};
+use crate::group::policy::{Candidate, Plan, Planner, Who, candidates, digest_of};
 use crate::group::view::View;
 use crate::limits::{LANES_MAX, MEMBERS_MAX, SENDERS_MAX};
 use crate::sst::layout::{Layout, Shape};
@@ -16,6 +16,8 @@ use crate::sst::layout::{Layout, Shape};
 /// How lists of members become views.
 pub struct Policy {
     planner: Planner,
+    /// It is the application's: others' may differ.
+    own: bool,
 }
 
 /// The largest group that a configuration allows: a sender of many lanes leaves room for fewer.
@@ -32,21 +34,25 @@ pub fn config_text(config: &Config, view: &View) -> Result<String, Error> {
     }
     let rules = config.rules(members_most(config))?;
     let first = format!("membership=views\nfounders={}\n", config.members);
-    Ok(first + &config.lasting_text(&rules))
+    let mut text = first + &config.lasting_text(&rules);
+    if config.policy.is_some() {
+        // Of those that differ most do so in the first view already.
+        text.push_str(&format!("founders_placed={:016x}\n", digest_of(&view.subgroups)));
+    }
+    Ok(text)
 }
 
 impl Policy {
     pub fn new(config: &Config) -> Result<Policy, Error> {
         let rules = config.rules(members_most(config))?;
-        Ok(Policy { planner: Planner::new(rules, Box::new(Standard)) })
+        let own = config.policy.is_some();
+        Ok(Policy { planner: Planner::new(rules, config.policy()), own })
     }
 
-    /// The view of a roster.
+    /// The view of a roster. An error says what the application's policy has answered that cannot be.
     pub fn view(&self, roster: &Roster) -> Result<(View, Plan), Error> {
-        let plan = self.planner.plan(&candidates(roster)).map_err(|why| match why {
-            Unplanned::Inadequate(why) => Error::new(Status::NotComplete, why.to_string()),
-            Unplanned::Unruly(why) => Error::new(Status::Invalid, why),
-        })?;
+        let unruly = |why| Error::new(Status::Invalid, format!("the policy: {why}"));
+        let plan = self.planner.plan(&all(roster)).map_err(unruly)?;
         let (epoch, me, members) = (roster.epoch, roster.me, roster.len());
         Ok((View { epoch, me, members, subgroups: plan.subgroups.clone() }, plan))
     }
@@ -56,14 +62,20 @@ impl Policy {
         self.planner.adopt(plan);
     }
 
+    /// What all members must show of a plan before its view is used; never 0. `None`: they need not, the
+    /// policy is the same everywhere.
+    pub fn shows(&self, plan: &Plan) -> Option<u64> {
+        self.own.then(|| plan.digest() | 1)
+    }
+
     /// For one that is to join as a member of `roster`: what it must know before it can make views.
     pub fn encode(&self, roster: &Roster) -> Vec<u8> {
-        self.planner.encode(&candidates(roster))
+        self.planner.encode(&all(roster))
     }
 
     /// The joiner's side.
     pub fn restore(&mut self, bytes: &[u8], roster: &Roster) -> Result<(), String> {
-        self.planner.restore(bytes, &candidates(roster))
+        self.planner.restore(bytes, &all(roster))
     }
 
     /// What each subgroup of a view does about slow members.
@@ -100,14 +112,8 @@ impl Policy {
     }
 }
 
-fn candidates(roster: &Roster) -> Vec<Candidate> {
-    let members = roster.members.iter();
-    let candidate = |member: &crate::group::membership::roster::Member| Candidate {
-        seniority: member.seniority,
-        incarnation: member.incarnation,
-        name: String::new(),
-    };
-    members.map(candidate).collect()
+fn all(roster: &Roster) -> Vec<Candidate> {
+    candidates(&roster.members, |_| String::new())
 }
 
 /// The subgroups in which that member sends.

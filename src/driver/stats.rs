@@ -6,15 +6,29 @@
 //! a reader may see some of one tick and some of the next.
 
 use crate::base::Nanos;
+use crate::error::Status;
 use crate::group::Engine;
+use crate::group::multicast::{Multicast, Tally};
 use crate::mem::Region;
 use crate::sst::layout::Mode;
+use crate::transfer;
 use std::sync::Arc;
 
 /// The first word of the page: "sqstat" and a format byte.
-pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x01");
+pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x02");
 
-const HEAD_WORDS: usize = 32;
+/// State transfers of a page: those that the member gives its state by at the same time, at the
+/// most, and the one by which it got its own.
+pub const GIVEN_MAX: usize = 4;
+pub const TAKEN: usize = GIVEN_MAX;
+/// The first word of each: 0: none; `GIVES` or `TAKES`; then whom with; then `transfer::Snapshot`.
+const GIVES: u64 = 1;
+const TAKES: u64 = 2;
+const TRANSFERS_AT: usize = 32;
+const TRANSFER_WORDS: usize = 16;
+const _: () = assert!(transfer::progress::WORDS + 2 <= TRANSFER_WORDS);
+
+const HEAD_WORDS: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
 const SUBGROUP_WORDS: usize = 32;
 
 /// Bytes of the page of a group.
@@ -32,6 +46,8 @@ pub struct Counters {
     pub sleeps: u64,
     /// The longest time between two looks at the clock, in nanoseconds; sleeps excluded.
     pub loop_gap_max_ns: u64,
+    /// Members that it has suspected for their lag.
+    pub evicted: u64,
 }
 
 /// What is counted per subgroup by the driver.
@@ -40,6 +56,37 @@ pub struct Delivered {
     pub messages: u64,
     pub bytes: u64,
     pub batches: u64,
+}
+
+/// What the driver keeps of a subgroup over all views.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counted {
+    pub delivered: Delivered,
+    /// In the views that are over; the engine counts those of the one at hand.
+    before: Tally,
+    pressed_before: u64,
+}
+
+impl Counted {
+    /// A view is over.
+    pub fn add(&mut self, multicast: &Multicast) {
+        self.before = self.tally(multicast);
+        self.pressed_before = self.pressed(multicast);
+    }
+
+    fn tally(&self, multicast: &Multicast) -> Tally {
+        let (before, now) = (self.before, multicast.tally);
+        Tally {
+            sent: before.sent + now.sent,
+            nulls: before.nulls + now.nulls,
+            announced: before.announced + now.announced,
+        }
+    }
+
+    fn pressed(&self, multicast: &Multicast) -> u64 {
+        let lanes = multicast.lanes.iter();
+        self.pressed_before + lanes.map(|lane| lane.taker.pressed()).sum::<u64>()
+    }
 }
 
 /// When the steps of a view change were reached, by the member's clock; 0: it was not (nobody failed,
@@ -58,6 +105,48 @@ pub struct Steps {
     pub delivered: Nanos,
 }
 
+/// One transfer of the application's state, as the member tells of it: under way, or the last one in
+/// its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// It is the source; else it is the joiner.
+    pub gives: bool,
+    /// The other's incarnation.
+    pub other: u64,
+    pub progress: transfer::Snapshot,
+}
+
+impl Transferred {
+    /// For whoever looks.
+    pub fn text(&self) -> String {
+        let Transferred { gives, other, progress } = self;
+        match gives {
+            true => format!("gives its state to {other}, which {progress}"),
+            false => format!("takes the state of {other} and {progress}"),
+        }
+    }
+
+    /// The same as figures: bytes, counts, nanoseconds.
+    pub fn figures(&self) -> [(&'static str, u64); 11] {
+        let transfer::Snapshot { phase, attempts, state_bytes, catchup_bytes, .. } = self.progress;
+        let transfer::Snapshot { catchup_messages, behind_bytes, behind_messages, .. } =
+            self.progress;
+        [
+            ("with", self.other),
+            ("phase", phase as u64),
+            ("restarts", attempts.saturating_sub(1)),
+            ("state_bytes", state_bytes),
+            ("catchup_bytes", catchup_bytes),
+            ("catchup_messages", catchup_messages),
+            ("behind_bytes", behind_bytes),
+            ("behind_messages", behind_messages),
+            ("checkpoint_open_ns", self.progress.open_ns),
+            ("buffer_bytes", self.progress.tape_bytes),
+            ("buffer_filled_bytes", self.progress.tape_filled),
+        ]
+    }
+}
+
 /// One member's page, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -74,6 +163,7 @@ pub struct Snapshot {
     pub last: Steps,
     pub counters: Counters,
     pub subgroups: Vec<SubgroupSnapshot>,
+    pub transfers: Vec<Transferred>,
 }
 
 /// One subgroup of a page. Only subgroups that the member belongs to are there.
@@ -82,17 +172,24 @@ pub struct SubgroupSnapshot {
     pub subgroup: u64,
     pub received_mode: bool,
     pub senders: u64,
-    /// How far this member is in the order: received, stable, delivered.
+    /// How far this member is in the order of the view `Snapshot::epoch`: received, stable,
+    /// delivered. In the next view they begin anew.
     pub prefix: u64,
     pub stable: u64,
     pub delivered_number: u64,
-    /// Messages sent by it, indices that became nulls, batches announced, refusals for want of room.
+    /// Over all views: messages sent by it (one that is sent again in a later view counts there, too),
+    /// indices that became nulls, batches announced, refusals for want of room.
     pub sent: u64,
     pub nulls: u64,
     pub announced: u64,
     pub pressed: u64,
     pub delivered: Delivered,
-    /// By rank: how far each member is, as this one sees it (`u64::MAX`: no member of it).
+    /// Which shard of which configured subgroup it is, and how many members it lacks: then it waits.
+    pub of: u64,
+    pub shard: u64,
+    pub lacks: u64,
+    /// By rank: how far each member is in that order, as this one sees it (`u64::MAX`: no member of
+    /// it).
     pub progress: Vec<u64>,
 }
 
@@ -118,23 +215,29 @@ impl Page {
     }
 
     /// Writes everything; about ten stores and as many per subgroup, to lines nobody else writes.
-    pub fn write(&self, now: Nanos, engine: &Engine, counters: &Counters, delivered: &[Delivered]) {
-        let stopped = match engine.state() {
-            crate::group::State::Stopped(status, _) => u64::from((status as i32).unsigned_abs()),
-            _ => 0,
-        };
+    pub fn write(
+        &self,
+        now: Nanos,
+        engine: &Engine,
+        stopped: Option<Status>,
+        counters: &Counters,
+        counted: &[Counted],
+    ) {
+        let stopped = stopped.map_or(0, |status| u64::from((status as i32).unsigned_abs()));
         let head = [engine.epoch().0, stopped, now.0];
-        let counted =
+        let turned =
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
         self.put(2, u64::from(engine.view().me.0));
         self.put(3, engine.view().members as u64);
         self.put(4, engine.multicasts().len() as u64);
-        head.iter().chain(&counted).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
+        self.put(23, counters.evicted);
+        head.iter().chain(&turned).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
         for (at, multicast) in engine.multicasts().iter().enumerate() {
             let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
             let [prefix, stable, done] = multicast.own_progress();
-            let tally = multicast.tally;
-            let pressed: u64 = multicast.lanes.iter().map(|lane| lane.taker.pressed()).sum();
+            let part = engine.view().subgroups[multicast.subgroup].part;
+            let counted = &counted[multicast.subgroup];
+            let (tally, delivered) = (counted.tally(multicast), counted.delivered);
             let words = [
                 multicast.subgroup as u64,
                 u64::from(multicast.mode == Mode::Received),
@@ -145,10 +248,13 @@ impl Page {
                 tally.sent,
                 tally.nulls,
                 tally.announced,
-                pressed,
-                delivered[multicast.subgroup].messages,
-                delivered[multicast.subgroup].bytes,
-                delivered[multicast.subgroup].batches,
+                counted.pressed(multicast),
+                delivered.messages,
+                delivered.bytes,
+                delivered.batches,
+                part.of.into(),
+                part.shard.into(),
+                part.lacks.into(),
             ];
             words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
             let ranks = base + SUBGROUP_WORDS;
@@ -162,6 +268,15 @@ impl Page {
 }
 
 impl Page {
+    /// A state transfer, in its place. About a dozen stores, now and then while there is one.
+    pub fn write_transfer(&self, place: usize, of: &Transferred) {
+        assert!(place <= TAKEN);
+        let base = TRANSFERS_AT + place * TRANSFER_WORDS;
+        self.put(base + 1, of.other);
+        of.progress.words().iter().zip(base + 2..).for_each(|(word, at)| self.put(at, *word));
+        self.put(base, if of.gives { GIVES } else { TAKES });
+    }
+
     /// The steps of a view change; written once for each.
     pub fn write_change(&self, changes: u64, last: &Steps) {
         let Steps { suspected, wedged, agreed, echoed, ended, passed, .. } = last;
@@ -207,8 +322,10 @@ pub fn read(region: &Region) -> Option<Snapshot> {
             busy_turns: word(9)?,
             sleeps: word(10)?,
             loop_gap_max_ns: word(11)?,
+            evicted: word(23)?,
         },
         subgroups: Vec::new(),
+        transfers: (0..=TAKEN).filter_map(|place| transferred(place, &word)).collect(),
     };
     for at in 0..subgroups {
         let base = HEAD_WORDS + at * (SUBGROUP_WORDS + room);
@@ -226,8 +343,50 @@ pub fn read(region: &Region) -> Option<Snapshot> {
             announced: get(8),
             pressed: get(9),
             delivered,
+            of: get(13),
+            shard: get(14),
+            lacks: get(15),
             progress: (0..members).map(|rank| get(SUBGROUP_WORDS + rank)).collect(),
         });
     }
     Some(snapshot)
+}
+
+fn transferred(place: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Transferred> {
+    let base = TRANSFERS_AT + place * TRANSFER_WORDS;
+    let kind = word(base)?;
+    let words = std::array::from_fn(|at| word(base + 2 + at).unwrap_or(u64::MAX));
+    let progress = transfer::Snapshot::of_words(words)?;
+    let known = kind == GIVES || kind == TAKES;
+    known.then_some(Transferred { gives: kind == GIVES, other: word(base + 1)?, progress })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transfer::{Phase, Snapshot};
+
+    #[test]
+    fn a_page_tells_of_transfers() {
+        let region = Arc::new(Region::heap(page_bytes(1, 4)));
+        let page = Page::new(region.clone(), 4);
+        assert_eq!(read(&region).unwrap().transfers, []);
+        let progress =
+            Snapshot { phase: Phase::Loading, attempts: 2, tape_filled: 9, ..Default::default() };
+        let given = Transferred { gives: true, other: 77, progress };
+        let taken = Transferred { gives: false, other: 78, progress };
+        page.write_transfer(2, &given);
+        page.write_transfer(TAKEN, &taken);
+        assert_eq!(read(&region).unwrap().transfers, [given, taken]);
+        assert!(
+            given.text().contains("to 77") && given.text().contains("start 2"),
+            "{}",
+            given.text()
+        );
+        assert!(given.figures().contains(&("restarts", 1)) && taken.text().contains("of 78"));
+        // Another process' page may say anything.
+        region.cell((TRANSFERS_AT + 2 * TRANSFER_WORDS + 2) * 8).publish(99);
+        region.cell((TRANSFERS_AT + TAKEN * TRANSFER_WORDS) * 8).publish(7);
+        assert_eq!(read(&region).unwrap().transfers, []);
+    }
 }

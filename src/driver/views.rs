@@ -11,53 +11,38 @@
 //! I2  For one whose connection has ended before it showed anything, zeros stand in: what a member
 //!     shows that died before its first word. The new engine is told of it at once.
 //! I3  What lanes keep is sent again before anything new in them (`lane`).
+//! I4  Where the application places members, a member shows what its policy has answered before it
+//!     enters a view, and enters it only with those that show the same, a majority; else it stops.
+//!     Zeros stand in for the others: what they would write has another layout.
+
+mod info;
 
 use super::assembly::{Assembly, assemble, prologue};
 use super::clock;
 use super::control::Wishes;
 use super::letter::{Ask, Letter};
-use super::policy::{Policy, reads, seat_of, sends, shown};
+use super::policy::{Policy, reads, sends, shown};
 use super::shortage::Shortage;
 use super::spare::Spare;
 use super::stats::Steps;
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
-use crate::error::{Error, Fault, Suspicion};
+use crate::error::{Error, Fault, Status, Suspicion};
 use crate::fabric::{Exchange, Memory, Shown, Sizes};
 use crate::group::detector::lag::Lag;
+use crate::group::membership::changes::{Change, What};
 use crate::group::membership::roster::{Address, Member, Roster};
-use crate::group::membership::{Install, Options, Request, Timings};
+use crate::group::membership::{Carry, Install, Options, Request, Timings};
+use crate::group::multicast::ahead::Ahead;
 use crate::group::policy::Plan;
 use crate::group::view::View;
+use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
+pub use info::{MemberInfo, ViewInfo};
+use info::{info_of, member_info};
 use std::sync::Arc;
-
-/// A member, as the application sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MemberInfo {
-    /// Chosen anew by every process that opens the group.
-    pub incarnation: u64,
-    /// Its name on this host is `squall/GROUP/SEAT`.
-    pub seat: u16,
-}
-
-/// A view, as the application sees it. By rank, where nothing else is said.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ViewInfo {
-    /// The view's number; the first is 1.
-    pub epoch: u64,
-    /// My rank.
-    pub rank: u16,
-    pub members: Vec<MemberInfo>,
-    /// Ranks that were not in the view before.
-    pub joined: Vec<u16>,
-    /// Who was in the view before, and why it is no more.
-    pub left: Vec<(MemberInfo, Fault)>,
-    /// By subgroup: members, and those that send.
-    pub subgroups: Vec<(Vec<u16>, Vec<u16>)>,
-}
 
 /// What a member needs beyond one view.
 pub struct Views {
@@ -100,6 +85,8 @@ struct Building {
     install: Install,
     view: View,
     plan: Plan,
+    /// What all must show of the plan (I4).
+    shows: Option<u64>,
     layout: Arc<Layout>,
     /// By rank.
     memories: Vec<Option<Memory>>,
@@ -268,6 +255,10 @@ impl Views {
         let subgroups = sends(&view, roster.me);
         let own = self.spare.make_room(|| exchange.own(roster.epoch, &subgroups))?;
         prologue(&own.block, roster.epoch, self.member(self.roster.me).incarnation);
+        let (shows, layout) = (self.policy.shows(&plan), Arc::new(view.layout()));
+        if let Some(digest) = shows {
+            own.block.cell(layout.digest_cell.byte(0)).publish(digest);
+        }
         for (rank, peer) in (0..).map(Rank).zip(&peers) {
             if let Some(peer) = peer {
                 exchange.show(roster.epoch, *peer, &reads(&view, roster.me, rank))?;
@@ -276,10 +267,10 @@ impl Views {
         let old = !install.joined.contains(roster.me);
         for rank in install.joined.iter().filter(|_| old) {
             if let Some(peer) = peers[rank.index()] {
-                exchange.say(peer, &self.letter(&install, rank));
+                // Without a state it has had nothing.
+                exchange.say(peer, &self.letter(&install, rank, Vec::new()));
             }
         }
-        let layout = Arc::new(view.layout());
         if !old {
             self.detectors.wishes.beat_in(&own.block, layout.beat.byte(0)); // in no other view
         }
@@ -292,6 +283,7 @@ impl Views {
             install,
             view,
             plan,
+            shows,
             layout,
             memories,
             peers,
@@ -303,31 +295,49 @@ impl Views {
         Ok(())
     }
 
-    /// What one that joins with this view must know.
-    fn letter(&self, install: &Install, rank: Rank) -> Vec<u8> {
+    /// What one that joins with this view must know, and what it has had.
+    fn letter(&self, install: &Install, rank: Rank, ahead: Vec<Ahead>) -> Vec<u8> {
         let roster = Roster { me: rank, ..install.roster.clone() };
-        let (carry, joined) = (install.carry.clone(), install.joined);
+        let (carry, joined) = (Carry { ahead, ..install.carry.clone() }, install.joined);
         let assignment = self.policy.encode(&roster);
         Letter { roster, carry, joined, assignment }.encode()
     }
 
-    /// While a view is built: it, and the letter of an incarnation that is in it.
+    /// While a view is built: it, and the letter of an incarnation that is in it and has my state.
     pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
         let Building { install, view, .. } = self.building.as_ref()?;
         let mut members = install.roster.members.iter();
         let rank = members.position(|member| member.incarnation == joiner);
-        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16)));
+        let letter =
+            rank.map(|rank| self.letter(install, Rank(rank as u16), install.carry.ahead.clone()));
         Some((&install.roster, view, letter))
     }
 
+    /// The view at hand, until another one is entered.
+    pub fn present(&self) -> (&Roster, &View) {
+        (&self.roster, &self.view)
+    }
+
+    /// What would follow if that process joined now; `None`: no view could.
+    pub fn foreseen(&self, joiner: u64) -> Option<(Roster, View)> {
+        if self.roster.len() >= MEMBERS_MAX {
+            return None;
+        }
+        let what = What::Join { incarnation: joiner, address: Address::default() };
+        let roster = self.roster.next(&[Change { what, ends: true }])?;
+        let view = self.policy.view(&roster).ok()?.0;
+        Some((roster, view))
+    }
+
     /// Takes what the others have shown; whether that is everything. An error: this process lacks
-    /// something for it, and can have no next view. Beats after each member's.
+    /// something for it, or may not have the view (I4). Beats after each member's.
     pub fn gather(&mut self, now: Nanos, exchange: &mut dyn Exchange) -> Result<bool, Error> {
         let Some(building) = &mut self.building else { return Ok(false) };
         let roster = &building.install.roster;
         self.detectors.building.step(now);
         let waited = self.detectors.building.since(building.mark);
-        let mut whole = true;
+        let (mut whole, patience) = (true, self.suspicion_ns);
+        let late = patience > 0 && waited > patience;
         for (rank, place) in (0..).map(Rank).zip(&mut building.memories) {
             if place.is_some() {
                 continue;
@@ -356,9 +366,7 @@ impl Views {
                 Ok(Shown::Never) => Fault::Lost { also: Members::NONE },
                 Ok(Shown::Waits) | Err(_) if suspect => Fault::Lost { also: Members::NONE },
                 Err(mine) => return Err(mine),
-                Ok(Shown::Waits) if self.suspicion_ns > 0 && waited > self.suspicion_ns => {
-                    Fault::Silent { for_ns: Nanos(waited) }
-                }
+                Ok(Shown::Waits) if late => Fault::Silent { for_ns: Nanos(waited) },
                 Ok(Shown::Waits) => {
                     whole = false;
                     continue;
@@ -367,7 +375,13 @@ impl Views {
             *place = Some(self.spare.make_room(|| zeros(&sizes))?); // I2
             building.never.push(Suspicion { rank, fault });
         }
-        Ok(whole)
+        let Some(mine) = building.shows.filter(|_| whole) else { return Ok(whole) };
+        let ended = |rank: Rank| {
+            building.peers[rank.index()].is_none_or(|peer| exchange.has_ended(peer))
+                || building.install.carry.suspects.contains(rank)
+        };
+        let absent: Vec<Rank> = roster.all().iter().filter(|rank| ended(*rank)).collect();
+        building.compare(mine, |rank| late || absent.contains(&rank), Nanos(waited), &self.sizes)
     }
 
     /// The connections of all in this view, and in the one that is built.
@@ -431,6 +445,50 @@ impl Views {
     }
 }
 
+impl Building {
+    /// Whether everybody has shown what its policy answered: then whoever differs is none of us, and
+    /// fails if we are a majority (I4).
+    fn compare(
+        &mut self,
+        mine: u64,
+        is_absent: impl Fn(Rank) -> bool,
+        waited: Nanos,
+        sizes: &(usize, Vec<usize>),
+    ) -> Result<bool, Error> {
+        let Building { install: Install { roster, .. }, layout, memories, never, .. } = self;
+        let (mut same, mut others) = (1, Vec::new());
+        for rank in roster.all().iter().filter(|rank| *rank != roster.me) {
+            if never.iter().any(|suspicion| suspicion.rank == rank) {
+                continue;
+            }
+            let memory = memories[rank.index()].as_ref().expect("it has been shown");
+            let shown = memory.block.cell(layout.digest_cell.byte(0)).observe();
+            match shown {
+                _ if shown == mine => same += 1,
+                0 if !is_absent(rank) => return Ok(false),
+                0 => others.push(Suspicion { rank, fault: Fault::Silent { for_ns: waited } }),
+                _ => others.push(Suspicion { rank, fault: Fault::Disagrees }),
+            }
+        }
+        let differ = others.iter().filter(|suspicion| suspicion.fault == Fault::Disagrees).count();
+        if differ > 0 && 2 * same <= roster.len() {
+            let detail = format!(
+                "the policy of {differ} other members places the {} of view {} otherwise, {same} are of \
+                 my mind: it must be the same function of what it is given, at every member",
+                roster.len(),
+                roster.epoch.0
+            );
+            return Err(Error::new(Status::Mismatch, detail));
+        }
+        for suspicion in others {
+            let sizes = shown(&self.view, suspicion.rank, self.install.roster.me, sizes);
+            self.memories[suspicion.rank.index()] = Some(zeros(&sizes)?);
+            self.never.push(suspicion);
+        }
+        Ok(true)
+    }
+}
+
 fn peers_of(roster: &Roster, exchange: &dyn Exchange) -> Vec<Option<Peer>> {
     let peer = |(member, rank): (&Member, u16)| {
         if Rank(rank) == roster.me { None } else { exchange.peer(member.incarnation) }
@@ -443,33 +501,6 @@ fn zeros(sizes: &Sizes) -> Result<Memory, Error> {
     let region = |bytes: usize| Region::zeros(bytes).map(Arc::new);
     let rings = sizes.rings.iter().map(|bytes| bytes.map(region).transpose());
     Ok(Memory { block: region(sizes.block)?, rings: rings.collect::<Result<_, Error>>()? })
-}
-
-fn member_info(roster: &Roster, rank: Rank) -> MemberInfo {
-    let member = roster.members[rank.index()];
-    MemberInfo { incarnation: member.incarnation, seat: seat_of(roster, rank) }
-}
-
-fn info_of(
-    roster: &Roster,
-    view: &View,
-    joined: Vec<u16>,
-    left: Vec<(MemberInfo, Fault)>,
-) -> ViewInfo {
-    let members = (0..roster.len() as u16).map(|rank| member_info(roster, Rank(rank)));
-    let subgroups = view.subgroups.iter().map(|subgroup| {
-        let mut senders: Vec<u16> = subgroup.senders.iter().map(|sender| sender.rank.0).collect();
-        senders.dedup();
-        (subgroup.members.iter().map(|rank| rank.0).collect(), senders)
-    });
-    ViewInfo {
-        epoch: roster.epoch.0,
-        rank: roster.me.0,
-        members: members.collect(),
-        joined,
-        left,
-        subgroups: subgroups.collect(),
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -72,7 +72,7 @@ impl Driver {
         let now = self.now;
         self.find_wishes();
         self.find_joiners();
-        let Driver { engine, table, views, application, .. } = self;
+        let Driver { engine, table, views, application, counters, .. } = self;
         let (Some(membership), Some(views)) = (engine.membership(), views) else { return };
         let building = views.is_building();
         let roster = membership.roster();
@@ -91,8 +91,7 @@ impl Driver {
         let mut heard = Vec::new();
         let beat = detectors.beats.look(now, watched, observe, |silent| heard.push(silent));
         if let Some(beat) = beat {
-            let own = table.own::<Nanos>(column, 0);
-            table.advance(column, 0, beat.max(own));
+            table.raise(column, 0, beat); // `keep_alive` may come beside it
         }
         if detectors.lags && !membership.is_wedged() {
             let lag = &mut detectors.lag;
@@ -105,7 +104,10 @@ impl Driver {
             }
             let may_go = ((roster.len() - 1) / 2).saturating_sub(suspects.len());
             lag.verdicts(may_go, |verdict| match verdict {
-                Verdict::Evict(suspicion) => heard.push(suspicion),
+                Verdict::Evict(suspicion) => {
+                    counters.evicted += 1;
+                    heard.push(suspicion);
+                }
                 Verdict::Report { subgroup, rank, for_ns } => {
                     application.lags(subgroup, rank.0, for_ns.0);
                 }

@@ -53,6 +53,7 @@ impl Engine {
         let membership = Membership::new(roster, &view.subgroups, carry, options, table);
         let mut engine = Engine::new(view, table, takers, options.posting);
         engine.departed = departed;
+        engine.begin_ahead(membership.roster(), &membership.carry().ahead);
         engine.evolution = Some(Box::new(Evolution {
             membership,
             decision: Decision::default(),
@@ -108,8 +109,8 @@ impl Engine {
         }
         if decision.wedge {
             for multicast in &mut self.multicasts {
-                let (received, stable) = multicast.wedge();
-                membership.receipt(multicast.subgroup, &received, &stable);
+                let (received, least) = multicast.wedge();
+                membership.receipt(multicast.subgroup, &received, &least);
             }
         }
         for &subgroup in &decision.deliver {
@@ -150,9 +151,13 @@ impl Engine {
         let before = work.posts.len();
         evolution.membership.posts(table, events.full.union(evolution.lost), &mut work.posts);
         evolution.again |= work.posts.len() > before;
-        let drained = self.multicasts.iter().all(|multicast| multicast.deliverable().is_none());
-        if evolution.install.is_some() && (drained || mutant!("wire-installs-undelivered")) {
-            work.install = evolution.install.take();
+        if let Some(mut install) = evolution.install.take() {
+            // X3: it has said of each subgroup that it has delivered the cut.
+            let drained = self.multicasts.iter().all(Multicast::has_delivered_cut);
+            assert!(drained || mutant!("wire-cut-not-awaited"), "it has ended");
+            install.carry.ahead = self.ahead(evolution.membership.roster());
+            install.carry.ahead.retain(|of| install.roster.rank_of(of.sender).is_some());
+            work.install = Some(install);
             evolution.over = true;
         }
         self.evolution = Some(evolution);

@@ -114,6 +114,8 @@ pub struct Engine {
     turn: usize,
     /// Whose posts come first: where the last turn had no room for more.
     first_to_post: usize,
+    /// What I am ahead of in subgroups that lack members: for the view in which they have them.
+    ahead: Vec<multicast::ahead::Ahead>,
     /// `None`: the view is fixed.
     evolution: Option<Box<evolve::Evolution>>,
 }
@@ -141,6 +143,7 @@ impl Engine {
             phase: Phase::Poll,
             turn: 0,
             first_to_post: 0,
+            ahead: Vec::new(),
             evolution: None,
         }
     }

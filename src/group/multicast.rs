@@ -11,6 +11,7 @@
 //!
 //! Cost of a quiet poll: a load per foreign sender and member, from one line per member.
 
+pub mod ahead;
 mod ending;
 mod laggards;
 mod leaving;
@@ -90,6 +91,8 @@ pub struct Multicast {
     slots: Vec<Count>,
     /// By sender: slots that the callbacks have returned from.
     consumed: Vec<Count>,
+    /// In *received* mode, by sender: slots that I have had in earlier views (`ahead.rs`).
+    ahead: Vec<Count>,
     prefix: Number,
     /// The prefix as last published, and where.
     published: Number,
@@ -155,6 +158,7 @@ impl Multicast {
             received: vec![Count(0); senders],
             slots: vec![Count(0); senders],
             consumed: vec![Count(0); senders],
+            ahead: vec![Count(0); senders],
             prefix: Number(0),
             published: Number(0),
             my_prefix: table.spot(view.me, columns.prefix, 0),
@@ -641,5 +645,29 @@ mod tests {
         stage.players[0].full = Members::NONE;
         let told = stage.turn(0, 8);
         assert!(told.contains("slots 9") && !told.contains("payload"), "{told}");
+    }
+
+    /// A thread that sends looks at `taken` a moment before its slots are taken up, delivered and
+    /// released, and at `released` after. It found no room and noted that release, so that nobody
+    /// ever told of the room that there was.
+    #[test]
+    fn room_that_comes_between_two_looks_is_found() {
+        use std::cell::RefCell;
+        thread_local!(static STAGES: RefCell<Vec<Stage>> = const { RefCell::new(Vec::new()) });
+        /// Everything that the stage has to do, once.
+        fn meanwhile(_: Rank) {
+            let Some(mut stage) = STAGES.with_borrow_mut(Vec::pop) else { return };
+            for _ in 0..8 {
+                stage.turn(0, 8);
+                stage.turn(1, 8);
+                stage.land_all();
+            }
+        }
+        let mut stage = Stage::new(2, &[Rank(0), Rank(1)], stage_shape());
+        let mut producer = stage.players[0].producer.take().unwrap();
+        producer.look_through(meanwhile);
+        assert_eq!((producer.send(b"x"), producer.send(b"x")), (Ok(0), Ok(1)));
+        STAGES.with_borrow_mut(|stages| stages.push(stage));
+        assert_eq!(producer.send(b"x"), Ok(2));
     }
 }

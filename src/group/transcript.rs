@@ -163,6 +163,11 @@ impl Stage {
         }
     }
 
+    /// The ring of a member, as another one has it.
+    pub fn ring(&self, owner: usize, reader: usize) -> &Region {
+        &self.rings[owner][reader]
+    }
+
     pub fn land_all(&mut self) {
         for from in 0..self.players.len() {
             (0..self.players.len()).for_each(|to| self.land(from, to));

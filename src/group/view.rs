@@ -18,6 +18,19 @@ pub struct Subgroup {
     /// In the order in which they take turns: by rank, then lane. A subset of the members.
     pub senders: Vec<Sender>,
     pub shape: Shape,
+    pub part: Part,
+    /// While `part.lacks`: who would send if it had its members, ascending.
+    pub waiting: Vec<Rank>,
+}
+
+/// Which part of the configuration a subgroup of a view is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Part {
+    /// Which of the configured subgroups, and which of its shards.
+    pub of: u16,
+    pub shard: u16,
+    /// How many members it lacks. As long as it does, nobody sends in it.
+    pub lacks: u16,
 }
 
 impl Subgroup {
@@ -26,7 +39,31 @@ impl Subgroup {
         let lane_of = |&rank: &Rank| (0..lanes).map(move |lane| Sender { rank, lane });
         let senders: Vec<Sender> = senders.iter().flat_map(lane_of).collect();
         let shape = Shape { senders: senders.len() as u16, lanes, ..shape };
-        Subgroup { members, senders, shape }
+        Subgroup { members, senders, shape, part: Part::default(), waiting: Vec::new() }
+    }
+
+    /// The same where so many members are lacking: nobody sends, and nothing is delivered. What the
+    /// lanes of `senders` hold waits for a view in which it has its members.
+    pub fn lacking(
+        lacks: u16,
+        members: Vec<Rank>,
+        senders: &[Rank],
+        lanes: u16,
+        shape: Shape,
+    ) -> Subgroup {
+        assert!(lacks > 0);
+        if crate::mutant!("wire-lacking-goes-on") {
+            return Subgroup::new(members, senders, lanes, shape);
+        }
+        let mut subgroup = Subgroup::new(members, &[], lanes, shape);
+        subgroup.part.lacks = lacks;
+        subgroup.waiting = senders.to_vec();
+        subgroup
+    }
+
+    /// Whether the lanes of a member wait for the subgroup to have its members.
+    pub fn waits(&self, rank: Rank) -> bool {
+        self.waiting.contains(&rank)
     }
 
     pub fn has(&self, rank: Rank) -> bool {

@@ -17,7 +17,8 @@ pub struct Message {
     pub lane: u8,
     /// `transfer::CATCHUP`, or 0.
     pub flags: u8,
-    /// Position in the subgroup's total order (in *received* mode: among that sender's messages).
+    /// Position in the total order that the subgroup has in the view at hand (in *received* mode:
+    /// among that sender's messages). It begins anew in every view: a version is epoch and number.
     pub number: u64,
     /// The sender's clock when its turn thread took the message up, in nanoseconds.
     pub time_ns: u64,

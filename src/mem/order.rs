@@ -82,6 +82,12 @@ impl Cell {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    /// Moves a word that several threads of this process may move up, and never back: to `value`,
+    /// unless it is beyond already. What is announced is the word, and nothing with it.
+    pub fn raise(&self, value: u64) {
+        self.0.fetch_max(value, Ordering::Release);
+    }
+
     /// Takes a flag that several threads of this process may want: true for the one that got it.
     /// Entry to a turn only, never per message.
     pub fn take(&self) -> bool {

@@ -349,6 +349,28 @@ impl Inbox {
         }
     }
 
+    /// In *received* mode: hands out nothing of the first `ahead` slots of each sender, as far as they
+    /// are there.
+    pub fn pass_over(&mut self, ahead: &[Count], slots: &[Count]) -> Result<(), BadSlot> {
+        self.know(slots);
+        assert!(self.mode == Mode::Received && ahead.len() == self.readers.len());
+        for (s, (reader, ahead)) in self.readers.iter_mut().zip(ahead).enumerate() {
+            let upto = ahead.0.min(reader.known);
+            while reader.consumed < upto {
+                let begun = reader.begin_received(self.epoch);
+                begun.map_err(|words| BadSlot { sender: s, words })?;
+                reader.pass(reader.left.min(upto - reader.consumed));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing more of a sender is looked at, nor does anything more come: its view is over.
+    pub fn give_up(&mut self, sender: usize) {
+        let reader = &mut self.readers[sender];
+        (reader.consumed, reader.left) = (reader.known, 0);
+    }
+
     fn collect_received(&mut self, places: &mut [Message]) -> (usize, Result<(), BadSlot>) {
         let mut room = BATCH_BYTES as u64;
         let mut filled = 0;
@@ -361,16 +383,10 @@ impl Inbox {
             self.turn = (s + 1) % self.readers.len();
             let reader = &mut self.readers[s];
             while reader.consumed < reader.known && filled < places.len() && room > 0 {
+                if let Err(words) = reader.begin_received(self.epoch) {
+                    return (filled, Err(BadSlot { sender: s, words }));
+                }
                 let index = reader.consumed;
-                if reader.left == 0
-                    && let Err(words) = reader.begin_apart(self.epoch, index)
-                {
-                    return (filled, Err(BadSlot { sender: s, words }));
-                }
-                if reader.index != index {
-                    let words = [0, reader.index]; // without nulls there are no gaps
-                    return (filled, Err(BadSlot { sender: s, words }));
-                }
                 let count = reader.left.min((places.len() - filled) as u64);
                 let to =
                     Column { first: 0, step: 1, number: index, numbers: 1, count, bytes_max: room };
@@ -427,6 +443,16 @@ impl Reader {
     #[inline(never)]
     fn begin_apart(&mut self, epoch: Epoch, least: u64) -> Result<(), [u64; 2]> {
         self.begin(epoch, least)
+    }
+
+    /// In *received* mode: begins the next run, unless one is begun.
+    #[inline(always)]
+    fn begin_received(&mut self, epoch: Epoch) -> Result<(), [u64; 2]> {
+        if self.left == 0 {
+            self.begin_apart(epoch, self.consumed)?;
+        }
+        // Without nulls there are no gaps.
+        if self.index == self.consumed { Ok(()) } else { Err([0, self.index]) }
     }
 
     /// Reads the next message, which is of the run begun; `None`: it is not sound.

@@ -61,19 +61,26 @@ impl Kept {
         self.cells.settle(&mut self.fences);
     }
 
-    /// The next message to be sent.
+    /// The next message to be sent. One whose place is in use anew is empty: all have said that they
+    /// released it, so whoever says at the view's end that it lacks it lies, and gets that instead.
     pub fn first(&self) -> Option<&[u8]> {
         if self.is_empty() {
             return None;
         }
         let (at, len) = self.ring.place(self.next);
-        Some(self.ring.payload(at, len).expect("a slot of mine"))
+        Some(self.ring.payload(at, len).unwrap_or_default())
     }
 
     /// The first one is done with.
     pub fn pass(&mut self) {
         assert!(!self.is_empty());
         self.next += 1;
+    }
+
+    /// All is done with that is known.
+    pub fn forget(&mut self) {
+        self.look();
+        self.next = self.upto;
     }
 
     /// Sends as many as there is room for, in order. `Again`: some are left.

@@ -58,8 +58,9 @@ struct Offer {
 
 /// The application thread's end of a lane. One thread at a time; never blocks.
 ///
-/// Every call answers `Again` between the end of a view and the next one (poll, then try again), and
-/// `NotSender` while this member has no such lane in the view.
+/// Every call answers `Again` between the end of a view and the next one (poll, then try again),
+/// `NotSender` while this member has no such lane in the view, and `Inadequate` while it would have one
+/// if its subgroup had members enough.
 pub struct Lane {
     producer: Producer,
     base: u64,
@@ -77,7 +78,7 @@ pub fn lane() -> (Lane, Handover) {
     let handover = Handover {
         shared: shared.clone(),
         place: Place::There,
-        sends: false,
+        role: Role::NotSender,
         sources: VecDeque::new(),
         bases: Vec::new(),
         nowhere: Some(nowhere),
@@ -253,12 +254,29 @@ impl Source {
     }
 }
 
+/// What becomes of a lane in the next view.
+pub enum Next {
+    /// It sends with this fresh end.
+    Sends(Producer),
+    /// It sends when a later view has members enough; until then it keeps what it has.
+    Waits,
+    /// This member has no such lane there.
+    NotSender,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Sends,
+    Waits,
+    NotSender,
+}
+
 /// The turn thread's end of a lane.
 pub struct Handover {
     shared: Arc<Shared>,
     place: Place,
-    /// Whether the newest view has this lane.
-    sends: bool,
+    /// What the newest view has this lane for.
+    role: Role,
     /// In the order sent; the last one is the ring that the application's thread is still in. None
     /// if it is in the newest.
     sources: VecDeque<Source>,
@@ -274,14 +292,8 @@ impl Handover {
     /// Goes on in the next view, and sends again there what is left of the one that ended, as far as
     /// there is room now (`pump`). What no view can take any more is given to `dropped`.
     ///
-    /// `kept` is what `Engine::keep` says of this lane, `None` if the old view did not have it;
-    /// `producer` is its fresh end in the new view, `None` if that does not have it.
-    pub fn install(
-        &mut self,
-        kept: Option<Kept>,
-        producer: Option<Producer>,
-        dropped: &mut dyn FnMut(Dropped),
-    ) {
+    /// `kept` is what `Engine::keep` says of this lane, `None` if the old view did not have it.
+    pub fn install(&mut self, kept: Option<Kept>, next: Next, dropped: &mut dyn FnMut(Dropped)) {
         assert!(kept.is_some() != self.nowhere.is_some(), "a lane ends the view it was in");
         let kept = kept.or(self.nowhere.take()).expect("one of the two");
         let newest = Source { kept, bases: std::mem::take(&mut self.bases) };
@@ -291,9 +303,17 @@ impl Handover {
             self.settle_down();
         }
         self.sources.push_front(newest);
-        self.sends = producer.is_some();
+        if matches!(next, Next::Waits) && crate::mutant!("wire-forgets-while-waiting") {
+            self.sources.iter_mut().for_each(|source| source.kept.forget());
+        }
+        let (role, answer, producer) = match next {
+            Next::Sends(producer) => (Role::Sends, Status::Again, Some(producer)),
+            Next::Waits => (Role::Waits, Status::Inadequate, None),
+            Next::NotSender => (Role::NotSender, Status::NotSender, None),
+        };
+        self.role = role;
         if !self.shut {
-            self.shared.set_answer(if self.sends { Status::Again } else { Status::NotSender });
+            self.shared.set_answer(answer);
         }
         let producer = producer.unwrap_or_else(|| {
             let (producer, nowhere) = Producer::nowhere();
@@ -321,13 +341,16 @@ impl Handover {
             let offer = self.shared.offer.take().expect("nobody may have taken it (H2)");
             self.place = Place::Here(offer.producer);
         }
+        if self.role == Role::Waits {
+            return false; // all stays where it is, in order
+        }
         let Place::Here(producer) = &mut self.place else { return false };
         let (mut moved, mut last) = (false, self.sources.len() == 1);
         while let Some(source) = self.sources.front_mut() {
             source.kept.look();
             while let Some(bytes) = source.kept.first() {
-                let sent =
-                    if self.sends { producer.send_again(bytes) } else { Err(Status::NotSender) };
+                let sends = self.role == Role::Sends;
+                let sent = if sends { producer.send_again(bytes) } else { Err(Status::NotSender) };
                 let ordinal = source.ordinal();
                 match sent {
                     Ok(slot) => note(&mut self.bases, slot, ordinal),
@@ -380,11 +403,23 @@ impl Handover {
     /// Whether something waits to be sent again, for room.
     pub fn has_left(&self) -> bool {
         matches!(self.place, Place::Here(_))
+            && !(self.shut && self.is_drained())
+            && self.role != Role::Waits
     }
 
-    /// Of a lane that is settled: whether all that it ever took is in the newest ring.
+    /// How many messages wait for a view in which the subgroup has members enough, as far as known.
+    pub fn waits_with(&mut self) -> Option<u64> {
+        let left = |source: &mut Source| {
+            source.kept.look();
+            source.kept.len()
+        };
+        (self.role == Role::Waits).then(|| self.sources.iter_mut().map(left).sum())
+    }
+
+    /// Of a lane that is settled: whether all that it ever took is in the newest ring, or waits for
+    /// members, which a leaver does not.
     pub fn is_drained(&self) -> bool {
-        self.sources.iter().all(|source| source.kept.is_empty())
+        self.role == Role::Waits || self.sources.iter().all(|source| source.kept.is_empty())
     }
 
     /// Begins to take nothing new, in whatever view: every call answers `status` from now on, but
@@ -453,7 +488,7 @@ impl Handover {
 
 impl Drop for Handover {
     fn drop(&mut self) {
-        if let Status::Again | Status::NotSender = self.shared.answer() {
+        if let Status::Again | Status::NotSender | Status::Inadequate = self.shared.answer() {
             self.stop(Status::Failed);
         }
     }

@@ -121,6 +121,15 @@ pub enum Mode {
     #[default]
     Stable,
     /// On receipt, in the order of each sender.
+    ///
+    /// Where views change: what a sender that goes on has sent every other member that goes on
+    /// delivers, once, in order; what the view has not brought to all is sent again in the next one,
+    /// and those who have it are not given it again. What a sender that does *not* go on had last
+    /// sent some may have delivered that others never will, with no way to tell: where that matters,
+    /// deliver stable.
+    ///
+    /// Who comes to a subgroup begins, of every sender, with the first message that not all who were
+    /// there had; with a member's state, after what that member had.
     Received,
 }
 

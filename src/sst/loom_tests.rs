@@ -144,7 +144,7 @@ fn explore_a_view_change(fault: Option<&'static str>, before: bool, delivers: bo
         let (mut lane, mut handover) = lane();
         let (producer, mut old) = ring();
         let none = &mut |_: super::lane::Dropped<'_>| panic!("nothing is dropped");
-        handover.install(None, Some(producer), none);
+        handover.install(None, Next::Sends(producer), none);
         let first = u64::from(before);
         if before {
             lane.send(&word(0)).unwrap();
@@ -167,7 +167,7 @@ fn explore_a_view_change(fault: Option<&'static str>, before: bool, delivers: bo
         old.taker.stop(Status::Again);
         let kept = old.taker.keep(count);
         let (producer, mut turn) = ring();
-        handover.install(Some(kept), Some(producer), none);
+        handover.install(Some(kept), Next::Sends(producer), none);
         while count < first + 2 {
             if turn.turn(count) {
                 count += 1;

@@ -3,7 +3,7 @@
 //!
 //! I write my row only; peers' rows change under me. Nothing here waits, posts or knows time.
 //!
-//! T1  My cells never go back (asserted in `advance`).
+//! T1  My cells never go back (asserted in `advance`, by construction in `raise`).
 //! T2  Each foreign cell is observed at most once per poll: two looks may differ.
 //! T3  Each column lies on lines of its own kind: what one thread writes in the steady state is one
 //!     hot line per subgroup; what changes rarely lies elsewhere.
@@ -84,6 +84,12 @@ impl Table {
         let value = value.to_word();
         assert!(cell.own() <= value, "my cell {}[{at}] would go back", column.name);
         cell.publish(value);
+    }
+
+    /// As `advance`, for a cell of mine that other threads of this process move, too (`beat`): it is
+    /// moved to `value`, unless it is beyond already.
+    pub fn raise<T: Word>(&mut self, column: Column<T>, at: usize, value: T) {
+        self.blocks[self.me.index()].cell(column.byte(at)).raise(value.to_word());
     }
 
     /// Sets a cell of mine that is a flag and no count (`asleep`).

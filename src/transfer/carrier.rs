@@ -11,7 +11,7 @@
 //!
 //! Cost: one copy and one checksum of each byte. Nothing is allocated per frame.
 
-use super::control::{Ask, CLOSING, Control, LATE, Opened};
+use super::control::{Ask, CLOSING, Control, LATE, MOVED, Opened};
 use super::flaw::{Failure, Flaw};
 use super::frame::{Decoder, Encoder, FRAME_BYTES_MAX, Kind};
 use super::progress::{Phase, Progress, Snapshot};
@@ -167,7 +167,7 @@ impl Carrier {
         if self.pending().is_empty() && self.outcome.is_none() {
             self.keep_alive(now);
         }
-        self.progress.write(&self.now);
+        self.write_progress();
         if self.pending().is_empty() {
             return match self.outcome {
                 Some(_) => Step::Over,
@@ -184,6 +184,7 @@ impl Carrier {
             _ if self.is_ending() || self.tape.end().is_some() => (),
             CLOSING => self.fail(Failure::Cancelled),
             LATE => self.fail(Failure::LateOverflow { bytes: self.tape.size() as u64 }),
+            MOVED => self.fail(Failure::Moved),
             _ => (),
         }
     }
@@ -206,6 +207,12 @@ impl Carrier {
         self.progress.write(&self.now);
         self.begun += 1;
         self.ask(Ask::Open);
+    }
+
+    fn write_progress(&mut self) {
+        self.now.tape_bytes = self.tape.size() as u64;
+        self.now.tape_filled = self.tape.written().0 - self.tape.released();
+        self.progress.write(&self.now);
     }
 
     fn ask(&mut self, what: Ask) {
@@ -324,7 +331,7 @@ impl Carrier {
             self.options.restarts_max
         );
         self.checkpoint = None;
-        if 2 * size <= self.options.catchup_bytes_max {
+        if 2 * size <= self.options.catchup_bytes_max && can_have(2 * size) {
             let (writer, reader) = tape(2 * size);
             offer(&self.tapes, writer);
             self.old_tape = Some(std::mem::replace(&mut self.tape, reader));
@@ -392,6 +399,9 @@ impl Carrier {
         let near = self.now.behind_bytes <= near_bytes && self.now.behind_messages <= near_messages;
         if self.now.phase == Phase::Catchup && (near || mutant!("transfer-joins-early")) {
             self.now.phase = Phase::Joining; // C3
+            if !mutant!("transfer-near-unsaid") {
+                self.encoder.put(Kind::Near, &[]);
+            }
             self.ask(Ask::Join);
         }
     }
@@ -413,12 +423,18 @@ impl Carrier {
 
     fn finish(&mut self, outcome: Result<(), Failure>) {
         self.now.phase = if outcome.is_ok() { Phase::Done } else { Phase::Failed };
-        self.progress.write(&self.now);
+        self.write_progress();
         self.checkpoint = None;
         let _ = self.control.outcome.set(outcome.clone());
         self.outcome = Some(outcome);
         self.ask(Ask::Over);
     }
+}
+
+/// Whether there is that much memory, as far as can be known without touching it. To find out by
+/// making a tape would end the process.
+pub fn can_have(bytes: usize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
 /// Hands the polling thread's end over; a feed that is gone needs none.
@@ -429,7 +445,9 @@ fn offer(tapes: &SyncSender<Writer>, writer: Writer) {
 
 /// What the other side is told of a failure.
 pub fn put_failure(encoder: &mut Encoder, failure: &Failure) {
-    let mut told = (failure.status() as i32).to_le_bytes().to_vec();
+    // An application may have given any status as its reason; "all is well" is none.
+    let status = Some(failure.status()).filter(|status| *status != Status::Ok);
+    let mut told = (status.unwrap_or(Status::System) as i32).to_le_bytes().to_vec();
     let text = failure.to_string();
     let mut upto = text.len().min(TEXT_BYTES_MAX - 8);
     while !text.is_char_boundary(upto) {

@@ -16,7 +16,7 @@ pub enum Ask {
     Nothing,
     /// A checkpoint: call `Feed::open` between two deliveries.
     Open,
-    /// The joiner has nearly caught up: ask for its join. Said once.
+    /// The joiner has nearly caught up and is told so: it asks for its join now. Said once.
     Join,
     /// It has ended; `Feed::outcome` says how. Drop the feed.
     Over,
@@ -44,11 +44,13 @@ pub struct Opened {
 pub const CLOSING: u64 = 1;
 /// The view with the joiner has begun, and the tape is not good for it.
 pub const LATE: u64 = 2;
+/// The joiner will be where this member has no state of.
+pub const MOVED: u64 = 3;
 
 pub struct Control {
     /// Written by the transfer thread.
     pub ask: Cell,
-    /// `CLOSING` or `LATE`: the polling thread wants no more of it.
+    /// `CLOSING`, `LATE` or `MOVED`: the polling thread wants no more of it.
     pub cancel: Cell,
     /// How it ended; set before `Ask::Over` is.
     pub outcome: OnceLock<Result<(), Failure>>,

@@ -11,7 +11,7 @@
 //! E3  An end is appended only by an install of a view that contains the joiner, after the last
 //!     message of the old view.
 
-use super::control::{Ask, CLOSING, Control, LATE, Opened};
+use super::control::{Ask, CLOSING, Control, LATE, MOVED, Opened};
 use super::flaw::Failure;
 use super::record::{self, End, HEAD_BYTES, Head, Version};
 use super::tape::Writer;
@@ -128,6 +128,12 @@ impl Feed {
         self.control.cancel(LATE);
         self.ended = true; // nothing more is to be said
         false
+    }
+
+    /// The joiner will be in a shard whose state this member does not have: it is told so.
+    pub fn give_up_moved(mut self) {
+        self.control.cancel(MOVED);
+        self.ended = true;
     }
 
     /// How it ended, if it has.

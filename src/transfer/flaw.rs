@@ -109,6 +109,11 @@ pub enum Failure {
     Panicked,
     /// This side's member gave it up: it closes, leaves, or is no member any more.
     Cancelled,
+    /// The joiner's place is, or is to be, in a shard that this side's member is not in, and another
+    /// one is.
+    Moved,
+    /// This side's member has no time for it now: why.
+    Busy(&'static str),
     /// The system refused something.
     System {
         what: &'static str,
@@ -126,7 +131,7 @@ impl Failure {
             Failure::Overflow { .. } | Failure::LateOverflow { .. } => Status::Limit,
             Failure::Application(error) => error.status,
             Failure::Panicked => Status::Panic,
-            Failure::Cancelled => Status::Closed,
+            Failure::Cancelled | Failure::Moved | Failure::Busy(_) => Status::Closed,
             Failure::System { .. } => Status::System,
         }
     }
@@ -176,6 +181,12 @@ impl fmt::Display for Failure {
             Failure::Cancelled => {
                 write!(f, "the member that sent the state is closing or is no member any more")
             }
+            Failure::Moved => write!(
+                f,
+                "the state of the shard that the joiner will be in is with another member: ask that \
+                 one"
+            ),
+            Failure::Busy(why) => write!(f, "{why}: ask another member, or later"),
             Failure::System { what, cause } => {
                 let cause = std::io::Error::from_raw_os_error(*cause);
                 write!(f, "cannot {what} in a state transfer: {cause}")

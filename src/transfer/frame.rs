@@ -23,6 +23,7 @@
 //! | 8 fail | both | i32 status, text |
 //! | 9 synced | joiner | u64 the number, u64 bytes, u64 messages of the catch-up stream applied |
 //! | 10 done | joiner | nothing: all is applied |
+//! | 11 near | source | nothing: nearly caught up, the joiner may ask for its join. Once |
 //!
 //! A frame is good if both checksums hold and its number is the next one; nothing of it is looked
 //! at before, its length aside, which the head's checksum covers. This is against broken memory,
@@ -35,7 +36,7 @@ use crate::mutant;
 use crc32c::crc32c;
 
 /// Version of this format. A joiner and a source with different ones refuse each other.
-pub const TRANSFER_VERSION: u8 = 1;
+pub const TRANSFER_VERSION: u8 = 2;
 const MAGIC: u32 = u32::from_le_bytes(*b"SQTR");
 pub const FRAME_HEAD_BYTES: usize = 32;
 /// The longest payload: what one call of `Checkpoint::read` may fill.
@@ -56,10 +57,11 @@ pub enum Kind {
     Fail = 8,
     Synced = 9,
     Done = 10,
+    Near = 11,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Hello,
         Kind::Begin,
         Kind::Chunk,
@@ -70,6 +72,7 @@ impl Kind {
         Kind::Fail,
         Kind::Synced,
         Kind::Done,
+        Kind::Near,
     ];
 
     fn from_code(code: u8) -> Option<Kind> {

@@ -7,6 +7,7 @@
 //! J2  The application hears: `begin`, `load`s, `loaded`, messages; and from `begin` again if the
 //!     source starts over. A message comes after all before it in its subgroup, and once.
 //! J3  The end is answered only when everything up to it was applied, and the totals agree.
+//! J4  What is kept is bounded by the bounds of the configuration, whatever the source sends.
 //!
 //! Cost: one checksum of each byte; messages are read where they came, unless a frame cuts them.
 
@@ -21,6 +22,9 @@ use crate::mem::{Batch, Message};
 use crate::mutant;
 use crc32c::crc32c_append;
 use std::sync::Arc;
+
+/// Answers that the source has not taken, at the most.
+const ANSWERS_BYTES_MAX: usize = 4096;
 
 pub struct Joiner {
     decoder: Decoder,
@@ -129,7 +133,7 @@ impl State {
                 fields.finish()?;
                 self.greeted = true;
             }
-            (Kind::Sync, _) if self.greeted => {
+            (Kind::Sync, _) if self.greeted && may_answer(encoder) => {
                 let mut synced = fields.u64()?.to_le_bytes().to_vec();
                 fields.finish()?;
                 synced.extend_from_slice(&self.now.catchup_bytes.to_le_bytes());
@@ -141,7 +145,11 @@ impl State {
             }
             (Kind::Chunk, Phase::Loading) => self.chunk(payload, sink)?,
             (Kind::Loaded, Phase::Loading) => self.loaded(fields, sink)?,
-            (Kind::Messages, Phase::Catchup) => self.messages(payload, sink)?,
+            (Kind::Messages, Phase::Catchup | Phase::Joining) => self.messages(payload, sink)?,
+            (Kind::Near, Phase::Catchup) => {
+                fields.finish()?;
+                self.now.phase = Phase::Joining;
+            }
             (Kind::Close, Phase::Ending) => {
                 let (bytes, messages, check) = (fields.u64()?, fields.u64()?, fields.u32()?);
                 fields.finish()?;
@@ -312,6 +320,11 @@ impl Messages {
     }
 }
 
+/// The source awaits each answer (C4): one that asks on and on would fill this side's memory (J4).
+fn may_answer(encoder: &Encoder) -> bool {
+    encoder.pending().len() < ANSWERS_BYTES_MAX || mutant!("transfer-syncs-unbounded")
+}
+
 fn agree(came: u64, said: u64) -> Result<(), Flaw> {
     if came == said || mutant!("transfer-totals-unchecked") {
         Ok(())
@@ -324,7 +337,8 @@ fn unexpected(kind: Kind, phase: Phase) -> Flaw {
     let phase = match phase {
         Phase::Opening => "opening",
         Phase::Loading => "loading",
-        Phase::Catchup | Phase::Joining => "catching up",
+        Phase::Catchup => "catching up",
+        Phase::Joining => "nearly caught up",
         Phase::Ending => "ending",
         Phase::Done | Phase::Failed => "over",
     };

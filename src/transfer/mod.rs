@@ -60,7 +60,7 @@ pub use pipe::{Pipe, Socket};
 pub use progress::{Phase, Progress, Snapshot};
 pub use record::{End, Position, Version};
 #[cfg(not(loom))]
-pub use shell::{Handle, receive, start};
+pub use shell::{Handle, receive, refuse, start};
 
 use crate::error::{Error, Status};
 use crate::limits::{MESSAGE_BYTES_MAX, SUBGROUPS_MAX};
@@ -127,19 +127,24 @@ pub struct Options {
     pub incarnation: u64,
     /// Source: the subgroups whose messages the joiner gets.
     pub subgroups: Vec<u16>,
-    /// Source: the catch-up buffer, a power of two. Each message takes its length and 32 to 39
-    /// bytes. It is there only during a transfer.
+    /// Source: bytes of the catch-up buffer, a power of two; default 64 MiB. Each message takes its
+    /// length and 32 to 39 bytes. It is there only during a transfer. The driver makes it larger
+    /// where two of the longest messages would not fit.
     pub catchup_bytes: usize,
-    /// Source: how often a transfer may start over when that is full, each time with twice as much
-    /// as long as that is no more than `catchup_bytes_max`.
+    /// Source: how often a transfer may start over when that is full; default 3. Each time with
+    /// twice as much, as long as that is no more than `catchup_bytes_max`. Nothing is written to a
+    /// disk instead.
     pub restarts_max: u32,
+    /// Source: bytes; default 256 MiB.
     pub catchup_bytes_max: usize,
-    /// Source: the join is asked for when the joiner lacks no more than this. What it lacks then,
-    /// and what is delivered until the view ends, it applies before it takes part.
+    /// Source: the joiner is to ask for its join when it lacks no more than this; default 1 MiB, at
+    /// most a fourth of the buffer. What it lacks then, and what is delivered until the view ends, it
+    /// applies before it takes part, and all wait for it.
     pub near_bytes: u64,
+    /// The same in messages; default 8192.
     pub near_messages: u64,
-    /// Both: how long the other side may stand still. A call of the application counts; so this is
-    /// longer than any of `Checkpoint::read`, `load`, `loaded` or `deliver`.
+    /// Both: how long the other side may stand still; default 30 s. A call of the application counts;
+    /// so this is longer than any of `Checkpoint::read`, `load`, `loaded` or `deliver`.
     pub patience: Duration,
     /// Both: the longest message of their configuration. Two of them must fit into the buffer.
     pub message_bytes_max: u32,

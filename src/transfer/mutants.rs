@@ -2,8 +2,8 @@
 //! Faults planted in the transfer: each must be found by one of its checks.
 
 use super::tests::{
-    early_answers, flipped_bits, liars, misplaced_frames, old_answers, worlds_that_overflow,
-    worlds_with_room,
+    early_answers, flipped_bits, floods, liars, misplaced_frames, old_answers, restless_waits,
+    worlds_that_overflow, worlds_with_room,
 };
 use crate::mutants::plant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +23,9 @@ const MUTANTS: &[(&str, &str, Check)] = &[
     ("transfer-head-unchecked", "J1: heads", flipped_bits),
     ("transfer-sequence-unchecked", "J1: order of frames", misplaced_frames),
     ("transfer-totals-unchecked", "J3: the totals agree", liars),
+    ("transfer-near-unsaid", "C3: the joiner is told", worlds_with_room),
+    ("transfer-syncs-unbounded", "J4: answers are bounded", floods),
+    ("transfer-short-waits-uncounted", "patience ends though others ring", restless_waits),
     ("transfer-finals-unchecked", "J3: the end comes after what it ends", liars),
 ];
 

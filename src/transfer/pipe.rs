@@ -16,13 +16,13 @@ pub trait Pipe: Send {
     /// `WouldBlock` if nothing has come.
     fn recv(&mut self, place: &mut [u8]) -> io::Result<usize>;
     /// Waits until something can be received (or the stream ends), until something can be sent if
-    /// `to_send`, until the bell rings, or so long. Answers whether the time was over.
+    /// `to_send`, until the bell rings, or so long; or less, for whatever reason.
     fn wait(
         &mut self,
         to_send: bool,
         bell: Option<BorrowedFd<'_>>,
         most: Duration,
-    ) -> io::Result<bool>;
+    ) -> io::Result<()>;
 }
 
 /// A connected stream socket of any family. Its flags are left alone.
@@ -43,7 +43,7 @@ impl<F: AsFd + Send> Pipe for Socket<F> {
         to_send: bool,
         bell: Option<BorrowedFd<'_>>,
         most: Duration,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         let send = if to_send { PollFlags::OUT } else { PollFlags::empty() };
         let stream = PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN | send);
         // Without a bell the stream stands in its place, asked for nothing.
@@ -54,8 +54,7 @@ impl<F: AsFd + Send> Pipe for Socket<F> {
         let most =
             Timespec { tv_sec: most.as_secs() as i64, tv_nsec: i64::from(most.subsec_nanos()) };
         match poll(&mut [stream, bell], Some(&most)) {
-            Ok(ready) => Ok(ready == 0),
-            Err(Errno::INTR) => Ok(false),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(cause) => Err(cause.into()),
         }
     }

@@ -5,6 +5,7 @@
 //! Each word is whole; together they may be of two moments.
 
 use crate::mem::Cell;
+use std::fmt;
 
 /// What a transfer is at.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -17,7 +18,7 @@ pub enum Phase {
     Loading = 1,
     /// Messages after the checkpoint are sent and applied, beside the group's work.
     Catchup = 2,
-    /// The joiner has nearly caught up, and the source has been told to ask for its join.
+    /// The joiner has nearly caught up, and has been told to ask for its join.
     Joining = 3,
     /// The last part, up to the end of the old view, is on its way.
     Ending = 4,
@@ -53,12 +54,18 @@ pub struct Snapshot {
     pub behind_messages: u64,
     /// Source: how long the last `checkpoint_open` took on the polling thread.
     pub open_ns: u64,
+    /// Source: bytes of the catch-up buffer, and how many of them hold what is not sent yet.
+    pub tape_bytes: u64,
+    pub tape_filled: u64,
 }
+
+/// Words of a snapshot.
+pub const WORDS: usize = 10;
 
 /// The same as words that other threads may read.
 #[repr(align(128))]
 #[derive(Debug)]
-pub struct Progress([Cell; 8]);
+pub struct Progress([Cell; WORDS]);
 
 impl Default for Progress {
     fn default() -> Self {
@@ -69,32 +76,86 @@ impl Default for Progress {
 impl Progress {
     /// By the one writer.
     pub(super) fn write(&self, now: &Snapshot) {
-        let words = [
-            now.phase as u64,
-            now.attempts,
-            now.state_bytes,
-            now.catchup_bytes,
-            now.catchup_messages,
-            now.behind_bytes,
-            now.behind_messages,
-            now.open_ns,
-        ];
-        self.0.iter().zip(words).for_each(|(cell, word)| cell.publish(word));
+        self.0.iter().zip(now.words()).for_each(|(cell, word)| cell.publish(word));
     }
 
-    /// By anybody, at any time. Cost: eight loads.
+    /// It has failed, wherever it was.
+    pub(super) fn fail(&self) {
+        self.0[0].publish(Phase::Failed as u64);
+    }
+
+    /// By anybody, at any time. Cost: a load per word.
     pub fn read(&self) -> Snapshot {
-        let word = |at: usize| self.0[at].observe();
-        Snapshot {
-            phase: Phase::ALL[word(0) as usize],
-            attempts: word(1),
-            state_bytes: word(2),
-            catchup_bytes: word(3),
-            catchup_messages: word(4),
-            behind_bytes: word(5),
-            behind_messages: word(6),
-            open_ns: word(7),
+        Snapshot::of_words(std::array::from_fn(|at| self.0[at].observe()))
+            .expect("they are a snapshot's")
+    }
+}
+
+impl Snapshot {
+    pub fn words(&self) -> [u64; WORDS] {
+        let Snapshot { phase, attempts, state_bytes, catchup_bytes, catchup_messages, .. } = *self;
+        let Snapshot { behind_bytes, behind_messages, open_ns, tape_bytes, tape_filled, .. } =
+            *self;
+        [
+            phase as u64,
+            attempts,
+            state_bytes,
+            catchup_bytes,
+            catchup_messages,
+            behind_bytes,
+            behind_messages,
+            open_ns,
+            tape_bytes,
+            tape_filled,
+        ]
+    }
+
+    /// `None`: there is no such phase. They may be of a process that one does not trust.
+    pub fn of_words(words: [u64; WORDS]) -> Option<Snapshot> {
+        let [phase, attempts, state_bytes, catchup_bytes, catchup_messages, rest @ ..] = words;
+        let [behind_bytes, behind_messages, open_ns, tape_bytes, tape_filled] = rest;
+        Some(Snapshot {
+            phase: *Phase::ALL.get(usize::try_from(phase).ok()?)?,
+            attempts,
+            state_bytes,
+            catchup_bytes,
+            catchup_messages,
+            behind_bytes,
+            behind_messages,
+            open_ns,
+            tape_bytes,
+            tape_filled,
+        })
+    }
+}
+
+/// For whoever waits.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.phase {
+            Phase::Opening => "waits for a checkpoint",
+            Phase::Loading => "loads",
+            Phase::Catchup => "catches up",
+            Phase::Joining => "has nearly caught up",
+            Phase::Ending => "is at the end",
+            Phase::Done => "is done",
+            Phase::Failed => "has failed",
+        };
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (state, after) = (mib(self.state_bytes), mib(self.catchup_bytes));
+        let messages = self.catchup_messages;
+        write!(
+            f,
+            "{what}: {state:.1} MiB of state, {messages} messages of {after:.1} MiB after it"
+        )?;
+        if self.tape_bytes > 0 {
+            let (filled, whole) = (mib(self.tape_filled), mib(self.tape_bytes));
+            write!(f, "; {filled:.1} of {whole:.1} MiB of catch-up buffer are full")?;
         }
+        if self.attempts > 1 {
+            write!(f, "; start {}", self.attempts)?;
+        }
+        Ok(())
     }
 }
 
@@ -118,5 +179,30 @@ mod tests {
             progress.write(&now);
             assert_eq!(progress.read(), now);
         }
+        progress.fail();
+        assert_eq!(progress.read().phase, Phase::Failed);
+        let mut words = progress.read().words();
+        words[0] = Phase::ALL.len() as u64;
+        assert_eq!(Snapshot::of_words(words), None, "another process' words");
+    }
+
+    #[test]
+    fn a_snapshot_is_said_in_a_line() {
+        let mib = |count: u64| count << 20;
+        let now = Snapshot {
+            phase: Phase::Catchup,
+            attempts: 2,
+            state_bytes: mib(3),
+            catchup_bytes: mib(1),
+            catchup_messages: 12,
+            tape_bytes: mib(64),
+            tape_filled: mib(16),
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            now.to_string(),
+            "catches up: 3.0 MiB of state, 12 messages of 1.0 MiB after it; 16.0 of 64.0 MiB of \
+             catch-up buffer are full; start 2"
+        );
     }
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The threads and sockets around the two machines.
 //!
-//! A pause of this process is not held against the other side: time without progress is counted in
-//! waits that ran to their end, and a wait during which we were stopped is one wait.
+//! A pause of this process is not held against the other side: time without progress is the time of
+//! waits, and a wait during which we were stopped is no longer than it should have been.
 
-use super::carrier::{Carrier, Step};
+use super::carrier::{Carrier, Step, TEXT_BYTES_MAX, can_have, put_failure};
 use super::control::{CLOSING, Control};
 use super::feed::Feed;
 use super::flaw::Failure;
+use super::frame::Encoder;
 use super::joiner::Joiner;
 use super::pipe::Pipe;
 use super::progress::Progress;
@@ -16,6 +17,7 @@ use super::{Options, StateSink};
 use crate::base::Nanos;
 use crate::error::{Error, Status};
 use crate::mem::thread::block_signals;
+use crate::mutant;
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,12 +75,21 @@ pub fn start(
     wake: Box<dyn Fn() + Send>,
 ) -> Result<(Feed, Handle), Error> {
     options.check()?;
+    if !can_have(options.catchup_bytes) {
+        let bytes = options.catchup_bytes;
+        let detail = format!(
+            "there is no memory for a catch-up buffer of {bytes} bytes: give it less (catchup_bytes), \
+             or the process more"
+        );
+        return Err(Error::new(Status::NoMemory, detail));
+    }
     let control = Arc::new(Control::new()?);
     let progress = Arc::new(Progress::default());
     let (tapes, their_tapes) = sync_channel(1);
     let (their_mailbox, mailbox) = sync_channel(1);
     let feed = Feed::new(control.clone(), their_tapes, their_mailbox, options);
     let (of_thread, seen) = ((control.clone(), options.clone()), progress.clone());
+    let progress_of_thread = progress.clone();
     let thread = std::thread::Builder::new().name("squall-transfer".into());
     let thread = thread.spawn(move || {
         block_signals();
@@ -90,6 +101,7 @@ pub fn start(
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The stream is closed by now, which tells the joiner.
             let _ = control.outcome.set(Err(Failure::Panicked));
+            progress_of_thread.fail();
             control.ask.publish(super::Ask::Over.word(u64::MAX >> 2));
         }
     });
@@ -101,6 +113,14 @@ pub fn start(
         Error::new(Status::Limit, detail)
     })?;
     Ok((feed, Handle { control, progress, thread }))
+}
+
+/// Tells one that asks for a state why it gets none here; then its end of the stream is closed.
+/// Never waits.
+pub fn refuse(mut pipe: impl Pipe, failure: &Failure) {
+    let mut encoder = Encoder::new(TEXT_BYTES_MAX);
+    put_failure(&mut encoder, failure);
+    let _ = pipe.send(encoder.pending()); // a stream that is new takes so much; else it just ends
 }
 
 /// Counts waits that came to nothing.
@@ -118,9 +138,13 @@ impl Patience {
         self.waited = Duration::ZERO;
     }
 
-    /// A wait of so long came to nothing, and the other side ought to have done something.
-    fn wasted(&mut self, wait: Duration) -> Result<(), Failure> {
-        self.waited += wait;
+    /// A wait since then came to nothing, and the other side ought to have done something. It was
+    /// `most` at the most: what is beyond that was a pause of this process. It may have been less,
+    /// because something else rang: that is no sign of the other side.
+    fn wasted(&mut self, since: Instant, most: Duration) -> Result<(), Failure> {
+        let waited = since.elapsed().min(most);
+        let overlooked = mutant!("transfer-short-waits-uncounted") && waited < most;
+        self.waited += if overlooked { Duration::ZERO } else { waited };
         if self.waited < self.most {
             return Ok(());
         }
@@ -219,10 +243,11 @@ fn carry_on(
         },
     };
     if !wait.is_zero() {
-        let over = wait_for(pipe, sends, Some(control.bell()), wait)?;
+        let since = Instant::now();
+        wait_for(pipe, sends, Some(control.bell()), wait)?;
         control.hush();
-        if over && (sends || carrier.awaits_answer()) {
-            patience.wasted(wait)?;
+        if sends || carrier.awaits_answer() {
+            patience.wasted(since, wait)?;
         }
         // A cancel is heard at once, also when the joiner takes nothing.
         carrier.look_for_cancel();
@@ -241,7 +266,7 @@ fn wait_for(
     sends: bool,
     bell: Option<BorrowedFd<'_>>,
     most: Duration,
-) -> Result<bool, Failure> {
+) -> Result<(), Failure> {
     pipe.wait(sends, bell, most).map_err(|cause| system("wait for the connection", &cause))
 }
 
@@ -292,9 +317,9 @@ fn take_in(
             }
             None => {
                 let sends = !joiner.pending().is_empty();
-                if wait_for(pipe, sends, None, WAIT_MAX)? {
-                    patience.wasted(WAIT_MAX)?;
-                }
+                let since = Instant::now();
+                wait_for(pipe, sends, None, WAIT_MAX)?;
+                patience.wasted(since, WAIT_MAX)?;
             }
         }
     }

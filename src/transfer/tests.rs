@@ -318,6 +318,83 @@ fn liars_are_found_out() {
     liars().unwrap();
 }
 
+/// A source that asks how far the joiner is, and takes no answers.
+pub fn floods() -> Result<(), String> {
+    let mut joiner = Joiner::new(&Options::default(), Arc::default());
+    let mut source = Encoder::new(64);
+    source.put(Kind::Hello, &[0; 8]);
+    for asked in 0..1000u64 {
+        source.put(Kind::Sync, &asked.to_le_bytes());
+        let bytes = source.pending();
+        let len = bytes.len();
+        joiner.space()[..len].copy_from_slice(bytes);
+        source.sent(len);
+        if joiner.heard(len, &mut Replica::default()).is_err() {
+            return Ok(());
+        }
+    }
+    Err(format!("{} bytes of answers are kept for it", joiner.pending().len()))
+}
+
+#[test]
+fn a_source_that_takes_no_answers_is_a_liar() {
+    floods().unwrap();
+}
+
+/// A source that says nothing, while something else wakes this side all the time: visitors at its
+/// door. So a joiner with a dead source waited for ever, as long as another one tried to join.
+pub fn restless_waits() -> Result<(), String> {
+    struct Restless(u32);
+    impl Pipe for Restless {
+        fn send(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn recv(&mut self, _place: &mut [u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            let end = self.0 > 3000;
+            if end { Ok(0) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
+        }
+        fn wait(
+            &mut self,
+            _to_send: bool,
+            _bell: Option<std::os::fd::BorrowedFd<'_>>,
+            _most: Duration,
+        ) -> std::io::Result<()> {
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(())
+        }
+    }
+    let options = Options { patience: Duration::from_millis(50), ..Options::default() };
+    match receive(&mut Restless(0), &options, &mut Replica::default(), Arc::default()) {
+        Err(Failure::Silent { .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn patience_ends_whoever_rings() {
+    restless_waits().unwrap();
+}
+
+#[test]
+fn a_refusal_says_why() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    refuse(Socket(ours), &Failure::Busy("four others are getting it"));
+    let mut replica = Replica::default();
+    let taken = receive(&mut Socket(theirs), &Options::default(), &mut replica, Arc::default());
+    let failure = taken.unwrap_err();
+    assert!(failure.may_pass() && failure.to_string().contains("four others"), "{failure}");
+}
+
+/// Once such a reason was no failure to the joiner, but a damaged stream.
+#[test]
+fn a_reason_that_is_none_is_a_failure_all_the_same() {
+    let mut encoder = Encoder::new(TEXT_BYTES_MAX);
+    carrier::put_failure(&mut encoder, &Failure::Application(Error::new(Status::Ok, "well?")));
+    let (outcome, _) = take(encoder.pending(), &[1000]);
+    assert!(matches!(outcome, Err(Failure::Refused { status: Status::System, .. })), "{outcome:?}");
+}
+
 #[test]
 fn a_text_from_the_other_side_is_cut_and_harmless() {
     let mut encoder = Encoder::new(TEXT_BYTES_MAX);

@@ -153,8 +153,9 @@ pub struct World {
     joiner: Joiner,
     pub replica: Replica,
     progress: Arc<Progress>,
+    /// The joiner's.
+    taken: Arc<Progress>,
     now: u64,
-    join: bool,
     options: Options,
     ended: Option<End>,
     pub outcome: Option<Result<(), Failure>>,
@@ -182,7 +183,7 @@ impl World {
         };
         let socket_bytes = [500, 2000, 100_000][seed.below(3) as usize];
         let control = Arc::new(Control::new().unwrap());
-        let progress = Arc::new(Progress::default());
+        let (progress, taken) = (Arc::new(Progress::default()), Arc::new(Progress::default()));
         let (tapes, their_tapes) = sync_channel(1);
         let (their_mailbox, mailbox) = sync_channel(1);
         let feed = Feed::new(control.clone(), their_tapes, their_mailbox, &options);
@@ -199,11 +200,11 @@ impl World {
             stream: Vec::new(),
             arrived: 0,
             back: VecDeque::new(),
-            joiner: Joiner::new(&options, Arc::default()),
+            joiner: Joiner::new(&options, taken.clone()),
             replica: Replica::default(),
             progress,
+            taken,
             now: 0,
-            join: false,
             options,
             ended: None,
             outcome: None,
@@ -274,17 +275,16 @@ impl World {
                 if !self.replica.is_loaded || lacks > self.options.near_messages + 8 * self.rate {
                     return Err(format!("the join was asked for while {lacks} are lacking"));
                 }
-                self.join = true;
             }
             Ask::Over => self.feed = None,
         }
         Ok(())
     }
 
-    /// A view is installed; with the joiner, if its join was asked for.
+    /// A view is installed; with the joiner, if it has been told to ask for its join.
     fn install(&mut self) {
         self.epoch += 1;
-        if self.join && self.seed.below(4) > 0 {
+        if self.taken.read().phase == Phase::Joining && self.seed.below(4) > 0 {
             let mut finals = self.version().positions;
             let end = |finals| End { epoch: Epoch(self.epoch), finals, extra: b"roster".to_vec() };
             finals.iter_mut().for_each(|position| position.number.0 += 1);

@@ -30,7 +30,7 @@ impl Floor {
                 let p50_ns = floor::round_trip(cores)?.value_at_quantile(0.5);
                 let what = match cores[0] == cores[1] {
                     true => "round trip by sched_yield",
-                    false => "cache-line round trip",
+                    false => "cache-line round trip (two lines, one each way)",
                 };
                 Floor::RoundTrip { what, p50_ns }
             }

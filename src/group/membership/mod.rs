@@ -32,12 +32,13 @@ mod explorer;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use super::multicast::ahead::Ahead;
 use super::view::Subgroup;
 use crate::base::{Members, Nanos, Posting, Rank};
 use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
-use crate::sst::layout::{Layout, Mode, RECORD_WORDS, RECORDS_MAX};
+use crate::sst::layout::{Layout, RECORD_WORDS, RECORDS_MAX};
 use changes::{Change, List, Record};
 use courier::Courier;
 use roster::{Address, Roster, is_majority};
@@ -60,12 +61,14 @@ pub struct Carry {
     pub agreed: u64,
     /// By rank of the view that begins.
     pub suspects: Members,
+    /// Of lanes in *received* mode. Who joins with the state of a member has that one's; without, none.
+    pub ahead: Vec<Ahead>,
 }
 
 impl Carry {
     pub fn first(roster: &Roster) -> Carry {
         let list = List { base: roster.base, ballot: 0, changes: Vec::new() };
-        Carry { agreed: list.base, list, suspects: Members::NONE }
+        Carry { agreed: list.base, list, suspects: Members::NONE, ahead: Vec::new() }
     }
 
     /// Whether a member of that view can begin with it. A joiner that has it from its sponsor asks.
@@ -85,6 +88,7 @@ impl Carry {
             && roster.all().covers(self.suspects)
             && !self.suspects.contains(me)
             && !list.removes(roster.seniority(me), list.upto())
+            && Ahead::are_sound(&self.ahead, roster)
     }
 }
 
@@ -128,8 +132,8 @@ pub struct Install {
 pub struct Decision {
     /// New suspicions, with their reasons.
     pub suspicions: Vec<Suspicion>,
-    /// Receive nothing more in this view, deliver nothing beyond what is stable now, and say
-    /// `receipt` for each subgroup of mine.
+    /// Receive nothing more in this view, deliver nothing beyond what is stable now (in *received*
+    /// mode, what is received), and say `receipt` for each subgroup of mine.
     pub wedge: bool,
     /// Subgroups whose old view is to be delivered up to `Membership::cut`, no further; then say
     /// `cut_delivered`.
@@ -182,6 +186,8 @@ pub struct Membership {
     /// As `shards`.
     trims: Vec<Trim>,
     requests: Vec<Request>,
+    /// What I began with, for those who join with my state.
+    ahead: Vec<Ahead>,
     courier: Courier,
     frozen: bool,
     /// A suspicion was added since the majority was last counted.
@@ -213,6 +219,9 @@ impl Membership {
         own.list = carry.list;
         let peers = roster.all().without(Members::from_ranks([roster.me]));
         let subgroups = shards.iter().map(|shard| shard.subgroup).collect();
+        let mine =
+            |of: &Ahead| shards.iter().any(|shard| shard.subgroup == usize::from(of.subgroup));
+        let ahead = carry.ahead.into_iter().filter(mine).collect();
         let mut courier = Courier::new(peers, subgroups);
         // Whoever was suspect before the view is so in it: it is told, and nobody waits for it (V1).
         rows[roster.me.index()].suspects.iter().for_each(|rank| courier.forget(rank));
@@ -223,6 +232,7 @@ impl Membership {
             trims: vec![Trim::default(); shards.len()],
             shards,
             requests: Vec::new(),
+            ahead,
             courier,
             frozen: false,
             uncounted: true,
@@ -442,7 +452,8 @@ impl Membership {
     /// What a process that has joined this view starts from.
     pub fn carry(&self) -> Carry {
         let own = self.own();
-        Carry { list: own.list.clone(), agreed: own.agreed, suspects: own.suspects }
+        let (list, ahead) = (own.list.clone(), self.ahead.clone());
+        Carry { list, agreed: own.agreed, suspects: own.suspects, ahead }
     }
 
     pub fn me(&self) -> Rank {
@@ -495,8 +506,7 @@ impl Membership {
     fn note(&mut self, now: Nanos) {
         let own = &self.rows[self.roster.me.index()];
         let agreed = own.list.first_end().is_some_and(|end| own.agreed >= end);
-        let mut shards = own.shards.iter().zip(&self.shards);
-        let echoed = shards.all(|(mine, shard)| mine.ready || !shard.has_cut);
+        let echoed = own.shards.iter().all(|mine| mine.ready);
         let t = &mut self.timings;
         for (reached, at) in [
             (!own.suspects.is_empty(), &mut t.suspected),
@@ -520,7 +530,6 @@ fn shards_of(roster: &Roster, subgroups: &[Subgroup], layout: &Layout) -> Vec<Sh
         subgroup: at,
         members: Members::from_ranks(subgroup.members.iter().copied()),
         senders: subgroup.senders.len(),
-        has_cut: subgroup.mode() == Mode::Stable,
         columns: layout.subgroups[at].clone(),
     })
     .collect()

@@ -28,8 +28,6 @@ pub struct Shard {
     pub subgroup: usize,
     pub members: Members,
     pub senders: usize,
-    /// Whether the survivors of a view deliver the same of it: not in *received* mode.
-    pub has_cut: bool,
     pub columns: SubgroupColumns,
 }
 

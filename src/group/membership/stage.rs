@@ -64,16 +64,15 @@ impl Membership {
         if own.ended {
             return Stage::Ended;
         }
-        let shards = own.shards.iter().zip(&self.trims).zip(&self.shards);
+        let shards = own.shards.iter().zip(&self.trims);
         let leads = |at: usize| self.shards[at].members.without(own.suspects).first();
-        let reached = shards.enumerate().filter_map(|(at, ((row, trim), shard))| {
-            match (shard.has_cut, trim.asked, row.ready) {
-                (true, true, _) => Some(Stage::Delivering),
-                (true, false, true) if leads(at) == Some(self.me()) => Some(Stage::Cut),
-                (true, false, true) => Some(Stage::Echoed),
+        let reached =
+            shards.enumerate().filter_map(|(at, (row, trim))| match (trim.asked, row.ready) {
+                (true, _) => Some(Stage::Delivering),
+                (false, true) if leads(at) == Some(self.me()) => Some(Stage::Cut),
+                (false, true) => Some(Stage::Echoed),
                 _ => None,
-            }
-        });
+            });
         if let Some(reached) = reached.max() {
             return reached;
         }

@@ -4,7 +4,8 @@
 //! Per subgroup the lowest rank that one does not suspect computes the *cut*: how many messages of
 //! each sender the survivors deliver. It is the least final receipt of all members that are not
 //! removed. Why it covers everything that anybody ever delivered: that was stable, so every member
-//! had received it before it was wedged.
+//! had received it before it was wedged. In *received* mode it is what all have, and those who have
+//! more keep it: from there on senders send again (`multicast/ahead.rs`).
 //!
 //! T1  A cut is computed only from final receipts, and copied if any row shows one (V5).
 //! T2  R4: and only when every member that is not removed suspects all of the subgroup before me:
@@ -25,8 +26,8 @@ use crate::mutant;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trim {
     has_receipt: bool,
-    /// By sender: what was delivered before the cut, no more than which it can be.
-    delivered: Vec<Count>,
+    /// By sender: below this no cut can be.
+    least: Vec<Count>,
     /// The cut was published in an earlier poll (V6).
     pub echoed: bool,
     pub asked: bool,
@@ -34,15 +35,15 @@ pub(super) struct Trim {
 }
 
 impl Membership {
-    /// My final receipts of a subgroup, and how much of them is delivered at the most before its
-    /// cut is: the answer to `Decision::wedge`.
-    pub fn receipt(&mut self, subgroup: usize, received: &[Count], delivered: &[Count]) {
+    /// My final receipts of a subgroup, and how much of them every cut covers, because it may be
+    /// delivered somewhere: the answer to `Decision::wedge`.
+    pub fn receipt(&mut self, subgroup: usize, received: &[Count], least: &[Count]) {
         let at = self.shard(subgroup);
         assert!(self.frozen && !self.trims[at].has_receipt, "one receipt, when it was asked for");
-        assert_eq!((received.len(), delivered.len()), (self.shards[at].senders, received.len()));
-        assert!(!self.shards[at].has_cut || received.iter().zip(delivered).all(|(r, d)| d <= r));
+        assert_eq!((received.len(), least.len()), (self.shards[at].senders, received.len()));
+        assert!(received.iter().zip(least).all(|(received, least)| least <= received));
         self.own_mut().shards[at].received = received.to_vec();
-        self.trims[at].delivered = delivered.to_vec();
+        self.trims[at].least = least.to_vec();
         self.trims[at].has_receipt = true;
     }
 
@@ -109,11 +110,6 @@ impl Membership {
     /// One subgroup's next step: cut, echo, deliver.
     pub(super) fn trim(&mut self, at: usize, decision: &mut Decision) -> Result<(), Stop> {
         let shard = &self.shards[at];
-        if !shard.has_cut {
-            // In *received* mode each has delivered what it got, and that is all.
-            self.trims[at].done = self.own().wedged;
-            return Ok(());
-        }
         let all = |of: &dyn Fn(&Row) -> bool| {
             let waits_for = shard.members.without(self.excluded());
             waits_for.iter().all(|rank| of(&self.rows[rank.index()]))
@@ -148,14 +144,14 @@ impl Membership {
         Ok(())
     }
 
-    /// One who has received less than was delivered, and so less than it had said.
+    /// One who has received less than was delivered or released, and so less than it had said.
     fn short_receipt(&self, at: usize) -> Option<(Rank, Fault)> {
-        let (shard, delivered) = (&self.shards[at], &self.trims[at].delivered);
+        let (shard, least) = (&self.shards[at], &self.trims[at].least);
         let waits_for = shard.members.without(self.excluded());
         let others = waits_for.iter().filter(|rank| self.rows[rank.index()].wedged);
         for rank in others {
             let received = &self.rows[rank.index()].shards[at].received;
-            if let Some(s) = (0..shard.senders).find(|s| received[*s] < delivered[*s]) {
+            if let Some(s) = (0..shard.senders).find(|s| received[*s] < least[*s]) {
                 let (column, subgroup) = ("received", shard.subgroup as u16);
                 let cell = CellName { column, subgroup, index: s as u16 };
                 return Some((rank, Fault::BadWord { cell, value: received[s].0 }));
@@ -186,12 +182,12 @@ impl Membership {
         Ok(())
     }
 
-    /// Whether survivors can deliver that: no more than I have, no less than I delivered.
+    /// Whether survivors can deliver that: no more than I have, no less than I may have delivered.
     fn is_sound(&self, at: usize, cut: &[Count]) -> bool {
         let received = &self.own().shards[at].received;
-        let delivered = &self.trims[at].delivered;
-        let mut counts = cut.iter().zip(received).zip(delivered);
-        counts.all(|((cut, received), delivered)| cut <= received && cut >= delivered)
+        let least = &self.trims[at].least;
+        let mut counts = cut.iter().zip(received).zip(least);
+        counts.all(|((cut, received), least)| cut <= received && cut >= least)
     }
 
     /// T1. Those that are not removed show the same, if any: the leader before me waited for all of
@@ -214,7 +210,8 @@ impl Membership {
         }
         for row in rows(shard.members.without(self.excluded())) {
             for (least, received) in cut.iter_mut().zip(&row.received) {
-                *least = (*least).min(*received);
+                let most = mutant!("view-cut-of-the-most");
+                *least = if most { *received.max(least) } else { *received.min(least) };
             }
         }
         cut
@@ -282,7 +279,7 @@ impl Membership {
         let is_gone = |rank: &Rank| roster.rank_of(self.roster.seniority(*rank)).is_none();
         let gone = Members::from_ranks(self.roster.all().iter().filter(is_gone));
         let joined = roster.all().without(stays);
-        let carry = Carry { list, agreed, suspects };
+        let carry = Carry { list, agreed, suspects, ahead: Vec::new() };
         decision.install = Some(Install { roster, carry, joined, gone });
         Ok(())
     }

@@ -5,6 +5,8 @@
 //!     receipt says is final.
 //! W2  Below the cut all is stable among those who go on; nothing beyond it is delivered.
 //! W3  A message of mine is below the cut, or it is kept: those in the order sent, once each.
+//!
+//! In *received* mode the cut decides only what is sent again: what has come is delivered (`ahead.rs`).
 
 use super::Multicast;
 use crate::base::{Count, Number};
@@ -21,20 +23,25 @@ use crate::sst::ring::index_of;
 #[derive(Default)]
 pub(super) struct Ending {
     pub wedged: bool,
+    /// `collect` takes the long way: it is wedged, or I have had some of what comes first.
+    pub careful: bool,
     /// By sender: how many messages of it the view delivers.
-    cut: Option<Vec<Count>>,
+    pub cut: Option<Vec<Count>>,
     /// A slot below `stable` is no message: nothing is delivered until the cut.
     broken: bool,
 }
 
 impl Multicast {
-    /// Stops everything (W1). By sender: what is received, nulls included, and how much of that is
-    /// delivered at the most before there is a cut. Producers are told to ask again.
+    /// Stops everything (W1). By sender: what is received, nulls included, and below what no cut of it
+    /// can be: what others may have delivered before there is one. Producers are told to ask again.
     pub fn wedge(&mut self) -> (Vec<Count>, Vec<Count>) {
         assert!(!self.ending.wedged, "it is wedged once");
-        self.ending.wedged = true;
+        (self.ending.wedged, self.ending.careful) = (true, true);
         for lane in &self.lanes {
             lane.taker.stop(Status::Again);
+        }
+        if self.mode == Mode::Received {
+            return (self.slots.clone(), self.least_receipts());
         }
         let senders = self.received.len();
         let below = |s| frontier::share(self.stable, s, senders);
@@ -44,6 +51,11 @@ impl Multicast {
     /// From now on the view is delivered up to the cut, and no further (W2).
     pub fn deliver_cut(&mut self, cut: &[Count]) {
         assert!(self.ending.wedged && self.ending.cut.is_none());
+        self.ending.broken = false;
+        if self.mode == Mode::Received {
+            self.ending.cut = Some(cut.to_vec());
+            return;
+        }
         let (mut cut, senders) = (cut.to_vec(), cut.len() as u64);
         if mutant!("wire-cut-ignored") {
             cut.clone_from(&self.received);
@@ -54,7 +66,6 @@ impl Multicast {
         assert!(end >= self.stable.0, "what was stable is below the cut");
         self.stable = Number(end);
         self.ending.cut = Some(cut);
-        self.ending.broken = false;
     }
 
     /// Appends the next messages to a batch: as `Inbox::collect`, and not beyond the cut.
@@ -66,20 +77,23 @@ impl Multicast {
         batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
-        if self.ending.wedged {
-            return self.collect_last(inbox, upto, batch, most);
+        if self.ending.careful {
+            return self.collect_carefully(inbox, upto, batch, most);
         }
         inbox.collect(upto, &self.slots, batch, most)
     }
 
     #[cold]
-    fn collect_last(
+    fn collect_carefully(
         &mut self,
         inbox: &mut Inbox,
         upto: Number,
         batch: &mut Batch,
         most: usize,
     ) -> Result<(), BadSlot> {
+        if self.mode == Mode::Received {
+            return self.collect_received(inbox, upto, batch, most);
+        }
         let Some(cut) = &mut self.ending.cut else {
             return inbox.collect(upto, &self.slots, batch, most);
         };
@@ -111,8 +125,7 @@ impl Multicast {
         self.ending.cut.is_some() && self.deliverable().is_none()
     }
 
-    /// What of a lane of mine the view does not deliver (W3). In *received* mode, what nobody was
-    /// sent.
+    /// What of a lane of mine the view does not deliver (W3); in *received* mode, not to all.
     pub fn keep(&mut self, lane: usize) -> Kept {
         let from = self.first_kept(lane);
         self.lanes[lane].taker.keep(from)
@@ -121,7 +134,11 @@ impl Multicast {
     fn first_kept(&self, lane: usize) -> u64 {
         let lane = &self.lanes[lane];
         let (taker, ring) = (&lane.taker, &lane.taker.ring);
-        let (Mode::Stable, Some(cut)) = (self.mode, &self.ending.cut) else { return taker.slots };
+        let Some(cut) = &self.ending.cut else { return taker.slots };
+        if self.mode == Mode::Received {
+            let own = mutant!("wire-received-kept-from-own-count");
+            return if own { taker.slots } else { cut[lane.s].0 };
+        }
         if mutant!("wire-own-message-lost") {
             return taker.slots;
         }

@@ -26,7 +26,9 @@ impl Multicast {
 
     /// What of a lane of mine was not delivered here.
     pub fn undelivered(&mut self, lane: usize) -> Kept {
-        let from = self.consumed[self.lanes[lane].s].0;
-        self.lanes[lane].taker.keep(from)
+        let (s, taker) = (self.lanes[lane].s, &mut self.lanes[lane].taker);
+        // Of what is sent again it has delivered the first in an earlier view.
+        let ahead = self.ahead[s].0.min(taker.slots);
+        taker.keep(ahead.max(self.consumed[s].0))
     }
 }

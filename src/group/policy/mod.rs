@@ -14,14 +14,16 @@
 //!     of members per shard asks for. So a sender stays one as long as it stays in its shard.
 //! P5  What a policy answers is checked against the rules like a peer's bytes: its mistake is an
 //!     error with a text, not a panic.
+//! P6  A shard with too few members is planned all the same, as one that *waits*: who is in it stays
+//!     there, nobody sends. So a view is never held up: whoever is dead must be removed, and whoever
+//!     joins may be the one that is missing.
 //!
 //! ```text
-//! open:      planner = Planner::new(config.rules(most)?, Box::new(Standard))
+//! open:      planner = Planner::new(config.rules(most)?, Arc::new(Standard))
 //! a joiner:  planner.restore(bytes from its sponsor, candidates of its first view)?
-//! leader:    planner.plan(candidates of roster.after(batch))
-//!                Err(Unplanned::Inadequate): keep the batch to itself, say so, wait for joins
 //! install:   plan = planner.plan(candidates of the next view)?; planner.adopt(&plan)
 //!            View { epoch, me, members, subgroups: plan.subgroups }
+//!            plan.inadequate(): the shards that wait (P6); tell the application
 //!            show plan.digest() in the new block; who shows another has another policy
 //! sponsor:   bytes = planner.encode(candidates of the view that the joiner will be in)
 //!                before it adopts that view's plan: the joiner makes the same plan from them
@@ -37,7 +39,7 @@ mod standard;
 mod tests;
 
 use super::membership::roster::Member;
-use super::view::{Sender, Subgroup};
+use super::view::{Part, Sender, Subgroup};
 use crate::base::Rank;
 use crate::limits::{LANES_MAX, MEMBERS_MAX, SENDERS_MAX};
 use crate::sst::layout::Shape;
@@ -45,12 +47,16 @@ use assignment::Assignment;
 pub use rules::{Rule, Rules, Senders, Who};
 pub use standard::Standard;
 use std::fmt;
+use std::sync::Arc;
 
 /// A member of the view that is planned. In the order of their ranks, so by rising seniority.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidate {
     pub seniority: u64,
+    /// Chosen anew by every process that opens the group; 0 in the first view: nobody knows it yet.
     pub incarnation: u64,
+    /// Its place on its host; founders have their first ranks.
+    pub seat: u16,
     /// What it calls itself; may be empty. A policy that looks at names needs all of them to be known
     /// everywhere before the view is.
     pub name: String,
@@ -59,64 +65,73 @@ pub struct Candidate {
 /// A view's members as candidates; `name_of` says what each calls itself.
 pub fn candidates(members: &[Member], name_of: impl Fn(&Member) -> String) -> Vec<Candidate> {
     let of = |member: &Member| {
-        let Member { seniority, incarnation, .. } = *member;
-        Candidate { seniority, incarnation, name: name_of(member) }
+        let Member { seniority, incarnation, address } = *member;
+        Candidate { seniority, incarnation, seat: address.extra, name: name_of(member) }
     };
     members.iter().map(of).collect()
 }
 
-/// A subgroup has too few members for its shards: the view waits for more.
+/// A shard has too few members, and waits for more (P6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inadequate {
-    /// Which rule.
+    /// Which rule, and which of its shards.
     pub subgroup: u16,
+    pub shard: u16,
     pub have: u16,
     pub need: u16,
 }
 
 impl fmt::Display for Inadequate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inadequate { subgroup, have, need } = self;
-        write!(f, "subgroup {subgroup} has {have} members and needs {need}: start more of them")
+        let Inadequate { subgroup, shard, have, need } = self;
+        write!(
+            f,
+            "shard {shard} of subgroup {subgroup} has {have} members and needs {need}: start more of \
+             them"
+        )
     }
 }
 
-/// Why there is no plan.
+/// What a policy answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Unplanned {
-    Inadequate(Inadequate),
-    /// The application's policy has broken a rule; which, and how.
-    Unruly(String),
+pub struct Placed {
+    /// The members of each shard, in the order of the view's subgroups; each in order of arrival: who
+    /// was there before first. Whoever is in no shard of a subgroup is not in that subgroup.
+    pub assignment: Assignment,
+    /// The seniorities of those of them that send, by subgroup of the view, if `Rule::senders` leaves
+    /// it open who they are; `None`: as that says.
+    pub senders: Option<Vec<Vec<u64>>>,
 }
 
-/// Places members in shards. Must be the same function at every member (P1).
+impl From<Assignment> for Placed {
+    fn from(assignment: Assignment) -> Placed {
+        Placed { assignment, senders: None }
+    }
+}
+
+/// Places members in shards. Must be the same function at every member (P1): of what it is given and of
+/// nothing else. It may be asked again for the same view, and for views that never come.
 pub trait Policy {
-    /// The members of each shard, in the order of the view's subgroups; each in order of arrival:
-    /// who is in `before` first. Whoever is in no shard of a subgroup is not in that subgroup.
+    /// Where everybody is. An error, in a sentence, ends this member: it cannot have the view.
     fn place(
         &self,
         rules: &Rules,
         candidates: &[Candidate],
         before: &Assignment,
-    ) -> Result<Assignment, Inadequate>;
-
-    /// Whether a member may send in a shard of `rule`, in which `ordinal` members arrived before it.
-    fn may_send(&self, rule: &Rule, candidate: &Candidate, ordinal: usize) -> bool {
-        rule.senders.has(candidate, ordinal)
-    }
+    ) -> Result<Placed, String>;
 }
 
 /// The callback of those who need code.
 impl<F> Policy for F
 where
-    F: Fn(&Rules, &[Candidate], &Assignment) -> Result<Assignment, Inadequate>,
+    F: Fn(&Rules, &[Candidate], &Assignment) -> Result<Placed, String>,
 {
     fn place(
         &self,
         rules: &Rules,
         candidates: &[Candidate],
         before: &Assignment,
-    ) -> Result<Assignment, Inadequate> {
+    ) -> Result<Placed, String> {
         self(rules, candidates, before)
     }
 }
@@ -129,33 +144,51 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The shards that wait (P6).
+    pub fn inadequate(&self) -> impl Iterator<Item = Inadequate> {
+        let waits = self.subgroups.iter().filter(|subgroup| subgroup.part.lacks > 0);
+        waits.map(|subgroup| {
+            let (have, part) = (subgroup.members.len() as u16, subgroup.part);
+            let need = have + part.lacks;
+            Inadequate { subgroup: part.of, shard: part.shard, have, need }
+        })
+    }
+
     /// The same for the same plan, at every member: what to compare before the view is used, since a
     /// policy that breaks P1 would part the group in silence.
     pub fn digest(&self) -> u64 {
-        let mut words = vec![self.subgroups.len() as u64];
-        for (subgroup, shard) in self.subgroups.iter().zip(&self.assignment.shards) {
-            let shape = &subgroup.shape;
-            words.extend([shard.len() as u64, subgroup.senders.len() as u64]);
-            words.extend(shard);
-            words.extend(subgroup.members.iter().map(|rank| u64::from(rank.0)));
-            let sender = |sender: &Sender| u64::from(sender.rank.0) << 16 | u64::from(sender.lane);
-            words.extend(subgroup.senders.iter().map(sender));
-            words.extend([shape.mode as u64, shape.window.into(), shape.ring_bytes]);
-            words.push(shape.message_bytes_max.into());
-        }
-        assignment::fnv(words)
+        let shards = self.assignment.shards.iter();
+        let words =
+            shards.flat_map(|shard| [shard.len() as u64].into_iter().chain(shard.iter().copied()));
+        assignment::fnv(words.chain([digest_of(&self.subgroups)]))
     }
+}
+
+/// The same for what of it shows in a view: but for the order of arrival.
+pub fn digest_of(subgroups: &[Subgroup]) -> u64 {
+    let mut words = vec![subgroups.len() as u64];
+    for subgroup in subgroups {
+        let shape = &subgroup.shape;
+        words.extend([subgroup.members.len() as u64, subgroup.senders.len() as u64]);
+        words.extend(subgroup.members.iter().map(|rank| u64::from(rank.0)));
+        let sender = |sender: &Sender| u64::from(sender.rank.0) << 16 | u64::from(sender.lane);
+        words.extend(subgroup.senders.iter().map(sender));
+        words.extend([shape.mode as u64, shape.window.into(), shape.ring_bytes]);
+        words.extend([u64::from(shape.message_bytes_max), u64::from(subgroup.part.lacks)]);
+        words.extend(subgroup.waiting.iter().map(|rank| u64::from(rank.0)));
+    }
+    assignment::fnv(words)
 }
 
 /// A policy with what it needs to know of the view before.
 pub struct Planner {
     rules: Rules,
-    policy: Box<dyn Policy + Send>,
+    policy: Arc<dyn Policy + Send + Sync>,
     before: Assignment,
 }
 
 impl Planner {
-    pub fn new(rules: Rules, policy: Box<dyn Policy + Send>) -> Planner {
+    pub fn new(rules: Rules, policy: Arc<dyn Policy + Send + Sync>) -> Planner {
         let before = Assignment::empty(&rules);
         Planner { rules, policy, before }
     }
@@ -169,25 +202,30 @@ impl Planner {
         &self.before
     }
 
-    /// What a view of these members looks like (P1, P3). Panics if seniorities do not rise.
-    pub fn plan(&self, candidates: &[Candidate]) -> Result<Plan, Unplanned> {
+    /// What a view of these members looks like (P1, P3, P6). An error is the application's policy's:
+    /// it has broken a rule, which the text names (P5). Panics if seniorities do not rise.
+    pub fn plan(&self, candidates: &[Candidate]) -> Result<Plan, String> {
         assert!(candidates.len() <= MEMBERS_MAX);
         assert!(candidates.windows(2).all(|pair| pair[0].seniority < pair[1].seniority));
         // Nobody is told of members that are gone: a joiner could not be (P2).
         let before = self.before.among(candidates);
-        let placed = self.policy.place(&self.rules, candidates, &before);
-        let assignment = placed.map_err(Unplanned::Inadequate)?;
-        assignment.check(&self.rules, candidates).map_err(Unplanned::Unruly)?;
+        let Placed { assignment, senders } = self.policy.place(&self.rules, candidates, &before)?;
+        assignment.check(&self.rules, candidates)?;
+        let count = senders.as_ref().map_or(self.rules.subgroups(), Vec::len);
+        if count != self.rules.subgroups() {
+            let want = self.rules.subgroups();
+            return Err(format!("senders of {count} shards where the rules have {want}"));
+        }
         let mut subgroups = Vec::new();
         for (at, shard) in assignment.shards.iter().enumerate() {
             let (of, rule) = self.rules.of(at);
-            if shard.len() < usize::from(rule.members_min) {
-                let (have, need) = (shard.len() as u16, rule.members_min);
-                return Err(Unplanned::Inadequate(Inadequate { subgroup: of as u16, have, need }));
-            }
-            subgroups.push(self.subgroup(rule, shard, candidates).map_err(|why| {
-                Unplanned::Unruly(format!("subgroup {of}, shard {at} of the view: {why}"))
-            })?);
+            let number = at - self.rules.shards(of).start;
+            let chosen = senders.as_ref().map(|senders| senders[at].as_slice());
+            let subgroup = self.subgroup(rule, shard, chosen, candidates);
+            let subgroup =
+                subgroup.map_err(|why| format!("shard {number} of subgroup {of}: {why}"))?;
+            let part = Part { of: of as u16, shard: number as u16, ..subgroup.part };
+            subgroups.push(Subgroup { part, ..subgroup });
         }
         Ok(Plan { assignment, subgroups })
     }
@@ -196,13 +234,18 @@ impl Planner {
         &self,
         rule: &Rule,
         shard: &[u64],
+        chosen: Option<&[u64]>,
         candidates: &[Candidate],
     ) -> Result<Subgroup, String> {
+        if let Some(chosen) = chosen {
+            rule.senders.allow(chosen, shard, candidates)?;
+        }
         let (mut members, mut senders) = (Vec::new(), Vec::new());
         for (ordinal, &seniority) in shard.iter().enumerate() {
             let rank = rank_of(candidates, seniority).expect("checked");
             members.push(rank);
-            if self.policy.may_send(rule, &candidates[rank.index()], ordinal) {
+            let by_rule = || rule.senders.has(&candidates[rank.index()], ordinal);
+            if chosen.map_or_else(by_rule, |chosen| chosen.contains(&seniority)) {
                 senders.push(rank);
             }
         }
@@ -213,7 +256,11 @@ impl Planner {
         }
         members.sort_unstable();
         senders.sort_unstable();
-        Ok(Subgroup::new(members, &senders, lanes, rule.shape))
+        let lacks = usize::from(rule.members_min).saturating_sub(members.len()) as u16;
+        Ok(match lacks {
+            0 => Subgroup::new(members, &senders, lanes, rule.shape),
+            _ => Subgroup::lacking(lacks, members, &senders, lanes, rule.shape),
+        })
     }
 
     /// That plan's view is installed: the next plan starts from it.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules: what the configuration says of each subgroup. Values, checked once.
 
-use super::{Candidate, too_many_senders};
+use super::{Candidate, rank_of, too_many_senders};
 use crate::limits::*;
 use crate::sst::layout::{Mode, Shape};
 use crate::sst::ring::ring_bytes_min;
@@ -88,6 +88,34 @@ impl Senders {
         }
     }
 
+    /// Whether code may choose these of a shard's members: what of the rule it breaks.
+    pub(super) fn allow(
+        &self,
+        chosen: &[u64],
+        shard: &[u64],
+        candidates: &[Candidate],
+    ) -> Result<(), String> {
+        for (at, seniority) in chosen.iter().enumerate() {
+            let rank = rank_of(candidates, *seniority).filter(|_| shard.contains(seniority));
+            let Some(rank) = rank else {
+                return Err(format!("seniority {seniority} sends there and is no member of it"));
+            };
+            if chosen[..at].contains(seniority) {
+                return Err(format!("rank {} sends there twice", rank.0));
+            }
+            if let Senders::Of(who) = self
+                && !who.has(&candidates[rank.index()])
+            {
+                return Err(format!("rank {} may not send there", rank.0));
+            }
+        }
+        let (have, most) = (chosen.len(), self.most(shard.len()));
+        if have > most {
+            return Err(format!("{have} senders, {most} at most"));
+        }
+        Ok(())
+    }
+
     fn text(&self) -> String {
         match self {
             Senders::All => "all".into(),
@@ -113,7 +141,7 @@ pub struct Rule {
     pub who: Who,
     /// Disjoint parts, each an ordered stream of its own.
     pub shards: u16,
-    /// Per shard: a view with fewer is not made. 0: a shard may even be empty.
+    /// Per shard: one with fewer waits (P6). 0: a shard may even be empty.
     pub members_min: u16,
     /// Per shard; who is too many waits for a place. 0: no bound.
     pub members_max: u16,

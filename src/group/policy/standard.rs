@@ -3,7 +3,7 @@
 //! shard would have too few does anybody move.
 
 use super::assignment::Assignment;
-use super::{Candidate, Inadequate, Policy, Rule, Rules};
+use super::{Candidate, Placed, Policy, Rule, Rules};
 
 /// Places each subgroup by itself, in four steps:
 ///
@@ -11,9 +11,12 @@ use super::{Candidate, Inadequate, Policy, Rule, Rules};
 /// 1  who was in a shard and is still a candidate stays, in the old order
 /// 2  the others, by seniority, go one by one into the shard with the fewest (the first of equals),
 ///    unless all are full
-/// 3  while a shard has too few, the newest of the shard with the most (the last of equals) moves to
-///    the shard with the fewest
+/// 3  while a shard has too few and another one more than it needs, the newest of the shard with the
+///    most (the last of equals) moves to the shard with the fewest
 /// ```
+///
+/// Where there are not enough for all, nobody moves out of a shard that has just enough, or too few:
+/// it would leave behind what only its members have.
 ///
 /// Steps 2 and 3 move as few as any policy could: each move fills one missing place, and newcomers
 /// have filled what they can before. It never moves anybody for balance alone: a sender that moves
@@ -27,24 +30,19 @@ impl Policy for Standard {
         rules: &Rules,
         candidates: &[Candidate],
         before: &Assignment,
-    ) -> Result<Assignment, Inadequate> {
+    ) -> Result<Placed, String> {
         let mut shards = Vec::new();
         for (at, rule) in rules.list().iter().enumerate() {
             let mut fit: Vec<u64> = Vec::new();
             let eligible = candidates.iter().filter(|candidate| rule.who.has(candidate));
             fit.extend(eligible.map(|candidate| candidate.seniority));
-            let need = usize::from(rule.shards) * usize::from(rule.members_min);
-            if fit.len() < need {
-                let (have, need) = (fit.len() as u16, need as u16);
-                return Err(Inadequate { subgroup: at as u16, have, need });
-            }
             shards.extend(settle(rule, &fit, &before.shards[rules.shards(at)]));
         }
-        Ok(Assignment { shards })
+        Ok(Assignment { shards }.into())
     }
 }
 
-/// `fit`: whom the rule lets in, by seniority; enough for all shards.
+/// `fit`: whom the rule lets in, by seniority.
 fn settle(rule: &Rule, fit: &[u64], before: &[Vec<u64>]) -> Vec<Vec<u64>> {
     let stays = |shard: &Vec<u64>| {
         let here = shard.iter().copied().filter(|member| fit.contains(member));
@@ -61,12 +59,11 @@ fn settle(rule: &Rule, fit: &[u64], before: &[Vec<u64>]) -> Vec<Vec<u64>> {
         }
     }
     loop {
-        let fewest = fewest(&shards);
-        if shards[fewest].len() >= rule.members_min.into() {
+        let (fewest, need) = (fewest(&shards), usize::from(rule.members_min));
+        let most = (0..shards.len()).max_by_key(|&at| shards[at].len()).expect("a shard");
+        if shards[fewest].len() >= need || shards[most].len() <= need {
             return shards;
         }
-        let most = (0..shards.len()).max_by_key(|&at| shards[at].len()).expect("a shard");
-        assert!(shards[most].len() > rule.members_min.into(), "there are enough for all");
         let mover = shards[most].pop().expect("it has the most");
         shards[fewest].push(mover);
     }

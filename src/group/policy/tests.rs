@@ -34,12 +34,12 @@ fn rules(list: Vec<Rule>) -> Rules {
 }
 
 fn planner(list: Vec<Rule>) -> Planner {
-    Planner::new(rules(list), Box::new(Standard))
+    Planner::new(rules(list), Arc::new(Standard))
 }
 
 fn candidate(seniority: u64) -> Candidate {
     let incarnation = seniority * 1000 + 7;
-    Candidate { seniority, incarnation, name: format!("member-{seniority}") }
+    Candidate { seniority, incarnation, seat: 0, name: format!("member-{seniority}") }
 }
 
 fn candidates(seniorities: impl IntoIterator<Item = u64>) -> Vec<Candidate> {
@@ -71,10 +71,10 @@ fn the_first_view_deals_members_out_by_rank() {
 fn plans_that_differ_show_it() {
     let plan = |first: u16, order: &'static [u64]| {
         let place = move |_: &Rules, _: &[Candidate], _: &Assignment| {
-            Ok(Assignment { shards: vec![order.to_vec()] })
+            Ok(Assignment { shards: vec![order.to_vec()] }.into())
         };
         let one = Rule { senders: Senders::First(first), ..rule(1, 0, 0) };
-        Planner::new(rules(vec![one]), Box::new(place)).plan(&candidates(0..3)).unwrap().digest()
+        Planner::new(rules(vec![one]), Arc::new(place)).plan(&candidates(0..3)).unwrap().digest()
     };
     assert_eq!(plan(3, &[0, 1, 2]), plan(3, &[0, 1, 2]));
     assert!(plan(3, &[0, 1, 2]) != plan(2, &[0, 1, 2]));
@@ -99,14 +99,36 @@ fn the_newest_of_the_fullest_moves_where_too_few_are_left() {
     assert_eq!(install(&mut planner, &[0, 2, 4, 5, 7]), [vec![0, 2, 7], vec![5, 4]]);
 }
 
+/// Only that shard, and nobody leaves it: its members alone have what it has delivered.
 #[test]
-fn too_few_members_are_named_with_what_is_needed() {
-    let planner = planner(vec![rule(1, 1, 0), rule(3, 2, 0)]);
-    let refused = planner.plan(&candidates(0..5)).unwrap_err();
-    let inadequate = Inadequate { subgroup: 1, have: 5, need: 6 };
-    assert_eq!(refused, Unplanned::Inadequate(inadequate));
-    assert!(inadequate.to_string().contains("has 5 members and needs 6"));
-    assert!(planner.plan(&candidates(0..6)).is_ok());
+fn a_shard_with_too_few_members_waits_for_more() {
+    let senders = Senders::First(1);
+    let mut planner = planner(vec![rule(1, 1, 0), Rule { senders, ..rule(3, 2, 0) }]);
+    assert_eq!(install(&mut planner, &[0, 1, 2, 3, 4, 5])[1..], [[0, 3], [1, 4], [2, 5]]);
+    let plan = planner.plan(&candidates([0, 1, 2, 3, 4])).unwrap();
+    assert_eq!(plan.assignment.shards[1..], [vec![0, 3], vec![1, 4], vec![2]]);
+    let waits: Vec<Inadequate> = plan.inadequate().collect();
+    assert_eq!(waits, [Inadequate { subgroup: 1, shard: 2, have: 1, need: 2 }]);
+    assert!(waits[0].to_string().contains("shard 2 of subgroup 1 has 1 members and needs 2"));
+    let part = |at: usize| plan.subgroups[at].part;
+    assert_eq!((part(0), part(3)), (Part::default(), Part { of: 1, shard: 2, lacks: 1 }));
+    assert!(plan.subgroups[3].senders.is_empty() && plan.subgroups[3].waits(Rank(2)));
+    assert_eq!(plan.subgroups[3].shape.senders, 0);
+    assert!(!plan.subgroups[2].senders.is_empty() && plan.subgroups[2].waiting.is_empty());
+    planner.adopt(&plan);
+    let plan = planner.plan(&candidates([0, 1, 2, 3, 4, 6])).unwrap();
+    assert_eq!(plan.assignment.shards[1..], [[0, 3], [1, 4], [2, 6]]);
+    assert!(plan.inadequate().next().is_none());
+    assert_eq!(plan.subgroups[3].senders[0].rank, Rank(2), "who waited comes first");
+}
+
+/// Who can be spared moves, and not more: the other shards go on.
+#[test]
+fn a_shard_that_has_just_enough_lends_nobody() {
+    let mut planner = planner(vec![rule(2, 3, 0)]);
+    install(&mut planner, &[0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(install(&mut planner, &[0, 2, 4, 5, 6]), [vec![0, 2, 4], vec![5, 6]]);
+    assert_eq!(install(&mut planner, &[2, 4, 5, 6]), [vec![2, 4], vec![5, 6]]);
 }
 
 #[test]
@@ -180,35 +202,56 @@ fn rules_that_cannot_be_are_refused_by_name() {
 
 #[test]
 fn a_policy_in_code_is_heard_and_held_to_the_rules() {
-    type Placed = Result<Assignment, Inadequate>;
     let list = || vec![Rule { who: Who::Seniorities(vec![0, 1, 2, 3]), ..rule(2, 1, 2) }];
-    let plan = |place: fn(&Rules, &[Candidate], &Assignment) -> Placed| {
-        Planner::new(rules(list()), Box::new(place)).plan(&candidates(0..6))
+    let plan = |place: fn(&Rules, &[Candidate], &Assignment) -> Result<Placed, String>| {
+        Planner::new(rules(list()), Arc::new(place)).plan(&candidates(0..6))
     };
-    let placed = |shards: &[&[u64]]| -> Placed {
-        Ok(Assignment { shards: shards.iter().map(|shard| shard.to_vec()).collect() })
-    };
+    fn vectors(of: &[&[u64]]) -> Vec<Vec<u64>> {
+        of.iter().map(|of| of.to_vec()).collect()
+    }
+    fn placed(shards: &[&[u64]]) -> Assignment {
+        Assignment { shards: vectors(shards) }
+    }
     // Even and odd: captures nothing, so it is a function that every member has.
     let good = plan(|_, who, _| {
         let part = |odd| who.iter().map(|c| c.seniority).filter(move |s| s % 2 == odd && *s < 4);
-        Ok(Assignment { shards: vec![part(0).collect(), part(1).collect()] })
+        Ok(Assignment { shards: vec![part(0).collect(), part(1).collect()] }.into())
     });
-    assert_eq!(good.unwrap().assignment, placed(&[&[0, 2], &[1, 3]]).unwrap());
-    let unruly = |shards: &'static [&'static [u64]]| {
-        let place = move |_: &Rules, _: &[Candidate], _: &Assignment| placed(shards);
-        match Planner::new(rules(list()), Box::new(place)).plan(&candidates(0..6)) {
-            Err(Unplanned::Unruly(why)) => why,
-            other => panic!("{other:?}"),
-        }
+    assert_eq!(good.unwrap().assignment, placed(&[&[0, 2], &[1, 3]]));
+    type Lists = &'static [&'static [u64]];
+    let answered = |shards: Lists, senders: Option<Lists>, by_rule: Senders| {
+        let place = move |_: &Rules, _: &[Candidate], _: &Assignment| {
+            Ok(Placed { assignment: placed(shards), senders: senders.map(vectors) })
+        };
+        let list = list().into_iter().map(|rule| Rule { senders: by_rule.clone(), ..rule });
+        Planner::new(rules(list.collect()), Arc::new(place)).plan(&candidates(0..6))
     };
+    let unruly = |shards: Lists| answered(shards, None, Senders::All).unwrap_err();
     assert!(unruly(&[&[0]]).contains("1 shards where the rules have 2"));
     assert!(unruly(&[&[0, 1, 2], &[3]]).contains("3 members in a shard, 2 at most"));
     assert!(unruly(&[&[0], &[0]]).contains("rank 0 has two places"));
     assert!(unruly(&[&[0], &[99]]).contains("nobody has seniority 99"));
     assert!(unruly(&[&[0], &[5]]).contains("rank 5 is not meant for it"));
-    let empty = plan(|_, _, _| Ok(Assignment { shards: vec![vec![0], vec![]] }));
-    let inadequate = Inadequate { subgroup: 0, have: 0, need: 1 };
-    assert_eq!(empty, Err(Unplanned::Inadequate(inadequate)));
+    let empty = plan(|_, _, _| Ok(Assignment { shards: vec![vec![0], vec![]] }.into())).unwrap();
+    let inadequate = Inadequate { subgroup: 0, shard: 1, have: 0, need: 1 };
+    assert_eq!(empty.inadequate().collect::<Vec<_>>(), [inadequate]);
+    assert_eq!(plan(|_, _, _| Err("not today".into())), Err("not today".into()));
+
+    let there: Lists = &[&[0, 2], &[1, 3]];
+    let sends = |senders: Lists, by_rule| answered(there, Some(senders), by_rule);
+    let chosen = sends(&[&[2], &[]], Senders::All).unwrap();
+    let ranks = chosen.subgroups[0].senders.iter().map(|sender| sender.rank.0);
+    assert_eq!((ranks.collect(), chosen.subgroups[1].senders.len()), (vec![2], 0));
+    let refused = |senders: Lists, by_rule| sends(senders, by_rule).unwrap_err();
+    assert!(refused(&[&[2]], Senders::All).contains("senders of 1 shards where the rules have 2"));
+    assert!(
+        refused(&[&[1], &[]], Senders::All).contains("seniority 1 sends there and is no member")
+    );
+    assert!(refused(&[&[99], &[]], Senders::All).contains("shard 0 of subgroup 0: seniority 99"));
+    assert!(refused(&[&[], &[3, 3]], Senders::All).contains("rank 3 sends there twice"));
+    assert!(refused(&[&[0, 2], &[]], Senders::First(1)).contains("2 senders, 1 at most"));
+    let some = Senders::Of(Who::Seniorities(vec![0, 1]));
+    assert!(refused(&[&[2], &[]], some).contains("rank 2 may not send there"));
 }
 
 /// P2: a joiner cannot know of members that were gone before it came, so nobody's policy is told.
@@ -218,9 +261,9 @@ fn a_policy_is_not_told_of_who_is_gone() {
         // A bad idea that must not part the group: how many there were decides.
         let most = before.shards[0].len() + 1;
         let all = who.iter().map(|candidate| candidate.seniority);
-        Ok(Assignment { shards: vec![all.take(most).collect()] })
+        Ok(Assignment { shards: vec![all.take(most).collect()] }.into())
     };
-    let new = || Planner::new(rules(vec![rule(1, 0, 0)]), Box::new(place));
+    let new = || Planner::new(rules(vec![rule(1, 0, 0)]), Arc::new(place));
     let mut planner = new();
     for _ in 0..3 {
         install(&mut planner, &[0, 1, 2, 3]);
@@ -333,12 +376,19 @@ fn obeys(rules: &Rules, plan: &Plan, who: &[Candidate]) {
         let placed: usize = shards.iter().map(Vec::len).sum();
         let fit = who.iter().filter(|candidate| rule.who.has(candidate)).count();
         assert_eq!(placed, fit.min(rule.most() * shards.len()), "nobody waits beside a free place");
-        assert!(shards.iter().all(|shard| shard.len() >= rule.members_min.into()));
+        let need = usize::from(rule.members_min);
+        let enough = shards.iter().filter(|shard| shard.len() >= need).count();
+        assert!(enough == shards.len() || fit < need * shards.len());
+        assert!(enough == shards.len() || shards.iter().all(|shard| shard.len() <= need));
+        let told = plan.inadequate().filter(|waits| usize::from(waits.subgroup) == at);
+        assert_eq!(told.count(), shards.len() - enough);
     }
     for (subgroup, shard) in plan.subgroups.iter().zip(&plan.assignment.shards) {
         assert!(subgroup.members.is_sorted() && subgroup.members.len() == shard.len());
         assert!(subgroup.senders.iter().all(|sender| subgroup.has(sender.rank)));
         assert_eq!(usize::from(subgroup.shape.senders), subgroup.senders.len());
+        assert!(subgroup.part.lacks == 0 || subgroup.senders.is_empty());
+        assert!(subgroup.part.lacks > 0 || subgroup.waiting.is_empty());
     }
 }
 
@@ -352,7 +402,8 @@ fn moved(rules: &Rules, at: usize, before: &Assignment, after: &Assignment) -> u
     all.filter(moved).count()
 }
 
-/// The fewest moves that fill the shards: what is missing in them, less what newcomers fill.
+/// The fewest moves that fill the shards: what is missing in them, less what newcomers fill; as far as
+/// others have more than they need.
 fn moves_needed(rules: &Rules, at: usize, before: &Assignment, who: &[Candidate]) -> usize {
     let rule = &rules.list()[at];
     let stayed = before.among(who);
@@ -361,7 +412,8 @@ fn moves_needed(rules: &Rules, at: usize, before: &Assignment, who: &[Candidate]
     let newcomers = fit - left.iter().sum::<usize>();
     let missing: usize =
         left.iter().map(|have| usize::from(rule.members_min).saturating_sub(*have)).sum();
-    missing.saturating_sub(newcomers)
+    let spare: usize = left.iter().map(|have| have.saturating_sub(rule.members_min.into())).sum();
+    missing.saturating_sub(newcomers).min(spare)
 }
 
 proptest! {
@@ -371,21 +423,11 @@ proptest! {
     #[test]
     fn a_life_of_views_obeys_its_rules_and_moves_nobody_without_need(life in life()) {
         let Ok(rules) = Rules::new(life.rules.clone(), 64) else { return Ok(()) };
-        let fresh = || Planner::new(rules.clone(), Box::new(Standard));
+        let fresh = || Planner::new(rules.clone(), Arc::new(Standard));
         let mut planner = fresh();
         for who in rosters(&life) {
             let before = planner.assignment().clone();
-            let plan = match planner.plan(&who) {
-                Ok(plan) => plan,
-                Err(Unplanned::Inadequate(Inadequate { subgroup, have, need })) => {
-                    // Waits, and knows what it knew.
-                    prop_assert!(have < need && have <= who.len() as u16);
-                    prop_assert!(usize::from(subgroup) < rules.list().len());
-                    prop_assert_eq!(planner.assignment(), &before);
-                    continue;
-                }
-                Err(Unplanned::Unruly(why)) => panic!("{why}"),
-            };
+            let plan = planner.plan(&who).unwrap();
             obeys(&rules, &plan, &who);
             for at in 0..rules.list().len() {
                 let (moves, needed) = (
@@ -418,8 +460,8 @@ proptest! {
         let (Ok(one), Ok(two)) = (Rules::new(life.rules.clone(), 64), Rules::new(reversed, 64)) else {
             return Ok(());
         };
-        let mut first = Planner::new(one.clone(), Box::new(Standard));
-        let mut second = Planner::new(two.clone(), Box::new(Standard));
+        let mut first = Planner::new(one.clone(), Arc::new(Standard));
+        let mut second = Planner::new(two.clone(), Arc::new(Standard));
         let rosters = rosters(&life);
         for who in &rosters {
             for other in rosters.iter().rev() {
@@ -433,7 +475,11 @@ proptest! {
             for at in 0..=last {
                 let (mine, theirs) = (one.shards(at), two.shards(last - at));
                 prop_assert_eq!(&plan.assignment.shards[mine.clone()], &again.assignment.shards[theirs.clone()]);
-                prop_assert_eq!(&plan.subgroups[mine], &again.subgroups[theirs]);
+                let shown = |plan: &Plan, of: std::ops::Range<usize>| -> Vec<Subgroup> {
+                    let all = plan.subgroups[of].iter().cloned();
+                    all.map(|one| Subgroup { part: Part { of: 0, ..one.part }, ..one }).collect()
+                };
+                prop_assert_eq!(shown(&plan, mine), shown(&again, theirs));
             }
             first.adopt(&plan);
             second.adopt(&again);
@@ -444,13 +490,14 @@ proptest! {
     #[test]
     fn who_stays_in_its_shard_stays_a_sender(life in life()) {
         let Ok(rules) = Rules::new(life.rules.clone(), 64) else { return Ok(()) };
-        let mut planner = Planner::new(rules.clone(), Box::new(Standard));
+        let mut planner = Planner::new(rules.clone(), Arc::new(Standard));
         let mut roles: Vec<Vec<u64>> = vec![Vec::new(); rules.subgroups()];
         for who in rosters(&life) {
             let Ok(plan) = planner.plan(&who) else { continue };
             let senders = plan.subgroups.iter().map(|subgroup| {
-                let of = subgroup.senders.iter().map(|sender| who[sender.rank.index()].seniority);
-                of.collect::<Vec<u64>>()
+                let senders = subgroup.senders.iter().map(|sender| sender.rank);
+                let all = senders.chain(subgroup.waiting.iter().copied());
+                all.map(|rank| who[rank.index()].seniority).collect::<Vec<u64>>()
             });
             let senders: Vec<Vec<u64>> = senders.collect();
             for at in 0..rules.subgroups() {
@@ -474,7 +521,7 @@ proptest! {
     ) {
         let Ok(rules) = Rules::new(life.rules.clone(), 64) else { return Ok(()) };
         let who = candidates(0..6);
-        let mut planner = Planner::new(rules.clone(), Box::new(Standard));
+        let mut planner = Planner::new(rules.clone(), Arc::new(Standard));
         let Ok(plan) = planner.plan(&who) else { return Ok(()) };
         planner.adopt(&plan);
         let mut bytes = planner.encode(&who);

@@ -423,7 +423,11 @@ impl World {
             let Some(rank) = node.rank_of(joiner) else { continue };
             if !membership.suspects().contains(rank) && !membership.passed() {
                 let roster = Roster { me: rank, ..membership.roster().clone() };
-                found.push((who, roster, membership.carry()));
+                let mut carry = membership.carry();
+                if !self.plan.has_state() {
+                    carry.ahead.clear();
+                }
+                found.push((who, roster, carry));
             }
         }
         if !found.is_empty() {

@@ -8,7 +8,7 @@ use crate::error::Status;
 use crate::sim::oracle::{Broken, FIFO, INTEGRITY};
 use crate::sim::rows::Row;
 use crate::sst::kept::Kept;
-use crate::sst::lane;
+use crate::sst::lane::{self, Next};
 use crate::sst::layout::Mode;
 use crate::sst::producer::{Door, Producer};
 use std::cell::RefCell;
@@ -55,6 +55,7 @@ pub fn new(name: Name) -> (RefCell<Lane>, RefCell<Hand>) {
 impl Hand {
     /// The member has installed a view in which the lane sends.
     pub fn install(&mut self, epoch: u64, producer: Producer, kept: Option<Kept>, world: &World) {
+        world.tallies.add(Row::WaitedFor, self.end.waits_with().unwrap_or(0));
         self.base += kept.as_ref().map_or(0, Kept::next);
         self.epoch = epoch;
         self.door = Some(producer.door());
@@ -64,7 +65,19 @@ impl Hand {
         world.tallies.add(Row::Resent, kept.as_ref().map_or(0, Kept::len));
         let Name { subgroup, .. } = self.name;
         world.oracle.borrow_mut().begins(epoch, subgroup, self.name.who(), self.base);
-        self.end.install(kept, Some(producer), &mut |dropped| drops(self.name, dropped, world));
+        let next = Next::Sends(producer);
+        self.end.install(kept, next, &mut |dropped| drops(self.name, dropped, world));
+    }
+
+    /// The member has installed a view in which the subgroup lacks members.
+    pub fn waits(&mut self, kept: Option<Kept>, world: &World) {
+        self.base += kept.as_ref().map_or(0, Kept::next);
+        self.end.install(kept, Next::Waits, &mut |dropped| drops(self.name, dropped, world));
+    }
+
+    /// How many messages wait for members; `None`: the subgroup has enough.
+    pub fn waits_with(&mut self) -> Option<u64> {
+        self.end.waits_with()
     }
 
     /// Sends again what older views did not deliver, as far as there is room.
@@ -226,6 +239,7 @@ impl Lane {
                     assert_eq!(self.end.abort(), Ok(()), "it stayed reserved");
                 }
             }
+            Status::Inadequate => world.tallies.one(Row::RefusedWaiting),
             Status::NotSender if world.epochs[self.name.process].get() == 0 => {}
             _ if world.is_gone(self.name.process) => {}
             status => panic!("a send was refused: {status:?}"),

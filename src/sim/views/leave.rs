@@ -90,7 +90,10 @@ impl Node {
         for hand in world.hands_of(self.process) {
             let Hand { name, end, .. } = &mut *hand.borrow_mut();
             let mut multicasts = self.engine.multicasts().iter();
-            let at = multicasts.position(|multicast| multicast.subgroup == name.subgroup);
+            let at = multicasts.position(|multicast| {
+                let here = usize::from(name.lane) < multicast.lanes.len();
+                multicast.subgroup == name.subgroup && here
+            });
             let kept = at.map(|at| self.engine.multicast_mut(at).undelivered(name.lane.into()));
             end.end(kept, status, &mut |dropped| {
                 world.tallies.one(Row::HandedBack);

@@ -8,6 +8,7 @@ use crate::error::{Fault, Suspicion};
 use crate::group::Engine;
 use crate::group::membership::stage::Stage;
 use crate::group::membership::{Install, Membership};
+use crate::group::multicast::Multicast;
 use crate::sim::coverage::Case;
 use crate::sim::oracle::{Broken, TRUST};
 use crate::sim::rows::Row;
@@ -85,7 +86,7 @@ impl Node {
         news
     }
 
-    /// At the end of a view: where there is no cut, all that came has been delivered.
+    /// At the end of a view: in *received* mode all that came has been delivered.
     pub fn has_emptied(&self) -> Result<(), Broken> {
         for (multicast, inbox) in self.engine.multicasts().iter().zip(&self.inboxes) {
             let all = multicast.slots().iter().enumerate();
@@ -162,7 +163,7 @@ impl Node {
     }
 
     fn progress(&self) -> u64 {
-        let of = |multicast: &crate::group::multicast::Multicast| {
+        let of = |multicast: &Multicast| {
             let mine: u64 = multicast.own_progress().iter().map(|number| number.0).sum();
             mine + multicast.slots().iter().map(|count| count.0).sum::<u64>()
         };
@@ -230,7 +231,7 @@ impl Node {
         let multicast = self.engine.multicast_mut(delivery.at);
         let inbox = &mut self.inboxes[delivery.at];
         let outcome = multicast.collect(inbox, delivery.upto, &mut self.turn.batch, most);
-        let cut = multicast.has_cut();
+        let (cut, stable) = (multicast.has_cut(), multicast.mode == Mode::Stable);
         let subgroup = multicast.subgroup;
         if let Err(bad) = outcome {
             world.fail((TRUST, format!("process {}: {bad:?}", self.process)));
@@ -252,7 +253,7 @@ impl Node {
             let given = oracle.delivered(self.process, self.epoch, subgroup, lane, message);
             let ordinal = world.check(given);
             self.lent.push((lane, ordinal));
-            if cut {
+            if cut && stable {
                 let most = world.plan.templates[subgroup].shape.message_bytes_max;
                 world.tallies.one(Row::CutDeliveries);
                 if message.len == 0 {
@@ -260,7 +261,7 @@ impl Node {
                 } else if message.len == most {
                     world.tallies.reached(Case::LargestAcross);
                 }
-            } else {
+            } else if stable {
                 let slot = ordinal - oracle.base(self.epoch, subgroup, lane);
                 world.check(world.is_stable(self.epoch, subgroup, slot, message));
             }
@@ -350,6 +351,9 @@ impl Node {
             world.pause(self);
         }
         if let Some(install) = self.turn.work.install.take() {
+            world.tallies.add(Row::Ahead, install.carry.ahead.len() as u64);
+            let still: usize = self.engine.multicasts().iter().map(Multicast::lanes_ahead).sum();
+            world.tallies.add(Row::AheadStill, still as u64);
             return Some(install);
         }
         if world.plan.parking && !self.turn.busy {

@@ -24,10 +24,19 @@ pub const PRIMARY: &str = "4 a majority of a view makes the next";
 pub const SAME: &str = "6 who installs a view has delivered the same of the one before";
 pub const ACCOUNT: &str =
     "what a send accepted is delivered or given back, and a leaver's delivered";
+pub const LACKING: &str = "a subgroup that lacks members delivers nothing, and keeps everything";
 pub const UNIFORM: &str = "7 what anybody delivered all survivors have";
 
 /// A lane: process and lane.
 type Lane = (usize, u16);
+
+/// What a process is to be given next of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Ordinal(u64),
+    /// The first message of the lane's ring in that epoch, which its owner may still have to begin.
+    FirstOf(u64),
+}
 
 /// What of one subgroup was delivered in one epoch.
 #[derive(Default)]
@@ -52,7 +61,9 @@ pub struct Oracle {
     /// By subgroup and lane: ordinals that its application was given back.
     back: BTreeMap<(usize, Lane), Vec<u64>>,
     /// By process, subgroup and lane: the next ordinal that it is to be given.
-    next: BTreeMap<(usize, usize, Lane), u64>,
+    next: BTreeMap<(usize, usize, Lane), Next>,
+    /// In *received* mode, by process, epoch, subgroup and lane: the same when the view began there.
+    begun: BTreeMap<(usize, u64, usize, Lane), Next>,
     chapters: BTreeMap<(u64, usize), Chapter>,
     /// By epoch and subgroup: the counts with which its members begin.
     starts: BTreeMap<(u64, usize), BTreeMap<Lane, u64>>,
@@ -100,8 +111,27 @@ impl Oracle {
         let members = &self.templates[subgroup].members;
         let readers = self.views[&epoch].iter().filter(|who| members.contains(who));
         let by = self.returned.get(&(epoch, subgroup, lane));
-        let of = |who: &usize| by.and_then(|by| by.get(who)).copied().unwrap_or(0);
+        let of = |who: &usize| {
+            let returned = by.and_then(|by| by.get(who)).copied().unwrap_or(0);
+            returned + self.ahead(*who, epoch, subgroup, lane)
+        };
         readers.map(of).min().unwrap_or(0)
+    }
+
+    /// How many of the first messages of a lane's ring a process has had in earlier views.
+    fn ahead(&self, who: usize, epoch: u64, subgroup: usize, lane: Lane) -> u64 {
+        let begun = self.begun.get(&(who, epoch, subgroup, lane));
+        let Some(&Next::Ordinal(begun)) = begun else { return 0 };
+        begun.saturating_sub(self.base(epoch, subgroup, lane))
+    }
+
+    /// The ordinal that a process is to be given next.
+    fn next(&self, who: usize, subgroup: usize, lane: Lane) -> u64 {
+        match self.next.get(&(who, subgroup, lane)) {
+            Some(Next::Ordinal(next)) => *next,
+            Some(Next::FirstOf(epoch)) => self.base(*epoch, subgroup, lane),
+            None => 0,
+        }
     }
 
     pub fn count(&self, subgroup: usize, lane: Lane) -> u64 {
@@ -156,12 +186,15 @@ impl Oracle {
         for subgroup in (0..self.modes.len()).filter(|at| self.modes[*at] == Mode::Stable) {
             for lane in self.lanes(subgroup).into_iter().filter(|lane| lane.0 == who) {
                 let count = self.count(subgroup, lane);
-                let next = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
+                let next = self.next(who, subgroup, lane);
                 let back = self.back.get(&(subgroup, lane)).cloned().unwrap_or_default();
                 let all = back == (next..count).collect::<Vec<u64>>();
-                if !all || reason == Stop::Left && !back.is_empty() {
+                let last = self.installed.get(&who).and_then(|epoch| self.views.get(epoch));
+                let waits = last.is_some_and(|view| self.lacks(subgroup, view));
+                if !all || reason == Stop::Left && !back.is_empty() && !waits {
                     let detail = format!(
-                        "{lane:?} in subgroup {subgroup}: of {count} {next} are delivered, {back:?}                          given back; {reason:?}"
+                        "{lane:?} in subgroup {subgroup}: of {count} {next} are delivered, {back:?} \
+                         given back; {reason:?}"
                     );
                     return Err((ACCOUNT, detail));
                 }
@@ -170,8 +203,14 @@ impl Oracle {
         Ok(())
     }
 
-    /// A process begins a view.
-    pub fn install(&mut self, who: usize, epoch: u64, view: &[usize]) -> Result<(), Broken> {
+    /// A process begins a view. `source`: if it joins with the state of another member, whose.
+    pub fn install(
+        &mut self,
+        who: usize,
+        epoch: u64,
+        view: &[usize],
+        source: Option<usize>,
+    ) -> Result<(), Broken> {
         let known = self.views.entry(epoch).or_insert_with(|| view.to_vec());
         if known != view {
             return Err((VIEWS, format!("{epoch} is {known:?}, and at {who} {view:?}")));
@@ -193,16 +232,49 @@ impl Oracle {
         }
         for subgroup in 0..self.templates.len() {
             if self.templates[subgroup].members.contains(&who) {
-                self.begin(who, epoch, subgroup, before.is_some())?;
+                match self.modes[subgroup] {
+                    Mode::Stable => self.begin(who, epoch, subgroup, before.is_some())?,
+                    Mode::Received => {
+                        self.begin_received(who, epoch, subgroup, before.is_some(), source);
+                    }
+                }
             }
         }
         Ok(())
     }
 
+    /// In *received* mode each goes on where it was. Who joins begins where its source did; without a
+    /// state, with the first messages that are sent in this view, again or for the first time.
+    fn begin_received(
+        &mut self,
+        who: usize,
+        epoch: u64,
+        subgroup: usize,
+        was: bool,
+        source: Option<usize>,
+    ) {
+        for lane in self.lanes(subgroup) {
+            let known = |of: usize| self.begun.get(&(of, epoch, subgroup, lane)).copied();
+            let next = match source.and_then(known) {
+                // In the view that it came with nothing was sent, since members were lacking.
+                _ if was => match self.next.get(&(who, subgroup, lane)).copied() {
+                    Some(Next::FirstOf(first)) if self.lacked(first, subgroup) => {
+                        Some(Next::FirstOf(epoch))
+                    }
+                    next => next,
+                },
+                Some(next) => Some(next),
+                None => Some(Next::FirstOf(epoch)),
+            };
+            let next = next.unwrap_or(Next::Ordinal(0));
+            self.next.insert((who, subgroup, lane), next);
+            self.begun.insert((who, epoch, subgroup, lane), next);
+        }
+    }
+
     fn begin(&mut self, who: usize, epoch: u64, subgroup: usize, was: bool) -> Result<(), Broken> {
         let lanes = self.lanes(subgroup);
-        let stable = self.modes[subgroup] == Mode::Stable;
-        if was && stable {
+        if was {
             let chapter = self.chapters.entry((epoch - 1, subgroup)).or_default();
             let mine = chapter.at.get(&who).copied().unwrap_or(0);
             let closed = *chapter.closed.get_or_insert(mine);
@@ -215,9 +287,8 @@ impl Oracle {
                 return Err((if closed != mine { SAME } else { UNIFORM }, detail));
             }
         }
-        let next = |of: usize, lane: Lane| self.next.get(&(of, subgroup, lane)).copied();
         let counts_of = |of: usize| -> BTreeMap<Lane, u64> {
-            lanes.iter().map(|&lane| (lane, next(of, lane).unwrap_or(0))).collect()
+            lanes.iter().map(|&lane| (lane, self.next(of, subgroup, lane))).collect()
         };
         // A joiner begins where the survivors are; if there are none, at the end of what was sent.
         let counts = match self.starts.get(&(epoch, subgroup)) {
@@ -237,11 +308,11 @@ impl Oracle {
             }
         };
         let start = self.starts.entry((epoch, subgroup)).or_insert_with(|| counts.clone());
-        if stable && *start != counts {
+        if *start != counts {
             return Err((SAME, format!("{who} begins {epoch} with {counts:?}, others {start:?}")));
         }
         for (lane, count) in counts {
-            self.next.insert((who, subgroup, lane), count);
+            self.next.insert((who, subgroup, lane), Next::Ordinal(count));
         }
         Ok(())
     }
@@ -256,17 +327,19 @@ impl Oracle {
         message: &Message,
     ) -> Result<u64, Broken> {
         let name = || format!("{who} in view {epoch} subgroup {subgroup} of {lane:?}");
+        if self.lacks(subgroup, &self.views[&epoch]) {
+            return Err((LACKING, format!("{}: number {}", name(), message.number)));
+        }
         let number = message.number;
-        let expected = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
+        let expected = self.next(who, subgroup, lane);
         let count = self.count(subgroup, lane);
         let is = |ordinal: u64| {
             let len = self.sent[&(subgroup, lane)][ordinal as usize];
             let pattern = self.pattern(subgroup, lane, ordinal);
             len == message.len && pattern.first_difference(message.bytes()).is_none()
         };
-        // Without a cut a view may end with messages that this member was not sent.
-        let most = if self.modes[subgroup] == Mode::Stable { expected + 1 } else { count };
-        let Some(ordinal) = (expected..most.min(count)).find(|ordinal| is(*ordinal)) else {
+        let ordinal = expected;
+        if ordinal >= count || !is(ordinal) {
             let other = (0..count).find(|ordinal| is(*ordinal));
             let detail = format!(
                 "{}: number {number}, {} bytes, is not ordinal {expected} of {count} but {other:?}",
@@ -274,8 +347,8 @@ impl Oracle {
                 message.len
             );
             return Err((if other.is_some() { FIFO } else { INTEGRITY }, detail));
-        };
-        self.next.insert((who, subgroup, lane), ordinal + 1);
+        }
+        self.next.insert((who, subgroup, lane), Next::Ordinal(ordinal + 1));
         if self.modes[subgroup] == Mode::Received {
             return Ok(ordinal);
         }
@@ -338,7 +411,8 @@ impl Oracle {
         let least = self.returned_by_all(epoch, subgroup, lane);
         let base = self.base(epoch, subgroup, lane);
         let Some(lens) = self.sent.get(&(subgroup, lane)) else { return Ok(()) };
-        let lens = &lens[(base + least) as usize..(base + slots) as usize];
+        // Whoever is ahead may be so by more than has been sent again.
+        let lens = &lens[(base + least.min(slots)) as usize..(base + slots) as usize];
         let bytes: u64 = lens.iter().map(|len| slot_bytes(*len)).sum();
         let shape = &template.shape;
         if lens.len() as u64 > u64::from(shape.window) || bytes > shape.ring_bytes {
@@ -387,17 +461,41 @@ impl Oracle {
         if right { Ok(()) } else { Err((INCLUSION, format!("{who} stops: {reason:?}"))) }
     }
 
+    fn lacks(&self, subgroup: usize, view: &[usize]) -> bool {
+        self.templates[subgroup].lacks(view) > 0
+    }
+
+    fn lacked(&self, epoch: u64, subgroup: usize) -> bool {
+        self.views.get(&epoch).is_some_and(|view| self.lacks(subgroup, view))
+    }
+
+    /// All is silent, and a lane of one that is left waits for members with so many messages.
+    pub fn keeps(&self, name: Name, kept: u64) -> Result<(), Broken> {
+        let Name { process, subgroup, lane } = name;
+        let lane = (process, lane);
+        let next = self.next(process, subgroup, lane);
+        let count = self.count(subgroup, lane);
+        if next + kept != count && self.modes[subgroup] == Mode::Stable {
+            let detail = format!("{name:?} keeps {kept}; {next} of {count} were delivered");
+            return Err((LACKING, detail));
+        }
+        Ok(())
+    }
+
     /// All is silent, and `up` are left: they have all that those among them have sent.
     pub fn quiet(&self, up: &[usize]) -> Result<(), Broken> {
         self.out.iter().try_for_each(|(who, reason)| self.has_accounted(*who, *reason))?;
         for subgroup in 0..self.templates.len() {
+            if self.lacks(subgroup, up) {
+                continue; // `keeps`
+            }
             let members = &self.templates[subgroup].members;
             let here: Vec<usize> = up.iter().copied().filter(|who| members.contains(who)).collect();
             for lane in self.lanes(subgroup).into_iter().filter(|lane| up.contains(&lane.0)) {
                 let count = self.count(subgroup, lane);
                 for &who in &here {
-                    let next = self.next.get(&(who, subgroup, lane)).copied().unwrap_or(0);
-                    if next != count && self.modes[subgroup] == Mode::Stable {
+                    let next = self.next(who, subgroup, lane);
+                    if next != count {
                         let detail =
                             format!("{who} has {next} of the {count} of {lane:?} in {subgroup}");
                         return Err((LIVENESS, detail));

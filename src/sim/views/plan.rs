@@ -15,6 +15,8 @@ use crate::sst::ring::slot_bytes;
 pub struct Template {
     pub members: Vec<usize>,
     pub senders: Vec<usize>,
+    /// In a view with fewer it waits.
+    pub members_min: usize,
     pub lanes: u16,
     pub shape: Shape,
 }
@@ -26,7 +28,17 @@ impl Template {
             let here = view.iter().zip(0..).filter(|(process, _)| of.contains(process));
             here.map(|(_, rank)| Rank(rank)).collect::<Vec<Rank>>()
         };
-        Subgroup::new(ranks(&self.members), &ranks(&self.senders), self.lanes, self.shape)
+        let (members, senders) = (ranks(&self.members), ranks(&self.senders));
+        match self.lacks(view) {
+            0 => Subgroup::new(members, &senders, self.lanes, self.shape),
+            lacks => Subgroup::lacking(lacks, members, &senders, self.lanes, self.shape),
+        }
+    }
+
+    /// How many members it lacks in the view of those processes.
+    pub fn lacks(&self, view: &[usize]) -> u16 {
+        let here = view.iter().filter(|process| self.members.contains(process)).count();
+        self.members_min.saturating_sub(here) as u16
     }
 }
 
@@ -111,7 +123,7 @@ pub struct Plan {
     pub bursts: u32,
     pub pause_chance: u32,
     pub pause_max: u64,
-    /// Steps that a joiner takes to load the state, at the most.
+    /// Steps that a joiner takes to load the state, at the most; 0: it takes none.
     pub transfer_max: u64,
     /// Of 4096 steps, how many are a fault.
     pub fault_chance: u64,
@@ -196,7 +208,21 @@ impl Plan {
             hazard,
             wire_share: dice.pick(&[2, 4, 8]),
         };
-        if parted { plan.parted(dice) } else { plan }
+        let plan = if parted { plan.parted(dice) } else { plan };
+        plan.asking_for_members()
+    }
+
+    /// In some groups subgroups need so many members. Of numbers of its own: else every seed would be
+    /// another one than it was.
+    fn asking_for_members(mut self) -> Plan {
+        let dice = &Dice::new(self.seed ^ 0x6c61_636b);
+        for template in &mut self.templates {
+            let most = template.members.len().min(self.founders + 1) as u64;
+            if dice.chance(64) && most > 1 {
+                template.members_min = dice.range(2, most) as usize;
+            }
+        }
+        self
     }
 
     /// Nothing but a partition, and what comes of it.
@@ -212,6 +238,11 @@ impl Plan {
             posting: Posting::All,
             ..self
         }
+    }
+
+    /// Whether who joins gets the state of a member first.
+    pub fn has_state(&self) -> bool {
+        self.transfer_max > 0
     }
 
     pub fn lazy(&self, owner: usize, reader: usize) -> bool {
@@ -306,7 +337,7 @@ fn template(dice: &Dice, born: usize, reborn: &[Option<usize>]) -> Template {
         1 => 2 * slot + dice.below(3 * slot + 256) / SLOT_ALIGN * SLOT_ALIGN,
         _ => slot * (window + 1),
     };
-    let mode = if dice.chance(24) { Mode::Received } else { Mode::Stable };
+    let mode = if dice.chance(64) { Mode::Received } else { Mode::Stable };
     let shape = Shape {
         senders: 0,
         lanes: 0,
@@ -315,5 +346,5 @@ fn template(dice: &Dice, born: usize, reborn: &[Option<usize>]) -> Template {
         message_bytes_max,
         ring_bytes: ring_bytes.max(2 * slot),
     };
-    Template { members, senders, lanes: dice.pick(&[1, 1, 1, 2]), shape }
+    Template { members, senders, members_min: 0, lanes: dice.pick(&[1, 1, 1, 2]), shape }
 }

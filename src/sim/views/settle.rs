@@ -169,6 +169,13 @@ impl World {
         self.tallies.one(Row::Quiet);
         self.tallies.add(Row::SurvivedSeeds, u64::from(!up.is_empty()));
         self.check(self.oracle.borrow().quiet(&up));
+        for (name, hand) in self.names.iter().zip(&self.hands) {
+            if let Some(kept) =
+                hand.borrow_mut().waits_with().filter(|_| up.contains(&name.process))
+            {
+                self.check(self.oracle.borrow().keeps(*name, kept));
+            }
+        }
         for _ in 0..3 {
             if self.round(1) {
                 self.fail((IDLE, "something moved after all had come to rest".into()));

@@ -90,6 +90,8 @@ impl Plan {
         also(self.budget_max < 256, |plan| plan.budget_max = 256);
         let lanes = |plan: &Plan| plan.templates.iter().any(|template| template.lanes > 1);
         also(lanes(self), |plan| plan.templates.iter_mut().for_each(|of| of.lanes = 1));
+        let asks = |plan: &Plan| plan.templates.iter().any(|template| template.members_min > 0);
+        also(asks(self), |plan| plan.templates.iter_mut().for_each(|of| of.members_min = 0));
         let shared = self.posting == Posting::Nothing;
         also(!shared && !self.lazy.contains(&true), |plan| plan.posting = Posting::Nothing);
     }
@@ -125,10 +127,11 @@ impl fmt::Display for Plan {
             let shape = &template.shape;
             writeln!(
                 f,
-                "  subgroup {at}: {:?}, members {:?}, senders {:?} ({} lanes each), window {}, \
-                 messages to {} bytes, rings of {}",
+                "  subgroup {at}: {:?}, members {:?} (at least {}), senders {:?} ({} lanes each), \
+                 window {}, messages to {} bytes, rings of {}",
                 shape.mode,
                 template.members,
+                template.members_min,
                 template.senders,
                 template.lanes,
                 shape.window,

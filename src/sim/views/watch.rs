@@ -127,7 +127,8 @@ impl World {
             let mut multicasts = node.engine.multicasts().iter();
             let its = multicasts.find(|multicast| multicast.subgroup == name.subgroup);
             let Some(multicast) = its else { continue };
-            let taker = &multicast.lanes[usize::from(name.lane)].taker;
+            let Some(lane) = multicast.lanes.get(usize::from(name.lane)) else { continue };
+            let taker = &lane.taker;
             let who = (name.process, name.lane);
             let from = oracle.returned_by_all(node.epoch, name.subgroup, who);
             let place = |slot: u64| taker.ring.place(slot).0;

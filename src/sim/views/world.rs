@@ -165,7 +165,7 @@ impl World {
         for process in 0..self.plan.founders {
             let roster = Roster::first(&founders, Rank(process as u16));
             let carry = Carry::first(&roster);
-            self.enter(process, roster, carry, Vec::new());
+            self.enter(process, (roster, carry), Vec::new(), None);
         }
         while self.now.get() < self.plan.steps {
             self.act();
@@ -225,7 +225,7 @@ impl World {
                 self.check(node.has_emptied());
                 let kept = node.keep();
                 drop(life);
-                return self.enter(process, install.roster, install.carry, kept);
+                return self.enter(process, (install.roster, install.carry), kept, None);
             }
             let struck = self.is_ambushed(node);
             if struck || !whole || node.turn.phase == Phase::Poll {
@@ -303,35 +303,61 @@ impl World {
             self.lives[process].replace(Life::Loading(start));
         } else {
             self.tallies.one(Row::Joined);
-            self.enter(process, start.roster, start.carry, Vec::new());
+            let source = self.plan.has_state().then_some(start.source);
+            self.enter(process, (start.roster, start.carry), Vec::new(), source);
         }
         self.stir();
     }
 
-    /// A process begins a view.
-    pub fn enter(&self, process: usize, roster: Roster, carry: Carry, kept: Vec<KeptOf>) {
+    /// A process begins a view. `source`: whose state it has, if it joins with one.
+    pub fn enter(
+        &self,
+        process: usize,
+        (roster, carry): (Roster, Carry),
+        kept: Vec<KeptOf>,
+        source: Option<usize>,
+    ) {
         let view: Vec<usize> =
             roster.members.iter().map(|member| member.incarnation as usize - 1).collect();
         let epoch = roster.epoch.0;
         self.note("enters", [process as u64, epoch, view.len() as u64, 0]);
         self.stir();
         self.count_entry(process, epoch, &view);
-        self.check(self.oracle.borrow_mut().install(process, epoch, &view));
+        self.check(self.oracle.borrow_mut().install(process, epoch, &view, source));
         self.epochs[process].set(epoch);
         self.alone(|| {
             let mut eras = self.eras.borrow_mut();
             let era = eras.entry(epoch).or_insert_with(|| {
                 self.tallies.add(Row::Views, (epoch > 1).into());
+                let lacking = self.plan.templates.iter().filter(|of| of.lacks(&view) > 0).count();
+                self.tallies.add(Row::Lacking, lacking as u64);
                 Era::new(&self.plan, epoch, view.clone())
             });
+            let me = roster.me;
+            let waiting: Vec<(usize, u16)> = era
+                .specs
+                .iter()
+                .enumerate()
+                .flat_map(|(at, spec)| {
+                    let lanes = if spec.waits(me) { spec.shape.lanes } else { 0 };
+                    (0..lanes).map(move |lane| (at, lane))
+                })
+                .collect();
             let (node, lanes) = era.build(&self.plan, process, roster, carry);
             drop(eras);
             let mut kept = kept;
+            let mut kept_of = |subgroup: usize, lane: u16| {
+                let its = |of: &KeptOf| (of.0, of.1) == (subgroup, lane);
+                kept.iter().position(its).map(|at| kept.remove(at).2)
+            };
             for part in lanes {
-                let its = |of: &KeptOf| (of.0, of.1) == (part.subgroup, part.lane);
-                let kept = kept.iter().position(its).map(|at| kept.remove(at).2);
                 let hand = self.hand(process, part.subgroup, part.lane);
+                let kept = kept_of(part.subgroup, part.lane);
                 hand.borrow_mut().install(epoch, part.producer, kept, self);
+            }
+            for (subgroup, lane) in waiting {
+                let kept = kept_of(subgroup, lane);
+                self.hand(process, subgroup, lane).borrow_mut().waits(kept, self);
             }
             assert!(kept.is_empty(), "whoever sent in a view sends in the next");
             *self.lives[process].borrow_mut() = Life::Up(Box::new(node));

@@ -2,7 +2,7 @@
 //! A lane over many views, both ends for real and the world around them played: by hand, and with an
 //! application's thread that sends in every way while views change every few hundred microseconds.
 
-use super::{Dropped, Handover, Lane, lane};
+use super::{Dropped, Handover, Lane, Next, lane};
 use crate::base::{Count, Epoch, Rank};
 use crate::error::Status;
 use crate::limits::SLOT_ALIGN;
@@ -140,8 +140,12 @@ impl Stage {
     fn begin(&mut self, kept: Option<Kept>, sort: Option<Sort>) {
         let (view, producer) = sort.map(View::new).unzip();
         self.view = view;
+        self.go_on(kept, producer.map_or(Next::NotSender, Next::Sends));
+    }
+
+    fn go_on(&mut self, kept: Option<Kept>, next: Next) {
         let dropped = &mut self.dropped;
-        self.handover.install(kept, producer, &mut |what: Dropped| {
+        self.handover.install(kept, next, &mut |what: Dropped| {
             dropped.push((what.ordinal, text(what.bytes), what.why));
         });
     }
@@ -191,6 +195,53 @@ fn what_a_view_did_not_deliver_comes_first_in_the_next() {
     stage.turn();
     assert_eq!(stage.got, ["a", "b", "c", "d"]);
     assert!(stage.handover.is_settled() && !stage.handover.has_left());
+}
+
+/// Views in which the subgroup lacks members: everything stays where it is, whoever looks, and comes
+/// first when there are enough; a call that was under way included.
+#[test]
+fn what_waits_for_members_comes_first_when_they_are_there() {
+    let mut stage = Stage::new(Some(PLAIN));
+    for text in ["a", "b", "c"] {
+        stage.send(text).unwrap();
+    }
+    stage.view.as_mut().unwrap().take_up();
+    stage.lane.reserve(1).unwrap()[0] = b'd';
+    let mut kept = stage.end(1);
+    for _ in 0..3 {
+        stage.go_on(kept.take(), Next::Waits);
+        stage.turn();
+        assert_eq!(stage.handover.waits_with(), Some(2));
+        assert!(!stage.handover.has_left() && !stage.handover.has_work());
+        assert_eq!(stage.lane.publish(1), Err(Status::Inadequate), "it stays reserved");
+    }
+    assert_eq!(stage.got, ["a"]);
+    stage.begin(None, Some(PLAIN));
+    assert_eq!(stage.handover.waits_with(), None);
+    assert_eq!((stage.lane.publish(1), stage.send("e")), (Ok(3), Ok(4)));
+    stage.turn();
+    assert_eq!(stage.got, ["a", "b", "c", "d", "e"]);
+    // Waits, and is no sender when there are enough.
+    stage.send("f").unwrap();
+    let kept = stage.end(0);
+    stage.go_on(kept, Next::Waits);
+    assert_eq!((stage.dropped.len(), stage.send("no")), (0, Err(Status::Inadequate)));
+    stage.begin(None, None);
+    assert_eq!(stage.dropped, [(5, "f".into(), Status::NotSender)]);
+    assert_eq!(stage.send("no"), Err(Status::NotSender));
+}
+
+/// Nobody has sent anything, in no view yet.
+#[test]
+fn a_lane_may_begin_with_waiting() {
+    let (lane, handover) = lane();
+    let mut stage = Stage { lane, handover, view: None, got: vec![], dropped: vec![] };
+    stage.go_on(None, Next::Waits);
+    assert_eq!((stage.send("no"), stage.handover.waits_with()), (Err(Status::Inadequate), Some(0)));
+    stage.handover.stop(Status::PeerLost);
+    assert_eq!(stage.send("no"), Err(Status::PeerLost));
+    stage.begin(None, Some(PLAIN));
+    assert_eq!(stage.send("a"), Ok(0));
 }
 
 /// An idle lane goes through views without its thread, and its thread through all at once.
@@ -514,7 +565,7 @@ fn the_end_may_come_at_any_moment() {
     let Stage { lane, mut handover, view, .. } = stage;
     drop(lane);
     let kept = view.map(|mut view| view.end(0, &mut |_| ()));
-    handover.install(kept, Some(View::new(PLAIN).1), &mut |_| panic!("nothing is dropped"));
+    handover.install(kept, Next::Sends(View::new(PLAIN).1), &mut |_| panic!("nothing is dropped"));
 }
 
 /// Numbers that look random.
@@ -608,12 +659,17 @@ fn application(mut lane: Lane, seed: u64, over: &Cell) -> (u64, Lane) {
                 sent += 1;
             }
             Ok(None) => {}
-            Err(Status::Again | Status::NotSender | Status::TooLong) => thread::yield_now(),
+            Err(status) if is_passing(status) => thread::yield_now(),
             Err(Status::Left) => break,
             Err(status) => panic!("{status:?}"),
         }
     }
     (sent, lane)
+}
+
+fn is_passing(status: Status) -> bool {
+    let no_room = matches!(status, Status::Again | Status::TooLong);
+    no_room || matches!(status, Status::NotSender | Status::Inadequate)
 }
 
 /// What comes of the messages: each is delivered or dropped, once, and those delivered in order.
@@ -701,7 +757,12 @@ impl Turns {
             view.door.close();
         }
         self.view = view;
-        self.handover.install(kept, producer, &mut |what| checker.drop(what));
+        let next = match producer {
+            Some(producer) => Next::Sends(producer),
+            None if self.dice.below(2) == 0 => Next::Waits,
+            None => Next::NotSender,
+        };
+        self.handover.install(kept, next, &mut |what| checker.drop(what));
     }
 
     fn view_of(&mut self, micros: u64) {
@@ -725,8 +786,8 @@ fn churn(seed: u64, changes: u64, streams: bool) {
         let thread = scope.spawn(move || application(lane, seed + 77_777, &theirs));
         for _ in 0..changes {
             let role = match turns.dice.below(12) {
-                0 => None,
-                1 => Some(LEN_MAX / 2),
+                0 | 1 => None,
+                2 => Some(LEN_MAX / 2),
                 _ => Some(LEN_MAX),
             };
             turns.change(role);
@@ -833,4 +894,17 @@ fn many_changes() {
     for seed in first..first + 60 {
         churn(seed, 2_000, seed % 2 == 0);
     }
+}
+
+/// What is reserved in an old ring keeps the lane (`SQUALL_NOT_RESERVED`), also when the
+/// new ring has been used already, to send again what the old view did not deliver.
+#[test]
+fn a_reservation_keeps_its_lane_in_a_ring_that_was_used() {
+    let mut stage = Stage::new(Some(PLAIN));
+    assert_eq!(stage.send("a"), Ok(0));
+    stage.lane.reserve(8).unwrap().copy_from_slice(b"reserved");
+    stage.change(0, Some(PLAIN));
+    assert_eq!(stage.send("beside it"), Err(Status::NotReserved));
+    assert_eq!(stage.lane.publish(9), Err(Status::TooLong));
+    assert_eq!(stage.send("beside it"), Err(Status::NotReserved));
 }

@@ -46,6 +46,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("view-expelled-goes-on", "V1: who is suspected stops"),
     ("view-suspicions-stay-private", "V1: suspicion is viral"),
     ("view-member-joins-again", "j 11, 64: a request is one incarnation's, and served once"),
+    ("view-cut-of-the-most", "T1: the least, and not the largest"),
     ("view-cut-of-my-receipts", "T1: a cut is the least receipt of all"),
     ("view-count-read-twice", "j 108, T2: each word is read once"),
     ("view-order-is-local", "j 71: the next view is the same function everywhere"),
