@@ -142,7 +142,7 @@ impl Side<'_> {
                     let mut values = [0; POST_WORDS_MAX];
                     values[0] = self.own(word);
                     let at = (self.end.scratch() + word * 8) as u32;
-                    posts.push(Post::Words { to, at, values, len: 1 });
+                    posts.push(Post::Words { to, at, values, len: 1, news: true });
                 }
             }
         }

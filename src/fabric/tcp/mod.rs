@@ -435,9 +435,12 @@ impl Fabric for Tcp {
     }
 
     fn post(&mut self, posts: &[Post]) {
-        let mut told = Members::NONE;
+        let (mut told, mut news) = (Members::NONE, Members::NONE);
         for post in posts {
             told = told.union(post.to());
+            if !matches!(post, Post::Words { news: false, .. }) {
+                news = news.union(post.to());
+            }
             for rank in post.to().iter() {
                 let Some(peer) = self.peers[rank.index()] else { continue };
                 let Some(link) = &mut self.links[peer] else { continue };
@@ -453,7 +456,9 @@ impl Fabric for Tcp {
             }
         }
         for rank in told.iter() {
-            if let Some(link) = self.peers[rank.index()].and_then(|at| self.links[at].as_mut()) {
+            let link = self.peers[rank.index()].and_then(|at| self.links[at].as_mut());
+            let Some(link) = link else { continue };
+            if news.contains(rank) || !link.outgoing.may_wait() {
                 link.flush();
             }
         }
@@ -480,6 +485,9 @@ impl Fabric for Tcp {
         }
         for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
             let Some(link) = peer.and_then(|peer| self.links[peer].as_mut()) else { continue };
+            if link.outgoing.is_late() {
+                link.flush();
+            }
             if link.outgoing.is_full() {
                 link.flush_if_due();
                 if link.outgoing.is_full() {
@@ -517,7 +525,8 @@ impl Fabric for Tcp {
         }
         for (peer, link) in self.links.iter_mut().enumerate() {
             let Some(link) = link.as_mut() else { continue };
-            if !link.outgoing.is_full() && !link.outgoing.owes_beat() {
+            let outgoing = &link.outgoing;
+            if !outgoing.is_full() && !outgoing.owes_beat() && !outgoing.waits() {
                 continue;
             }
             link.flush();

@@ -9,6 +9,8 @@
 //!     that is one turn's posts and what few things the driver says (`PARCELS_MAX`).
 //! O4  My beat, wherever it stands, is in each record (F6): so it waits behind one record and what the
 //!     kernel holds, not behind a ring's worth of bytes.
+//! O5  Words that are no news wait for the next post, some polls at the most: a record more for each
+//!     message costs as much as the message. Whoever waits so is not full.
 //!
 //! Cost: a copy of words and small spans; one system call per record.
 
@@ -39,6 +41,9 @@ const TURN_BYTES: usize = 2 << 20;
 pub const PARCELS_MAX: usize = 4 * POSTS_MAX;
 /// Bytes of letters that may wait.
 const LETTERS_BYTES_MAX: usize = 1 << 20;
+/// Polls that what is no news waits for a post that is, and how much may gather.
+const LATE_MAX: u32 = 8;
+const LATE_PARCELS_MAX: usize = 64;
 /// Polls that pass between two tries of a full socket, at the most.
 const PATIENCE_MAX: u32 = 64;
 
@@ -82,6 +87,8 @@ pub struct Outgoing {
     pieces: Vec<Piece>,
     bytes: usize,
     sent: usize,
+    /// All that waits is no news; polls since it does.
+    late: Option<u32>,
     /// Polls until a full socket is tried again, and how many it was last time.
     wait: u32,
     waited: u32,
@@ -109,6 +116,7 @@ impl Outgoing {
             pieces: Vec::with_capacity(PARTS_MAX),
             bytes: 0,
             sent: 0,
+            late: None,
             wait: 0,
             waited: 0,
         }
@@ -125,7 +133,27 @@ impl Outgoing {
     /// Whether anything waits: then there is no room for posts.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.sent < self.bytes || !self.queue.is_empty()
+        self.late.is_none() && (self.sent < self.bytes || !self.queue.is_empty())
+    }
+
+    /// What was pushed last is no news: it may wait for some (O5). False: no more.
+    pub fn may_wait(&mut self) -> bool {
+        let so = self.sent == self.bytes && self.parcels() < LATE_PARCELS_MAX;
+        if so && self.late.is_none() {
+            self.late = Some(0);
+        }
+        so
+    }
+
+    /// In a poll: whether what is no news has waited long enough.
+    #[inline]
+    pub fn is_late(&mut self) -> bool {
+        self.late = self.late.map(|polls| polls + 1);
+        self.late.is_some_and(|polls| polls > LATE_MAX)
+    }
+
+    pub fn waits(&self) -> bool {
+        self.late.is_some()
     }
 
     /// Parcels that wait (O3).
@@ -141,7 +169,7 @@ impl Outgoing {
     /// Nothing of it goes any more.
     pub fn forget(&mut self) {
         self.queue.clear();
-        (self.bytes, self.sent, self.letters) = (0, 0, 0);
+        (self.bytes, self.sent, self.letters, self.late) = (0, 0, 0, None);
     }
 
     /// In a poll: whether it is time to try a socket again that was full.
@@ -162,6 +190,7 @@ impl Outgoing {
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&mut self, socket: BorrowedFd<'_>) -> Sent {
         let mut turn = 0;
+        self.late = None;
         while turn < TURN_BYTES {
             if self.sent == self.bytes {
                 if self.queue.is_empty() && !self.owes_beat() {

@@ -120,7 +120,7 @@ impl Node {
         self.own.block.cell(word * 8).publish(value);
         let mut values = [0; POST_WORDS_MAX];
         values[0] = value;
-        self.tcp.post(&[Post::Words { to, at: word as u32 * 8, values, len: 1 }]);
+        self.tcp.post(&[Post::Words { to, at: word as u32 * 8, values, len: 1, news: true }]);
     }
 
     fn ring(&self) -> Extent {
@@ -247,7 +247,7 @@ impl Stream {
             values[0] = n + 1;
             node.tcp.post(&[
                 Post::Span { to, ring, from, upto },
-                Post::Words { to, at: 8, values, len: 1 },
+                Post::Words { to, at: 8, values, len: 1, news: true },
             ]);
             self.posted[rank.index()] += 1;
         }
@@ -359,6 +359,36 @@ fn a_beat_is_sent_before_sleep() {
     one.own.block.cell(BEAT_AT).publish(77);
     one.tcp.arm(false);
     two.until("it is there", |two| two.word_of(0, BEAT_AT / 8) == 77);
+}
+
+/// O5: what is no news goes with the next news, or after some polls, or before sleep; never is the peer
+/// full for that.
+#[test]
+fn what_is_no_news_waits_a_little() {
+    let mut nodes = members(2, false, LANE_BYTES);
+    let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let to = one.others();
+    let quiet = |one: &mut Node, value: u64| {
+        let values = [value; POST_WORDS_MAX];
+        one.tcp.post(&[Post::Words { to, at: 40, values, len: 1, news: false }]);
+        one.poll();
+        assert!(one.events.full.is_empty() && one.tcp.links[1].as_ref().unwrap().outgoing.waits());
+    };
+    quiet(&mut one, 1);
+    one.words(to, 6, 1);
+    two.until("news take it along", |two| two.word_of(0, 6) == 1);
+    assert_eq!(two.word_of(0, 5), 1, "F2");
+    quiet(&mut one, 2);
+    (0..10).for_each(|_| one.poll());
+    two.until("it goes alone after some polls", |two| two.word_of(0, 5) == 2);
+    quiet(&mut one, 3);
+    one.tcp.arm(false);
+    two.until("it goes before sleep", |two| two.word_of(0, 5) == 3);
+    one.tcp.disarm();
+    quiet(&mut one, 4);
+    one.tcp.farewell();
+    two.until("it goes before the farewell", |two| two.word_of(0, CLOSED_AT / 8) == 1);
+    assert_eq!(two.word_of(0, 5), 4);
 }
 
 /// O3: what is said to a peer that does not read is bounded, too.
