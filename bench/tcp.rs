@@ -397,7 +397,7 @@ impl Member {
         tcp.connect_as(peer, channel).expect("a connection");
         let mine: &[usize] = if sends(rank) { &[0] } else { &[] };
         let own = tcp.own(epoch, mine).expect("memory");
-        Group::prepare(&config, &own.block).expect("a configuration");
+        Group::prepare(&own.block);
         tcp.show(epoch, peer, mine).expect("it is told");
         let ring = sends(1 - rank).then(|| layout.rings_bytes(0));
         let sizes = Sizes { block: layout.control_bytes, rings: vec![ring] };

@@ -279,7 +279,7 @@ fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Mem
     };
     let beat_at = layout.beat.byte(0);
     own.block.cell(beat_at).publish(1);
-    Group::prepare(&config, &own.block).unwrap();
+    Group::prepare(&own.block);
     let beats = theirs.block.clone();
     let (mut memories, mut peers) = (vec![own, theirs], [None, Some(peer)]);
     if rank == 1 {

@@ -352,8 +352,7 @@ impl Drop for Polling {
 }
 
 impl Group {
-    /// A group of a fixed view, over a fabric in which its members have met and entered it.
-    /// `memories`: by rank, mine among them (`prepare`); `bell`: of the fabric.
+    /// Of a fixed view, over a fabric that has entered it. `memories`: by rank, mine too (`prepare`).
     #[doc(hidden)]
     pub fn over(
         config: &Config,
@@ -364,20 +363,17 @@ impl Group {
     ) -> Result<Group, Error> {
         let view = config.view()?;
         let layout = Arc::new(view.layout());
-        let page_bytes = stats::page_bytes(view.subgroups.len(), view.members);
-        let page = Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut Vec::new())?;
-        let posting = fabric.posting();
-        let assembly = assemble(view, &layout, memories, posting, None);
+        let bytes = stats::page_bytes(view.subgroups.len(), view.members);
+        let page = Region::share("squall-stats", bytes, Want::No, Want::No, &mut Vec::new())?;
+        let assembly = assemble(view, &layout, memories, fabric.posting(), None);
         Ok(Group::of(assembly, fabric, bell, None, application, Arc::new(page.0), config))
     }
 
     /// Writes into a control block what it says before a fixed view begins.
     #[doc(hidden)]
-    pub fn prepare(config: &Config, block: &Region) -> Result<(), Error> {
-        let layout = config.view()?.layout();
+    pub fn prepare(block: &Region) {
         prologue(block, Epoch(1), incarnation());
-        block.cell(layout.installed.byte(0)).publish(1);
-        Ok(())
+        block.cell(Layout::new(&[]).installed.byte(0)).publish(1);
     }
 
     /// A member that has joined: its first view has been gathered.
