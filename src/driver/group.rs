@@ -30,6 +30,7 @@ use crate::group::membership::stage::Stage;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
 use crate::mem::{Cell, Region};
+use crate::sst::layout::Layout;
 use opening::Opening;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
