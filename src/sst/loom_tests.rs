@@ -10,7 +10,7 @@
 //! fault that must be found.
 
 use super::inbox::Inbox;
-use super::lane::lane;
+use super::lane::{Next, lane};
 use super::layout::{Mode, Shape};
 use super::producer::{Gate, Producer};
 use super::ring::{LaneCells, Ring, Taker, slot_bytes};
@@ -199,7 +199,7 @@ fn explore_an_end(fault: Option<&'static str>, changes: bool) {
         let (producer, mut turn) = ring();
         let door = producer.door();
         let none = &mut |_: super::lane::Dropped<'_>| panic!("nothing is dropped yet");
-        handover.install(None, Some(producer), none);
+        handover.install(None, Next::Sends(producer), none);
         let application = thread::spawn(move || {
             let mut sent = 0;
             for _ in 0..3 {
@@ -225,7 +225,7 @@ fn explore_an_end(fault: Option<&'static str>, changes: bool) {
             let (producer, next) = ring();
             producer.door().close();
             turn = next;
-            handover.install(Some(kept), Some(producer), none);
+            handover.install(Some(kept), Next::Sends(producer), none);
         }
         handover.close(Some(&turn.taker), Status::Left);
         assert!(crate::mem::thread::order_all_threads());
