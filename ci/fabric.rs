@@ -1,48 +1,65 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The fabric's promises over shared memory, between two processes that know nothing of each other
-//! but a name: the list of `squall::fabric::conformance`, once for members that sleep and once for
-//! members that never do.
+//! The fabric's promises between two processes: the list of `squall::fabric::conformance`. Over shared
+//! memory, where they know nothing of each other but a name, once for members that sleep and once for
+//! members that never do; over TCP, once in a trusted network and once sealed.
 
 mod support;
 
-use squall::base::Rank;
+use squall::base::{Epoch, Events, Peer, Rank};
 use squall::driver::config::{Config, Idle};
+use squall::driver::group::Group;
 use squall::driver::rendezvous::{Mine, meet};
+use squall::error::Status;
 use squall::fabric::Fabric;
 use squall::fabric::conformance::{CHECKS, Check, End, RING_BYTES, WORDS, run};
-use squall::fabric::shm::socket::Bell;
+use squall::fabric::shm::door::socket_name;
+use squall::fabric::shm::socket::{Bell, Socket};
 use squall::fabric::shm::{Parts, Shm};
+use squall::fabric::tcp::link::{Channel, Keys};
+use squall::fabric::tcp::mirror::Measures;
+use squall::fabric::tcp::{Setup, Tcp};
+use squall::fabric::{Exchange, Memory, Shown, Sizes};
 use squall::mem::region::Want;
 use squall::mem::{Extent, Region};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use support::{Arguments, Process, group_name, listens};
+use support::{Arguments, Numbers, Process, group_name, listens};
 
 fn main() {
-    support::main(&[("shm_parking", parking), ("shm_spinning", spinning)], &[("end", end)]);
-}
-
-fn parking() -> String {
-    check_all(true)
-}
-
-fn spinning() -> String {
-    check_all(false)
+    support::main(
+        &[
+            ("shm_parking", || check_all("shm", true)),
+            ("shm_spinning", || check_all("shm", false)),
+            ("tcp_trusted", || check_all("trusted", true)),
+            ("tcp_sealed", || check_all("sealed", true)),
+            ("tcp_group", group_over_tcp),
+        ],
+        &[("end", end), ("member", member)],
+    );
 }
 
 /// Every check between a fresh pair of processes.
-fn check_all(parks: bool) -> String {
+fn check_all(over: &str, parks: bool) -> String {
     let mut text = String::new();
     for (at, check) in CHECKS.iter().enumerate() {
         let group = group_name(&format!("fabric{at}"));
-        let start = |rank: u16| {
-            Process::start(
-                "end",
-                &[("group", &group), ("rank", &rank), ("at", &at), ("parks", &parks)],
-            )
+        let start = |rank: u16, port: &str| {
+            let arguments: [(&str, &dyn std::fmt::Display); 6] = [
+                ("group", &group),
+                ("rank", &rank),
+                ("at", &at),
+                ("parks", &parks),
+                ("over", &over),
+                ("port", &port),
+            ];
+            Process::start("end", &arguments)
         };
-        let (mut one, mut two) = (start(0), start(1));
+        let mut one = start(0, "0");
+        let port = if over == "shm" { "0".into() } else { one.expect("port") };
+        let mut two = start(1, &port);
         let (first, second) = (one.expect("counted"), two.expect("counted"));
         one.end_well();
         // One that dies has ended as it should: by the signal.
@@ -103,14 +120,17 @@ impl End for ShmEnd {
         false
     }
     fn fd_is_readable(&mut self, within: Duration) -> bool {
-        let mut watched =
-            libc::pollfd { fd: self.shm.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one descriptor in a valid place.
-        unsafe { libc::poll(&mut watched, 1, within.as_millis() as i32) == 1 }
+        readable(self.shm.fd(), within)
     }
     fn rounds(&self) -> u64 {
         1_000_000
     }
+}
+
+fn readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
+    let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor in a valid place.
+    unsafe { libc::poll(&mut watched, 1, within.as_millis() as i32) == 1 }
 }
 
 fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
@@ -165,12 +185,232 @@ fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
     }
 }
 
+/// The same over a connection.
+struct TcpEnd {
+    tcp: Tcp,
+    group: String,
+    peer: Rank,
+    mine: Arc<Region>,
+    theirs: Arc<Region>,
+    rings: [Extent; 2],
+    scratch: usize,
+    closed_at: usize,
+    /// Its name says that this process lives.
+    _name: Socket,
+}
+
+impl End for TcpEnd {
+    fn peer(&self) -> Rank {
+        self.peer
+    }
+    fn fabric(&mut self) -> &mut dyn Fabric {
+        &mut self.tcp
+    }
+    fn mine(&self) -> &Region {
+        &self.mine
+    }
+    fn theirs(&self) -> &Region {
+        &self.theirs
+    }
+    fn my_ring(&self) -> &Extent {
+        &self.rings[0]
+    }
+    fn their_ring(&self) -> &Extent {
+        &self.rings[1]
+    }
+    fn scratch(&self) -> usize {
+        self.scratch
+    }
+    fn closed_at(&self) -> usize {
+        self.closed_at
+    }
+    fn peer_has_ended(&self) -> bool {
+        !listens(&self.group, self.peer.0)
+    }
+    fn stills_revoked(&self) -> bool {
+        true
+    }
+    fn fd_is_readable(&mut self, within: Duration) -> bool {
+        readable(self.tcp.fd(), within)
+    }
+    fn rounds(&self) -> u64 {
+        30_000
+    }
+}
+
+const MESSAGE_BYTES_MAX: u64 = 100_000;
+
+/// Connects as a handshake would have, and shows, sees and enters the first view: of which the
+/// memories by rank.
+fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Memory>, Tcp) {
+    let mut config = Config::new(group, rank, 2);
+    config.subgroups[0].message_bytes_max = MESSAGE_BYTES_MAX as u32;
+    let layout = config.view().unwrap().layout();
+    let stream = if port == 0 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        println!("port {}", listener.local_addr().unwrap().port());
+        listener.accept().unwrap().0
+    } else {
+        TcpStream::connect(("127.0.0.1", port)).unwrap()
+    };
+    let key = |of: u16| [of as u8 + 1; 32];
+    let keys = sealed.then(|| Keys { send: key(rank), receive: key(1 - rank) });
+    let mut tcp = Tcp::new(Setup {
+        measures: Measures::of(&layout),
+        beat_at: layout.beat.byte(0),
+        closed_at: layout.closed.byte(0),
+        parks: true,
+        views: false,
+    })
+    .unwrap();
+    let (peer, epoch) = (Peer(1 - rank), Epoch(1));
+    let incarnation = u64::from(2 - rank);
+    tcp.connect_as(peer, Channel::of(stream, incarnation, keys).unwrap()).unwrap();
+    let own = tcp.own(epoch, &[0]).unwrap();
+    tcp.show(epoch, peer, &[0]).unwrap();
+    let sizes = Sizes { block: layout.control_bytes, rings: vec![Some(layout.rings_bytes(0))] };
+    let theirs: Memory = loop {
+        tcp.poll(true, &mut Events::default());
+        match tcp.shown(peer, epoch, &sizes).unwrap() {
+            Shown::Memory(memory) => break memory,
+            Shown::Waits => {}
+            Shown::Never => panic!("the other end has ended"),
+        }
+    };
+    let beat_at = layout.beat.byte(0);
+    own.block.cell(beat_at).publish(1);
+    Group::prepare(&own.block);
+    let beats = theirs.block.clone();
+    let (mut memories, mut peers) = (vec![own, theirs], [None, Some(peer)]);
+    if rank == 1 {
+        memories.reverse();
+        peers.reverse();
+    }
+    let blocks: Vec<_> = memories.iter().map(|memory| memory.block.clone()).collect();
+    tcp.enter(epoch, Rank(rank), &peers, &blocks);
+    // That the other has entered is an event, too: the checks begin after it.
+    while beats.cell(beat_at).observe() == 0 {
+        tcp.poll(true, &mut Events::default());
+    }
+    (config, memories, tcp)
+}
+
+fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
+    let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
+    let (config, mut memories, tcp) = meet_tcp(group, rank, sealed, port);
+    let layout = config.view().unwrap().layout();
+    if rank == 1 {
+        memories.reverse();
+    }
+    let extent = |memory: &Memory| {
+        let bytes = layout.shapes[0].ring_bytes as usize;
+        Extent::new(memory.rings[0].clone().unwrap(), 0, bytes)
+    };
+    TcpEnd {
+        rings: [extent(&memories[0]), extent(&memories[1])],
+        tcp,
+        group: group.into(),
+        peer: Rank(1 - rank),
+        mine: memories[0].block.clone(),
+        theirs: memories[1].block.clone(),
+        scratch: layout.change.byte(0),
+        closed_at: layout.closed.byte(0),
+        _name: name,
+    }
+}
+
+/// Two members of a fixed view send to each other, of all sizes, and sleep in between: both deliver
+/// the same messages in the same order; when one leaves the other hears that it did, in good order.
+fn group_over_tcp() -> String {
+    let mut text = String::new();
+    for sealed in [false, true] {
+        let group = group_name("group");
+        let start = |rank: u16, port: &str| {
+            let arguments: [(&str, &dyn std::fmt::Display); 4] =
+                [("group", &group), ("rank", &rank), ("sealed", &sealed), ("port", &port)];
+            Process::start("member", &arguments)
+        };
+        let mut one = start(0, "0");
+        let port = one.expect("port");
+        let mut two = start(1, &port);
+        let (first, second) = (one.expect("order"), two.expect("order"));
+        assert_eq!(first, second, "the same messages in the same order");
+        two.say("leave");
+        two.end_well();
+        assert_eq!(one.expect("stopped"), "PeerLeft");
+        one.end_well();
+        text.push_str(&format!("sealed {sealed}: order {first}\n"));
+    }
+    text
+}
+
+fn member(arguments: &Arguments) {
+    const MESSAGES: u64 = 5_000;
+    let (rank, sealed) = (arguments.get("rank").unwrap(), arguments.get("sealed").unwrap());
+    let name = arguments.text("group").unwrap();
+    let (config, memories, tcp) = meet_tcp(name, rank, sealed, arguments.get("port").unwrap());
+    let order = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let seen = order.clone();
+    let deliver = move |_: u16, batch: &[squall::mem::Message]| {
+        for message in batch {
+            // Every byte and its place counts.
+            let bytes = message.bytes().iter().fold(u64::from(message.rank), |sum, byte| {
+                sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte)
+            });
+            let sum = seen[0].load(Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ bytes;
+            seen[0].store(sum, Relaxed);
+            seen[1].fetch_add(1, Relaxed);
+        }
+    };
+    let bell = tcp.own_bell();
+    let group = Group::over(&config, &memories, Box::new(tcp), bell, Box::new(deliver));
+    let mut group = group.unwrap();
+    let mut sender = group.sender(0, 0).unwrap();
+    let mut numbers = Numbers(u64::from(rank) + 1);
+    let (mut sent, mut bytes) = (0, Vec::new());
+    let input = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
+    let mut told = false;
+    loop {
+        let most = if sent < MESSAGES { 1 + numbers.below(64) } else { 0 };
+        for _ in 0..most.min(MESSAGES - sent) {
+            if bytes.is_empty() {
+                let most = if sent % 50 == 0 { MESSAGE_BYTES_MAX } else { 200 };
+                bytes.resize(8 + numbers.below(most - 7) as usize, sent as u8);
+                bytes[..8].copy_from_slice(&sent.to_le_bytes());
+            }
+            match sender.send(&bytes) {
+                Ok(_) => (sent, bytes) = (sent + 1, Vec::new()),
+                Err(Status::Again) => break,
+                Err(why) => panic!("{why:?}"),
+            }
+        }
+        match group.turn(u32::MAX) {
+            Ok(turn) if turn.busy => {}
+            Ok(_) => drop(group.wait(Some(Duration::from_millis(20)))),
+            Err(why) => {
+                println!("stopped {why:?}");
+                return;
+            }
+        }
+        if order[1].load(Relaxed) == 2 * MESSAGES && !std::mem::replace(&mut told, true) {
+            println!("order {:016x}", order[0].load(Relaxed));
+        }
+        if told && rank == 1 && input.is_finished() {
+            return group.close();
+        }
+    }
+}
+
 /// One end of one check, in a process of its own.
 fn end(arguments: &Arguments) {
     let check: &Check = &CHECKS[arguments.get::<usize>("at").unwrap()];
     let rank: u16 = arguments.get("rank").unwrap();
-    let mut end = open(arguments.text("group").unwrap(), rank, arguments.get("parks").unwrap());
-    match run(check, rank == 0, &mut end) {
+    let (group, over) = (arguments.text("group").unwrap(), arguments.text("over").unwrap());
+    let mut end: Box<dyn End> = match over {
+        "shm" => Box::new(open(group, rank, arguments.get("parks").unwrap())),
+        _ => Box::new(open_tcp(group, rank, over == "sealed", arguments.get("port").unwrap())),
+    };
+    match run(check, rank == 0, &mut *end) {
         Ok(counted) => println!("counted {counted}"),
         Err(why) => {
             println!("counted FAILED {why}");

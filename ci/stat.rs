@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `squall stat`, `info` and `sim` from outside: what they say of a group that runs, of a member that
-//! does not poll, of a group that is not there, of this machine, of a few seeds.
+//! `squall stat`, `info`, `secret` and `sim` from outside: what they say of a group that runs, of a
+//! member that does not poll, of a group that is not there, of this machine, of a few seeds.
 
 use serde_json::Value;
 use squall::driver::config::{Changes, Config, Shards, SubgroupConfig};
@@ -151,4 +151,26 @@ fn a_shard_that_waits_is_told() {
     assert_eq!(value["members"][0]["subgroups"][0]["lacks"], 1);
     assert_eq!(value["members"][0]["evicted"], 0);
     drop(polling);
+}
+
+#[test]
+fn a_secret_is_made_once_and_checked() {
+    let name = format!("squall-cli-secret-{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let _ = std::fs::remove_file(&path);
+    let file = path.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = squall(arguments);
+        assert!(output.stdout.is_empty(), "a secret is not printed");
+        (output.status.success(), text_of(&output.stderr))
+    };
+    assert!(run(&["secret", file]).0 && run(&["secret", "--check", file]).0);
+    let made = std::fs::read(&path).unwrap();
+    let (done, why) = run(&["secret", file]);
+    assert!(!done && why.contains("exists") && std::fs::read(&path).unwrap() == made, "{why}");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&path, open).unwrap();
+    let (fits, why) = run(&["secret", "--check", file]);
+    assert!(!fits && why.contains(&format!("chmod 600 {file}")), "{why}");
+    std::fs::remove_file(&path).unwrap();
 }

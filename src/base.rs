@@ -172,8 +172,9 @@ pub const POST_WORDS_MAX: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Post {
     /// Values of adjoining cells of my control block, from byte `at`. They are carried by value and
-    /// each is meaningful alone: the words of one post may land in any order.
-    Words { to: Members, at: u32, values: [u64; POST_WORDS_MAX], len: u8 },
+    /// each is meaningful alone: the words of one post may land in any order. Without `news` they may
+    /// wait a little for the next post, whoever has room does not care (F2 holds all the same).
+    Words { to: Members, at: u32, values: [u64; POST_WORDS_MAX], len: u8, news: bool },
     /// Bytes `from..upto` of one of my rings (offsets within the ring, never across its end). They
     /// are read from my memory whenever the fabric gets to it, so they stay still until released.
     Span { to: Members, ring: RingId, from: u64, upto: u64 },

@@ -58,6 +58,10 @@ pub mod sim;
 #[cfg(not(loom))]
 #[path = "../src/capi/mod.rs"]
 pub mod capi;
+#[cfg(all(feature = "settings", not(loom)))]
+#[forbid(unsafe_code)]
+#[path = "../src/settings/mod.rs"]
+pub mod settings;
 
 #[cfg(all(test, not(loom)))]
 mod tidy;

@@ -15,6 +15,8 @@
 //!     before had not delivered.
 //! C7  Whoever is there when all rest delivers, in the end, all that the others sent.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use crate::member::Cluster;
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A member that sends, delivers and writes both down; and the cluster of such members.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
 use squall::driver::group::{Group, Sender};
+use squall::driver::network::{Carrier, SecretFrom};
 use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
+use squall::fabric::tcp::secret::Secret;
 use squall::group::policy::assignment::Assignment;
 use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
 use squall::mem::Message;
@@ -140,6 +144,7 @@ pub fn member(arguments: &Arguments) {
     if let Some(most) = arguments.get("descriptors") {
         limit(Resource::Nofile, most);
     }
+    network(&mut config, arguments);
     let id: u64 = arguments.get("id").unwrap();
     if arguments.or("notes", false) {
         squall::log_sink::set(Some(Box::new(|level, text| println!("note {level:?} {text}"))));
@@ -214,6 +219,27 @@ fn odd(rules: &Rules, all: &[Candidate], before: &Assignment) -> Result<Placed, 
     let placed = Standard.place(rules, all, before)?;
     let two = vec![placed.assignment.shards[0].iter().copied().take(2).collect()];
     Ok(Placed { senders: (all.len() == 3).then_some(two), ..placed })
+}
+
+/// Members that reach each other over TCP: arguments fabric, listen, others, secret.
+fn network(config: &mut Config, arguments: &Arguments) {
+    let network = &mut config.network;
+    network.carrier = match arguments.text("fabric") {
+        Some("tcp") => Carrier::Tcp,
+        Some("auto") => Carrier::Auto,
+        _ => return,
+    };
+    let list = |key: &str| -> Vec<String> {
+        let text = arguments.text(key).unwrap_or("");
+        text.split(',').filter(|part| !part.is_empty()).map(String::from).collect()
+    };
+    network.listen = list("listen");
+    match config.join {
+        true => network.contacts = list("others"),
+        false => network.founders = list("others"),
+    }
+    network.secret = arguments.text("secret").map(|path| SecretFrom::File(path.into()));
+    network.trusted = network.secret.is_none();
 }
 
 const GO: u64 = 1;
@@ -338,6 +364,10 @@ pub struct Cluster {
     odd: Option<Vec<u64>>,
     /// Messages are delivered on receipt.
     pub received: bool,
+    /// shm, tcp or auto.
+    fabric: String,
+    /// Namespaces that members are in, in turns, and their addresses.
+    hosts: Vec<(String, String)>,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -403,6 +433,8 @@ impl Cluster {
             founders: members,
             idle,
             pace_us,
+            fabric: std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into()),
+            hosts: Vec::new(),
             members_min: 0,
             odd: None,
             received: false,
@@ -428,9 +460,49 @@ impl Cluster {
         self.add(0, true, more);
     }
 
+    /// Members that are on these hosts, in turns: namespaces, with their addresses.
+    pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<(String, String)>) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, 0);
+        (cluster.fabric, cluster.hosts) = ("auto".into(), hosts);
+        cluster.found(&|_| &[]);
+        cluster
+    }
+
     /// Starts another one, which joins.
     pub fn join(&mut self) {
         self.join_with(&[]);
+    }
+
+    /// The namespace that a member is in, and its address.
+    fn host_of(&self, id: u64) -> Option<&(String, String)> {
+        let count = self.hosts.len() as u64;
+        (count > 0).then(|| &self.hosts[((id - 1) % count) as usize])
+    }
+
+    /// Where a member listens, if it listens.
+    fn address(&self, id: u64) -> String {
+        if let Some((_, ip)) = self.host_of(id) {
+            return format!("{ip}:{}", 20_000 + id);
+        }
+        let host = std::process::id() % 250 + 1;
+        format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
+    }
+
+    /// Whom a member is told of.
+    fn others(&self, join: bool) -> String {
+        let founders = (1..=u64::from(self.founders)).collect();
+        let live = self.members.iter().map(|one| one.id).collect();
+        let ids: Vec<u64> = if join { live } else { founders };
+        ids.into_iter().map(|id| self.address(id)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The file with the group's secret; made when it is first asked for.
+    fn secret(&self) -> String {
+        let path = self.folder.join("secret");
+        if self.fabric != "shm" && !path.exists() {
+            Secret::create(&path).unwrap();
+        }
+        path.display().to_string()
     }
 
     fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
@@ -438,7 +510,12 @@ impl Cluster {
         let is_odd = self.odd.as_ref().map(|odd| odd.contains(&id));
         let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
+        let (listen, others) = (self.address(id), self.others(join));
         let all: More<'_> = &[
+            ("fabric", &self.fabric),
+            ("listen", &listen),
+            ("others", &others),
+            ("secret", &self.secret()),
             ("group", &self.group),
             ("rank", &rank),
             ("members", &self.founders),
@@ -451,7 +528,8 @@ impl Cluster {
             ("id", &id),
             ("file", &file),
         ];
-        let process = Process::start("member", &[all, more].concat());
+        let host = self.host_of(id).map(|(name, _)| name.as_str());
+        let process = Process::start_in(host, "member", &[all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }

@@ -104,7 +104,24 @@ pub struct Ended {
 
 impl Process {
     pub fn start(role: &str, arguments: &[(&str, &dyn std::fmt::Display)]) -> Process {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Process::start_in(None, role, arguments)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(
+        namespace: Option<&str>,
+        role: &str,
+        arguments: &[(&str, &dyn std::fmt::Display)],
+    ) -> Process {
+        let own = std::env::current_exe().unwrap();
+        let mut command = match namespace {
+            None => Command::new(own),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(own);
+                command
+            }
+        };
         command.arg(format!("role:{role}"));
         command.args(arguments.iter().map(|(key, value)| format!("{key}={value}")));
         Process::spawn(command, format!("{role} {}", texts(arguments)))

@@ -56,6 +56,10 @@ go on listening. It ends with status
 Whatever the end, what two members have printed while both were members is the same, as far as both
 have printed.
 
+Across hosts (`squall config --example` lists all keys):
+  squall secret demo.secret                once, then copied to each host
+  squall cat --config demo.toml            on each host, with its rank, or with `join = true`
+
 Lines are bytes: NUL is welcome, no encoding is assumed. A last line without a newline is printed
 with one. A line longer than --max-line travels in parts and is printed when it is complete; its
 place in the order is that of its last part. Who joins in the middle of such a line leaves it out.
@@ -66,13 +70,17 @@ A member that reads its output slowly slows the others down; nothing is lost.";
 #[command(after_help = EXAMPLES)]
 pub struct Options {
     /// Name of the group on this host: letters, digits, '-', '_' and '.'
-    #[arg(long)]
-    group: String,
+    #[arg(long, required_unless_present = "config")]
+    group: Option<String>,
+    /// A configuration file that says all of that, also for members on several hosts: see `squall
+    /// config --help`. Every member sends in its first subgroup
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["group", "members", "rank", "views", "join", "window", "max_line"])]
+    config: Option<std::path::PathBuf>,
     /// How many members the group has; with --views: its first ones, 1 if not given
-    #[arg(long, required_unless_present_any = ["views", "join"], conflicts_with = "join")]
+    #[arg(long, required_unless_present_any = ["views", "join", "config"], conflicts_with = "join")]
     members: Option<u16>,
     /// Which of them this one is: 0 to MEMBERS - 1
-    #[arg(long, required_unless_present_any = ["views", "join"], conflicts_with = "join")]
+    #[arg(long, required_unless_present_any = ["views", "join", "config"], conflicts_with = "join")]
     rank: Option<u16>,
     /// Members may come and go: whoever fails or leaves is dropped, and others may join
     #[arg(long)]
@@ -124,7 +132,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         log_sink::set(Some(Box::new(say)));
     }
     let mut group = Group::open(&config, Box::new(Shared(printer.clone())))?;
-    let sender = group.sender(0, 0).expect("every member is a sender");
+    let Some(sender) = group.sender(0, 0) else {
+        return fail!("this member does not send in the first subgroup, and `squall cat` has to");
+    };
     let waker = group.waker();
     let (feed, batches) = sync_channel(BATCHES);
     let most = config.subgroups[0].message_bytes_max as usize - 1;
@@ -138,7 +148,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let reader = std::thread::Builder::new().name("squall-input".into()).spawn(read);
     reader.map_err(|cause| because!("cannot start a thread for standard input: {cause}"))?;
     let input = Input { batches, batch: Batch::default(), sender, over: false };
-    let pace = Pace::new(options.idle.into());
+    let pace = Pace::new(config.idle);
     let (members, name) = (config.members, config.group);
     let mut talk = Talk { group, input, printer, output, pace, members, changes, name, quiet: 0 };
     let outcome = talk.run();
@@ -174,6 +184,20 @@ impl From<Failure> for End {
 
 fn config(options: &Options) -> Result<Config, Failure> {
     let Options { rank, members, window, max_line, .. } = options;
+    if let Some(path) = &options.config {
+        let settings = squall::settings::Settings::load(path)?;
+        if settings.core.is_some() {
+            return fail!(
+                "{}: `core` is not for `squall cat`, which has two threads",
+                path.display()
+            );
+        }
+        if settings.config.subgroups[0].message_bytes_max < 2 {
+            return fail!("{}: messages have to be 2 bytes at the least", path.display());
+        }
+        return Ok(settings.config);
+    }
+    let group = options.group.as_deref().unwrap_or_default();
     let changes = options.views || options.join;
     if options.at_least.is_some() && !changes {
         return fail!("--at-least is for groups whose members change: add --views, or --join");
@@ -186,7 +210,7 @@ fn config(options: &Options) -> Result<Config, Failure> {
     if !(0.0..1e9).contains(&options.timeout) {
         return fail!("--timeout {}: give it in seconds, 0 or more", options.timeout);
     }
-    let mut config = Config::new(&options.group, rank.unwrap_or(0), members.unwrap_or(1));
+    let mut config = Config::new(group, rank.unwrap_or(0), members.unwrap_or(1));
     config.idle = options.idle.into();
     config.open_timeout = Duration::from_secs_f64(options.timeout);
     config.subgroups[0].window = window.unwrap_or(4096);
@@ -196,7 +220,7 @@ fn config(options: &Options) -> Result<Config, Failure> {
     }
     if options.join {
         config.view()?; // the name is one
-        let found = find::find(&options.group, config.open_timeout)?;
+        let found = find::find(group, config.open_timeout)?;
         config.join = true;
         config.members = found.members;
         config.subgroups[0].window = found.window;

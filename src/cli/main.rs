@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod config;
 mod failure;
 mod info;
 mod machine;
 mod perf;
+mod secret;
 mod sim;
 mod stat;
 mod text;
@@ -28,6 +30,7 @@ Examples:
   squall cat --group demo --members 2 --rank 0     (and --rank 1 in another terminal)
   squall stat demo                        look into that group from a third one
   squall info                             what this machine lacks, and the remedies
+  squall secret FILE                      make what members on several hosts prove themselves with
   squall sim --seconds 10                 search a simulated world for a wrong order
 
 `squall VERB --help` has more.";
@@ -46,6 +49,8 @@ enum Verb {
     Cat(cat::Options),
     Stat(stat::Options),
     Info(info::Options),
+    Secret(secret::Options),
+    Config(config::Options),
     Sim(sim::Options),
 }
 
@@ -63,6 +68,8 @@ fn main() -> ExitCode {
         Verb::Cat(options) => cat::run(&options),
         Verb::Stat(options) => stat::run(&options),
         Verb::Info(options) => info::run(&options),
+        Verb::Secret(options) => secret::run(&options),
+        Verb::Config(options) => config::run(&options),
         Verb::Sim(options) => sim::run(&options),
     };
     match outcome {

@@ -96,6 +96,7 @@ impl Driver {
         lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
+        self.polls = self.fabric.polls();
         self.inboxes = assembly.inboxes;
         self.work.clear();
         self.events = Events::default();

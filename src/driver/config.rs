@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a group is opened with, checked, and turned into a view.
 
+use super::network::Network;
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
 use crate::group::detector::lag::Lag;
@@ -140,6 +141,8 @@ pub struct Config {
     pub transfer: crate::transfer::Options,
     /// Who places members in shards; `None`: the standard policy (`group::policy::Standard`).
     pub policy: Option<OwnPolicy>,
+    /// Members on other hosts, if there are any.
+    pub network: Network,
 }
 
 impl Config {
@@ -160,6 +163,7 @@ impl Config {
             suspicion_ns: SUSPICION_NS_DEFAULT,
             transfer: crate::transfer::Options::default(),
             policy: None,
+            network: Network::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A group as a Rust program uses it; the C door is a thin layer over this.
 
+mod opening;
+
 use super::assembly::{Assembly, assemble, prologue};
 use super::config::{Changes, Config, Idle};
 use super::control::Control;
@@ -8,28 +10,29 @@ use super::idle::{Pace, pin};
 use super::join::join;
 use super::lane::Lanes;
 pub use super::lane::Sender;
+use super::lines::Lines;
+use super::network::Carrier;
 use super::policy::{Policy, sends};
-use super::rendezvous::{self, Met};
+use super::rendezvous;
 use super::state::{self, States};
 use super::stats::{self, Page, Snapshot};
 use super::views::Views;
 use super::{Application, Driver, Seen, Turn};
-use crate::base::{Epoch, Rank};
+use crate::base::Epoch;
 use crate::error::{Error, Status};
+use crate::fabric::shm::OwnBell;
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
-use crate::fabric::shm::{OwnBell, Parts, Shm};
+use crate::fabric::tcp::secret::random;
 use crate::fabric::{Admission, Fabric, Memory};
-use crate::group::membership::roster::{Address, Roster};
+use crate::group::membership::Membership;
 use crate::group::membership::stage::Stage;
-use crate::group::membership::{Carry, Membership, Options};
-use crate::group::policy::Plan;
-use crate::group::view::View;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
 use crate::mem::{Cell, Region};
 use crate::sst::layout::Layout;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use opening::Opening;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,7 +54,12 @@ impl Group {
     ///
     /// Blocks until all members are there or `open_timeout` ends. `application` gets the messages.
     pub fn open(config: &Config, application: Box<dyn Application>) -> Result<Group, Error> {
-        if config.join {
+        let several_hosts = config.network.carrier != Carrier::Shm;
+        if config.join || several_hosts {
+            if several_hosts && config.membership == Changes::Fixed {
+                let detail = "members on several hosts may change: membership has to be `views`";
+                return Err(Error::new(Status::Invalid, detail));
+            }
             return join(config, application);
         }
         let (view, plan) = config.first()?;
@@ -344,94 +352,55 @@ impl Drop for Polling {
     }
 }
 
-/// What is needed to put a member together once all have met.
-struct Opening<'a> {
-    config: &'a Config,
-    view: View,
-    layout: Arc<Layout>,
-    /// And how it has placed the founders.
-    policy: (Policy, Plan),
-    memory: Memory,
-    own: OwnMemory,
-}
-
-impl Opening<'_> {
-    fn build(
-        self,
-        met: Met,
-        bell: Bell,
-        (stats, stats_fd): (Arc<Region>, OwnedFd),
+impl Group {
+    /// Of a fixed view, over a fabric that has entered it. `memories`: by rank, mine too (`prepare`).
+    #[doc(hidden)]
+    pub fn over(
+        config: &Config,
+        memories: &[Memory],
+        fabric: Box<dyn Fabric>,
+        bell: Option<OwnBell>,
         application: Box<dyn Application>,
     ) -> Result<Group, Error> {
-        let (me, members) = (self.view.me, self.view.members);
-        let others = met.blocks.into_iter().zip(met.rings).enumerate();
-        let memory = |(rank, (block, rings)): (usize, (Option<Arc<Region>>, _))| match block {
-            Some(block) => Memory { block, rings },
-            None => {
-                assert_eq!(rank, me.index(), "all have met");
-                self.memory.clone()
-            }
-        };
-        let memories: Vec<Memory> = others.map(memory).collect();
-        let views = self.config.membership == Changes::Views;
-        let parts = Parts {
-            me,
-            members,
-            blocks: memories.iter().map(|memory| memory.block.clone()).collect(),
-            neighbours: met.neighbours,
-            bell,
-            door: met.door,
-            hello: met.hello,
-            stats: stats_fd,
-            memory: views.then_some(self.own),
-        };
-        let mut fabric = Shm::new(parts, &self.layout)?;
-        let roster = views.then(|| founders(&memories, &self.layout, me));
-        let (mut policy, plan) = self.policy;
-        policy.adopt(&plan);
-        let first = roster.clone().map(|roster| {
-            let carry = Carry::first(&roster);
-            (roster, carry, Options::default())
-        });
-        let posting = fabric.posting();
-        let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
-        let assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
-        let views = fabric.exchange().zip(roster).map(|(exchange, roster)| {
-            let lags = policy.lags(self.config);
-            let first = (roster, self.view);
-            let time = self.config.suspicion_ns;
-            let mut views = Views::new(policy, first, time, &lags, exchange, blocks);
-            views.spare.begin(&memories);
-            views.beat(self.layout.beat.byte(0));
-            Box::new(views)
-        });
-        Ok(Group::of(assembly, fabric, views, application, stats, self.config))
+        let view = config.view()?;
+        let layout = Arc::new(view.layout());
+        let bytes = stats::page_bytes(view.subgroups.len(), view.members);
+        let page = Region::share("squall-stats", bytes, Want::No, Want::No, &mut Vec::new())?;
+        let assembly = assemble(view, &layout, memories, fabric.posting(), None);
+        Ok(Group::of(assembly, fabric, bell, None, application, Arc::new(page.0), config))
     }
-}
 
-impl Group {
+    /// Writes into a control block what it says before a fixed view begins.
+    #[doc(hidden)]
+    pub fn prepare(block: &Region) {
+        prologue(block, Epoch(1), incarnation());
+        block.cell(Layout::new(&[]).installed.byte(0)).publish(1);
+    }
+
     /// A member that has joined: its first view has been gathered.
     pub(super) fn joined(
         mut views: Box<Views>,
-        mut shm: Shm,
+        mut lines: Lines,
         application: Box<dyn Application>,
         stats: Arc<Region>,
         config: &Config,
     ) -> Group {
-        let assembly = views.enter(super::clock(), &mut shm);
+        let assembly = views.enter(super::clock(), lines.fabric());
         views.beat(assembly.table.layout.beat.byte(0));
-        Group::of(assembly, shm, Some(views), application, stats, config)
+        let bell = lines.own_bell();
+        let fabric = lines.into_fabric();
+        Group::of(assembly, fabric, bell, Some(views), application, stats, config)
     }
 
     fn of(
         assembly: Assembly,
-        mut shm: Shm,
+        mut fabric: Box<dyn Fabric>,
+        bell: Option<OwnBell>,
         views: Option<Box<Views>>,
         application: Box<dyn Application>,
         stats: Arc<Region>,
         config: &Config,
     ) -> Group {
-        let bell = shm.own_bell();
         let Assembly { engine, table, inboxes, made } = assembly;
         if let Some(views) = &views {
             views.detectors.wishes.guard(&made);
@@ -443,7 +412,7 @@ impl Group {
         if views.is_some() {
             (every, room) = (every.min(LIVENESS_EVERY_NS), MEMBERS_MAX);
         }
-        if let Some(exchange) = shm.exchange() {
+        if let Some(exchange) = fabric.exchange() {
             exchange.admit(Admission::All);
         }
         let control =
@@ -453,21 +422,11 @@ impl Group {
         let (rank, members) = (engine.view().me.0, engine.view().members as u16);
         let view = Seen { engine, table, inboxes };
         let states = States::new(config, bell.clone());
-        let mut driver = Driver::new(view, Box::new(shm), application, page, lanes, every, views);
+        let mut driver = Driver::new(view, fabric, application, page, lanes, every, views);
         driver.states = states;
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }
     }
-}
-
-/// The first view's members: each says in its control block which incarnation it is.
-fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
-    let founder = |(memory, extra): (&Memory, u16)| {
-        let incarnation = memory.block.cell(layout.incarnation.byte(0)).observe();
-        (incarnation, Address { extra, ..Address::default() })
-    };
-    let all: Vec<(u64, Address)> = memories.iter().zip(0..).map(founder).collect();
-    Roster::first(&all, me)
 }
 
 /// How often connections are looked at where views change, at the least: a peer's end is noticed by
@@ -487,9 +446,10 @@ fn no_thread(cause: &std::io::Error) -> Error {
     Error::new(Status::System, what)
 }
 
-/// Never that of another process of this rank, nor of this one's last group; never 0.
+/// Chosen at random, since other hosts choose theirs, too; never 0.
 pub(super) fn incarnation() -> u64 {
-    (super::clock().0 << 22 ^ u64::from(std::process::id())).max(1)
+    let random = random::<8>().map_or(0, u64::from_le_bytes);
+    (super::clock().0 << 22 ^ u64::from(std::process::id()) ^ random).max(1)
 }
 
 #[cfg(test)]

@@ -20,23 +20,26 @@
 //!     roster.
 
 mod fetch;
+mod found;
 mod guest;
 
 use super::Application;
 use super::config::{Config, Idle};
 use super::group::{Group, incarnation};
 use super::letter::{Ask, Letter};
-use super::policy::{Policy, config_text};
-use super::rendezvous::{CALL_AGAIN, seat_taken};
+use super::lines::{self, Lines, Myself};
+use super::network::Carrier;
+use super::policy::{Policy, config_text, sends};
+use super::rendezvous::{CALL_AGAIN, name_taken, seat_taken};
 use super::views::Views;
 use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
+use crate::fabric::Admission;
 use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
-use crate::fabric::{Admission, Exchange, Fabric};
 use crate::group::membership::roster::{Address, Member, Roster};
 use crate::group::membership::{Install, Timings};
 use crate::group::view::View;
@@ -70,18 +73,19 @@ struct Joining<'a> {
 /// Joins a group that runs; blocks until it is a member or `open_timeout` ends, but for the time
 /// that a state takes which comes.
 pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Group, Error> {
-    let config = &Config { rank: 0, ..config.clone() }; // it says nothing here
+    let rank = if config.join { 0 } else { config.rank }; // it says nothing to one that joins
+    let config = &Config { rank, ..config.clone() };
     state::options(config).check()?;
     let mut start = Instant::now();
     loop {
-        if let Some((views, shm, page)) = join_once(config, &mut *application, &mut start)? {
-            return Ok(Group::joined(views, shm, application, page, config));
+        if let Some((views, lines, page)) = join_once(config, &mut *application, &mut start)? {
+            return Ok(Group::joined(views, lines, application, page, config));
         }
     }
 }
 
 /// What a member that has joined begins with.
-type Joined = (Box<Views>, Shm, Arc<Region>);
+type Joined = (Box<Views>, Lines, Arc<Region>);
 
 /// Joins as one incarnation. `None`: it has asked to be joined, has lost its source since, and has
 /// left again; try as another one.
@@ -99,8 +103,13 @@ fn join_once(
     let (called, refusal) = (None, None);
     let mut joining =
         Joining { config, start: *start, hello, calls, called, connected, asked, refusal };
-    joining.find()?;
-    let door = Door::new(joining.sit_down()?);
+    if config.network.carrier == Carrier::Shm {
+        joining.find()?;
+    }
+    let door = Door::new(match config.join {
+        true => joining.sit_down()?,
+        false => joining.take_seat(config.rank)?,
+    });
     let (block_bytes, ring_bytes) = policy.sizes();
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
@@ -124,23 +133,30 @@ fn join_once(
         stats: page_fd,
         memory: Some(own),
     };
-    let mut shm = Shm::new(parts, &nothing)?;
-    shm.own(Epoch(0), &policy.joiner_sends())?;
-    shm.admit(Admission::Higher);
-    let letter = match application.sink() {
-        None => joining.wait(&mut shm, &policy)?,
-        Some(sink) => match joining.fetch(&mut shm, (&policy, &page), sink)? {
+    let shm = Shm::new(parts, &nothing)?;
+    let (seat, incarnation, largest) =
+        (joining.hello.rank, joining.hello.incarnation, policy.largest());
+    let me = Myself { seat, incarnation, text: &joining.hello.config, largest: &largest };
+    let mut lines = lines::open(config, shm, &me)?;
+    joining.hello.doors = lines.doors();
+    let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
+    lines.exchange().own(Epoch(0), &sends)?;
+    lines.exchange().admit(Admission::Higher);
+    let letter = match application.sink().filter(|_| config.join) {
+        None if !config.join => joining.found(&mut lines, &sends)?,
+        None => joining.wait(&mut lines, &policy)?,
+        Some(sink) => match joining.fetch(&mut lines, (&policy, &page), sink)? {
             Fetched::Whole(letter) => *letter,
             Fetched::Late(letter, end) => {
                 *start = joining.start;
                 let letter = letter.map(|letter| *letter);
-                let left = joining.take_leave(shm, policy, letter, (block, page));
+                let left = joining.take_leave(lines, policy, letter, (block, page));
                 return end.map_or(left.map(|()| None), Err);
             }
         },
     };
-    let views = joining.begin(&mut shm, policy, letter, block)?;
-    Ok(Some((views, shm, page)))
+    let views = joining.begin(&mut lines, policy, letter, block)?;
+    Ok(Some((views, lines, page)))
 }
 
 impl Joining<'_> {
@@ -233,19 +249,27 @@ impl Joining<'_> {
         Err(Error::new(Status::InUse, detail))
     }
 
+    /// Takes a founder's seat, which is that of its rank.
+    fn take_seat(&mut self, rank: u16) -> Result<Socket, Error> {
+        self.hello.rank = rank;
+        let name = socket_name(&self.config.group, rank);
+        let listener = Socket::listen(&name)?;
+        listener.ok_or_else(|| name_taken(self.config, &name, &self.hello))
+    }
+
     /// Until a view begins that I am in.
-    fn wait(&mut self, shm: &mut Shm, policy: &Policy) -> Result<Letter, Error> {
+    fn wait(&mut self, lines: &mut Lines, policy: &Policy) -> Result<Letter, Error> {
         let rings = policy.joiner_sends();
         loop {
             let mut events = Events::default();
-            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
-            while let Some((_, bytes)) = shm.heard() {
+            lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
+            while let Some((_, bytes)) = lines.exchange().heard() {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
                     return Ok(letter);
                 }
             }
-            self.connect(shm)?;
-            self.ask(shm, &rings)?;
+            self.connect(lines)?;
+            self.ask(lines, &rings)?;
             if self.is_late() {
                 return Err(self.not_joined());
             }
@@ -253,17 +277,17 @@ impl Joining<'_> {
     }
 
     /// Asks all whom I am connected with, whenever those have changed.
-    fn ask(&mut self, shm: &mut Shm, rings: &[usize]) -> Result<(), Error> {
-        let mut all = shm.connected();
+    fn ask(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<(), Error> {
+        let mut all = lines.connected();
         all.sort_unstable();
         if all == self.asked {
             return Ok(());
         }
         let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
-        let peers: Vec<Peer> = all.iter().filter_map(|who| shm.peer(*who)).collect();
+        let peers: Vec<Peer> = all.iter().filter_map(|who| lines.exchange().peer(*who)).collect();
         for peer in peers {
-            shm.show(Epoch(0), peer, rings)?;
-            shm.say(peer, &ask);
+            lines.exchange().show(Epoch(0), peer, rings)?;
+            lines.exchange().say(peer, &ask);
         }
         self.asked = all;
         Ok(())
@@ -281,19 +305,31 @@ impl Joining<'_> {
     }
 
     /// Calls whoever is not connected, now and then, and reads answers (J1).
-    fn connect(&mut self, shm: &mut Shm) -> Result<(), Error> {
-        while shm.offered().is_some() {} // I have no state to give
-        if let Some(short) = shm.shortage() {
+    fn connect(&mut self, lines: &mut Lines) -> Result<(), Error> {
+        while lines.exchange().offered().is_some() {} // I have no state to give
+        if let Some(short) = lines.exchange().shortage() {
             return Err(short); // J5
         }
-        self.connected.retain(|(_, peer, _)| !shm.has_ended(*peer));
+        self.connected.retain(|(_, peer, _)| !lines.exchange().has_ended(*peer));
+        let far = lines.far_ones();
+        self.connected.retain(|of| !far.contains(of));
+        self.connected.extend(far.iter().filter(|of| !lines.exchange().has_ended(of.1)));
+        if let Some((trouble, fatal)) = lines.trouble() {
+            if fatal {
+                return Err(trouble);
+            }
+            self.refusal = Some(trouble);
+        }
+        if self.config.network.carrier == Carrier::Tcp {
+            return Ok(());
+        }
         // Once it is joined the members wait for this process: then it must not be calling.
         let every = if self.asked.is_empty() { CALL_AGAIN } else { 8 * CALL_AGAIN };
         if self.called.is_none_or(|called| called.elapsed() >= every) {
-            self.call_all(shm)?;
+            self.call_all(lines.near())?;
             self.called = Some(Instant::now());
         }
-        self.read_answers(shm)
+        self.read_answers(lines)
     }
 
     fn call_all(&mut self, shm: &Shm) -> Result<(), Error> {
@@ -311,7 +347,7 @@ impl Joining<'_> {
         Ok(())
     }
 
-    fn read_answers(&mut self, shm: &mut Shm) -> Result<(), Error> {
+    fn read_answers(&mut self, lines: &mut Lines) -> Result<(), Error> {
         for at in (0..self.calls.len()).rev() {
             let Some(answer) = self.calls[at].1.receive_parcel() else { continue };
             let (seat, socket) = self.calls.swap_remove(at);
@@ -324,8 +360,8 @@ impl Joining<'_> {
                 continue;
             }
             let Some(bell) = descriptors.pop() else { continue };
-            let peer = shm.connect(&theirs, socket, Bell::from_descriptor(bell)?)?;
-            self.connected.push((seat, peer, theirs.incarnation));
+            let peer = lines.near().connect(&theirs, socket, Bell::from_descriptor(bell)?)?;
+            self.connected.push((seat, lines.name_of_near(peer), theirs.incarnation));
         }
         Ok(())
     }
@@ -333,26 +369,31 @@ impl Joining<'_> {
     /// What the view begins with, and everybody's memory of it.
     fn begin(
         &self,
-        shm: &mut Shm,
+        lines: &mut Lines,
         mut policy: Policy,
         letter: Letter,
         block: Arc<Region>,
     ) -> Result<Box<Views>, Error> {
         let Letter { roster, carry, joined, assignment } = letter;
-        policy.restore(&assignment, &roster).map_err(|why| Error::new(Status::PeerFault, why))?;
+        if self.config.join {
+            let restored = policy.restore(&assignment, &roster);
+            restored.map_err(|why| Error::new(Status::PeerFault, why))?;
+        }
         let address = Address { extra: self.hello.rank, ..Address::default() };
         let incarnation = self.hello.incarnation;
         let alone = Member { seniority: u64::MAX, incarnation, address };
         let before = Roster { epoch: Epoch(0), me: Rank(0), base: 0, members: vec![alone] };
         let none = View { epoch: Epoch(0), me: Rank(0), members: 1, subgroups: Vec::new() };
         let (time, lags) = (self.config.suspicion_ns, policy.lags(self.config));
-        let mut views = Box::new(Views::new(policy, (before, none), time, &lags, shm, vec![block]));
+        let exchange = lines.exchange();
+        let first = (before, none);
+        let mut views = Box::new(Views::new(policy, first, time, &lags, exchange, vec![block]));
         views.untold = None;
         let install = Install { roster, carry, joined, gone: Members::NONE };
-        views.begin(install, Timings::default(), super::clock(), shm)?;
-        while !views.gather(super::clock(), shm)? {
+        views.begin(install, Timings::default(), super::clock(), exchange)?;
+        while !views.gather(super::clock(), lines.exchange())? {
             let mut events = Events::default();
-            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
+            lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
         }
         Ok(views)
     }

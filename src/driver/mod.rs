@@ -5,7 +5,8 @@
 //! V2  The order of a turn is the order of `Work`: callbacks, `done`, revoke, posts, then what a view
 //!     change asks for (`change`).
 //! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
-//!     for peers that sleep. The clock is read every `TICK_TURNS` turns.
+//!     for peers that sleep. The clock is read every `TICK_TURNS` turns. Over a fabric that `polls` a
+//!     turn also reads what the peers have sent, and its posts are sent.
 //! V4  A child of the process that opened the group touches nothing: it shares the group's memory with
 //!     its parent. One that was forked in a delivery, or as it heard of a view, and returns from that
 //!     has had its last turn; any other has none. Seen by one load per batch, and one per turn in
@@ -20,6 +21,8 @@ pub mod idle;
 mod join;
 pub mod lane;
 mod letter;
+mod lines;
+pub mod network;
 mod policy;
 pub mod rendezvous;
 mod shortage;
@@ -132,6 +135,8 @@ pub struct Driver {
     /// By subgroup of mine, as the engine counts them.
     inboxes: Vec<Inbox>,
     fabric: Box<dyn Fabric>,
+    /// Each turn begins with a poll of it.
+    polls: bool,
     application: Box<dyn Application>,
     /// It hears of nothing but what is dropped.
     is_silent: bool,
@@ -180,6 +185,7 @@ impl Driver {
             engine,
             table,
             inboxes,
+            polls: fabric.polls(),
             fabric,
             application,
             is_silent: false,
@@ -213,10 +219,20 @@ impl Driver {
         }
         self.until_tick -= 1;
         self.counters.turns += 1;
+        if self.polls {
+            self.poll_fabric();
+        }
         if self.engine.is_still(&self.table, &self.events) {
             return Turn { delivered: 0, busy: false };
         }
         self.work_turn(limit)
+    }
+
+    /// Lands what the peers have posted; who is full is said anew.
+    #[inline(never)]
+    fn poll_fabric(&mut self) {
+        self.events.full = Members::NONE;
+        self.fabric.poll(false, &mut self.events);
     }
 
     /// A round in which something is to be done.
@@ -383,6 +399,9 @@ impl Driver {
     pub fn arm(&mut self) -> bool {
         self.fabric.arm(self.engine.waits_for_room());
         self.armed = true;
+        if self.polls {
+            self.poll_fabric();
+        }
         if self.changing {
             return self.arm_changing();
         }

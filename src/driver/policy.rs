@@ -3,6 +3,7 @@
 //! answer everywhere (`group/policy`).
 
 use super::config::{Changes, Config};
+use super::network::Carrier;
 use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::Sizes;
@@ -33,7 +34,12 @@ pub fn config_text(config: &Config, view: &View) -> Result<String, Error> {
         return Ok(config.agreed_text(view));
     }
     let rules = config.rules(members_most(config))?;
-    let first = format!("membership=views\nfounders={}\n", config.members);
+    let mut first = format!("membership=views\nfounders={}\n", config.members);
+    match config.network.carrier {
+        Carrier::Shm => {}
+        Carrier::Tcp => first.push_str("fabric=tcp\n"),
+        Carrier::Auto => first.push_str("fabric=auto\n"),
+    }
     let mut text = first + &config.lasting_text(&rules);
     if config.policy.is_some() {
         // Of those that differ most do so in the first view already.
@@ -99,6 +105,13 @@ impl Policy {
     /// Bytes of a control block that is large enough in every view, and of a sender's rings by
     /// subgroup.
     pub fn sizes(&self) -> (usize, Vec<usize>) {
+        let layout = self.largest();
+        let rings = (0..layout.shapes.len()).map(|at| layout.rings_bytes(at)).collect();
+        (layout.control_bytes, rings)
+    }
+
+    /// A layout that is large enough for every view.
+    pub fn largest(&self) -> Layout {
         let rules = self.planner.rules();
         let shape = |at: usize| {
             let shape = rules.of(at).1.shape;
@@ -106,9 +119,7 @@ impl Policy {
             Shape { senders: most.min(SENDERS_MAX) as u16, ..shape }
         };
         let shapes: Vec<Shape> = (0..rules.subgroups()).map(shape).collect();
-        let layout = Layout::new(&shapes);
-        let rings = (0..shapes.len()).map(|at| layout.rings_bytes(at)).collect();
-        (layout.control_bytes, rings)
+        Layout::new(&shapes)
     }
 }
 

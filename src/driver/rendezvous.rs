@@ -133,7 +133,7 @@ pub fn meet(
 }
 
 /// Why the name cannot be had: who holds it, and whether it is the same group.
-fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
+pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
     let (group, rank) = (&config.group, config.rank);
     let in_use = |who: String| {
         let detail = format!(

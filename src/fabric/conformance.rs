@@ -142,7 +142,7 @@ impl Side<'_> {
                     let mut values = [0; POST_WORDS_MAX];
                     values[0] = self.own(word);
                     let at = (self.end.scratch() + word * 8) as u32;
-                    posts.push(Post::Words { to, at, values, len: 1 });
+                    posts.push(Post::Words { to, at, values, len: 1, news: true });
                 }
             }
         }
@@ -452,8 +452,13 @@ mod revoke {
 
     pub fn two(side: &mut Side<'_>) -> Outcome {
         side.say(FLAG, 1);
-        // The word may be the last thing that I hear of the other: it may take my posts no more.
-        side.wait(TOLD, 1)?;
+        // The word may be the last thing that I hear of the other: it may take my posts no more. Where
+        // it cannot be heard any more either, the end of the connection says the same.
+        let mut spins = 0;
+        while side.hear(TOLD) == 0 && side.events.lost.is_empty() {
+            side.poll(true);
+            side.spin(&mut spins, &"neither a word nor the end of the connection came")?;
+        }
         for n in 1..=1_000 {
             DATA.iter().for_each(|&word| side.set(word, n));
             side.post(&[], &DATA);

@@ -14,7 +14,10 @@
 
 #[doc(hidden)]
 pub mod conformance;
+pub mod mixed;
 pub mod shm;
+#[forbid(unsafe_code)]
+pub mod tcp;
 
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
@@ -25,6 +28,10 @@ use std::sync::Arc;
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
     fn posting(&self) -> Posting;
+    /// Whether posts of peers land in `poll` only: then every turn begins with one.
+    fn polls(&self) -> bool {
+        false
+    }
     /// Carries the posts out, in order. Only to peers that the last `poll` did not call full.
     fn post(&mut self, posts: &[Post]);
     /// Adds what has happened. Never blocks. `look`: also at what costs a system call.

@@ -114,7 +114,7 @@ impl Outbox {
                 continue;
             }
             self.post_slots(lanes, &sent, to, table, posts);
-            self.post_hot_line(to, table, posts);
+            self.post_hot_line(to, news, table, posts);
         }
     }
 
@@ -141,7 +141,7 @@ impl Outbox {
         let mut any = false;
         let early = crate::mutant!("words-posted-before-spans");
         if early {
-            post_words(self.columns.slots, to, table, posts);
+            post_words(self.columns.slots, (to, true), table, posts);
         }
         for (at, lane) in lanes.iter().enumerate() {
             let taker = &lane.taker;
@@ -168,29 +168,36 @@ impl Outbox {
             taker.ring.run_ranges(sent.runs[at], taker.runs).into_iter().for_each(&mut span);
         }
         if any && !early {
-            post_words(self.columns.slots, to, table, posts);
+            post_words(self.columns.slots, (to, true), table, posts);
         }
     }
 
     /// Everything else of the hot line, by value.
-    fn post_hot_line(&self, to: Members, table: &Table, posts: &mut Vec<Post>) {
+    fn post_hot_line(&self, to: Members, news: bool, table: &Table, posts: &mut Vec<Post>) {
         let columns = &self.columns;
         let first = columns.head.byte(0);
         let words = (columns.released.byte(0) - first) / 8 + 1;
-        post_range(first, words, to, table, posts);
+        post_range(first, words, (to, news), table, posts);
         if self.mode == Mode::Received {
-            post_words(columns.delivered_by, to, table, posts);
-            post_words(columns.released_by, to, table, posts);
+            post_words(columns.delivered_by, (to, news), table, posts);
+            post_words(columns.released_by, (to, news), table, posts);
         }
     }
 }
 
-fn post_words<T>(column: Column<T>, to: Members, table: &Table, posts: &mut Vec<Post>) {
+fn post_words<T>(column: Column<T>, to: (Members, bool), table: &Table, posts: &mut Vec<Post>) {
     post_range(column.byte(0), usize::from(column.len), to, table, posts);
 }
 
-/// Words of my block from byte `first` on, in posts of at most `POST_WORDS_MAX`.
-fn post_range(first: usize, words: usize, to: Members, table: &Table, posts: &mut Vec<Post>) {
+/// Words of my block from byte `first` on, in posts of at most `POST_WORDS_MAX`; to whom, and whether
+/// they are news.
+fn post_range(
+    first: usize,
+    words: usize,
+    (to, news): (Members, bool),
+    table: &Table,
+    posts: &mut Vec<Post>,
+) {
     let block = table.block(table.me());
     for start in (0..words).step_by(POST_WORDS_MAX) {
         let len = (words - start).min(POST_WORDS_MAX);
@@ -199,6 +206,6 @@ fn post_range(first: usize, words: usize, to: Members, table: &Table, posts: &mu
         for (i, value) in values[..len].iter_mut().enumerate() {
             *value = block.cell(at + i * 8).own();
         }
-        posts.push(Post::Words { to, at: at as u32, values, len: len as u8 });
+        posts.push(Post::Words { to, at: at as u32, values, len: len as u8, news });
     }
 }

@@ -113,6 +113,18 @@ impl Extent {
         })
     }
 
+    /// Where `len` bytes from byte `at` begin; `None`: not all of them are its own.
+    pub(in crate::mem) fn pointer(&self, at: u64, len: u64) -> Option<NonNull<u8>> {
+        let inside = at.checked_add(len)? <= self.len;
+        // SAFETY: in bounds by the line above.
+        inside.then(|| unsafe { self.base.add(at as usize) })
+    }
+
+    /// The same, for who writes there.
+    pub(in crate::mem) fn pointer_to_write(&self, at: u64, len: u64) -> Option<NonNull<u8>> {
+        self.pointer(at, len).filter(|_| at + len <= self.write_end)
+    }
+
     /// Asks the processor to bring the line of byte `at` near; anywhere else it is ignored.
     #[inline(always)]
     pub fn prefetch(&self, at: u64) {

@@ -8,6 +8,8 @@ pub mod extent;
 pub mod message;
 pub mod order;
 pub mod region;
+#[cfg(not(loom))]
+pub mod stream;
 pub mod thread;
 
 #[cfg(not(loom))]

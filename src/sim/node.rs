@@ -118,7 +118,7 @@ impl Node {
         let mut values = [0; crate::base::POST_WORDS_MAX];
         values[0] = 1;
         let to = Members::from_ranks(all);
-        let post = Post::Words { to, at: closed.byte(0) as u32, values, len: 1 };
+        let post = Post::Words { to, at: closed.byte(0) as u32, values, len: 1, news: true };
         world.wires.borrow_mut().post(self.rank, &[post], &world.dice);
     }
 

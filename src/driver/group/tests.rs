@@ -2,6 +2,7 @@
 //! Groups as a Rust program uses them, all members in one process.
 
 use super::*;
+use crate::base::Rank;
 use crate::driver::config::{Changes, Config};
 use crate::driver::views::ViewInfo;
 use crate::mem::Message;

@@ -14,6 +14,7 @@
 //!     stopped, is given up. Nothing is waited for without an end.
 
 use super::super::letter::Letter;
+use super::super::lines::Lines;
 use super::super::policy::Policy;
 use super::super::rendezvous::CALL_AGAIN;
 use super::super::state::{SAID_EVERY_NS, options};
@@ -21,10 +22,9 @@ use super::super::stats::{Page, TAKEN, Transferred};
 use super::Joining;
 use crate::base::{Events, Peer};
 use crate::error::{Error, Status};
-use crate::fabric::shm::Shm;
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::stream_pair;
-use crate::fabric::{Exchange, Fabric};
+
 use crate::log_sink::{Level, say};
 use crate::mem::Region;
 use crate::mutant;
@@ -66,7 +66,7 @@ impl Joining<'_> {
     /// Gets the state and becomes a member.
     pub fn fetch(
         &mut self,
-        shm: &mut Shm,
+        lines: &mut Lines,
         (policy, page): (&Policy, &Arc<Region>),
         sink: &mut dyn StateSink,
     ) -> Result<Fetched, Error> {
@@ -74,9 +74,9 @@ impl Joining<'_> {
         let mut tried: Vec<u64> = Vec::new();
         let mut last = None;
         loop {
-            shm.sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut Events::default());
-            while shm.heard().is_some() {}
-            self.connect(shm)?;
+            lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut Events::default());
+            while lines.exchange().heard().is_some() {}
+            self.connect(lines)?;
             if self.is_late() {
                 return Err(last.map_or_else(|| self.not_joined(), Error::from));
             }
@@ -93,7 +93,7 @@ impl Joining<'_> {
             };
             tried.push(who);
             let start = Instant::now();
-            match self.fetch_from(shm, (policy, page), (source, who), sink)? {
+            match self.fetch_from(lines, (policy, page), (source, who), sink)? {
                 Tried::Whole(letter) => return Ok(Fetched::Whole(letter)),
                 Tried::Failed { why, letter } => {
                     say(Level::Notice, &format!("no state from seat {seat}: {why}"));
@@ -120,13 +120,13 @@ impl Joining<'_> {
 
     fn fetch_from(
         &mut self,
-        shm: &mut Shm,
+        lines: &mut Lines,
         (policy, page): (&Policy, &Arc<Region>),
         (source, who): (Peer, u64),
         sink: &mut dyn StateSink,
     ) -> Result<Tried, Error> {
         let (mine, theirs) = stream_pair()?;
-        if !shm.offer(source, theirs.as_fd()) {
+        if !lines.exchange().offer(source, theirs.as_fd()) {
             return Ok(Tried::Failed { why: Failure::Gone, letter: None });
         }
         drop(theirs);
@@ -135,7 +135,7 @@ impl Joining<'_> {
         let mut pipe = Attended {
             stream: Socket(mine),
             joining: self,
-            shm,
+            lines,
             rings: policy.joiner_sends(),
             source,
             who,
@@ -176,7 +176,7 @@ impl Joining<'_> {
 struct Attended<'a, 'b> {
     stream: Socket<Unshared>,
     joining: &'a mut Joining<'b>,
-    shm: &'a mut Shm,
+    lines: &'a mut Lines,
     /// The subgroups in which I may send.
     rings: Vec<usize>,
     source: Peer,
@@ -204,8 +204,8 @@ impl Attended<'_, '_> {
     fn attend(&mut self) -> io::Result<()> {
         let since = self.attended.elapsed().min(LOOK_MAX);
         self.attended = Instant::now();
-        self.shm.sleep(Some(0), &mut Events::default());
-        while let Some((_, bytes)) = self.shm.heard() {
+        self.lines.fabric().sleep(Some(0), &mut Events::default());
+        while let Some((_, bytes)) = self.lines.exchange().heard() {
             if self.letter.is_none() {
                 self.letter = Letter::decode(&bytes, self.joining.hello.incarnation).map(Box::new);
             }
@@ -215,13 +215,13 @@ impl Attended<'_, '_> {
         }
         if self.called.elapsed() >= CALL_EVERY || self.near.is_some() {
             self.called = self.attended;
-            if let Err(trouble) = self.joining.connect(self.shm) {
+            if let Err(trouble) = self.joining.connect(self.lines) {
                 self.trouble = Some(trouble);
                 return Err(ErrorKind::Other.into());
             }
         }
         if let Some(since) = self.near {
-            if let Err(trouble) = self.joining.ask(self.shm, &self.rings) {
+            if let Err(trouble) = self.joining.ask(self.lines, &self.rings) {
                 self.trouble = Some(trouble);
                 return Err(ErrorKind::Other.into());
             }
@@ -275,7 +275,7 @@ impl Pipe for Attended<'_, '_> {
             self.attend()?;
         }
         // Who has gone has sent all that it ever will.
-        let gone = self.shm.has_ended(self.source);
+        let gone = self.lines.exchange().has_ended(self.source);
         match self.stream.recv(place) {
             Err(cause) if gone && cause.kind() == ErrorKind::WouldBlock => Ok(0),
             outcome => outcome,
@@ -288,7 +288,7 @@ impl Pipe for Attended<'_, '_> {
         bell: Option<BorrowedFd<'_>>,
         most: Duration,
     ) -> io::Result<()> {
-        let door = bell.unwrap_or_else(|| self.shm.fd());
+        let door = bell.unwrap_or_else(|| self.lines.fabric().fd());
         self.stream.wait(to_send, Some(door), most)?;
         self.attend()
     }

@@ -13,10 +13,10 @@
 
 use super::super::group::Group;
 use super::super::letter::Letter;
+use super::super::lines::Lines;
 use super::super::{Application, StateSource};
 use super::{Joining, Policy};
 use crate::error::{Error, Status};
-use crate::fabric::shm::Shm;
 use crate::log_sink::{Level, say};
 use crate::mem::{Message, Region};
 use crate::mutant;
@@ -46,7 +46,7 @@ impl Joining<'_> {
     /// Takes part and leaves. `letter`: of the first view, if one has come.
     pub fn take_leave(
         &mut self,
-        mut shm: Shm,
+        mut lines: Lines,
         policy: Policy,
         letter: Option<Letter>,
         (block, page): (Arc<Region>, Arc<Region>),
@@ -59,15 +59,15 @@ impl Joining<'_> {
             Some(letter) => letter,
             None => {
                 self.start = start; // as long as one that joins without a state
-                self.wait(&mut shm, &policy)?
+                self.wait(&mut lines, &policy)?
             }
         };
         let epoch = letter.roster.epoch.0;
         let text =
             format!("joined in view {epoch} without the whole state: leaving, to come again");
         say(Level::Notice, &text);
-        let views = self.begin(&mut shm, policy, letter, block)?;
-        let mut group = Group::joined(views, shm, Box::new(Guest), page, self.config);
+        let views = self.begin(&mut lines, policy, letter, block)?;
+        let mut group = Group::joined(views, lines, Box::new(Guest), page, self.config);
         group.control().expect("views change").leave();
         while start.elapsed() < self.config.open_timeout {
             match group.turn(u32::MAX) {

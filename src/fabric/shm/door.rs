@@ -11,6 +11,7 @@
 //! pid=4711
 //! parks=1
 //! incarnation=…      (with enter and its welcome)
+//! doors=HOST:PORT,…  (likewise: where other hosts reach it, if they do)
 //! text=…             (with refuse: the status and the sentence)
 //! config:
 //! members=3
@@ -60,6 +61,8 @@ pub struct Hello {
     pub parks: bool,
     /// 0: not told.
     pub incarnation: u64,
+    /// Where processes on other hosts reach it: addresses, parted by commas; may be empty.
+    pub doors: String,
     /// With `Refuse`: why. The status' number and a sentence.
     pub refusal: Option<(i32, String)>,
     pub config: String,
@@ -69,7 +72,8 @@ impl Hello {
     pub fn new(kind: Kind, rank: u16, parks: bool, config: &str) -> Hello {
         let pid = std::process::id();
         let (wire, config) = (WIRE_VERSION, config.into());
-        Hello { kind, wire, rank, pid, parks, incarnation: 0, refusal: None, config }
+        let doors = String::new();
+        Hello { kind, wire, rank, pid, parks, incarnation: 0, doors, refusal: None, config }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -83,6 +87,9 @@ impl Hello {
         );
         if self.incarnation != 0 {
             text.push_str(&format!("incarnation={}\n", self.incarnation));
+        }
+        if !self.doors.is_empty() {
+            text.push_str(&format!("doors={}\n", self.doors));
         }
         if let Some((status, sentence)) = &self.refusal {
             let sentence = sentence.replace('\n', " ");
@@ -113,6 +120,7 @@ impl Hello {
                 "pid" => hello.pid = value.parse().ok()?,
                 "parks" => hello.parks = value == "1",
                 "incarnation" => hello.incarnation = value.parse().ok()?,
+                "doors" => hello.doors = value.into(),
                 "text" => {
                     let (status, sentence) = value.split_once(' ')?;
                     hello.refusal = Some((status.parse().ok()?, sentence.into()));
@@ -227,11 +235,16 @@ pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
         );
         return Err(Error::new(Status::WireVersion, detail));
     }
-    if mine.config == theirs.config {
+    compare_configs(&mine.config, &theirs.config, who)
+}
+
+/// Whether two configurations fit each other; if not, the sentence with the first lines that differ.
+pub fn compare_configs(mine: &str, theirs: &str, who: &str) -> Result<(), Error> {
+    if mine == theirs {
         return Ok(());
     }
     let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
-    let (ours, others) = (lines(&mine.config), lines(&theirs.config));
+    let (ours, others) = (lines(mine), lines(theirs));
     let absent = || String::from("nothing");
     let at = (0..ours.len().max(others.len())).find(|&at| ours.get(at) != others.get(at));
     let at = at.unwrap_or(0);

@@ -386,6 +386,7 @@ impl Exchange for Shm {
         }
         self.block = blocks[me.index()].clone();
         (self.gone, self.untold) = (Members::NONE, true);
+        self.moves += 1;
         self.tidy();
         if let Some(showroom) = &mut self.showroom {
             // All who need them have mapped or been sent them.

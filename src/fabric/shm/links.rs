@@ -25,7 +25,7 @@ const GHOSTS_MAX: usize = 1024;
 
 impl Link {
     pub(super) fn new(
-        incarnation: u64,
+        (incarnation, seat): (u64, u16),
         (pid, parks): (u32, bool),
         socket: Socket,
         bell: Bell,
@@ -33,6 +33,8 @@ impl Link {
     ) -> Link {
         Link {
             incarnation,
+            seat,
+            doors: String::new(),
             pid,
             parks,
             socket: Some(socket),
@@ -126,6 +128,7 @@ impl Shm {
             return;
         }
         (link.ended, self.untold) = (true, true);
+        self.moves += 1;
         let guest = |of: &&mut Showroom| !member && of.admits == Admission::All;
         let Some(showroom) = self.showroom.as_mut().filter(guest) else { return };
         (link.socket, link.bell, link.short) = (None, None, None); // L2
@@ -147,8 +150,33 @@ impl Shm {
         }
         let block = self.block.clone(); // until it is a member
         let who = (hello.pid, hello.parks);
-        self.links[free] = Some(Link::new(hello.incarnation, who, socket, bell, block));
+        let mut link = Link::new((hello.incarnation, hello.rank), who, socket, bell, block);
+        link.doors = hello.doors.clone();
+        self.links[free] = Some(link);
+        self.moves += 1;
         Ok(Peer(free as u16))
+    }
+
+    /// Where other hosts reach me, for those that connect from now on.
+    pub fn set_doors(&mut self, doors: &str) {
+        self.hello.doors = doors.into();
+    }
+
+    pub fn doors(&self) -> &str {
+        &self.hello.doors
+    }
+
+    /// Changes when somebody comes or goes, or a view begins.
+    pub fn moves(&self) -> u64 {
+        self.moves
+    }
+
+    /// All that are connected: incarnation, seat, whether it is a member, where other hosts reach it.
+    pub fn neighbours(&self) -> impl Iterator<Item = (u64, u16, bool, &str)> {
+        let live = self.links.iter().enumerate();
+        let live = live.filter_map(|(at, link)| Some((at, link.as_ref()?)));
+        live.filter(|(_, link)| !link.ended && link.socket.is_some())
+            .map(|(at, link)| (link.incarnation, link.seat, self.is_in(at), link.doors.as_str()))
     }
 
     /// Whether that is a member of the view entered last.

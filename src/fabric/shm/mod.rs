@@ -62,6 +62,10 @@ pub struct Neighbour {
 struct Link {
     /// 0 where nobody asks.
     incarnation: u64,
+    /// A founder's is its rank.
+    seat: u16,
+    /// Where other hosts reach it.
+    doors: String,
     pid: u32,
     parks: bool,
     /// `None`: closed here.
@@ -111,6 +115,8 @@ pub struct Shm {
     ghosts: VecDeque<usize>,
     /// `None`: the view is fixed.
     showroom: Option<Showroom>,
+    /// Counts changes of who is connected.
+    moves: u64,
 }
 
 /// Rings one's own bell from another thread: for an application thread whose group sleeps.
@@ -122,6 +128,21 @@ pub struct OwnBell {
 }
 
 impl OwnBell {
+    /// For fabrics whose members sleep on a descriptor of their own.
+    pub(in crate::fabric) fn new(bell: Arc<Bell>, asleep: Arc<Cell>) -> OwnBell {
+        OwnBell { bell, asleep, rung: 0 }
+    }
+
+    /// What the `asleep` word becomes when its owner falls asleep, and when it wakes.
+    pub(in crate::fabric) fn asleep(word: u64, room: bool) -> u64 {
+        let generation = (word >> STATE_BITS) + 1;
+        generation << STATE_BITS | if room { ASLEEP_FOR_ROOM } else { ASLEEP }
+    }
+
+    pub(in crate::fabric) fn awake(word: u64) -> u64 {
+        word - word % (1 << STATE_BITS)
+    }
+
     /// To be called after the stores that the turn thread should see (P).
     #[inline]
     pub fn ring_if_asleep(&mut self) {
@@ -171,7 +192,8 @@ impl Shm {
             peers[rank.index()] = Some(rank.index());
             let block = parts.blocks[rank.index()].clone();
             let incarnation = block.cell(layout.incarnation.byte(0)).observe();
-            links[rank.index()] = Some(Link::new(incarnation, (pid, parks), socket, bell, block));
+            links[rank.index()] =
+                Some(Link::new((incarnation, rank.0), (pid, parks), socket, bell, block));
         }
         let parks = parts.hello.parks;
         let mut showroom = parts.memory.map(Showroom::new);
@@ -200,6 +222,7 @@ impl Shm {
             starved: None,
             ghosts: VecDeque::new(),
             showroom,
+            moves: 0,
         })
     }
 
@@ -404,9 +427,7 @@ impl Fabric for Shm {
         if !self.parks {
             return;
         }
-        let state = if room { ASLEEP_FOR_ROOM } else { ASLEEP };
-        let generation = (self.asleep >> STATE_BITS) + 1;
-        self.asleep = generation << STATE_BITS | state;
+        self.asleep = OwnBell::asleep(self.asleep, room);
         self.block.cell(self.asleep_at).publish(self.asleep);
         self.asleep_here.publish(self.asleep);
         order::fence(); // P: `asleep` before the last look

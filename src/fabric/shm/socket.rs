@@ -362,10 +362,24 @@ impl Watch {
         let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::RDHUP);
     }
 
+    /// From now on reports `token` also (or not) while the descriptor can be written to.
+    pub fn await_writable(&self, descriptor: impl AsFd, token: u64, yes: bool) {
+        let data = epoll::EventData::new_u64(token);
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        flags.set(epoll::EventFlags::OUT, yes);
+        let _ = epoll::modify(&self.0, descriptor, data, flags);
+    }
+
     /// From now on reports `token` when it is readable, too, as `add` does.
     pub fn await_all(&self, descriptor: impl AsFd, token: u64) {
+        self.await_room(descriptor, token, false);
+    }
+
+    /// The same, and with `also` while it takes bytes.
+    pub fn await_room(&self, descriptor: impl AsFd, token: u64, also: bool) {
         let data = epoll::EventData::new_u64(token);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        let room = if also { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | room;
         let _ = epoll::modify(&self.0, descriptor, data, flags);
     }
 

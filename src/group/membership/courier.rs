@@ -306,5 +306,5 @@ fn post_of(table: &Table, at: usize, len: usize, to: Members) -> Post {
     for (word, value) in values[..len].iter_mut().enumerate() {
         *value = table.block(table.me()).cell(at + word * 8).own();
     }
-    Post::Words { to, at: at as u32, values, len: len as u8 }
+    Post::Words { to, at: at as u32, values, len: len as u8, news: true }
 }

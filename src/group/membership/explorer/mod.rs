@@ -430,7 +430,7 @@ impl World {
         let mut posts = Vec::new();
         up.membership.posts(&up.table, full, &mut posts);
         for post in posts {
-            let Post::Words { to, at: byte, values, len } = post else { unreachable!() };
+            let Post::Words { to, at: byte, values, len, .. } = post else { unreachable!() };
             for rank in roster.all().iter().filter(|rank| *rank != roster.me) {
                 // Shared memory shows a suspect what is stored, too; the others get it by post.
                 let shown = net.is_eager(who, at(rank)) && up.membership.suspects().contains(rank);

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A founder put together, once all members of a group on one host have met.
+
+use super::super::Application;
+use super::super::assembly::assemble;
+use super::super::config::{Changes, Config};
+use super::super::policy::Policy;
+use super::super::rendezvous::Met;
+use super::super::views::Views;
+use super::Group;
+use crate::base::Rank;
+use crate::error::Error;
+use crate::fabric::shm::exchange::OwnMemory;
+use crate::fabric::shm::socket::Bell;
+use crate::fabric::shm::{Parts, Shm};
+use crate::fabric::{Fabric, Memory};
+use crate::group::membership::roster::{Address, Roster};
+use crate::group::membership::{Carry, Options};
+use crate::group::policy::Plan;
+use crate::group::view::View;
+use crate::mem::Region;
+use crate::sst::layout::Layout;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What is needed to put a member together once all have met.
+pub struct Opening<'a> {
+    pub config: &'a Config,
+    pub view: View,
+    pub layout: Arc<Layout>,
+    /// And how it has placed the founders.
+    pub policy: (Policy, Plan),
+    pub memory: Memory,
+    pub own: OwnMemory,
+}
+
+impl Opening<'_> {
+    pub fn build(
+        self,
+        met: Met,
+        bell: Bell,
+        (stats, stats_fd): (Arc<Region>, OwnedFd),
+        application: Box<dyn Application>,
+    ) -> Result<Group, Error> {
+        let (me, members) = (self.view.me, self.view.members);
+        let others = met.blocks.into_iter().zip(met.rings).enumerate();
+        let memory = |(rank, (block, rings)): (usize, (Option<Arc<Region>>, _))| match block {
+            Some(block) => Memory { block, rings },
+            None => {
+                assert_eq!(rank, me.index(), "all have met");
+                self.memory.clone()
+            }
+        };
+        let memories: Vec<Memory> = others.map(memory).collect();
+        let views = self.config.membership == Changes::Views;
+        let parts = Parts {
+            me,
+            members,
+            blocks: memories.iter().map(|memory| memory.block.clone()).collect(),
+            neighbours: met.neighbours,
+            bell,
+            door: met.door,
+            hello: met.hello,
+            stats: stats_fd,
+            memory: views.then_some(self.own),
+        };
+        let mut fabric = Shm::new(parts, &self.layout)?;
+        let roster = views.then(|| founders(&memories, &self.layout, me));
+        let (mut policy, plan) = self.policy;
+        policy.adopt(&plan);
+        let first = roster.clone().map(|roster| {
+            let carry = Carry::first(&roster);
+            (roster, carry, Options::default())
+        });
+        let posting = fabric.posting();
+        let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
+        let assembly = assemble(self.view.clone(), &self.layout, &memories, posting, first);
+        let views = fabric.exchange().zip(roster).map(|(exchange, roster)| {
+            let lags = policy.lags(self.config);
+            let first = (roster, self.view);
+            let time = self.config.suspicion_ns;
+            let mut views = Views::new(policy, first, time, &lags, exchange, blocks);
+            views.spare.begin(&memories);
+            views.beat(self.layout.beat.byte(0));
+            Box::new(views)
+        });
+        let bell = fabric.own_bell();
+        Ok(Group::of(assembly, Box::new(fabric), bell, views, application, stats, self.config))
+    }
+}
+
+/// The first view's members: each says in its control block which incarnation it is.
+fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
+    let founder = |(memory, extra): (&Memory, u16)| {
+        let incarnation = memory.block.cell(layout.incarnation.byte(0)).observe();
+        (incarnation, Address { extra, ..Address::default() })
+    };
+    let all: Vec<(u64, Address)> = memories.iter().zip(0..).map(founder).collect();
+    Roster::first(&all, me)
+}

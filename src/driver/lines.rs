@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The fabric of a member whose connections are made one by one: shared memory, and TCP beside it
+//! where the group is on several hosts.
+
+use super::config::Config;
+use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
+use crate::base::Peer;
+use crate::error::{Error, Status};
+use crate::fabric::mixed::{Mixed, far, near};
+use crate::fabric::shm::{OwnBell, Shm};
+use crate::fabric::tcp::address::{Address, Host, parse};
+use crate::fabric::tcp::door::{Door, Limits};
+use crate::fabric::tcp::handshake::{Terms, Versions};
+use crate::fabric::tcp::hello::{Hello, Kind};
+use crate::fabric::tcp::lobby::{Lobby, Parts};
+use crate::fabric::tcp::mirror::Measures;
+use crate::fabric::tcp::secret::Secret;
+use crate::fabric::tcp::{Setup, Tcp};
+use crate::fabric::{Exchange, Fabric};
+use crate::sst::layout::Layout;
+use std::sync::Arc;
+
+/// What a member is connected by.
+pub enum Lines {
+    Near(Box<Shm>),
+    Both(Box<Mixed<Shm, Tcp>>),
+}
+
+impl Lines {
+    pub fn fabric(&mut self) -> &mut dyn Fabric {
+        match self {
+            Lines::Near(shm) => &mut **shm,
+            Lines::Both(both) => &mut **both,
+        }
+    }
+
+    pub fn exchange(&mut self) -> &mut dyn Exchange {
+        match self {
+            Lines::Near(shm) => &mut **shm,
+            Lines::Both(both) => &mut **both,
+        }
+    }
+
+    pub fn near(&mut self) -> &mut Shm {
+        match self {
+            Lines::Near(shm) => shm,
+            Lines::Both(both) => &mut both.near,
+        }
+    }
+
+    /// The name that a peer of the near fabric has in both.
+    pub fn name_of_near(&self, peer: Peer) -> Peer {
+        match self {
+            Lines::Near(_) => peer,
+            Lines::Both(_) => near(peer),
+        }
+    }
+
+    pub fn own_bell(&self) -> Option<OwnBell> {
+        match self {
+            Lines::Near(shm) => shm.own_bell(),
+            Lines::Both(both) => both.near.own_bell(),
+        }
+    }
+
+    /// Incarnations that I am connected with.
+    pub fn connected(&self) -> Vec<u64> {
+        match self {
+            Lines::Near(shm) => shm.connected(),
+            Lines::Both(both) => {
+                let mut all = both.near.connected();
+                all.extend(both.far.connected());
+                all
+            }
+        }
+    }
+
+    /// Where other hosts reach me.
+    pub fn doors(&mut self) -> String {
+        self.near().doors().into()
+    }
+
+    /// Those on other hosts: seat, peer, incarnation.
+    pub fn far_ones(&mut self) -> Vec<(u16, Peer, u64)> {
+        let Lines::Both(both) = self else { return Vec::new() };
+        let Some(lobby) = both.far.lobby() else { return Vec::new() };
+        let known: Vec<(u16, u64)> =
+            lobby.abouts().iter().map(|of| (of.seat, of.incarnation)).collect();
+        let peer = |(seat, who): (u16, u64)| Some((seat, far(both.far.peer(who)?), who));
+        known.into_iter().filter_map(peer).collect()
+    }
+
+    /// Why some host cannot be reached: of the last call that failed, and whether another could do.
+    pub fn trouble(&mut self) -> Option<(Error, bool)> {
+        let Lines::Both(both) = self else { return None };
+        let lobby = both.far.lobby()?;
+        Some((lobby.trouble()?.clone(), lobby.fatal().is_some()))
+    }
+
+    pub fn into_fabric(self) -> Box<dyn Fabric> {
+        match self {
+            Lines::Near(shm) => shm,
+            Lines::Both(both) => both,
+        }
+    }
+}
+
+/// What this process says of itself to other hosts.
+pub struct Myself<'a> {
+    pub seat: u16,
+    pub incarnation: u64,
+    /// What all members must agree on.
+    pub text: &'a str,
+    pub largest: &'a Layout,
+}
+
+/// Opens the door to other hosts, and begins to call.
+///
+/// Errors: `Invalid`: an address, or the secret; `InUse`: a port; `Limit`, `System`.
+pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Error> {
+    let network = &config.network;
+    if network.carrier == Carrier::Shm {
+        return Ok(Lines::Near(Box::new(shm)));
+    }
+    let (group, incarnation) = (config.group.clone(), me.incarnation);
+    let secret = network.secret.as_ref().map(secret).transpose()?;
+    if secret.is_none() && !network.trusted {
+        let detail = "members on other hosts must prove that they belong to the group: give a secret, \
+                      or say that the network is trusted";
+        return Err(Error::new(Status::Invalid, detail));
+    }
+    let terms = Arc::new(Terms { group, secret, versions: Versions::OURS, incarnation });
+    let listen = listen_at(network)?;
+    let door = Door::open(&listen, terms.clone(), Limits::default())?;
+    let kind = if config.join { Kind::Enter } else { Kind::Join };
+    let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
+    hello.addresses = advertised(network, &listen, &door)?;
+    let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
+    shm.set_doors(&doors.join(","));
+    let source = listen.iter().find_map(|address| match address.host {
+        Host::V4(ip) if !ip.is_unspecified() => Some(ip.into()),
+        Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),
+        _ => None,
+    });
+    let others_only = network.carrier == Carrier::Auto;
+    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source });
+    if config.join {
+        lobby.call_contacts(&all_of(&network.contacts)?);
+    } else {
+        lobby.call_founders(&all_of(&network.founders)?);
+    }
+    let setup = Setup {
+        measures: Measures::of(me.largest),
+        beat_at: me.largest.beat.byte(0),
+        closed_at: me.largest.closed.byte(0),
+        parks: shm.parks(),
+        views: true,
+    };
+    let mut tcp = Tcp::new(setup)?;
+    tcp.attend(lobby)?;
+    Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)))
+}
+
+fn all_of(addresses: &[String]) -> Result<Vec<Address>, Error> {
+    addresses.iter().map(|text| parse(text, Some(PORT_DEFAULT))).collect()
+}
+
+fn listen_at(network: &Network) -> Result<Vec<Address>, Error> {
+    match network.listen.is_empty() {
+        true => Ok(vec![Address { host: Host::Any, port: PORT_DEFAULT }]),
+        false => all_of(&network.listen),
+    }
+}
+
+/// What others are told: as given, or where the door is.
+fn advertised(network: &Network, listen: &[Address], door: &Door) -> Result<Vec<Address>, Error> {
+    if !network.advertise.is_empty() {
+        return Ok(vec![parse(&network.advertise, Some(PORT_DEFAULT))?]);
+    }
+    let any = listen.iter().any(|address| match address.host {
+        Host::Any => true,
+        Host::V4(ip) => ip.is_unspecified(),
+        Host::V6(ip, _) => ip.is_unspecified(),
+        Host::Name(_) => false,
+    });
+    let found = door.addresses();
+    match found.first() {
+        Some(first) if any => Ok(vec![Address { host: Host::Any, port: first.port() }]),
+        _ => Ok(found.into_iter().map(Address::from).collect()),
+    }
+}
+
+fn secret(from: &SecretFrom) -> Result<Secret, Error> {
+    match from {
+        SecretFrom::File(path) => Secret::from_file(path),
+        SecretFrom::Descriptor(number) => {
+            let named = format!("/proc/self/fd/{number}");
+            let opened = std::fs::File::open(&named).map_err(|cause| {
+                let detail = format!(
+                    "the secret cannot be read from descriptor {number}: {cause}; open it in the \
+                     process that starts this one, as in `squall … {number}<FILE`"
+                );
+                Error::new(Status::Invalid, detail)
+            })?;
+            Secret::from_descriptor(opened.into())
+        }
+    }
+}

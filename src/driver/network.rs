@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where the members of a group are, beyond one host, and what protects the way between them.
+
+use std::path::PathBuf;
+
+/// What carries a group's messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Carrier {
+    /// Shared memory: all members are on this host.
+    #[default]
+    Shm,
+    /// TCP, between members on one host, too.
+    Tcp,
+    /// Shared memory within a host, TCP between hosts.
+    Auto,
+}
+
+/// The port that is listened on if none is given.
+pub const PORT_DEFAULT: u16 = 7471;
+
+/// Where the key of a group comes from: bytes that all members share and nobody else knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretFrom {
+    /// A file that only its owner may read.
+    File(PathBuf),
+    /// An open descriptor, which is read to its end.
+    Descriptor(i32),
+}
+
+/// Everything about a group that is not on one host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Network {
+    pub carrier: Carrier,
+    /// Addresses to listen on, `HOST:PORT`; empty: all addresses of this host and `PORT_DEFAULT`.
+    pub listen: Vec<String>,
+    /// The address that others reach this member by; empty: as they see it.
+    pub advertise: String,
+    /// Of the first members, by rank.
+    pub founders: Vec<String>,
+    /// For one that joins: members, any of which will do; a name may have several addresses.
+    pub contacts: Vec<String>,
+    /// `None`: none, which `trusted` must allow.
+    pub secret: Option<SecretFrom>,
+    /// Nothing is authenticated: whoever reaches a port is believed.
+    pub trusted: bool,
+}

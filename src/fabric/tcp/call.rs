@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A call to a member: through a list of addresses, until one of them answers as a member does.
+//!
+//! Works while some are down: an address at which nobody is, or is not what was looked for, is
+//! passed over, and its trouble is told only if no other address is better. Never waits: `step` is
+//! called again and again, by who has other things to do as well.
+
+use super::handshake::{Handshake, Progress};
+use super::hello::Hello;
+use super::secret;
+use super::session::Session;
+use super::talk::{Stepped, Talk};
+use super::terms::{Reason, Refusal, Terms};
+use crate::error::{Error, Status};
+use crate::fabric::shm::fork::Unshared;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one address may take, to the welcome.
+pub const TRY: Duration = Duration::from_secs(3);
+/// Addresses that one step passes over at the most.
+const STEP_TRIES_MAX: usize = 4;
+
+/// Why nobody was met: of the address that came nearest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    pub refusal: Refusal,
+    /// `None`: there was no address.
+    pub remote: Option<SocketAddr>,
+}
+
+/// How far a call is.
+pub enum Called {
+    Waits,
+    Met(Box<Session>),
+    /// No address is left.
+    Failed(Failure),
+}
+
+pub struct Call {
+    terms: Arc<Terms>,
+    hello: Hello,
+    left: VecDeque<SocketAddr>,
+    /// Where calls come from: the address of an interface.
+    source: Option<IpAddr>,
+    each: Duration,
+    talk: Option<Talk>,
+    /// It is not connected yet.
+    connecting: bool,
+    best: Option<Failure>,
+}
+
+impl Call {
+    /// Prepares a call. `source`: the address of the interface to be used, for targets of its
+    /// family. `each`: for one address, `TRY` usually. Errors of the hello come with the first step.
+    pub fn new(
+        addresses: Vec<SocketAddr>,
+        source: Option<IpAddr>,
+        terms: Arc<Terms>,
+        hello: Hello,
+        each: Duration,
+    ) -> Call {
+        let left = addresses.into();
+        Call { terms, hello, left, source, each, talk: None, connecting: false, best: None }
+    }
+
+    /// Goes on. Some system calls at the most. After `Met` or `Failed` it is over, and fails.
+    pub fn step(&mut self, now: Instant) -> Called {
+        for _ in 0..STEP_TRIES_MAX {
+            if self.talk.is_none() {
+                let Some(address) = self.left.pop_front() else {
+                    return Called::Failed(self.best.take().unwrap_or_else(no_address));
+                };
+                if let Err(refusal) = self.begin(address, now) {
+                    self.pass_over(refusal, address);
+                    continue;
+                }
+            }
+            match self.carry_on(now) {
+                Ok(called) => return called,
+                Err((refusal, address)) => self.pass_over(refusal, address),
+            }
+        }
+        Called::Waits
+    }
+
+    fn begin(&mut self, address: SocketAddr, now: Instant) -> Result<(), Refusal> {
+        let own = |error| Refusal { reason: Reason::Refused, error };
+        let nonce = secret::random().map_err(own)?;
+        let handshake = Handshake::call(self.terms.clone(), self.hello.clone(), nonce);
+        let handshake = handshake.map_err(own)?;
+        let cannot = |cause: Errno| unreachable_there(cause);
+        let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = Unshared::make(|| socket_with(family, SocketType::STREAM, flags, None));
+        let socket = socket.map_err(cannot)?;
+        if let Some(source) = self.source.filter(|source| source.is_ipv6() == address.is_ipv6()) {
+            bind(&socket, &SocketAddr::new(source, 0)).map_err(|cause| {
+                let detail = format!(
+                    "calls cannot come from {source}: {cause}: it has to be an address of this host \
+                     (`ip address` lists them)"
+                );
+                Refusal::new(Reason::Refused, Status::Invalid, detail)
+            })?;
+        }
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            Err(cause) => return Err(cannot(cause)),
+        }
+        self.talk = Some(Talk::new(socket, handshake, address, now + self.each));
+        self.connecting = true;
+        Ok(())
+    }
+
+    /// `Err`: this address is none.
+    fn carry_on(&mut self, now: Instant) -> Result<Called, (Refusal, SocketAddr)> {
+        let talk = self.talk.as_mut().expect("it has begun");
+        let address = talk.remote;
+        let late = now >= talk.until;
+        if self.connecting {
+            match is_connected(&talk.socket) {
+                Ok(true) => self.connecting = false,
+                Ok(false) if !late => return Ok(Called::Waits),
+                Ok(false) => return Err((unreachable_there(Errno::TIMEDOUT), address)),
+                Err(cause) => return Err((unreachable_there(cause), address)),
+            }
+        }
+        match talk.step() {
+            Stepped::Waits if late => {
+                let detail = format!(
+                    "it took the call and said nothing within {:.1} s: its process hangs, or is \
+                     none of squall's",
+                    self.each.as_secs_f64()
+                );
+                Err((Refusal::new(Reason::Slow, Status::NotComplete, detail), address))
+            }
+            Stepped::Waits => Ok(Called::Waits),
+            Stepped::Agreed => {
+                let talk = self.talk.take().expect("it has agreed");
+                match talk.session() {
+                    Ok(session) => Ok(Called::Met(Box::new(session))),
+                    Err(error) => Err((Refusal { reason: Reason::HungUp, error }, address)),
+                }
+            }
+            Stepped::Refused | Stepped::Asked => {
+                let Progress::Refused(refusal) = talk.handshake.progress() else {
+                    unreachable!("nobody asks a caller, and who has hung up is told");
+                };
+                Err((refusal.clone(), address))
+            }
+        }
+    }
+
+    fn pass_over(&mut self, mut refusal: Refusal, address: SocketAddr) {
+        self.talk = None;
+        refusal.error.detail = format!("at {address}: {}", refusal.error.detail);
+        let better = |before: &Failure| nearness(refusal.reason) > nearness(before.refusal.reason);
+        if self.best.as_ref().is_none_or(better) {
+            self.best = Some(Failure { refusal, remote: Some(address) });
+        }
+    }
+}
+
+/// Which of two troubles tells more of what is wrong: the nearer to a member, the more.
+fn nearness(reason: Reason) -> u8 {
+    match reason {
+        Reason::Itself => 0, // of no interest
+        Reason::HungUp | Reason::Slow | Reason::Crowd => 1,
+        Reason::Garbage => 2,
+        Reason::Versions | Reason::Trust | Reason::Proof => 3,
+        Reason::Group | Reason::Refused => 4,
+    }
+}
+
+fn no_address() -> Failure {
+    let detail = "there is no address to call";
+    Failure { refusal: Refusal::new(Reason::HungUp, Status::NotComplete, detail), remote: None }
+}
+
+/// Whether a connection is there. `Err`: it will not be.
+fn is_connected(socket: &Unshared) -> Result<bool, Errno> {
+    let mut one = [PollFd::new(socket, PollFlags::OUT)];
+    match poll(&mut one, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(0) | Err(Errno::INTR) => Ok(false),
+        Ok(_) => sockopt::socket_error(socket)?.map(|()| true),
+        Err(cause) => Err(cause),
+    }
+}
+
+fn unreachable_there(cause: Errno) -> Refusal {
+    let detail = match cause {
+        Errno::CONNREFUSED => {
+            "nobody listens (connection refused): is the member started, and is this its port?"
+                .to_string()
+        }
+        Errno::TIMEDOUT => {
+            "no answer: is the host up, and does no firewall drop this port?".to_string()
+        }
+        Errno::MFILE | Errno::NFILE => {
+            let error = crate::fabric::shm::socket::system("cannot call", cause);
+            return Refusal { reason: Reason::Refused, error };
+        }
+        cause => {
+            let cause = std::io::Error::from(cause);
+            format!("it cannot be reached: {cause}")
+        }
+    };
+    let error = Error::new(Status::NotComplete, detail);
+    Refusal { reason: Reason::HungUp, error }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who meets whom: the door of a member that others call, and its calls while it founds or joins.
+//!
+//! A founder calls those of lower rank at the addresses of the configuration. One that joins calls its
+//! contacts until one of them answers; each member that it meets tells it who else there is and
+//! where, in its welcome and whenever it asks (`who`), and it calls those. So it works while some
+//! contacts are down, and a member may have any address.
+//!
+//! Y1  A member calls nobody. Of two that join, the one with the higher incarnation calls: each pair is
+//!     connected once.
+//! Y2  There is one connection per incarnation: who is connected is not called, and one that comes a
+//!     second time is refused.
+//! Y3  Where members on one host meet over shared memory, they do not over TCP.
+//!
+//! What is said in connections that are there (`Tcp::heard` keeps it from the driver):
+//!
+//! ```text
+//! who                                          one that joins
+//! here                                         a member, of all that it is connected with
+//! INCARNATION SEAT member|joins HOST ADDRESS,ADDRESS…
+//! ```
+
+mod about;
+
+use super::super::mixed::Neighbour;
+use super::address::{Address, Lookup, parse};
+use super::call::{Call, Called, TRY};
+use super::door::{Arrival, Door, Visitor};
+use super::handshake::Terms;
+use super::hello::{Hello, Kind, compare};
+use super::session::Session;
+use crate::error::{Error, Status};
+use crate::fabric::Admission;
+use crate::limits::MEMBERS_MAX;
+pub use about::About;
+use about::{HOST, about, entry, host_of, settle, this_host};
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a call that met nobody waits before the next one.
+const CALL_AGAIN: Duration = Duration::from_millis(100);
+/// How often one that joins asks who there is.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Entries that are believed of one peer: twice as many as a group has members, since some join.
+const HERE_MAX: usize = 2 * MEMBERS_MAX;
+const WHO: &[u8] = b"who\n";
+
+/// Whom a call is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Whom {
+    Founder(u16),
+    /// Any member.
+    Anybody,
+    Incarnation(u64),
+}
+
+/// Somebody to be called until it is connected.
+struct Goal {
+    whom: Whom,
+    addresses: Vec<Address>,
+    lookup: Option<Lookup>,
+    call: Option<Call>,
+    /// Not before.
+    next: Instant,
+}
+
+pub struct Lobby {
+    terms: Arc<Terms>,
+    hello: Hello,
+    host: String,
+    /// Members on this host meet otherwise (Y3).
+    others_only: bool,
+    /// Calls come from this interface.
+    source: Option<IpAddr>,
+    pub door: Door,
+    goals: Vec<Goal>,
+    /// All that are connected.
+    abouts: Vec<About>,
+    /// Those that are connected by shared memory.
+    near: Vec<About>,
+    /// All that others have told of.
+    told: Vec<About>,
+    joins: bool,
+    asked: Instant,
+    trouble: Option<Error>,
+    fatal: Option<Error>,
+}
+
+/// What a lobby is made of.
+pub struct Parts {
+    pub terms: Arc<Terms>,
+    /// Of kind `Join` for a founder, `Enter` for one that joins; with its addresses.
+    pub hello: Hello,
+    pub door: Door,
+    pub others_only: bool,
+    pub source: Option<IpAddr>,
+}
+
+/// A new connection.
+pub enum New {
+    Peer(Box<Session>),
+    /// For a state transfer, by that incarnation.
+    Stream(u64, Box<Session>),
+}
+
+impl Lobby {
+    pub fn new(parts: Parts) -> Lobby {
+        let Parts { terms, mut hello, door, others_only, source } = parts;
+        let host = this_host();
+        hello.more.push((HOST.into(), host.clone()));
+        let joins = hello.kind == Kind::Enter;
+        let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());
+        let near = Vec::new();
+        let (trouble, fatal) = (None, None);
+        let asked = Instant::now();
+        Lobby {
+            terms,
+            hello,
+            host,
+            others_only,
+            source,
+            door,
+            goals,
+            abouts,
+            near,
+            told,
+            joins,
+            asked,
+            trouble,
+            fatal,
+        }
+    }
+
+    /// A founder's: the addresses of all, by rank.
+    pub fn call_founders(&mut self, founders: &[Address]) {
+        let lower = founders.iter().take(self.hello.rank.into()).zip(0..);
+        for (address, rank) in lower {
+            self.add(Whom::Founder(rank), vec![address.clone()]);
+        }
+    }
+
+    /// One that joins: any of these will do.
+    pub fn call_contacts(&mut self, contacts: &[Address]) {
+        self.add(Whom::Anybody, contacts.to_vec());
+    }
+
+    fn add(&mut self, whom: Whom, addresses: Vec<Address>) {
+        let next = Instant::now();
+        self.goals.push(Goal { whom, addresses, lookup: None, call: None, next });
+    }
+
+    /// This process is a member: calls that are under way are hung up on (Y1).
+    pub fn stop_calling(&mut self) {
+        self.goals.clear();
+        self.told.clear();
+        self.joins = false;
+    }
+
+    /// Whether there is something to do now though nobody stirs.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.joins || !self.goals.is_empty() || self.door.wake_at().is_some_and(|at| at <= now)
+    }
+
+    /// What stands in the way of meeting somebody: of the last call that failed.
+    pub fn trouble(&self) -> Option<&Error> {
+        self.fatal.as_ref().or(self.trouble.as_ref())
+    }
+
+    /// What no further call can mend: another configuration.
+    pub fn fatal(&self) -> Option<&Error> {
+        self.fatal.as_ref()
+    }
+
+    pub fn abouts(&self) -> &[About] {
+        &self.abouts
+    }
+
+    /// One round: who has come through the door, and whom calls have met. `meets`: whom the driver
+    /// lets in. `members`: those of the view.
+    pub fn step(&mut self, now: Instant, meets: Admission, members: &[u64]) -> Vec<New> {
+        let mut new = Vec::new();
+        for arrival in self.door.look(now) {
+            match arrival {
+                Arrival::Asks(visitor) => self.decide(*visitor, meets, members),
+                Arrival::Met(session) if session.peer.kind == Kind::Stream => {
+                    new.push(New::Stream(session.incarnation(), session));
+                }
+                Arrival::Met(session) => self.keep(session, false, &mut new),
+            }
+        }
+        self.look_for_more();
+        for at in (0..self.goals.len()).rev() {
+            match self.go_on(at, now) {
+                Some(session) => {
+                    self.goals[at].next = now + CALL_AGAIN;
+                    self.read_told(&session.peer, session.remote.ip());
+                    self.keep(session, true, &mut new);
+                }
+                None if self.is_reached(self.goals[at].whom) => {
+                    if !matches!(self.goals[at].whom, Whom::Anybody | Whom::Founder(_)) {
+                        self.goals.swap_remove(at);
+                    }
+                }
+                None => {}
+            }
+        }
+        new
+    }
+
+    fn is_reached(&self, whom: Whom) -> bool {
+        match whom {
+            Whom::Founder(rank) => self.abouts.iter().any(|of| of.seat == rank),
+            Whom::Anybody => !self.abouts.is_empty(),
+            Whom::Incarnation(who) => self.is_connected(who),
+        }
+    }
+
+    fn is_connected(&self, incarnation: u64) -> bool {
+        self.abouts.iter().any(|of| of.incarnation == incarnation)
+    }
+
+    /// Who was told of and is to be called by me.
+    fn look_for_more(&mut self) {
+        for about in std::mem::take(&mut self.told) {
+            let whom = Whom::Incarnation(about.incarnation);
+            let mine = about.incarnation == self.terms.incarnation;
+            let calls_me = !about.is_member && about.incarnation > self.terms.incarnation; // Y1
+            let near = self.others_only && about.host == self.host; // Y3
+            let known = self.goals.iter().any(|goal| goal.whom == whom);
+            if !(mine || calls_me || near || known || self.is_connected(about.incarnation)) {
+                self.add(whom, about.addresses);
+            }
+        }
+    }
+
+    /// Carries a call on, or begins one.
+    fn go_on(&mut self, at: usize, now: Instant) -> Option<Box<Session>> {
+        let reached = self.is_reached(self.goals[at].whom);
+        let goal = &mut self.goals[at];
+        if reached {
+            (goal.lookup, goal.call) = (None, None);
+            return None;
+        }
+        if goal.call.is_none() && goal.lookup.is_none() {
+            if now < goal.next {
+                return None;
+            }
+            match Lookup::start(&goal.addresses) {
+                Ok(lookup) => goal.lookup = Some(lookup),
+                Err(trouble) => {
+                    goal.next = now + CALL_AGAIN;
+                    self.trouble = Some(trouble);
+                    return None;
+                }
+            }
+        }
+        if let Some(lookup) = &mut goal.lookup {
+            if !lookup.poll() {
+                return None;
+            }
+            let addresses = lookup.addresses();
+            if addresses.is_empty() {
+                self.trouble = lookup.trouble().cloned();
+                (goal.lookup, goal.next) = (None, now + CALL_AGAIN);
+                return None;
+            }
+            let (terms, hello) = (self.terms.clone(), self.hello.clone());
+            goal.lookup = None;
+            goal.call = Some(Call::new(addresses, self.source, terms, hello, TRY));
+        }
+        match goal.call.as_mut()?.step(now) {
+            Called::Waits => None,
+            Called::Met(session) => {
+                goal.call = None;
+                Some(session)
+            }
+            Called::Failed(failure) => {
+                (goal.call, goal.next) = (None, now + CALL_AGAIN);
+                let error = failure.refusal.error;
+                if matches!(error.status, Status::Mismatch | Status::WireVersion) {
+                    self.fatal.get_or_insert(error.clone());
+                }
+                self.trouble = Some(error);
+                None
+            }
+        }
+    }
+
+    /// A connection is there, unless there is one already (Y2).
+    fn keep(&mut self, session: Box<Session>, called: bool, new: &mut Vec<New>) {
+        let (peer, who) = (&session.peer, session.incarnation());
+        if who == 0 || self.is_connected(who) {
+            return;
+        }
+        if called && let Err(differs) = compare(&self.hello, peer, &peer.who(session.remote)) {
+            self.fatal.get_or_insert(differs);
+            return;
+        }
+        let about = about(peer, session.remote, called);
+        if self.others_only && about.host == self.host {
+            return; // Y3
+        }
+        self.abouts.push(about);
+        new.push(New::Peer(session));
+    }
+
+    /// Somebody who holds the secret wants something.
+    fn decide(&mut self, visitor: Visitor, meets: Admission, members: &[u64]) {
+        let theirs = &visitor.hello;
+        let refuse = |status: Status, sentence: &str| Err((status, sentence.to_string()));
+        let outcome = match compare(&self.hello, theirs, &visitor.who()) {
+            Err(differs) => Err((differs.status, differs.detail)),
+            Ok(()) => match theirs.kind {
+                Kind::Probe => Ok(()),
+                Kind::Stream if self.is_connected(theirs.incarnation) => Ok(()),
+                Kind::Stream => {
+                    refuse(Status::NotComplete, "this process is not connected with it")
+                }
+                Kind::Join | Kind::Enter => self.may_come(theirs, meets),
+                Kind::Stat => refuse(Status::Invalid, "ask on its own host: `squall stat GROUP`"),
+                Kind::Welcome | Kind::Refuse => refuse(Status::Invalid, "that is an answer"),
+            },
+        };
+        match outcome {
+            Ok(()) => {
+                let mut welcome = Hello { kind: Kind::Welcome, ..self.hello.clone() };
+                welcome.more.push(("here".into(), self.here(members).replace('\n', ";")));
+                // It cannot fail but for a hello of ours that is too long: then without the list.
+                if welcome.check().is_err() {
+                    welcome.more.pop();
+                }
+                let _ = self.door.welcome(visitor, &welcome);
+            }
+            Err((status, sentence)) => self.door.refuse(visitor, &self.hello, status, &sentence),
+        }
+    }
+
+    fn may_come(&self, theirs: &Hello, meets: Admission) -> Result<(), (Status, String)> {
+        let refuse = |status: Status, sentence: &str| Err((status, sentence.to_string()));
+        if theirs.incarnation == 0 {
+            return refuse(Status::Invalid, "it says no incarnation");
+        }
+        if self.is_connected(theirs.incarnation) {
+            return refuse(Status::InUse, "this process is connected already"); // Y2
+        }
+        if self.others_only && host_of(theirs) == self.host {
+            return refuse(Status::InUse, "members on one host meet over shared memory"); // Y3
+        }
+        match (meets, theirs.kind, self.hello.kind) {
+            (Admission::All, Kind::Enter, _) => Ok(()),
+            (Admission::All, ..) => {
+                refuse(Status::InUse, "the group runs already: join it (`join = true`)")
+            }
+            (Admission::Higher, Kind::Join, Kind::Join) => {
+                let taken = self.abouts.iter().any(|of| of.seat == theirs.rank);
+                match theirs.rank > self.hello.rank && !taken {
+                    true => Ok(()),
+                    false => refuse(Status::InUse, &format!("rank {} is there", theirs.rank)),
+                }
+            }
+            (Admission::Higher, Kind::Enter, Kind::Enter) => {
+                match theirs.incarnation > self.terms.incarnation {
+                    true => Ok(()), // Y1
+                    false => refuse(Status::NotComplete, "this process joins itself"),
+                }
+            }
+            _ => refuse(Status::NotComplete, "this process is no member yet, or no more"),
+        }
+    }
+
+    /// What a peer says that is for the lobby. `None`: it is for the driver; else what to answer.
+    pub fn hears(&mut self, from: u64, bytes: &[u8], members: &[u64]) -> Option<Option<Vec<u8>>> {
+        if bytes == WHO {
+            return Some(Some(format!("here\n{}", self.here(members)).into_bytes()));
+        }
+        let text = bytes.strip_prefix(b"here\n")?;
+        if let Ok(text) = std::str::from_utf8(text)
+            && self.joins
+        {
+            let its = self.abouts.iter().find(|of| of.incarnation == from);
+            let ip = its.and_then(|of| of.ip);
+            self.learn(text.lines(), ip);
+        }
+        Some(None)
+    }
+
+    /// What all that are connected are to be asked, if it is time.
+    pub fn asks(&mut self, now: Instant) -> Option<&'static [u8]> {
+        let due = self.joins && now >= self.asked + ASK_EVERY;
+        if due {
+            self.asked = now;
+        }
+        due.then_some(WHO)
+    }
+
+    fn read_told(&mut self, welcome: &Hello, ip: IpAddr) {
+        let here = welcome.more.iter().find(|(key, _)| key == "here");
+        if let Some((_, text)) = here.filter(|_| self.joins) {
+            let text = text.clone();
+            self.learn(text.split(';'), Some(ip));
+        }
+    }
+
+    /// Lines of a peer's: what is none is passed over.
+    /// `ip`: whose host its addresses are of that name none.
+    fn learn<'a>(&mut self, lines: impl Iterator<Item = &'a str>, ip: Option<IpAddr>) {
+        for mut about in lines.take(HERE_MAX).filter_map(entry) {
+            if let Some(ip) = ip {
+                about.addresses.iter_mut().for_each(|address| settle(address, ip));
+            }
+            self.told.push(about);
+        }
+        self.told.truncate(4 * HERE_MAX);
+    }
+
+    /// All that I am connected with, a line each.
+    fn here(&self, members: &[u64]) -> String {
+        let mut text = String::new();
+        for about in self.abouts.iter().chain(&self.near).take(HERE_MAX) {
+            let is_member = about.is_member || members.contains(&about.incarnation);
+            let what = if is_member { "member" } else { "joins" };
+            let addresses: Vec<String> = about.addresses.iter().map(Address::to_string).collect();
+            let (who, seat, host) = (about.incarnation, about.seat, &about.host);
+            let _ = writeln!(text, "{who} {seat} {what} {host} {}", addresses.join(","));
+        }
+        text
+    }
+
+    /// Who is connected by shared memory now.
+    pub fn hear_of(&mut self, neighbours: &[Neighbour]) {
+        let of = |of: &Neighbour| {
+            let doors = of.doors.split(',').filter(|text| !text.is_empty());
+            About {
+                incarnation: of.incarnation,
+                seat: of.seat,
+                is_member: of.is_member,
+                host: self.host.clone(),
+                addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
+                ip: None,
+            }
+        };
+        self.near = neighbours.iter().map(of).collect();
+    }
+
+    /// A connection has ended.
+    pub fn forget(&mut self, incarnation: u64) {
+        self.abouts.retain(|of| of.incarnation != incarnation);
+    }
+
+    /// A call for a state transfer's stream, to one that is connected.
+    pub fn call_for_stream(&self, incarnation: u64) -> Option<Call> {
+        let about = self.abouts.iter().find(|of| of.incarnation == incarnation)?;
+        let numeric = about.addresses.iter().filter_map(|address| address.numeric().ok().flatten());
+        let hello = Hello { kind: Kind::Stream, ..self.hello.clone() };
+        let (terms, source) = (self.terms.clone(), self.source);
+        Some(Call::new(numeric.collect(), source, terms, hello, TRY))
+    }
+}

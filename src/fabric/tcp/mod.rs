@@ -1,0 +1,795 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Members on other hosts: one connection per pair of incarnations, and a mirror on the heap for each
+//! peer and epoch, into which its posts land when this member polls.
+//!
+//! P1  Only the thread that polls touches sockets and mirrors; other threads observe words of mirrors.
+//! P2  A post is on its way when `post` returns, or it waits here and the peer is full; so a post is a
+//!     system call per peer, and so is a poll.
+//! P3  With keys, nothing lands that was not verified (`seal`); without, who can inject into the
+//!     network can write counters. Either way a peer writes its own memory only (`mirror`).
+//! P4  A slow peer costs a bounded amount of memory (`outgoing`) and a system call now and then.
+//!
+//! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4), but not while a callback runs:
+//! then nothing is sent, whatever the callback says (`keep_alive`).
+//!
+//! Sockets are read by `recv` as they come, and watched by who sleeps only. Measured before that was
+//! chosen, 64 B there and back on loopback, both spinning: `recv` and `send` 9.8 us; the same while an
+//! epoll descriptor watches 10.1; io_uring with a receive always posted 12.1 (DEFER_TASKRUN), 12.8
+//! (COOP_TASKRUN), 34 (without entering the kernel to look).
+//!
+//! The records are in `wire`. How two processes find and prove each other: `address` (names), `secret`,
+//! `terms` and `hello` (what is said), `handshake` (in which order), `door` (who listens), `call` (who
+//! calls); all of that ends in a `Session`. Who is trusted with what: `threats.md`. Silence of a network
+//! ends no connection for as long as the kernel tries (F5), about a quarter of an hour.
+
+pub mod address;
+pub mod call;
+pub mod door;
+pub mod handshake;
+pub mod hello;
+pub mod incoming;
+pub mod link;
+pub mod lobby;
+pub mod mirror;
+pub mod outgoing;
+pub mod seal;
+pub mod secret;
+pub mod session;
+mod stream;
+mod talk;
+pub mod terms;
+pub mod wire;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use super::mixed::Neighbour;
+use super::shm::OwnBell;
+use super::shm::socket::{Alarm, Bell, Watch};
+use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes};
+use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, Rank};
+use crate::error::Error;
+use crate::log_sink::{Level, say};
+use crate::mem::{Cell, Region};
+use link::{Channel, Keys, Link, Parting};
+use lobby::{Lobby, New};
+use mirror::{Measures, extent, made};
+use outgoing::{Own, Parcel};
+use session::Session;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The first epoch that a member is in, whichever that is.
+const FIRST: Epoch = Epoch(0);
+/// Members whose sockets are read one after the other in each poll; with more, it is asked first which
+/// of them have something.
+const READ_EACH_MAX: usize = 4;
+/// Looks without sleep after which sockets are watched no more: a watch costs something per segment
+/// that comes, and only who sleeps needs it.
+const LOOKS_AWAKE: u32 = 4;
+/// Connections that are closed here and kept for a moment, at the most.
+const PARTINGS_MAX: usize = 64;
+/// Streams that peers have opened and nobody has taken, at the most.
+const OFFERED_MAX: usize = 64;
+/// How long `drop` waits, after a farewell, for it to be taken.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+const TOKEN_BELL: u64 = u64::MAX;
+const TOKEN_DOOR: u64 = u64::MAX - 1;
+const TOKEN_ALARM: u64 = u64::MAX - 3;
+
+/// What a TCP fabric must know of its group.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub measures: Measures,
+    /// Bytes of the words of a control block that say "I live" and "I have left".
+    pub beat_at: usize,
+    pub closed_at: usize,
+    /// Whether this member ever sleeps.
+    pub parks: bool,
+    /// Whether members change.
+    pub views: bool,
+}
+
+/// My memory of an epoch.
+struct Mine {
+    epoch: Epoch,
+    memory: Memory,
+    /// To whom it was shown, and whose rings.
+    seen: Vec<(Peer, Vec<usize>)>,
+}
+
+/// The TCP fabric of one member.
+pub struct Tcp {
+    /// By peer; `None`: mine, or nobody's.
+    links: Vec<Option<Link>>,
+    /// By rank of the view entered last: the peer.
+    peers: Vec<Option<usize>>,
+    setup: Setup,
+    measures: Arc<Measures>,
+    mine: Vec<Mine>,
+    /// My control block of that view.
+    block: Option<Arc<Region>>,
+    watch: Watch,
+    bell: Arc<Bell>,
+    asleep_here: Arc<Cell>,
+    asleep: u64,
+    alarm: Option<Alarm>,
+    admits: Admission,
+    partings: Vec<Parting>,
+    /// Ranks whose end was reported; whether some may still be to be.
+    gone: Members,
+    untold: bool,
+    /// The farewell was said.
+    left: bool,
+    /// All sockets are watched. Looks since this member slept.
+    watched: bool,
+    awake: u32,
+    /// `None`: connections are made by somebody else.
+    lobby: Option<Lobby>,
+    /// The door has stirred.
+    knocked: bool,
+    /// Streams that peers have opened, and whose.
+    offered: VecDeque<(u64, OwnedFd)>,
+}
+
+impl Tcp {
+    /// A member without connections.
+    pub fn new(setup: Setup) -> Result<Tcp, Error> {
+        let (watch, bell) = (Watch::new()?, Bell::new()?);
+        watch.add(&bell, TOKEN_BELL)?;
+        Ok(Tcp {
+            links: Vec::new(),
+            peers: Vec::new(),
+            measures: Arc::new(setup.measures.clone()),
+            setup,
+            mine: Vec::new(),
+            block: None,
+            watch,
+            bell: Arc::new(bell),
+            asleep_here: Arc::new(Cell::new(0)),
+            asleep: 0,
+            alarm: None,
+            admits: Admission::Nobody,
+            partings: Vec::new(),
+            gone: Members::NONE,
+            untold: false,
+            left: false,
+            watched: false,
+            awake: 0,
+            lobby: None,
+            knocked: false,
+            offered: VecDeque::new(),
+        })
+    }
+
+    /// Keeps a connection whose handshake is over. There is one per incarnation; who comes again must
+    /// have lost the one before. Of members of the first view the peer is the rank (`connect_as`).
+    pub fn connect(&mut self, channel: Channel) -> Result<Peer, Error> {
+        let free = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
+        let peer = Peer(free as u16);
+        self.connect_as(peer, channel)?;
+        Ok(peer)
+    }
+
+    /// The same under a number that is free.
+    pub fn connect_as(&mut self, peer: Peer, channel: Channel) -> Result<(), Error> {
+        let at = usize::from(peer.0);
+        let link = Link::new(channel, self.measures.clone())?;
+        while self.links.len() <= at {
+            self.links.push(None);
+        }
+        assert!(self.links[at].is_none(), "the number is free");
+        self.links[at] = Some(link);
+        if self.watched {
+            self.watch_all()?;
+        }
+        self.hear(at); // what was read before makes no socket readable
+        Ok(())
+    }
+
+    /// Lets a lobby make the connections from now on.
+    pub fn attend(&mut self, lobby: Lobby) -> Result<(), Error> {
+        self.watch.add(&lobby.door, TOKEN_DOOR)?;
+        self.lobby = Some(lobby);
+        Ok(())
+    }
+
+    pub fn lobby(&mut self) -> Option<&mut Lobby> {
+        self.lobby.as_mut()
+    }
+
+    /// Who is in the view at hand, but me.
+    fn members(&self) -> Vec<u64> {
+        let links = self.peers.iter().flatten().filter_map(|at| self.links[*at].as_ref());
+        links.map(|link| link.incarnation).collect()
+    }
+
+    /// One round of the lobby.
+    #[cold]
+    fn meet(&mut self) {
+        let now = Instant::now();
+        let members = self.members();
+        let Some(lobby) = &mut self.lobby else { return };
+        if !std::mem::take(&mut self.knocked) && !lobby.is_due(now) {
+            return;
+        }
+        let gone = |who: &u64| {
+            let its = |link: &&Link| link.incarnation == *who && !link.has_ended();
+            !self.links.iter().flatten().any(|link| its(&link))
+        };
+        let ended: Vec<u64> = lobby.abouts().iter().map(|of| of.incarnation).filter(gone).collect();
+        ended.into_iter().for_each(|who| lobby.forget(who));
+        for new in lobby.step(now, self.admits, &members) {
+            match new {
+                New::Peer(session) => self.keep(*session),
+                New::Stream(who, session) => match stream::plain(*session) {
+                    Ok(stream) if self.offered.len() < OFFERED_MAX => {
+                        self.offered.push_back((who, stream));
+                    }
+                    Ok(_) => {}
+                    Err(trouble) => say(Level::Warning, &format!("no state transfer: {trouble}")),
+                },
+            }
+        }
+        let asks = self.lobby.as_mut().and_then(|lobby| lobby.asks(now));
+        if let Some(asks) = asks {
+            for at in 0..self.links.len() {
+                self.say(Peer(at as u16), asks);
+            }
+        }
+    }
+
+    fn keep(&mut self, session: Session) {
+        let incarnation = session.incarnation();
+        let Session { socket, keys, leftover: before, .. } = session;
+        let keys = keys.map(|keys| Keys { send: keys.send, receive: keys.receive });
+        // Whoever was here before with this number has ended, and is no member any more.
+        if let Err(trouble) = self.connect(Channel { socket, incarnation, keys, before }) {
+            say(Level::Warning, &format!("a connection is lost: {trouble}"));
+            if let Some(lobby) = &mut self.lobby {
+                lobby.forget(incarnation);
+            }
+        }
+    }
+
+    /// Incarnations that I am connected with.
+    pub fn connected(&self) -> Vec<u64> {
+        let live = self.links.iter().flatten().filter(|link| !link.has_ended());
+        live.map(|link| link.incarnation).collect()
+    }
+
+    /// Whom the driver lets in now: for the door.
+    pub fn admits(&self) -> Admission {
+        self.admits
+    }
+
+    /// My memory of an epoch, made elsewhere: instead of `own`, for who shows the same memory over
+    /// another fabric, too.
+    pub fn lend(&mut self, epoch: Epoch, memory: &Memory) {
+        self.name_first(epoch);
+        match self.mine.iter_mut().find(|mine| mine.epoch == epoch) {
+            Some(mine) => mine.memory = memory.clone(),
+            None => self.mine.push(Mine { epoch, memory: memory.clone(), seen: Vec::new() }),
+        }
+    }
+
+    /// For threads that send while the turn thread sleeps. `None` if it never does.
+    pub fn own_bell(&self) -> Option<OwnBell> {
+        self.setup.parks.then(|| OwnBell::new(self.bell.clone(), self.asleep_here.clone()))
+    }
+
+    fn link(&self, peer: Peer) -> Option<&Link> {
+        self.links.get(usize::from(peer.0))?.as_ref()
+    }
+
+    fn link_mut(&mut self, peer: Peer) -> Option<&mut Link> {
+        self.links.get_mut(usize::from(peer.0))?.as_mut()
+    }
+
+    /// Epoch 0 turns out to be that one.
+    fn name_first(&mut self, epoch: Epoch) {
+        if let Some(first) = self.mine.iter_mut().find(|mine| mine.epoch == FIRST) {
+            first.epoch = epoch;
+        }
+    }
+
+    /// Reads what a peer has sent.
+    #[inline]
+    fn hear(&mut self, peer: usize) {
+        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if let Err(over) = link.hear() {
+            if let Some(text) = link::sentence(over, peer) {
+                say(Level::Warning, &text);
+            }
+            self.end(peer);
+        }
+    }
+
+    /// A connection is over here, by either side.
+    #[cold]
+    fn end(&mut self, peer: usize) {
+        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if let Some(socket) = link.socket().filter(|_| link.watched) {
+            self.watch.remove(socket);
+        }
+        if let Some(parting) = link.close()
+            && self.partings.len() < PARTINGS_MAX
+        {
+            self.partings.push(parting);
+        }
+        self.untold = true;
+    }
+
+    /// Reads what those have sent of whom `fd` says that they have; sleeps for that up to a time.
+    fn look(&mut self, timeout_ns: Option<u64>) {
+        let (mut ready, mut count) = ([0; super::shm::socket::EVENTS_MAX], 0);
+        let (mut bell, mut alarm, mut door) = (false, false, false);
+        self.watch.wait(timeout_ns, |token, _| match token {
+            TOKEN_BELL => bell = true,
+            TOKEN_DOOR => door = true,
+            TOKEN_ALARM => alarm = true,
+            peer => {
+                ready[count] = peer as usize;
+                count += 1;
+            }
+        });
+        if bell {
+            self.bell.silence();
+        }
+        if let Some(set) = self.alarm.as_ref().filter(|_| alarm) {
+            set.silence();
+        }
+        ready[..count].iter().for_each(|peer| self.hear(*peer));
+        self.knocked |= door;
+        if self.lobby.is_some() {
+            self.meet();
+        }
+    }
+
+    /// From now on `fd` tells what sockets have.
+    fn watch_all(&mut self) -> Result<(), Error> {
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link.as_mut().filter(|link| !link.watched) else { continue };
+            let Some(socket) = link.socket() else { continue };
+            self.watch.add(socket, peer as u64)?;
+            link.watched = true;
+        }
+        self.watched = true;
+        Ok(())
+    }
+
+    #[cold]
+    fn watch_none(&mut self) {
+        for link in self.links.iter_mut().flatten() {
+            if let Some(socket) = link.socket().filter(|_| link.watched) {
+                self.watch.remove(socket);
+            }
+            (link.watched, link.awaited) = (false, false);
+        }
+        self.watched = false;
+    }
+
+    fn sleeps(&self) -> bool {
+        self.asleep != OwnBell::awake(self.asleep)
+    }
+
+    /// What need not be done in every poll.
+    #[cold]
+    fn keep_house(&mut self) {
+        self.awake += 1;
+        if self.watched && self.awake > LOOKS_AWAKE && !self.sleeps() && !self.are_many() {
+            self.watch_none();
+        }
+        for link in self.links.iter_mut().flatten() {
+            if link.outgoing.owes_beat() {
+                link.flush();
+            }
+        }
+        if !self.partings.is_empty() {
+            let now = Instant::now();
+            self.partings.retain(|parting| !parting.is_over(now));
+        }
+    }
+
+    fn are_many(&self) -> bool {
+        self.links.len() > READ_EACH_MAX
+    }
+
+    /// Reports ends of connections, by rank, once (F5); who was revoked is none.
+    #[cold]
+    fn tell(&mut self, events: &mut Events) {
+        self.untold = false;
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            let link = peer.and_then(|peer| self.links[peer].as_ref());
+            if link.is_some_and(Link::has_ended) && !self.gone.contains(rank) {
+                self.gone.insert(rank);
+                events.lost.insert(rank);
+            }
+        }
+    }
+
+    /// Forgets connections that have ended, of processes that are no members any more.
+    fn tidy(&mut self) {
+        for at in 0..self.links.len() {
+            let member = self.peers.contains(&Some(at));
+            if !member && self.links[at].as_ref().is_some_and(Link::has_ended) {
+                self.links[at] = None;
+                self.mine.iter_mut().for_each(|mine| {
+                    mine.seen.retain(|(seen, _)| usize::from(seen.0) != at);
+                });
+            }
+        }
+    }
+}
+
+impl Fabric for Tcp {
+    fn posting(&self) -> Posting {
+        Posting::All
+    }
+
+    fn polls(&self) -> bool {
+        true
+    }
+
+    fn post(&mut self, posts: &[Post]) {
+        let (mut told, mut news) = (Members::NONE, Members::NONE);
+        for post in posts {
+            told = told.union(post.to());
+            if !matches!(post, Post::Words { news: false, .. }) {
+                news = news.union(post.to());
+            }
+            for rank in post.to().iter() {
+                let Some(peer) = self.peers[rank.index()] else { continue };
+                let Some(link) = &mut self.links[peer] else { continue };
+                match *post {
+                    Post::Words { at, values, len, .. } => {
+                        link.push(Parcel::Words { at, values, len });
+                    }
+                    Post::Span { ring, from, upto, .. } => {
+                        link.push(Parcel::Span { ring, from, upto });
+                    }
+                    Post::Bell { .. } => {}
+                }
+            }
+        }
+        for rank in told.iter() {
+            let link = self.peers[rank.index()].and_then(|at| self.links[at].as_mut());
+            let Some(link) = link else { continue };
+            if news.contains(rank) || !link.outgoing.may_wait() {
+                link.flush();
+            }
+        }
+    }
+
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        if self.are_many() && !self.watched {
+            let _ = self.watch_all(); // else each is read
+        }
+        if look || self.watched {
+            self.look(Some(0));
+        }
+        if !self.watched {
+            let all = if look { self.links.len() } else { 0 };
+            (0..all).for_each(|peer| self.hear(peer));
+            for rank in 0..if look { 0 } else { self.peers.len() } {
+                if let Some(peer) = self.peers[rank] {
+                    self.hear(peer);
+                }
+            }
+        }
+        if look {
+            self.keep_house();
+        }
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            let Some(link) = peer.and_then(|peer| self.links[peer].as_mut()) else { continue };
+            if link.outgoing.is_late() {
+                link.flush();
+            }
+            if link.outgoing.is_full() {
+                link.flush_if_due();
+                if link.outgoing.is_full() {
+                    events.full.insert(rank);
+                }
+            }
+        }
+        if self.untold {
+            self.tell(events);
+        }
+    }
+
+    fn revoke(&mut self, peer: Peer) {
+        let rank = self.peers.iter().position(|of| *of == Some(usize::from(peer.0)));
+        if let Some(rank) = rank {
+            self.gone.insert(Rank(rank as u16)); // that is no news
+        }
+        self.end(usize::from(peer.0));
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    fn arm(&mut self, room: bool) {
+        if !self.setup.parks {
+            return;
+        }
+        self.asleep = OwnBell::asleep(self.asleep, room);
+        self.asleep_here.publish(self.asleep);
+        crate::mem::order::fence(); // P: `asleep` before the last look
+        self.awake = 0;
+        if !self.watched && self.watch_all().is_err() {
+            self.bell.ring(); // it cannot sleep
+        }
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link.as_mut() else { continue };
+            let outgoing = &link.outgoing;
+            if !outgoing.is_full() && !outgoing.owes_beat() && !outgoing.waits() {
+                continue;
+            }
+            link.flush();
+            if let Some(socket) = link.socket()
+                && link.outgoing.is_full()
+            {
+                self.watch.await_writable(socket, peer as u64, true);
+                link.awaited = true;
+            }
+        }
+    }
+
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.look(timeout_ns);
+        self.poll(true, events);
+    }
+
+    fn disarm(&mut self) {
+        self.asleep = OwnBell::awake(self.asleep);
+        self.asleep_here.publish(self.asleep);
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link.as_mut().filter(|link| link.awaited) else { continue };
+            link.awaited = false;
+            if let Some(socket) = link.socket() {
+                self.watch.await_writable(socket, peer as u64, false);
+            }
+        }
+    }
+
+    fn farewell(&mut self) {
+        let Some(block) = &self.block else { return };
+        let at = self.setup.closed_at;
+        block.cell(at).publish(1);
+        let mut values = [0; POST_WORDS_MAX];
+        values[0] = 1;
+        for peer in self.peers.iter().flatten() {
+            let Some(link) = &mut self.links[*peer] else { continue };
+            link.push(Parcel::Words { at: at as u32, values, len: 1 });
+            link.part();
+        }
+        self.left = true;
+    }
+
+    fn parks(&self) -> bool {
+        self.setup.parks
+    }
+
+    fn exchange(&mut self) -> Option<&mut dyn Exchange> {
+        self.setup.views.then_some(self)
+    }
+}
+
+/// The last words are sent, and taken, before the connections are closed; a peer that does not read
+/// is not waited for for long.
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        if !self.left {
+            return;
+        }
+        let until = Instant::now() + FAREWELL;
+        let mut links: Vec<&mut Link> = self.links.iter_mut().flatten().collect();
+        loop {
+            links.retain_mut(|link| {
+                link.flush();
+                link.ignore();
+                !link.is_done()
+            });
+            if links.is_empty() || Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+impl super::mixed::Borrows for Tcp {
+    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) {
+        self.lend(epoch, own);
+    }
+
+    fn hear_of(&mut self, neighbours: Vec<Neighbour>) {
+        if let Some(lobby) = &mut self.lobby {
+            lobby.hear_of(&neighbours);
+        }
+    }
+}
+
+impl Exchange for Tcp {
+    fn peer(&self, incarnation: u64) -> Option<Peer> {
+        let link = |at: &usize| self.links[*at].as_ref();
+        let its = |at: &usize| link(at).is_some_and(|link| link.incarnation == incarnation);
+        let lives = |at: &usize| link(at).is_some_and(|link| !link.has_ended());
+        let mut all = (0..self.links.len()).filter(its);
+        let found = all.clone().find(lives).or_else(|| all.next());
+        found.map(|at| Peer(at as u16))
+    }
+
+    fn incarnation(&self, peer: Peer) -> Option<u64> {
+        Some(self.link(peer)?.incarnation)
+    }
+
+    fn admit(&mut self, whom: Admission) {
+        self.admits = whom;
+        if let Some(lobby) = self.lobby.as_mut().filter(|_| whom == Admission::All) {
+            lobby.stop_calling();
+        }
+    }
+
+    fn has_ended(&self, peer: Peer) -> bool {
+        self.link(peer).is_none_or(Link::has_ended)
+    }
+
+    fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
+        self.name_first(epoch);
+        let at = match self.mine.iter().position(|mine| mine.epoch == epoch) {
+            Some(at) => at,
+            None => {
+                let rings = vec![None; self.measures.rings.len()];
+                let memory = Memory { block: made(self.measures.block_bytes), rings };
+                self.mine.push(Mine { epoch, memory, seen: Vec::new() });
+                self.mine.len() - 1
+            }
+        };
+        let memory = &mut self.mine[at].memory;
+        for &subgroup in subgroups {
+            let bytes = self.measures.rings[subgroup].bytes();
+            memory.rings[subgroup].get_or_insert_with(|| made(bytes));
+        }
+        Ok(memory.clone())
+    }
+
+    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) -> Result<(), Error> {
+        let mine = self.mine.iter_mut().find(|mine| mine.epoch == epoch);
+        let Mine { seen, .. } = mine.expect("made before it is shown");
+        let before = seen.iter().position(|(peer, _)| *peer == to);
+        let new = |at: &usize| before.is_none_or(|before| !seen[before].1.contains(at));
+        let new: Vec<usize> = subgroups.iter().copied().filter(new).collect();
+        if before.is_some() && new.is_empty() {
+            return Ok(());
+        }
+        match before {
+            Some(before) => seen[before].1.extend(&new),
+            None => seen.push((to, new.clone())),
+        }
+        let Some(link) = self.link_mut(to) else { return Ok(()) };
+        if link.outgoing.is_choked() {
+            self.end(usize::from(to.0)); // what it misses it will never get
+            return Ok(());
+        }
+        link.push(Parcel::Memory { epoch, subgroups: new });
+        link.flush();
+        Ok(())
+    }
+
+    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Result<Shown, Error> {
+        let Some(link) = self.link(peer) else { return Ok(Shown::Never) };
+        let nothing = if link.has_ended() { Shown::Never } else { Shown::Waits };
+        Ok(link.mirror.shown(epoch, sizes).unwrap_or(nothing))
+    }
+
+    /// Whoever says something is heard: it takes no descriptor.
+    fn shortage(&self) -> Option<Error> {
+        None
+    }
+
+    fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {
+        self.name_first(epoch);
+        let mine = self.mine.iter().find(|mine| mine.epoch == epoch);
+        let memory = &mine.expect("made before it is entered").memory;
+        let block = blocks[me.index()].clone();
+        let own = Arc::new(Own {
+            block: block.clone(),
+            rings: memory.rings.iter().map(|ring| ring.as_ref().map(extent)).collect(),
+            measures: self.measures.clone(),
+            beat_at: self.setup.beat_at,
+        });
+        self.peers = peers.iter().map(|peer| Some(usize::from((*peer)?.0))).collect();
+        for peer in self.peers.iter().flatten() {
+            let Some(link) = &mut self.links[*peer] else { continue };
+            link.mirror.use_epoch(epoch);
+            link.push(Parcel::Enter { epoch, own: own.clone() });
+            // What was written before the first post.
+            prepared(&block, self.measures.block_bytes, |parcel| link.push(parcel));
+        }
+        self.block = Some(block);
+        (self.gone, self.untold) = (Members::NONE, true);
+        self.mine.retain(|mine| mine.epoch > epoch);
+        self.tidy();
+    }
+
+    fn alarm(&mut self, after_ns: u64) {
+        if self.alarm.is_none() {
+            self.alarm = Alarm::new(&self.watch, TOKEN_ALARM).ok();
+        }
+        if let Some(alarm) = &self.alarm {
+            alarm.set(after_ns);
+        }
+    }
+
+    fn say(&mut self, to: Peer, bytes: &[u8]) -> bool {
+        assert!(bytes.len() <= wire::SAY_BYTES_MAX, "the driver's letters are shorter");
+        let Some(link) = self.link_mut(to) else { return false };
+        if link.has_ended() || link.outgoing.is_choked() {
+            return false;
+        }
+        link.push(Parcel::Say(bytes.to_vec()));
+        link.flush();
+        true
+    }
+
+    fn heard(&mut self) -> Option<(Peer, Vec<u8>)> {
+        loop {
+            let mut links = self.links.iter_mut().zip(0..);
+            let next = |(link, at): (&mut Option<Link>, u16)| {
+                Some((Peer(at), link.as_mut()?.mirror.next_heard()?))
+            };
+            let (peer, bytes) = links.find_map(next)?;
+            let members = if self.lobby.is_some() { self.members() } else { Vec::new() };
+            let from = self.incarnation(peer).unwrap_or(0);
+            let taken = self.lobby.as_mut().and_then(|of| of.hears(from, &bytes, &members));
+            let Some(answer) = taken else { return Some((peer, bytes)) };
+            if let Some(answer) = answer {
+                self.say(peer, &answer);
+            }
+        }
+    }
+
+    /// Opens a connection of its own for that, and waits for it.
+    fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool {
+        let Some(who) = self.link(to).map(|link| link.incarnation) else { return false };
+        let Some(call) = self.lobby.as_ref().and_then(|of| of.call_for_stream(who)) else {
+            return false;
+        };
+        match stream::open(call, stream) {
+            Ok(()) => true,
+            Err(trouble) => {
+                say(Level::Notice, &format!("no stream for the state: {trouble}"));
+                false
+            }
+        }
+    }
+
+    fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
+        loop {
+            let (who, stream) = self.offered.pop_front()?;
+            if let Some(peer) = self.peer(who) {
+                return Some((peer, stream));
+            }
+        }
+    }
+}
+
+/// The words of a block that are not zero.
+fn prepared(block: &Region, bytes: usize, mut each: impl FnMut(Parcel)) {
+    let bytes = bytes.min(block.size());
+    for at in (0..bytes).step_by(8 * POST_WORDS_MAX) {
+        let len = POST_WORDS_MAX.min((bytes - at) / 8);
+        let mut values = [0; POST_WORDS_MAX];
+        for (word, value) in values[..len].iter_mut().enumerate() {
+            *value = block.cell(at + word * 8).own();
+        }
+        if values != [0; POST_WORDS_MAX] {
+            each(Parcel::Words { at: at as u32, values, len: len as u8 });
+        }
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every key there is: its name, what it means, its default, and where its value goes.
+
+use super::value::{Value, Wanted};
+use super::{Launcher, Settings};
+use crate::driver::config::{Changes, Idle, SubgroupConfig};
+use crate::driver::network::{Carrier, SecretFrom};
+use crate::group::detector::lag::Lag;
+use crate::limits::*;
+use crate::mem::region::Want;
+use crate::sst::layout::Mode;
+use std::time::Duration;
+
+pub type Subgroup = SubgroupConfig;
+
+pub struct Key<T> {
+    /// As in `section.name`.
+    pub name: &'static str,
+    /// With its unit.
+    pub help: &'static str,
+    /// As TOML.
+    pub default: &'static str,
+    /// Whether the example sets it, and does not only name it.
+    pub is_set: bool,
+    pub set: fn(&mut T, Value) -> Wanted<()>,
+}
+
+const WANTS: [&str; 3] = ["no", "try", "require"];
+
+fn want(value: Value) -> Wanted<Want> {
+    Ok([Want::No, Want::Try, Want::Require][value.choice(&WANTS)?])
+}
+
+fn nanoseconds(time: Duration) -> Wanted<u64> {
+    u64::try_from(time.as_nanos()).map_err(|_| "that is more than five hundred years".into())
+}
+
+const MEMBERS: u64 = MEMBERS_MAX as u64;
+
+macro_rules! keys {
+    ($of:ty: $($name:literal = $default:literal $($is_set:ident)?, $help:literal,
+        |$settings:ident, $value:ident| $set:expr;)*) => {
+        &[$(Key {
+            name: $name,
+            help: $help,
+            default: $default,
+            is_set: keys!(@ $($is_set)?),
+            set: |$settings: &mut $of, $value| {
+                $set;
+                Ok(())
+            },
+        }),*]
+    };
+    (@) => { false };
+    (@ set) => { true };
+}
+
+/// Keys outside `[[subgroup]]`; those of a section adjoin.
+pub const ALL: &[Key<Settings>] = keys!(Settings:
+    "group" = "\"demo\"" set, "Name of the group: letters, digits, '-', '_', '.'. No default.",
+        |s, v| s.config.group = v.text()?;
+    "rank" = "0" set, "Which of the first members this is, from 0.",
+        |s, v| s.config.rank = v.number(0, MEMBERS - 1)? as u16;
+    "members" = "1" set, "How many members the group begins with.",
+        |s, v| s.config.members = v.number(1, MEMBERS)? as u16;
+    "membership" = "\"fixed\"",
+        "\"fixed\": the first loss ends the group. \"views\": the others go on while they are a majority.
+         Across hosts it is \"views\".",
+        |s, v| s.config.membership =
+            [Changes::Fixed, Changes::Views][v.choice(&["fixed", "views"])?];
+    "join" = "false", "Join a group that runs, instead of founding one; with membership = \"views\".",
+        |s, v| s.config.join = v.switch()?;
+    "fabric" = "\"shm\"",
+        "\"shm\": shared memory, all members on one host. \"tcp\": TCP, on one host, too. \"auto\": shared
+         memory within a host, TCP between hosts.",
+        |s, v| s.config.network.carrier =
+            [Carrier::Shm, Carrier::Tcp, Carrier::Auto][v.choice(&["shm", "tcp", "auto"])?];
+    "launcher" = "\"none\"",
+        "\"slurm\": rank, members and addresses are those of the job step (SLURM_PROCID and others).",
+        |s, v| s.launcher = [Launcher::None, Launcher::Slurm][v.choice(&["none", "slurm"])?];
+    "idle" = "\"park\"",
+        "What the polling thread does when there is nothing to do: \"spin\", \"yield\" its core, or \"park\".",
+        |s, v| s.config.idle =
+            [Idle::Spin, Idle::Yield, Idle::Park][v.choice(&["spin", "yield", "park"])?];
+    "core" = "0", "Core of the polling thread; no default: wherever the system puts it.",
+        |s, v| s.core = Some(v.number(0, 4095)? as usize);
+    "lock" = "\"no\"", "Lock the shared pages in memory: \"no\", \"try\", \"require\".",
+        |s, v| s.config.lock = want(v)?;
+    "huge_pages" = "\"no\"", "Pages of 2 MiB: \"no\", \"try\", \"require\".",
+        |s, v| s.config.huge = want(v)?;
+    "open_timeout" = "\"60s\"", "How long opening waits for the other members.",
+        |s, v| s.config.open_timeout = v.time()?;
+    "liveness_every" = "\"10ms\"", "How often a busy turn looks at connections.",
+        |s, v| s.config.liveness_every_ns = nanoseconds(v.time()?)?;
+    "suspicion" = "\"1s\"",
+        "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
+        |s, v| s.config.suspicion_ns = nanoseconds(v.time()?)?;
+    "network.listen" = "[\"*:7471\"]",
+        "Addresses to listen on, HOST:PORT, of an interface or of all.",
+        |s, v| s.config.network.listen = v.texts()?;
+    "network.advertise" = "\"\"",
+        "The address that others reach this member by, HOST:PORT; \"\": as they see it.",
+        |s, v| s.config.network.advertise = v.text()?;
+    "network.founders" = "[]",
+        "Addresses of the first members, by rank: [\"10.0.0.1:7471\", \"node2:7471\"].",
+        |s, v| s.config.network.founders = v.texts()?;
+    "network.contacts" = "[]",
+        "With join: members, any of which will do; a name may have several addresses.",
+        |s, v| s.config.network.contacts = v.texts()?;
+    "network.secret_file" = "\"/etc/squall/secret\"",
+        "A file that only its owner may read: what it holds proves who belongs to the group. No default.",
+        |s, v| {
+            let file = v.text()?;
+            s.config.network.secret = Some(SecretFrom::File(file.into()));
+        };
+    "network.secret_fd" = "3", "The same from an open descriptor. No default.",
+        |s, v| {
+            let descriptor = v.number(0, i32::MAX as u64)? as i32;
+            s.config.network.secret = Some(SecretFrom::Descriptor(descriptor));
+        };
+    "network.trusted_network" = "false",
+        "true: nothing is authenticated, and whoever reaches a port is believed.",
+        |s, v| s.config.network.trusted = v.switch()?;
+    "transfer.catchup" = "\"64MiB\"",
+        "Bytes kept for one that joins while it loads the state; a power of two.",
+        |s, v| s.config.transfer.catchup_bytes = v.bytes(4096, 1 << 34)? as usize;
+    "transfer.catchup_max" = "\"256MiB\"", "The same after the transfer has started over.",
+        |s, v| s.config.transfer.catchup_bytes_max = v.bytes(4096, 1 << 34)? as usize;
+    "transfer.restarts_max" = "3", "How often a transfer may start over.",
+        |s, v| s.config.transfer.restarts_max = v.number(0, 1000)? as u32;
+    "transfer.patience" = "\"30s\"", "How long the other side of a transfer may stand still.",
+        |s, v| s.config.transfer.patience = v.time()?;
+);
+
+/// Keys of a `[[subgroup]]`.
+pub const SUBGROUP: &[Key<Subgroup>] = keys!(Subgroup:
+    "name" = "\"\"", "Its name; no two are the same.", |s, v| s.name = v.text()?;
+    "members" = "[]", "Ranks of its members; []: all.", |s, v| s.members = v.ranks()?;
+    "senders" = "[]", "Ranks of those who may send; left out: all its members.",
+        |s, v| s.senders = Some(v.ranks()?);
+    "lanes" = "1", "Sending threads of each sender.",
+        |s, v| s.lanes = v.number(1, LANES_MAX as u64)? as u16;
+    "mode" = "\"stable\"",
+        "\"stable\": one order, once all have it. \"received\": in each sender's order, on receipt.",
+        |s, v| s.mode = [Mode::Stable, Mode::Received][v.choice(&["stable", "received"])?];
+    "window" = "4096", "Messages of one sender that may be on their way.",
+        |s, v| s.window = v.number(1, WINDOW_MAX)? as u32;
+    "window_bytes" = "0", "Bytes of one sender that may be on their way; 0: chosen from the others.",
+        |s, v| s.window_bytes = v.bytes(0, RING_BYTES_MAX)?;
+    "message_bytes_max" = "\"1MiB\"", "Bytes of the largest message.",
+        |s, v| s.message_bytes_max = v.bytes(0, MESSAGE_BYTES_MAX)? as u32;
+    "shards" = "1", "How many streams of their own its members are parted into.",
+        |s, v| s.shards.count = v.number(1, SUBGROUPS_MAX as u64)? as u16;
+    "members_min" = "0", "Members that each shard needs.",
+        |s, v| s.shards.members_min = v.number(0, MEMBERS)? as u16;
+    "members_max" = "0", "Members of each shard at the most; 0: no bound.",
+        |s, v| s.shards.members_max = v.number(0, MEMBERS)? as u16;
+    "lag" = "\"wait\"",
+        "What is done about a member that senders wait for: \"wait\", \"report:TIME\", \"evict:TIME\".",
+        |s, v| s.lag = lag(&v.text()?)?;
+);
+
+fn lag(text: &str) -> Wanted<Lag> {
+    let (what, time) = text.split_once(':').unwrap_or((text, ""));
+    let after_ns = || nanoseconds(Value::Text(time.into()).time()?);
+    match (what, time) {
+        ("wait", "") => Ok(Lag::Wait),
+        ("report", _) => Ok(Lag::Report { after_ns: after_ns()? }),
+        ("evict", _) => Ok(Lag::Evict { after_ns: after_ns()? }),
+        _ => Err(format!("{text:?} must be \"wait\", \"report:TIME\" or \"evict:TIME\"")),
+    }
+}
