@@ -230,11 +230,11 @@ static void hear(int in)
   CHECK(poll(&until, 1, (int)(PATIENCE * 1000)) == 1 && read(in, &byte, 1) == 1);
 }
 
-/* Whether a byte is there. */
+/* Whether a byte is there; that nobody is left to write one (`reap`) is none. */
 static int told(int in)
 {
   struct pollfd until = {in, POLLIN, 0};
-  return poll(&until, 1, 0) == 1;
+  return poll(&until, 1, 0) == 1 && until.revents & POLLIN;
 }
 
 static int reap(child_t child)
@@ -1457,11 +1457,13 @@ static void part_views(void)
   hear(late.in);
   uint64_t heard = ear.heard;
   UNTIL(group, ear.heard > heard + 10);
-  /* Whoever is reported is expelled, however alive it is. */
+  /* Whoever is reported is expelled, however alive it is, and hears of it however late it wakes. */
+  CHECK(kill(late.pid, SIGSTOP) == 0);
   IS(squall_report(group, seen.incarnations[2]), SQUALL_OK);
   uint64_t reported = seen.incarnations[2];
   UNTIL(group, seen.members == 2);
   CHECK(seen.gone == reported && seen.gone_status == SQUALL_PEER_LOST && seen.gone_text[0]);
+  CHECK(kill(late.pid, SIGCONT) == 0);
   CHECK(reap(late) == 0);
   IS(squall_group_members(group), 2);
   /* Of two the last one is no majority. */

@@ -19,6 +19,7 @@ use leaver::{a_leaver_sends_to_the_last, leaver};
 use member::{Cluster, One, member};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use support::{Numbers, Process, until};
 
 fn main() {
@@ -28,6 +29,7 @@ fn main() {
             ("three_at_once", three_at_once),
             ("a_member_killed_at_rest", a_member_killed_at_rest),
             ("one_leaves_after_the_other", one_leaves_after_the_other),
+            ("all_leave_at_once", all_leave_at_once),
             ("a_leaver_sends_to_the_last", a_leaver_sends_to_the_last),
             ("a_stopped_member_is_expelled", a_stopped_member_is_expelled),
             ("one_joins", one_joins),
@@ -92,6 +94,28 @@ fn one_leaves_after_the_other() -> String {
     let text = Check::of(&cluster).run();
     cluster.leave_all();
     text
+}
+
+/// Whoever is slow finds the others gone, the last one even its connections ended: all have left, and
+/// nobody takes that for a failure.
+fn all_leave_at_once() -> String {
+    let mut numbers = Numbers(7);
+    for idle in ["park", "yield"].into_iter().cycle().take(12) {
+        let mut cluster = Cluster::start("allleave", 3, idle);
+        cluster.delivers();
+        cluster.members.iter_mut().for_each(|one| one.process.say("leave"));
+        let slow = numbers.below(3) as usize;
+        std::thread::sleep(Duration::from_micros(numbers.below(4_000)));
+        cluster.members[slow].process.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(30));
+        cluster.members[slow].process.signal(Signal::CONT);
+        for one in std::mem::take(&mut cluster.members) {
+            let lines = one.process.end_well();
+            let failed = lines.iter().any(|line| line.contains("its process ended"));
+            assert!(lines.contains(&"over Left".to_string()) && !failed, "{lines:?}");
+        }
+    }
+    "12 groups of three".into()
 }
 
 /// SIGSTOP is noticed within the time to suspicion; what wakes up later stops at once and says why.

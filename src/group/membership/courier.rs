@@ -95,6 +95,11 @@ impl Courier {
         self.owes(Members::NONE)
     }
 
+    /// Whether that peer is owed something.
+    pub fn owes_it(&self, rank: Rank) -> bool {
+        self.peers.contains(rank) && self.owed[rank.index()].any(self.records)
+    }
+
     /// Whether some peer but `full` is owed something.
     pub fn owes(&self, full: Members) -> bool {
         let records = self.records;

@@ -189,6 +189,8 @@ pub struct Membership {
     /// What I began with, for those who join with my state.
     ahead: Vec<Ahead>,
     courier: Courier,
+    /// Whom to suspect from the beginning of the next view.
+    late: Members,
     frozen: bool,
     /// A suspicion was added since the majority was last counted.
     uncounted: bool,
@@ -234,6 +236,7 @@ impl Membership {
             requests: Vec::new(),
             ahead,
             courier,
+            late: Members::NONE,
             frozen: false,
             uncounted: true,
             stopped: None,
@@ -258,7 +261,7 @@ impl Membership {
             return;
         }
         let outcome = if self.has_passed() {
-            self.hear(suspicions, decision);
+            self.hear_late(suspicions, decision);
             self.install(decision)
         } else {
             self.go_on(now, table, suspicions, decision)
@@ -349,6 +352,30 @@ impl Membership {
                     self.courier.release(suspicion.rank);
                 }
                 fault => self.suspect(suspicion.rank, fault, decision),
+            }
+        }
+    }
+
+    /// V1 once I have passed: my row says nothing more here, so nobody is cut off without a word. Who is
+    /// gone may have left, and its row is not looked at any more; of a member of the next view I hear
+    /// there again, by a connection that has ended or by silence. What is reported waits for that view.
+    fn hear_late(&mut self, suspicions: &[Suspicion], decision: &mut Decision) {
+        if mutant!("view-passed-suspects") {
+            return self.hear(suspicions, decision);
+        }
+        for &suspicion in suspicions {
+            let Suspicion { rank, fault } = suspicion;
+            match fault {
+                Fault::Lost { .. } | Fault::Left { .. } => self.courier.release(rank),
+                // Nobody waits for one that takes nothing.
+                Fault::Silent { .. } | Fault::Lag { .. } if self.courier.owes_it(rank) => {
+                    self.suspect(rank, fault, decision);
+                }
+                Fault::Silent { .. } | Fault::Lag { .. } => {}
+                _ => {
+                    self.late.insert(rank);
+                    decision.suspicions.push(suspicion);
+                }
             }
         }
     }

@@ -339,6 +339,44 @@ fn an_end_is_no_suspicion_of_one_that_has_passed_on() {
     assert!(spoilt.unwrap_err().contains("Partitioned"));
 }
 
+/// Two members go on to a view with a third, which has asked to join. One of them has passed on when it
+/// hears something of the other: nothing that it does then may cut the other off, because its row
+/// says nothing more here, and who is cut off without a word takes that for a failure.
+fn who_has_passed_hears(fault: Fault) -> (Decision, Carry) {
+    let mut pair = Pair::new();
+    pair.members[0].ask_to_join(Request { incarnation: 9, address: Address::default() });
+    let passed = (0..100).any(|_| {
+        pair.poll(1, &[]);
+        pair.poll(0, &[]);
+        pair.members[0].passed()
+    });
+    assert!(passed, "and has yet to install");
+    pair.poll(0, &[Suspicion { rank: Rank(1), fault }]);
+    let mut decision = std::mem::take(&mut pair.decision);
+    assert_eq!(decision.stopped, None);
+    let install = decision.install.take().expect("it waits for nobody");
+    assert_eq!(install.roster.len(), 3);
+    (decision, install.carry)
+}
+
+#[test]
+fn who_has_passed_cuts_nobody_off() {
+    let also = Members::NONE;
+    let for_ns = Nanos(9);
+    for fault in [Fault::Lost { also }, Fault::Left { also }, Fault::Silent { for_ns }] {
+        let (decision, carry) = who_has_passed_hears(fault);
+        assert!(decision.revoke.is_empty() && decision.suspicions.is_empty(), "{fault}");
+        assert!(carry.suspects.is_empty(), "it hears of it again: {fault}");
+    }
+    let (decision, carry) = who_has_passed_hears(Fault::Reported { by: Rank(0) });
+    assert!(decision.revoke.is_empty() && decision.suspicions.len() == 1);
+    assert_eq!(carry.suspects, Members::from_ranks([Rank(1)]), "it is told in that view");
+    crate::mutants::plant(Some("view-passed-suspects"));
+    let (decision, _) = who_has_passed_hears(Fault::Reported { by: Rank(0) });
+    crate::mutants::plant(None);
+    assert_eq!(decision.revoke, Members::from_ranks([Rank(1)]));
+}
+
 /// Found by review: a receipt smaller than what its owner had said that it has made the leader
 /// compute a cut below what it had delivered, and the multicast met an assertion.
 #[test]

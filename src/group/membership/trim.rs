@@ -274,7 +274,7 @@ impl Membership {
         list.changes.drain(..batch.len());
         list.base = end;
         let agreed = own.agreed;
-        let suspects = self.roster.carried(own.suspects, &roster);
+        let suspects = self.roster.carried(own.suspects.union(self.late), &roster);
         let stays = self.roster.carried(self.roster.all(), &roster);
         let is_gone = |rank: &Rank| roster.rank_of(self.roster.seniority(*rank)).is_none();
         let gone = Members::from_ranks(self.roster.all().iter().filter(is_gone));

@@ -4,10 +4,13 @@
 
 use super::lane::{Hand, Name};
 use super::node::Node;
+use super::oracle::GRUDGE;
 use super::world::{Life, World};
-use crate::error::Status;
+use crate::base::{Members, Rank};
+use crate::error::{Fault, Status};
 use crate::group::Engine;
 use crate::group::membership::Stop;
+use crate::sim::oracle::Broken;
 use crate::sim::rows::Row;
 use crate::sst::ring::Taker;
 
@@ -19,6 +22,8 @@ pub enum Leaving {
     Asked,
     /// Its turn thread has heard of it: the lanes are settled.
     Settled,
+    /// It is out.
+    Left,
 }
 
 impl World {
@@ -40,6 +45,39 @@ impl World {
         if self.is_leaving(who) && matches!(&*self.lives[who].borrow(), Life::Up(_)) {
             self.wake(who, true);
         }
+    }
+}
+
+impl World {
+    fn has_left(&self, who: usize) -> bool {
+        self.leaving[who].get() == Leaving::Left
+    }
+}
+
+impl Node {
+    /// Members of this view that have left, and all that they said before has come here.
+    pub fn heard_leave(&self, world: &World) -> Members {
+        let all = self.view.iter().zip((0..).map(Rank));
+        let heard = |who: usize| {
+            world.has_left(who)
+                && world.has_landed(who, self.process)
+                && !world.is_cut(who, self.process)
+        };
+        Members::from_ranks(all.filter(|(who, _)| heard(**who)).map(|(_, rank)| rank))
+    }
+
+    /// Who has left is nobody's suspect by its end: all have ended, and go without it. `left`: as
+    /// `heard_leave` was before the poll.
+    pub fn bears_no_grudge(&self, left: Members, world: &World) -> Result<(), Broken> {
+        let expelled = world.oracle.borrow().suspected.contains(&self.process);
+        for suspicion in self.engine.suspicions().iter().filter(|_| !expelled) {
+            let ends = matches!(suspicion.fault, Fault::Lost { .. } | Fault::Left { .. });
+            if ends && left.contains(suspicion.rank) {
+                let detail = format!("{} suspects one that has left: {suspicion:?}", self.process);
+                return Err((GRUDGE, detail));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -70,7 +108,7 @@ impl Node {
                 world.leaving[self.process].set(Leaving::Settled);
                 world.stir();
             }
-            Leaving::Settled => {}
+            Leaving::Settled | Leaving::Left => {}
         }
         let drained = world.hands_of(self.process).all(|hand| hand.borrow().end.is_drained());
         let mut multicasts = self.engine.multicasts().iter();
@@ -86,6 +124,9 @@ impl Node {
     /// Its part is over: what its lanes have accepted and it has not delivered is given back.
     pub fn hand_back(&mut self, reason: Stop, world: &World) {
         let status = reason.status();
+        if reason == Stop::Left {
+            world.leaving[self.process].set(Leaving::Left);
+        }
         self.shut(status, world);
         for hand in world.hands_of(self.process) {
             let Hand { name, end, .. } = &mut *hand.borrow_mut();

@@ -150,8 +150,10 @@ impl Node {
             return;
         }
         let now = Nanos(world.clock(self.process));
+        let left = self.heard_leave(world);
         self.engine.poll(now, &mut self.table, &self.turn.events, &mut self.turn.work);
         world.polling.set(world.polling.get() - 1);
+        world.check(self.bears_no_grudge(left, world));
         let progress = self.progress();
         if progress != std::mem::replace(&mut self.seen, progress) {
             world.stir(); // where nothing is posted nothing else shows it

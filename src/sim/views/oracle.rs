@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 pub const VIEWS: &str = "2, 3 same epoch, same view; each a later one";
 pub const EMPTY: &str = "on receipt: what came is delivered before the view ends";
+pub const GRUDGE: &str = "2 who has left is nobody's suspect";
 pub const INCLUSION: &str = "2 a process is in its views, and stops only when it was suspected";
 pub const AGREEMENT: &str = "15 one change per position, never taken back";
 pub const CUTS: &str = "11 all act on the same cut";
