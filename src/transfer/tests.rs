@@ -364,7 +364,7 @@ pub fn restless_waits() -> Result<(), String> {
             Ok(())
         }
     }
-    let options = Options { patience: Duration::from_millis(50), ..Options::default() };
+    let options = Options { patience: Duration::from_millis(500), ..Options::default() };
     match receive(&mut Restless(0), &options, &mut Replica::default(), Arc::default()) {
         Err(Failure::Silent { .. }) => Ok(()),
         other => Err(format!("{other:?}")),
