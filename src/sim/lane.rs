@@ -117,7 +117,11 @@ impl Lane {
     fn reserve(&mut self, len: u32, world: &World) -> bool {
         let pattern = self.pattern(world, self.producer.ordinal());
         match self.producer.reserve(len) {
-            Ok(slot) => pattern.fill(slot),
+            Ok(slot) => {
+                pattern.fill(slot);
+                // A shorter one may find room where a longer one did not: then nobody waits to be told.
+                self.waiting = None;
+            }
             Err(status) => return self.sent(Err(status), len, world),
         }
         let (habit, dice) = (self.plan.habit, &world.dice);
