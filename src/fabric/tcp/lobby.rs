@@ -33,8 +33,7 @@ use crate::error::{Error, Status};
 use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
 pub use about::About;
-use about::{HOST, about, entry, host_of, settle, this_host};
-use std::fmt::Write;
+use about::{HOST, about, entry, host_of, list, settle, this_host};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +43,9 @@ const CALL_AGAIN: Duration = Duration::from_millis(100);
 /// How often one that joins asks who there is.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Entries that are believed of one peer: twice as many as a group has members, since some join.
-const HERE_MAX: usize = 2 * MEMBERS_MAX;
+pub(super) const HERE_MAX: usize = 2 * MEMBERS_MAX;
+/// Processes that are called at once, at the most.
+const GOALS_MAX: usize = 2 * HERE_MAX;
 const WHO: &[u8] = b"who\n";
 
 /// Whom a call is for.
@@ -229,7 +230,9 @@ impl Lobby {
             let calls_me = !about.is_member && about.incarnation > self.terms.incarnation; // Y1
             let near = self.others_only && about.host == self.host; // Y3
             let known = self.goals.iter().any(|goal| goal.whom == whom);
-            if !(mine || calls_me || near || known || self.is_connected(about.incarnation)) {
+            let full = self.goals.len() >= GOALS_MAX; // whoever holds the secret may name anybody
+            if !(mine || calls_me || near || known || full || self.is_connected(about.incarnation))
+            {
                 self.add(whom, about.addresses);
             }
         }
@@ -417,15 +420,8 @@ impl Lobby {
 
     /// All that I am connected with, a line each.
     fn here(&self, members: &[u64]) -> String {
-        let mut text = String::new();
-        for about in self.abouts.iter().chain(&self.near).take(HERE_MAX) {
-            let is_member = about.is_member || members.contains(&about.incarnation);
-            let what = if is_member { "member" } else { "joins" };
-            let addresses: Vec<String> = about.addresses.iter().map(Address::to_string).collect();
-            let (who, seat, host) = (about.incarnation, about.seat, &about.host);
-            let _ = writeln!(text, "{who} {seat} {what} {host} {}", addresses.join(","));
-        }
-        text
+        let all = self.abouts.iter().chain(&self.near);
+        list(all.map(|of| (of, of.is_member || members.contains(&of.incarnation))))
     }
 
     /// Who is connected by shared memory now.

@@ -3,10 +3,15 @@
 
 use super::super::address::{Address, Host, parse};
 use super::super::hello::Hello;
+use super::super::wire::SAY_BYTES_MAX;
+use super::HERE_MAX;
 use std::net::{IpAddr, SocketAddr};
 
 /// The key of a hello that says on which host a process is.
 pub(super) const HOST: &str = "hostid";
+
+/// Bytes of all lines: they are said at once, and stand in a hello.
+const LIST_BYTES_MAX: usize = SAY_BYTES_MAX / 2;
 
 /// What is known of a process that is connected, or may be called.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +61,22 @@ pub(super) fn host_of(hello: &Hello) -> &str {
     hello.more.iter().find(|(key, _)| key == HOST).map_or("", |(_, host)| host)
 }
 
+/// A line for each, with whether it is a member. What peers say of themselves is in it, so it is bounded:
+/// those for whom there is no room are left out, and told of by others.
+pub(super) fn list<'a>(all: impl Iterator<Item = (&'a About, bool)>) -> String {
+    let mut text = String::new();
+    for (about, is_member) in all.take(HERE_MAX) {
+        let what = if is_member { "member" } else { "joins" };
+        let addresses: Vec<String> = about.addresses.iter().map(Address::to_string).collect();
+        let (who, seat, host) = (about.incarnation, about.seat, &about.host);
+        let line = format!("{who} {seat} {what} {host} {}\n", addresses.join(","));
+        if text.len() + line.len() <= LIST_BYTES_MAX {
+            text.push_str(&line);
+        }
+    }
+    text
+}
+
 pub(super) fn entry(line: &str) -> Option<About> {
     let mut parts = line.split(' ');
     let incarnation = parts.next()?.parse().ok().filter(|who| *who != 0)?;
@@ -78,4 +99,29 @@ pub(super) fn this_host() -> String {
     let space = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let digits = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
     format!("{}-{}", digits(&boot), digits(&space.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a peer says of itself could make a list that was too long to be said: an assertion.
+    #[test]
+    fn a_list_can_be_said_whatever_peers_are_called() {
+        let about = |incarnation: u64, bytes: usize| About {
+            incarnation,
+            seat: 1,
+            is_member: false,
+            host: "h".repeat(bytes),
+            addresses: vec![parse("10.0.0.1:7471", None).unwrap()],
+            ip: None,
+        };
+        let all: Vec<About> = (1..=200).map(|who| about(who, 60_000)).collect();
+        assert_eq!(list(all.iter().map(|of| (of, true))), "");
+        let all: Vec<About> = (1..=200).map(|who| about(who, 1_000)).collect();
+        let text = list(all.iter().map(|of| (of, true)));
+        assert!((20_000..=LIST_BYTES_MAX).contains(&text.len()));
+        let first = entry(text.lines().next().unwrap()).unwrap();
+        assert_eq!((first.incarnation, first.is_member), (1, true));
+    }
 }
