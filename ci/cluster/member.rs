@@ -169,8 +169,11 @@ pub fn member(arguments: &Arguments) {
     println!("open");
     let orders = Arc::new(AtomicU64::new(GO));
     let (to, bell) = (orders.clone(), group.waker());
+    let (started, starts) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let lines = std::io::stdin().lock().lines();
+        started.send(()).unwrap();
+        for line in lines.map_while(Result::ok) {
             let order = match line.as_str() {
                 "go" => GO,
                 "rest" => REST,
@@ -184,6 +187,7 @@ pub fn member(arguments: &Arguments) {
             }
         }
     });
+    starts.recv().unwrap(); // a thread that cannot map its signal stack ends the process
     confine(arguments);
     let (bytes, numbers) = (Vec::new(), Numbers(id));
     let pace = Duration::from_micros(arguments.or("pace_us", 0));
