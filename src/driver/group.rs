@@ -60,6 +60,9 @@ impl Group {
                 let detail = "members on several hosts may change: membership has to be `views`";
                 return Err(Error::new(Status::Invalid, detail));
             }
+            if several_hosts {
+                config.network.check(config.join, config.members)?;
+            }
             return join(config, application);
         }
         let (view, plan) = config.first()?;

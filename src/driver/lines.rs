@@ -124,13 +124,8 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     }
     let (group, incarnation) = (config.group.clone(), me.incarnation);
     let secret = network.secret.as_ref().map(secret).transpose()?;
-    if secret.is_none() && !network.trusted {
-        let detail = "members on other hosts must prove that they belong to the group: give a secret, \
-                      or say that the network is trusted";
-        return Err(Error::new(Status::Invalid, detail));
-    }
     let terms = Arc::new(Terms { group, secret, versions: Versions::OURS, incarnation });
-    let listen = listen_at(network)?;
+    let listen = listen_at(config)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
     let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
@@ -145,7 +140,9 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     let others_only = network.carrier == Carrier::Auto;
     let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source });
     if config.join {
-        lobby.call_contacts(&all_of(&network.contacts)?);
+        let contacts =
+            if network.contacts.is_empty() { &network.founders } else { &network.contacts };
+        lobby.call_contacts(&all_of(contacts)?);
     } else {
         lobby.call_founders(&all_of(&network.founders)?);
     }
@@ -165,11 +162,17 @@ fn all_of(addresses: &[String]) -> Result<Vec<Address>, Error> {
     addresses.iter().map(|text| parse(text, Some(PORT_DEFAULT))).collect()
 }
 
-fn listen_at(network: &Network) -> Result<Vec<Address>, Error> {
-    match network.listen.is_empty() {
-        true => Ok(vec![Address { host: Host::Any, port: PORT_DEFAULT }]),
-        false => all_of(&network.listen),
+fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
+    let network = &config.network;
+    if !network.listen.is_empty() {
+        return all_of(&network.listen);
     }
+    let mine = network.founders.get(usize::from(config.rank)).filter(|_| !config.join);
+    let port = match mine {
+        Some(mine) => parse(mine, Some(PORT_DEFAULT))?.port, // where the others call
+        None => PORT_DEFAULT,
+    };
+    Ok(vec![Address { host: Host::Any, port }])
 }
 
 /// What others are told: as given, or where the door is.
