@@ -260,9 +260,14 @@ impl Lanes {
         self.shut(engine, status);
         for Entry { subgroup, lane, handover, .. } in &mut self.entries {
             let (subgroup, lane) = (*subgroup, *lane);
-            let at = position(engine, subgroup, lane);
-            let kept = at.map(|at| engine.multicast_mut(at).undelivered(lane.into()));
-            handover.end(kept, why, &mut |what| dropped(of_lane(what, subgroup, lane)));
+            let undelivered = match position(engine, subgroup, lane) {
+                Some(at) => {
+                    let (kept, had) = engine.multicast_mut(at).undelivered(lane.into());
+                    (Some(kept), had)
+                }
+                None => (None, engine.had_of_waiting(subgroup, lane)),
+            };
+            handover.end(undelivered, why, &mut |what| dropped(of_lane(what, subgroup, lane)));
         }
         self.left = false;
     }

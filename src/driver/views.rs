@@ -24,6 +24,7 @@ use super::letter::{Ask, Letter};
 use super::policy::{Policy, reads, sends, shown};
 use super::shortage::Shortage;
 use super::spare::Spare;
+use super::state::cover::Subgroups;
 use super::stats::Steps;
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
@@ -68,7 +69,7 @@ pub struct Views {
     asking: Vec<Asking>,
     /// Incarnations that were handed to the membership in this view.
     handed: Vec<u64>,
-    /// Why somebody became suspect in this view.
+    /// Why somebody is suspect in this view.
     faults: Vec<Suspicion>,
     pub changes: u64,
     /// The last change, as this member went through it.
@@ -203,8 +204,33 @@ impl Views {
         requests
     }
 
+    /// The first reason counts.
     pub fn note(&mut self, suspicions: &[Suspicion]) {
-        self.faults.extend(suspicions);
+        for suspicion in suspicions {
+            if self.fault_of(suspicion.rank).is_none() {
+                self.faults.push(*suspicion);
+            }
+        }
+    }
+
+    fn fault_of(&self, rank: Rank) -> Option<Fault> {
+        Some(self.faults.iter().find(|suspicion| suspicion.rank == rank)?.fault)
+    }
+
+    /// Why those are suspect with whom the view of `roster` begins; ranks are of that one.
+    fn held_against(&self, suspects: Members, roster: &Roster) -> Vec<Suspicion> {
+        let here = roster.all().without(suspects).first().expect("I am not suspect");
+        let next = |rank: Rank| roster.rank_of(self.roster.seniority(rank));
+        let fault = |rank: Rank| {
+            let before = self.roster.rank_of(roster.seniority(rank));
+            match before.and_then(|rank| self.fault_of(rank)) {
+                Some(Fault::Reported { by }) => Fault::Reported { by: next(by).unwrap_or(here) },
+                Some(fault) => fault,
+                // Who joins is told whom the others suspect, and not why.
+                None => Fault::Reported { by: here },
+            }
+        };
+        suspects.iter().map(|rank| Suspicion { rank, fault: fault(rank) }).collect()
     }
 
     /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
@@ -303,13 +329,19 @@ impl Views {
         Letter { roster, carry, joined, assignment }.encode()
     }
 
-    /// While a view is built: it, and the letter of an incarnation that is in it and has my state.
-    pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
+    /// While a view is built: it, and the letter of an incarnation that is in it and has my state of
+    /// these subgroups.
+    pub fn next(
+        &self,
+        joiner: u64,
+        covers: Subgroups,
+    ) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
         let Building { install, view, .. } = self.building.as_ref()?;
         let mut members = install.roster.members.iter();
         let rank = members.position(|member| member.incarnation == joiner);
-        let letter =
-            rank.map(|rank| self.letter(install, Rank(rank as u16), install.carry.ahead.clone()));
+        let mut ahead = install.carry.ahead.clone();
+        ahead.retain(|of| covers >> of.subgroup & 1 == 1);
+        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16), ahead));
         Some((&install.roster, view, letter))
     }
 
@@ -405,6 +437,7 @@ impl Views {
         let exchange = fabric.exchange().expect("views change");
         exchange.enter(roster.epoch, roster.me, &peers, &blocks);
         let options = Options { posting: Posting::All, ..self.options };
+        let held = self.held_against(carry.suspects, &roster);
         let evolving = Some((roster.clone(), carry, options));
         let posting = fabric.posting();
         let mut assembly = assemble(view.clone(), &layout, &memories, posting, evolving);
@@ -414,7 +447,7 @@ impl Views {
         };
         self.detectors.begin(roster.members.iter().map(old).collect());
         self.policy.adopt(&plan);
-        self.faults.clear();
+        self.faults = held;
         self.handed.clear();
         // Who has been joined asks no more, whatever becomes of it.
         let is_member = |who: u64| roster.members.iter().any(|member| member.incarnation == who);
@@ -439,9 +472,8 @@ impl Views {
 
     /// A member of the old view that is not in the next, and why.
     fn departed(&self, rank: Rank) -> (MemberInfo, Fault) {
-        let fault = self.faults.iter().find(|suspicion| suspicion.rank == rank);
         let left = Fault::Left { also: Members::NONE };
-        (member_info(&self.roster, rank), fault.map_or(left, |suspicion| suspicion.fault))
+        (member_info(&self.roster, rank), self.fault_of(rank).unwrap_or(left))
     }
 }
 

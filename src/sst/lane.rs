@@ -28,6 +28,7 @@ use super::producer::Producer;
 use super::ring::Taker;
 use crate::error::Status;
 use crate::mem::{Cell, Exchange};
+use crate::mutant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -458,8 +459,25 @@ impl Handover {
     /// This member's part is over, for the reason `why`: whatever the lane has taken and `kept`, or
     /// an older view, still has is given to `dropped`. `kept` is what was not delivered in the newest
     /// ring, `None` if that takes nothing. The lane is settled.
-    pub fn end(&mut self, kept: Option<Kept>, why: Status, dropped: &mut dyn FnMut(Dropped)) {
+    ///
+    /// `had`: so many of the first that older views have were delivered here already (*received* mode).
+    /// Who goes in good order says all the same that others will not get them from it.
+    pub fn end(
+        &mut self,
+        (kept, had): (Option<Kept>, u64),
+        why: Status,
+        dropped: &mut dyn FnMut(Dropped),
+    ) {
         assert!(self.shut, "what it has taken is known");
+        let mut had =
+            if why == Status::Left || mutant!("wire-had-is-given-back") { 0 } else { had };
+        for source in &mut self.sources {
+            source.kept.look();
+            while had > 0 && !source.kept.is_empty() {
+                source.kept.pass();
+                had -= 1;
+            }
+        }
         if let Some(kept) = kept {
             self.sources.push_front(Source { kept, bases: std::mem::take(&mut self.bases) });
         }

@@ -135,8 +135,14 @@ impl Node {
                 let here = usize::from(name.lane) < multicast.lanes.len();
                 multicast.subgroup == name.subgroup && here
             });
-            let kept = at.map(|at| self.engine.multicast_mut(at).undelivered(name.lane.into()));
-            end.end(kept, status, &mut |dropped| {
+            let undelivered = match at {
+                Some(at) => {
+                    let (kept, had) = self.engine.multicast_mut(at).undelivered(name.lane.into());
+                    (Some(kept), had)
+                }
+                None => (None, self.engine.had_of_waiting(name.subgroup as u16, name.lane)),
+            };
+            end.end(undelivered, status, &mut |dropped| {
                 world.tallies.one(Row::HandedBack);
                 let lane = (name.process, name.lane);
                 let mut oracle = world.oracle.borrow_mut();

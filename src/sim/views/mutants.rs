@@ -22,6 +22,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("wire-rows-not-looked-at", "a turn is still only if no row has moved"),
     ("wire-sleeps-on-rows", "P: a member that sleeps has looked at the rows, too"),
     ("wire-cut-not-awaited", "X3: a member says that it ended when its callbacks have returned"),
+    ("wire-had-is-given-back", "what was delivered on receipt is not given back when all is over"),
     ("wire-lacking-goes-on", "P6: a subgroup that lacks members delivers nothing"),
     ("wire-forgets-while-waiting", "H1: what waits for members is sent when they are there"),
     ("loom-h-early", "H2: a lane's thread takes a ring when nothing of its own is left behind"),
