@@ -80,6 +80,9 @@ impl Driver {
         let mut assembly = views.enter(now, &mut *self.fabric);
         // Before any callback: who has just joined looks nowhere else.
         views.beat(assembly.table.layout.beat.byte(0));
+        if let Some(membership) = self.engine.membership() {
+            assembly.engine.remember(&self.table, membership.roster());
+        }
         let kept = self.keep();
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);

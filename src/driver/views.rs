@@ -15,6 +15,7 @@
 //!     enters a view, and enters it only with those that show the same, a majority; else it stops.
 //!     Zeros stand in for the others: what they would write has another layout.
 
+mod blame;
 mod info;
 
 use super::assembly::{Assembly, assemble, prologue};
@@ -41,8 +42,8 @@ use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
+use info::info_of;
 pub use info::{MemberInfo, ViewInfo};
-use info::{info_of, member_info};
 use std::sync::Arc;
 
 /// What a member needs beyond one view.
@@ -202,35 +203,6 @@ impl Views {
             }
         }
         requests
-    }
-
-    /// The first reason counts.
-    pub fn note(&mut self, suspicions: &[Suspicion]) {
-        for suspicion in suspicions {
-            if self.fault_of(suspicion.rank).is_none() {
-                self.faults.push(*suspicion);
-            }
-        }
-    }
-
-    fn fault_of(&self, rank: Rank) -> Option<Fault> {
-        Some(self.faults.iter().find(|suspicion| suspicion.rank == rank)?.fault)
-    }
-
-    /// Why those are suspect with whom the view of `roster` begins; ranks are of that one.
-    fn held_against(&self, suspects: Members, roster: &Roster) -> Vec<Suspicion> {
-        let here = roster.all().without(suspects).first().expect("I am not suspect");
-        let next = |rank: Rank| roster.rank_of(self.roster.seniority(rank));
-        let fault = |rank: Rank| {
-            let before = self.roster.rank_of(roster.seniority(rank));
-            match before.and_then(|rank| self.fault_of(rank)) {
-                Some(Fault::Reported { by }) => Fault::Reported { by: next(by).unwrap_or(here) },
-                Some(fault) => fault,
-                // Who joins is told whom the others suspect, and not why.
-                None => Fault::Reported { by: here },
-            }
-        };
-        suspects.iter().map(|rank| Suspicion { rank, fault: fault(rank) }).collect()
     }
 
     /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
@@ -468,12 +440,6 @@ impl Views {
             delivered: Nanos(0),
         };
         assembly
-    }
-
-    /// A member of the old view that is not in the next, and why.
-    fn departed(&self, rank: Rank) -> (MemberInfo, Fault) {
-        let left = Fault::Left { also: Members::NONE };
-        (member_info(&self.roster, rank), self.fault_of(rank).unwrap_or(left))
     }
 }
 

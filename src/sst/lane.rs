@@ -460,8 +460,8 @@ impl Handover {
     /// an older view, still has is given to `dropped`. `kept` is what was not delivered in the newest
     /// ring, `None` if that takes nothing. The lane is settled.
     ///
-    /// `had`: so many of the first that older views have were delivered here already (*received* mode).
-    /// Who goes in good order says all the same that others will not get them from it.
+    /// `had`: so many of the first that older views have were delivered here (*received* mode). Who goes
+    /// in good order gives them back all the same: others will not get them.
     pub fn end(
         &mut self,
         (kept, had): (Option<Kept>, u64),
@@ -471,21 +471,18 @@ impl Handover {
         assert!(self.shut, "what it has taken is known");
         let mut had =
             if why == Status::Left || mutant!("wire-had-is-given-back") { 0 } else { had };
-        for source in &mut self.sources {
-            source.kept.look();
-            while had > 0 && !source.kept.is_empty() {
-                source.kept.pass();
-                had -= 1;
-            }
-        }
+        let newest = usize::from(kept.is_some());
         if let Some(kept) = kept {
             self.sources.push_front(Source { kept, bases: std::mem::take(&mut self.bases) });
         }
-        for source in &mut self.sources {
+        for (at, source) in self.sources.iter_mut().enumerate() {
             source.kept.look();
             while let Some(bytes) = source.kept.first() {
-                let ordinal = source.ordinal();
-                dropped(Dropped { ordinal, bytes, why });
+                if at >= newest && had > 0 {
+                    had -= 1;
+                } else {
+                    dropped(Dropped { ordinal: source.ordinal(), bytes, why });
+                }
                 source.kept.pass();
             }
         }

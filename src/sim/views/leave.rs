@@ -4,7 +4,7 @@
 
 use super::lane::{Hand, Name};
 use super::node::Node;
-use super::oracle::GRUDGE;
+use super::oracle::{GRUDGE, OPINION};
 use super::world::{Life, World};
 use crate::base::{Members, Rank};
 use crate::error::{Fault, Status};
@@ -75,6 +75,25 @@ impl Node {
             if ends && left.contains(suspicion.rank) {
                 let detail = format!("{} suspects one that has left: {suspicion:?}", self.process);
                 return Err((GRUDGE, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Who stops in a minority has not been told before, by one that it has lost, that it is expelled.
+    pub fn says_why(&self, reason: Stop, world: &World) -> Result<(), Broken> {
+        let Stop::Partitioned { suspects } = reason else { return Ok(()) };
+        let eras = world.eras.borrow();
+        let Some(era) = eras.get(&(self.epoch - 1)) else { return Ok(()) };
+        let Some(me) = era.rank(self.process) else { return Ok(()) };
+        for process in suspects.iter().map(|rank| self.view[rank.index()]) {
+            let Some(rank) = era.rank(process) else { continue };
+            let mirror = era.wires.mirror(rank.index(), me.index());
+            if mirror.cell(era.layout.suspects.byte(0)).observe() >> me.0 & 1 == 1 {
+                let detail = format!("{} was told so by {process}; {reason:?}", self.process);
+                return Err((OPINION, detail));
             }
         }
         Ok(())

@@ -33,6 +33,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("loom-e-not-looked-again", "D2: a call that counts too late is told so"),
     ("wire-leaves-undelivered", "a leaver's messages are delivered before it asks to be left out"),
     ("wire-door-stays-open", "a leaver's application is refused at once"),
+    ("view-before-is-forgotten", "who is expelled as it passes on says so, and nothing else"),
     ("view-goes-without-a-word", "T4: who goes has said so"),
     ("view-passed-is-lost", "an end is no suspicion of one that has passed on"),
     ("view-passed-suspects", "V1: who has passed on takes an end for no failure"),

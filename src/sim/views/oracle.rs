@@ -19,6 +19,7 @@ pub const VIEWS: &str = "2, 3 same epoch, same view; each a later one";
 pub const EMPTY: &str = "on receipt: what came is delivered before the view ends";
 pub const GRUDGE: &str = "2 who has left is nobody's suspect";
 pub const INCLUSION: &str = "2 a process is in its views, and stops only when it was suspected";
+pub const OPINION: &str = "2 who has read that it is suspected says that it was expelled";
 pub const AGREEMENT: &str = "15 one change per position, never taken back";
 pub const CUTS: &str = "11 all act on the same cut";
 pub const PRIMARY: &str = "4 a majority of a view makes the next";
