@@ -117,7 +117,9 @@ pub struct Dropped<'a> {
     /// To be read until the callback returns.
     pub bytes: &'a [u8],
     /// `NotSender`: this member has no such lane in the new view; `TooLong`: its largest message is
-    /// smaller there; `Left`: this member has left. Of these the message is delivered nowhere.
+    /// smaller there; `Left`: this member has left: alone, or while the subgroup lacked members. Of these
+    /// the message is delivered nowhere; in *received* mode, nowhere else: some members may have had it,
+    /// this one, too.
     ///
     /// Any other: why this member's part is over; `TimedOut`: `close` has waited long enough. It did
     /// not see the message delivered, and others may have it all the same.

@@ -253,6 +253,32 @@ fn keep_alive_as_a_view_begins_is_heard_in_that_view() {
     assert!(beat > 0, "and nothing else has beaten there yet");
 }
 
+/// The others come to suspect a member that has passed on, and are not in the next view yet when it is.
+/// All that it hears there is that their connections have ended: it said that it was in a minority.
+#[test]
+fn who_is_expelled_as_it_passes_on_says_so() {
+    let mut all = watched("expelled-late", 4);
+    all[3].0.control().unwrap().leave();
+    let mut at = 0;
+    while all[0].0.stage() < Some(Stage::Passed) {
+        let _ = all[at].0.poll(8);
+        at = (at + 1) % 4;
+    }
+    let one = all[0].1.0.lock().unwrap().1[0];
+    for (group, _) in &mut all[1..3] {
+        assert_eq!((group.stage() < Some(Stage::Passed), group.members()), (true, 4));
+        group.control().unwrap().report(one);
+        group.driver.until_tick = 0;
+        group.poll(8).unwrap();
+    }
+    let status = loop {
+        if let Err(status) = all[0].0.poll(8) {
+            break status;
+        }
+    };
+    assert_eq!(status, Status::Expelled);
+}
+
 /// What was held against a member was forgotten with the view: it was said to have left.
 #[test]
 fn who_is_suspected_late_has_not_left() {
