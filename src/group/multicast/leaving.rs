@@ -28,7 +28,7 @@ impl Multicast {
     pub fn undelivered(&mut self, lane: usize) -> (Kept, u64) {
         let (s, taker) = (self.lanes[lane].s, &mut self.lanes[lane].taker);
         // Of what is sent again it has delivered the first in an earlier view.
-        let (ahead, slots) = (self.ahead[s].0, taker.slots);
-        (taker.keep(ahead.min(slots).max(self.consumed[s].0)), ahead.saturating_sub(slots))
+        let (ahead, there) = (self.ahead[s].0, taker.slots + taker.waiting());
+        (taker.keep(ahead.min(there).max(self.consumed[s].0)), ahead.saturating_sub(there))
     }
 }
