@@ -78,6 +78,11 @@ impl Driver {
             return Ok(());
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
+        // Before any callback: who has just joined looks nowhere else.
+        views.beat(assembly.table.layout.beat.byte(0));
+        if let Some(membership) = self.engine.membership() {
+            assembly.engine.remember(&self.table, membership.roster());
+        }
         let kept = self.keep();
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
@@ -100,7 +105,6 @@ impl Driver {
         self.inboxes = assembly.inboxes;
         self.work.clear();
         self.events = Events::default();
-        views.beat(self.table.layout.beat.byte(0));
         self.fabric.poll(true, &mut self.events);
         self.until_tick = 0;
         self.page.write_change(views.changes, &views.last);
@@ -171,6 +175,7 @@ impl Driver {
             return;
         }
         let (suspects, timings) = (membership.suspects(), membership.timings());
+        views.note(self.engine.suspicions()); // some are not cut off here any more
         let exchange = self.fabric.exchange().expect("views change");
         let mut outcome = Ok(());
         if !views.ready {

@@ -15,6 +15,7 @@
 //!     enters a view, and enters it only with those that show the same, a majority; else it stops.
 //!     Zeros stand in for the others: what they would write has another layout.
 
+mod blame;
 mod info;
 
 use super::assembly::{Assembly, assemble, prologue};
@@ -24,6 +25,7 @@ use super::letter::{Ask, Letter};
 use super::policy::{Policy, reads, sends, shown};
 use super::shortage::Shortage;
 use super::spare::Spare;
+use super::state::cover::Subgroups;
 use super::stats::Steps;
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
@@ -40,8 +42,8 @@ use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
+use info::info_of;
 pub use info::{MemberInfo, ViewInfo};
-use info::{info_of, member_info};
 use std::sync::Arc;
 
 /// What a member needs beyond one view.
@@ -68,7 +70,7 @@ pub struct Views {
     asking: Vec<Asking>,
     /// Incarnations that were handed to the membership in this view.
     handed: Vec<u64>,
-    /// Why somebody became suspect in this view.
+    /// Why somebody is suspect in this view.
     faults: Vec<Suspicion>,
     pub changes: u64,
     /// The last change, as this member went through it.
@@ -203,10 +205,6 @@ impl Views {
         requests
     }
 
-    pub fn note(&mut self, suspicions: &[Suspicion]) {
-        self.faults.extend(suspicions);
-    }
-
     /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
     /// no next view for this member; the error says what is missing.
     pub fn prepare(&mut self, suspects: Members, exchange: &mut dyn Exchange) -> Result<(), Error> {
@@ -303,13 +301,19 @@ impl Views {
         Letter { roster, carry, joined, assignment }.encode()
     }
 
-    /// While a view is built: it, and the letter of an incarnation that is in it and has my state.
-    pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
+    /// While a view is built: it, and the letter of an incarnation that is in it and has my state of
+    /// these subgroups.
+    pub fn next(
+        &self,
+        joiner: u64,
+        covers: Subgroups,
+    ) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
         let Building { install, view, .. } = self.building.as_ref()?;
         let mut members = install.roster.members.iter();
         let rank = members.position(|member| member.incarnation == joiner);
-        let letter =
-            rank.map(|rank| self.letter(install, Rank(rank as u16), install.carry.ahead.clone()));
+        let mut ahead = install.carry.ahead.clone();
+        ahead.retain(|of| covers >> of.subgroup & 1 == 1);
+        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16), ahead));
         Some((&install.roster, view, letter))
     }
 
@@ -405,6 +409,7 @@ impl Views {
         let exchange = fabric.exchange().expect("views change");
         exchange.enter(roster.epoch, roster.me, &peers, &blocks);
         let options = Options { posting: Posting::All, ..self.options };
+        let held = self.held_against(carry.suspects, &roster);
         let evolving = Some((roster.clone(), carry, options));
         let posting = fabric.posting();
         let mut assembly = assemble(view.clone(), &layout, &memories, posting, evolving);
@@ -414,7 +419,7 @@ impl Views {
         };
         self.detectors.begin(roster.members.iter().map(old).collect());
         self.policy.adopt(&plan);
-        self.faults.clear();
+        self.faults = held;
         self.handed.clear();
         // Who has been joined asks no more, whatever becomes of it.
         let is_member = |who: u64| roster.members.iter().any(|member| member.incarnation == who);
@@ -435,13 +440,6 @@ impl Views {
             delivered: Nanos(0),
         };
         assembly
-    }
-
-    /// A member of the old view that is not in the next, and why.
-    fn departed(&self, rank: Rank) -> (MemberInfo, Fault) {
-        let fault = self.faults.iter().find(|suspicion| suspicion.rank == rank);
-        let left = Fault::Left { also: Members::NONE };
-        (member_info(&self.roster, rank), fault.map_or(left, |suspicion| suspicion.fault))
     }
 }
 

@@ -2,9 +2,10 @@
 //! Groups as a Rust program uses them, all members in one process.
 
 use super::*;
-use crate::base::Rank;
+use crate::base::{Members, Rank};
 use crate::driver::config::{Changes, Config};
 use crate::driver::views::ViewInfo;
+use crate::error::Fault;
 use crate::mem::Message;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -206,4 +207,102 @@ fn the_page_says_that_the_last_member_has_left() {
     };
     assert_eq!(status, Status::Left);
     assert_eq!(group.stats().stopped, u64::from((Status::Left as i32).unsigned_abs()));
+}
+
+/// Says that it is alive as it hears of a view, and notes who has gone from it.
+#[derive(Clone, Default)]
+struct Watcher(Arc<Mutex<(Option<Control>, Vec<u64>, Vec<Fault>)>>);
+
+impl Application for Watcher {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+
+    fn view(&mut self, view: &ViewInfo) {
+        let (control, incarnations, gone) = &mut *self.0.lock().unwrap();
+        control.iter().for_each(Control::keep_alive);
+        *incarnations = view.members.iter().map(|member| member.incarnation).collect();
+        gone.extend(view.left.iter().map(|(_, fault)| fault));
+    }
+}
+
+fn watched(name: &str, members: u16) -> Vec<(Group, Watcher)> {
+    let open = |rank: u16| {
+        let watcher = Watcher::default();
+        // Nobody is suspected for being silent.
+        let group = Group::open(&views(name, rank, members, 0), Box::new(watcher.clone())).unwrap();
+        watcher.0.lock().unwrap().0 = group.control();
+        (group, watcher)
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..members).map(|rank| scope.spawn(move || open(rank))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+/// It beat in the block of the view before, in which one that has just joined does not look: that one
+/// suspected a member whose first callback took long, whatever the callback said.
+#[test]
+fn keep_alive_as_a_view_begins_is_heard_in_that_view() {
+    let mut both = watched("alive-at-once", 2);
+    both[1].0.control().unwrap().leave();
+    while both[0].0.members() == 2 {
+        let _ = both[1].0.poll(8);
+        both[0].0.poll(8).unwrap();
+    }
+    let table = &both[0].0.driver.table;
+    let beat = table.block(Rank(0)).cell(table.layout.beat.byte(0)).observe();
+    assert!(beat > 0, "and nothing else has beaten there yet");
+}
+
+/// The others come to suspect a member that has passed on, and are not in the next view yet when it is.
+/// All that it hears there is that their connections have ended: it said that it was in a minority.
+#[test]
+fn who_is_expelled_as_it_passes_on_says_so() {
+    let mut all = watched("expelled-late", 4);
+    all[3].0.control().unwrap().leave();
+    let mut at = 0;
+    while all[0].0.stage() < Some(Stage::Passed) {
+        let _ = all[at].0.poll(8);
+        at = (at + 1) % 4;
+    }
+    let one = all[0].1.0.lock().unwrap().1[0];
+    for (group, _) in &mut all[1..3] {
+        assert_eq!((group.stage() < Some(Stage::Passed), group.members()), (true, 4));
+        group.control().unwrap().report(one);
+        group.driver.until_tick = 0;
+        group.poll(8).unwrap();
+    }
+    let status = loop {
+        if let Err(status) = all[0].0.poll(8) {
+            break status;
+        }
+    };
+    assert_eq!(status, Status::Expelled);
+}
+
+/// What was held against a member was forgotten with the view: it was said to have left.
+#[test]
+fn who_is_suspected_late_has_not_left() {
+    for stage in [Stage::Agreed, Stage::Passed] {
+        let mut all = watched(&format!("late-{stage:?}"), 4);
+        all[3].0.control().unwrap().leave();
+        let turn = |all: &mut Vec<(Group, Watcher)>, at: usize| {
+            let _ = all[at].0.poll(8);
+            all[0].0.stage() >= Some(stage)
+        };
+        let mut at = 0;
+        while !turn(&mut all, at) {
+            at = (at + 1) % 4;
+        }
+        let suspect = all[0].1.0.lock().unwrap().1[2];
+        all[0].0.control().unwrap().report(suspect);
+        all[0].0.driver.until_tick = 0;
+        while all[..2].iter().any(|of| of.0.members() > 2) {
+            (0..4).for_each(|at| _ = turn(&mut all, at));
+        }
+        for (_, watcher) in &all[..2] {
+            let gone = &watcher.0.lock().unwrap().2;
+            let faults = [Fault::Left { also: Members::NONE }, Fault::Reported { by: Rank(0) }];
+            assert_eq!(gone[..], faults, "{stage:?}");
+        }
+    }
 }

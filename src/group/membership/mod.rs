@@ -19,6 +19,7 @@
 //! Cost: a quiet poll is one load per other member (`cold`) and nothing else. Only a view change
 //! allocates.
 
+mod before;
 pub mod changes;
 mod courier;
 mod leader;
@@ -39,6 +40,7 @@ use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
 use crate::sst::layout::{Layout, RECORD_WORDS, RECORDS_MAX};
+use before::Before;
 use changes::{Change, List, Record};
 use courier::Courier;
 use roster::{Address, Roster, is_majority};
@@ -189,6 +191,7 @@ pub struct Membership {
     /// What I began with, for those who join with my state.
     ahead: Vec<Ahead>,
     courier: Courier,
+    before: Option<Before>,
     /// Whom to suspect from the beginning of the next view.
     late: Members,
     frozen: bool,
@@ -236,6 +239,7 @@ impl Membership {
             requests: Vec::new(),
             ahead,
             courier,
+            before: None,
             late: Members::NONE,
             frozen: false,
             uncounted: true,
@@ -406,7 +410,10 @@ impl Membership {
         if is_majority(all.without(suspects).len(), whole) || self.breaks_the_tie() {
             return Ok(());
         }
-        Err(Stop::Partitioned { suspects })
+        match self.expelled_before() {
+            Some(by) => Err(Stop::Expelled { by }),
+            None => Err(Stop::Partitioned { suspects }),
+        }
     }
 
     /// Of two members the first goes on alone, if the user wants that. Only where no majority of a
