@@ -4,6 +4,7 @@
 use super::network::Network;
 use crate::base::{Epoch, Rank};
 use crate::error::{Error, Status};
+use crate::fabric::shm::peers::Peers;
 use crate::group::detector::lag::Lag;
 use crate::group::policy::{Candidate, Plan, Planner, Policy, Rule, Rules, Senders, Standard, Who};
 use crate::group::view::View;
@@ -143,6 +144,9 @@ pub struct Config {
     pub policy: Option<OwnPolicy>,
     /// Members on other hosts, if there are any.
     pub network: Network,
+    /// Which processes of this host may be members: those of this user, if it says nothing. Each
+    /// member decides for itself, so give it to all.
+    pub peers: Peers,
 }
 
 impl Config {
@@ -164,6 +168,7 @@ impl Config {
             transfer: crate::transfer::Options::default(),
             policy: None,
             network: Network::default(),
+            peers: Peers::default(),
         }
     }
 

@@ -30,14 +30,15 @@ use super::letter::{Ask, Letter};
 use super::lines::{self, Lines, Myself};
 use super::network::Carrier;
 use super::policy::{Policy, config_text, sends};
-use super::rendezvous::{CALL_AGAIN, name_taken, seat_taken};
+use super::rendezvous::{CALL_AGAIN, name_taken};
 use super::views::Views;
 use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
-use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
+use crate::fabric::shm::door::{Hello, Kind, compare};
 use crate::fabric::shm::exchange::OwnMemory;
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
 use crate::group::membership::roster::{Address, Member, Roster};
@@ -57,6 +58,7 @@ const SEATS: u16 = 2 * MEMBERS_MAX as u16;
 
 struct Joining<'a> {
     config: &'a Config,
+    place: Place,
     start: Instant,
     hello: Hello,
     /// Calls that wait for an answer.
@@ -101,15 +103,17 @@ fn join_once(
     hello.incarnation = incarnation();
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
+    let place = Place::new(&config.group, &config.peers)?;
     let mut joining =
-        Joining { config, start: *start, hello, calls, called, connected, asked, refusal };
+        Joining { config, place, start: *start, hello, calls, called, connected, asked, refusal };
     if config.network.carrier == Carrier::Shm {
         joining.find()?;
     }
-    let door = Door::new(match config.join {
+    let listener = match config.join {
         true => joining.sit_down()?,
         false => joining.take_seat(config.rank)?,
-    });
+    };
+    let door = joining.place.door(listener);
     let (block_bytes, ring_bytes) = policy.sizes();
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
@@ -136,7 +140,8 @@ fn join_once(
     let shm = Shm::new(parts, &nothing)?;
     let (seat, incarnation, largest) =
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
-    let me = Myself { seat, incarnation, text: &joining.hello.config, largest: &largest };
+    let (text, place) = (&joining.hello.config, &joining.place);
+    let me = Myself { seat, incarnation, text, largest: &largest, place };
     let mut lines = lines::open(config, shm, &me)?;
     joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
@@ -170,7 +175,7 @@ impl Joining<'_> {
         loop {
             let mut calls = Vec::new();
             for seat in 0..SEATS {
-                if let Some(socket) = self.call(seat)?
+                if let Some(socket) = self.place.call(seat)?
                     && socket.send(&probe.encode(), &[])
                 {
                     calls.push((seat, socket));
@@ -208,17 +213,6 @@ impl Joining<'_> {
         })
     }
 
-    /// Connects to a seat, if somebody of this user has it.
-    fn call(&self, seat: u16) -> Result<Option<Socket>, Error> {
-        let socket = Socket::connect(&socket_name(&self.config.group, seat))?;
-        let Some(socket) = socket else { return Ok(None) };
-        let me = rustix::process::geteuid().as_raw();
-        match socket.credentials() {
-            Some(owner) if owner.uid != me => Err(seat_taken(self.config, seat, owner)),
-            _ => Ok(Some(socket)),
-        }
-    }
-
     /// Whether an answer is a welcome. An error: members have another configuration.
     fn is_welcome(&mut self, theirs: &Hello, seat: u16) -> Result<bool, Error> {
         let who = format!("seat {seat}");
@@ -236,7 +230,7 @@ impl Joining<'_> {
     /// Takes the lowest free seat (J2).
     fn sit_down(&mut self) -> Result<Socket, Error> {
         for seat in 0..SEATS {
-            if let Some(listener) = Socket::listen(&socket_name(&self.config.group, seat))? {
+            if let Some(listener) = self.place.listen(seat)? {
                 self.hello.rank = seat;
                 return Ok(listener);
             }
@@ -252,9 +246,8 @@ impl Joining<'_> {
     /// Takes a founder's seat, which is that of its rank.
     fn take_seat(&mut self, rank: u16) -> Result<Socket, Error> {
         self.hello.rank = rank;
-        let name = socket_name(&self.config.group, rank);
-        let listener = Socket::listen(&name)?;
-        listener.ok_or_else(|| name_taken(self.config, &name, &self.hello))
+        let listener = self.place.listen(rank)?;
+        listener.ok_or_else(|| name_taken(self.config, &self.place, &self.hello))
     }
 
     /// Until a view begins that I am in.
@@ -338,7 +331,7 @@ impl Joining<'_> {
             if known || self.calls.iter().any(|call| call.0 == seat) {
                 continue;
             }
-            if let Some(socket) = self.call(seat)?
+            if let Some(socket) = self.place.call(seat)?
                 && socket.send(&self.hello.encode(), &[shm.bell()])
             {
                 self.calls.push((seat, socket));
@@ -412,7 +405,7 @@ mod tests {
         let mut config = Config::new(&group, 0, 1);
         (config.membership, config.idle) = (Changes::Views, Idle::Yield);
         let mut member = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
-        let seat = || Socket::listen(&socket_name(&group, 0)).unwrap();
+        let seat = || Place::usual(&group).listen(0).unwrap();
         member.turn(0).unwrap();
         assert!(seat().is_none());
         member.control().unwrap().leave();

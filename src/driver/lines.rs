@@ -7,6 +7,7 @@ use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
 use crate::base::Peer;
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::{OwnBell, Shm};
 use crate::fabric::tcp::address::{Address, Host, parse};
 use crate::fabric::tcp::door::{Door, Limits};
@@ -112,6 +113,8 @@ pub struct Myself<'a> {
     /// What all members must agree on.
     pub text: &'a str,
     pub largest: &'a Layout,
+    /// Where it meets others on this host.
+    pub place: &'a Place,
 }
 
 /// Opens the door to other hosts, and begins to call.
@@ -143,7 +146,8 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
         _ => None,
     });
     let others_only = network.carrier == Carrier::Auto;
-    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source });
+    let place = me.place.identity();
+    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, place });
     if config.join {
         lobby.call_contacts(&all_of(&network.contacts)?);
     } else {

@@ -17,8 +17,9 @@ use super::policy::config_text;
 use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::shm::Neighbour;
-use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse, socket_name};
-use crate::fabric::shm::socket::{Bell, Credentials, Parcel, Socket};
+use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse};
+use crate::fabric::shm::place::Place;
+use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::group::view::View;
 use crate::mem::Region;
 use crate::sst::layout::Layout;
@@ -53,6 +54,7 @@ pub struct Met {
 
 struct Meeting<'a> {
     config: &'a Config,
+    place: Place,
     view: &'a View,
     layout: &'a Layout,
     mine: &'a Mine,
@@ -82,19 +84,19 @@ pub fn meet(
     if config.membership == Changes::Views {
         hello.incarnation = mine.block.cell(layout.incarnation.byte(0)).own();
     }
-    let name = socket_name(&config.group, config.rank);
-    let Some(listener) = Socket::listen(&name)? else {
-        return Err(name_taken(config, &name, &hello));
+    let place = Place::new(&config.group, &config.peers)?;
+    let Some(listener) = place.listen(config.rank)? else {
+        return Err(name_taken(config, &place, &hello));
     };
     let members = view.members;
     let met = Met {
-        door: Door::new(listener),
+        door: place.door(listener),
         hello,
         neighbours: Vec::new(),
         blocks: vec![None; members],
         rings: vec![vec![None; view.subgroups.len()]; members],
     };
-    let mut meeting = Meeting { config, view, layout, mine, met, calls: Vec::new(), refusal: None };
+    let mut meeting = Meeting { config, place, view, layout, mine, met, calls: Vec::new(), refusal: None };
     let start = Instant::now();
     let mut told = Duration::ZERO;
     loop {
@@ -133,7 +135,7 @@ pub fn meet(
 }
 
 /// Why the name cannot be had: who holds it, and whether it is the same group.
-pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
+pub fn name_taken(config: &Config, place: &Place, hello: &Hello) -> Error {
     let (group, rank) = (&config.group, config.rank);
     let in_use = |who: String| {
         let detail = format!(
@@ -142,17 +144,12 @@ pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
         );
         Error::new(Status::InUse, detail)
     };
-    let Ok(Some(socket)) = Socket::connect(name) else { return in_use(String::new()) };
+    let socket = match place.call(rank) {
+        Ok(Some(socket)) => socket,
+        Err(stranger) if stranger.status == Status::ForeignOwner => return stranger,
+        _ => return in_use(String::new()),
+    };
     let Some(owner) = socket.credentials() else { return in_use(String::new()) };
-    let me = rustix::process::geteuid().as_raw();
-    if owner.uid != me {
-        let detail = format!(
-            "group {group} is held by process {} of user {}, this process is user {me}: choose \
-             another name",
-            owner.pid, owner.uid
-        );
-        return Error::new(Status::ForeignOwner, detail);
-    }
     let probe = Hello { kind: Kind::Probe, ..hello.clone() };
     socket.send(&probe.encode(), &[]);
     let until = Instant::now() + PROBE;
@@ -168,17 +165,6 @@ pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
         std::thread::sleep(CALL_AGAIN);
     }
     in_use(format!(" in process {}", owner.pid))
-}
-
-/// Another user's process has a seat of this group.
-pub fn seat_taken(config: &Config, seat: u16, owner: Credentials) -> Error {
-    let (group, me) = (&config.group, rustix::process::geteuid().as_raw());
-    let detail = format!(
-        "rank {seat} of group {group} is held by process {} of user {}, this process is user {me}: \
-         choose another group name",
-        owner.pid, owner.uid
-    );
-    Error::new(Status::ForeignOwner, detail)
 }
 
 impl Meeting<'_> {
@@ -247,14 +233,7 @@ impl Meeting<'_> {
     }
 
     fn call(&mut self, rank: u16) -> Result<bool, Error> {
-        let group = &self.config.group;
-        let Some(socket) = Socket::connect(&socket_name(group, rank))? else { return Ok(false) };
-        let me = rustix::process::geteuid().as_raw();
-        if let Some(owner) = socket.credentials()
-            && owner.uid != me
-        {
-            return Err(seat_taken(self.config, rank, owner));
-        }
+        let Some(socket) = self.place.call(rank)? else { return Ok(false) };
         if !socket.send(&self.met.hello.encode(), &self.descriptors_for(rank)) {
             return Ok(false);
         }

@@ -18,17 +18,22 @@
 //! subgroup.0=…
 //! ```
 //!
-//! D1  Only processes of this user are answered (`SO_PEERCRED`).
+//! D1  Only processes of this user are answered, or of those that the configuration says (`peers`).
+//!     Others are told why; of each user, one is said in the log.
 //! D2  A visitor that says nothing, or nonsense, costs one descriptor for as long as it stays; at
 //!     most `VISITORS_MAX` wait, the oldest leaves first. Nobody else waits for it.
 
-use super::socket::{Credentials, Parcel, Socket};
+use super::peers::{Circle, Stranger};
+use super::socket::{Parcel, Socket};
 use crate::error::{Error, Status};
 use crate::limits::WIRE_VERSION;
+use crate::log_sink::{Level, say};
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 const VISITORS_MAX: usize = 64;
+/// Users whose refusal is said in the log.
+const TOLD_MAX: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -148,6 +153,9 @@ pub struct Door {
     /// `None`: closed for good.
     pub listener: Option<Socket>,
     waiting: VecDeque<Socket>,
+    circle: Circle,
+    /// Users that were refused, as far as that has been said.
+    told: Vec<u32>,
     /// Why somebody who knocked could not be let in.
     pub trouble: Option<Error>,
 }
@@ -158,8 +166,15 @@ pub fn socket_name(group: &str, rank: u16) -> String {
 }
 
 impl Door {
+    /// For processes of this user only.
     pub fn new(listener: Socket) -> Door {
-        Door { listener: Some(listener), waiting: VecDeque::new(), trouble: None }
+        Door::of(listener, Circle::own())
+    }
+
+    /// For those of that circle.
+    pub fn of(listener: Socket, circle: Circle) -> Door {
+        let (waiting, told) = (VecDeque::new(), Vec::new());
+        Door { listener: Some(listener), waiting, circle, told, trouble: None }
     }
 
     /// Nobody is answered any more, and the name is free; whoever waits hears of a hang-up.
@@ -174,7 +189,6 @@ impl Door {
         &mut self,
         mut arrived: impl FnMut(&Socket) -> Result<(), Error>,
     ) -> Vec<Visitor> {
-        let me = rustix::process::geteuid().as_raw();
         for _ in 0..VISITORS_MAX {
             let Some(listener) = &self.listener else { break };
             let accepted = listener.accept().unwrap_or_else(|trouble| {
@@ -182,8 +196,9 @@ impl Door {
                 None
             });
             let Some(socket) = accepted else { break };
-            if socket.credentials().is_none_or(|of: Credentials| of.uid != me) {
-                refuse(&socket, Status::ForeignOwner, "this group belongs to another user", "");
+            if let Err(stranger) = self.circle.admits(&socket) {
+                self.tell(&stranger);
+                refuse(&socket, Status::ForeignOwner, &stranger.is_told(), "");
                 continue;
             }
             if let Err(trouble) = arrived(&socket) {
@@ -208,6 +223,13 @@ impl Door {
             }
         }
         visitors
+    }
+
+    fn tell(&mut self, stranger: &Stranger) {
+        if self.told.len() < TOLD_MAX && !self.told.contains(&stranger.uid) {
+            self.told.push(stranger.uid);
+            say(Level::Warning, &format!("at the door of a group, {}", stranger.is_logged()));
+        }
     }
 }
 

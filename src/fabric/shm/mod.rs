@@ -15,7 +15,10 @@ pub mod door;
 pub mod exchange;
 pub mod fork;
 mod links;
+pub mod peers;
+pub mod place;
 pub mod socket;
+mod users;
 
 use super::{Exchange, Fabric};
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};

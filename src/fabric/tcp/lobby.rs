@@ -97,6 +97,8 @@ pub struct Parts {
     pub door: Door,
     pub others_only: bool,
     pub source: Option<IpAddr>,
+    /// Where members on this host meet otherwise: its name among such places.
+    pub place: String,
 }
 
 /// A new connection.
@@ -108,8 +110,8 @@ pub enum New {
 
 impl Lobby {
     pub fn new(parts: Parts) -> Lobby {
-        let Parts { terms, mut hello, door, others_only, source } = parts;
-        let host = this_host();
+        let Parts { terms, mut hello, door, others_only, source, place } = parts;
+        let host = this_host(&place);
         hello.more.push((HOST.into(), host.clone()));
         let joins = hello.kind == Kind::Enter;
         let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());

@@ -92,13 +92,12 @@ pub(super) fn entry(line: &str) -> Option<About> {
     Some(About { incarnation, seat, is_member, host, addresses, ip: None })
 }
 
-/// The same for processes that see each other's sockets of this host: one machine, one boot, one
-/// network namespace.
-pub(super) fn this_host() -> String {
+/// The same for processes that can meet over shared memory: one machine, one boot, one place
+/// (`shm::place`).
+pub(super) fn this_host(place: &str) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let space = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
-    let digits = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-    format!("{}-{}", digits(&boot), digits(&space.to_string_lossy()))
+    let boot: String = boot.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{boot}-{place}")
 }
 
 #[cfg(test)]
