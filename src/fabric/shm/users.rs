@@ -69,10 +69,11 @@ pub fn group_text(gid: u32) -> String {
 /// The numbers, of users and of groups, that stand for all that this user namespace does not map.
 /// `None`: it maps all.
 pub fn unmapped() -> (Option<u32>, Option<u32>) {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let one = |map: &str, overflow: &str| {
-        let number = || read(overflow).trim().parse().unwrap_or(65534);
-        (!maps_all(&read(map))).then(number)
+        let read = |path: &str| std::fs::read_to_string(path).ok();
+        let number = || read(overflow).and_then(|text| text.trim().parse().ok()).unwrap_or(65534);
+        let all = read(map).is_none_or(|map| maps_all(&map));
+        (!all).then(number)
     };
     (
         one("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),
@@ -80,10 +81,10 @@ pub fn unmapped() -> (Option<u32>, Option<u32>) {
     )
 }
 
-/// Of `uid_map`: all there are, in one line. A map that cannot be read is believed to.
+/// Of `uid_map`: all there are, in one line. A namespace that maps nobody has an empty one.
 fn maps_all(map: &str) -> bool {
     let numbers: Vec<u64> = map.split_whitespace().filter_map(|text| text.parse().ok()).collect();
-    numbers.is_empty() || numbers == [0, 0, u64::from(u32::MAX)]
+    numbers == [0, 0, u64::from(u32::MAX)]
 }
 
 /// All of this process' groups.
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_namespace_that_does_not_map_all_is_told() {
-        assert!(maps_all("         0          0 4294967295\n") && maps_all(""));
+        assert!(maps_all("         0          0 4294967295\n") && !maps_all(""));
         assert!(!maps_all("         0       1000          1\n"));
         assert!(!maps_all("0 0 1000\n1000 1000 4294966295\n"));
     }
