@@ -75,15 +75,20 @@ pub fn two_users_share_a_group() -> String {
         assert!(carol.starts_with("ForeignOwner") && named && carol.contains("`peers."), "{carol}");
         let told: Vec<String> = (0..3).map(|_| knock_as(&group, CAROL)).collect();
         for told in &told {
-            assert!(told.contains("does not admit user 4003") && told.contains("user 4001"), "{told}");
+            assert!(
+                told.contains("does not admit user 4003") && told.contains("user 4001"),
+                "{told}"
+            );
         }
         let mut second = of(&group, 1, bob, policy);
         let mut said = Vec::new();
-        let heard = [&mut first, &mut second].map(|member| loop {
-            let line = member.line().expect("it ends well");
-            match line.strip_prefix("done ") {
-                Some(rest) => break heard_of(rest),
-                None => said.push(line),
+        let heard = [&mut first, &mut second].map(|member| {
+            loop {
+                let line = member.line().expect("it ends well");
+                match line.strip_prefix("done ") {
+                    Some(rest) => break heard_of(rest),
+                    None => said.push(line),
+                }
             }
         });
         assert_eq!(heard[0], heard[1]);
@@ -110,8 +115,14 @@ pub fn another_user_cannot_write_either() -> String {
     let owner = of(&group, 0, (ALICE, ALICE, CREW), &[("peers_group", &CREW)]);
     until("rank 0 listens", || listens(&group, 0));
     let (pid, uid, gid) = (owner.pid(), BOB, CREW);
-    let arguments: &Options<'_> =
-        &[("group", &group), ("members", &2), ("rank", &1), ("uid", &uid), ("gid", &gid), ("pid", &pid)];
+    let arguments: &Options<'_> = &[
+        ("group", &group),
+        ("members", &2),
+        ("rank", &1),
+        ("uid", &uid),
+        ("gid", &gid),
+        ("pid", &pid),
+    ];
     let mut thief = Process::start("thief", arguments);
     let (mut text, mut read) = (String::new(), 0);
     while read < 2 {
@@ -135,8 +146,12 @@ pub fn namespaces_meet_in_a_directory() -> String {
     let shared = Shared::new(&group, CREW);
     let directory = shared.text();
     let (alice, bob) = ((ALICE, ALICE, CREW), (BOB, CREW, BOB));
-    let there: &Options<'_> =
-        &[("peers_group", &CREW), ("directory", &directory), ("netns", &true), ("timeout_ms", &30_000)];
+    let there: &Options<'_> = &[
+        ("peers_group", &CREW),
+        ("directory", &directory),
+        ("netns", &true),
+        ("timeout_ms", &30_000),
+    ];
     let apart: &Options<'_> = &[("peers_group", &CREW), ("netns", &true), ("timeout_ms", &300)];
     let abstracts = [of(&group, 0, alice, apart), of(&group, 1, bob, apart)].map(refused);
     assert!(abstracts.iter().all(|line| line.starts_with("NotComplete")), "{abstracts:?}");

@@ -2,7 +2,7 @@
 //! What a group is opened with, checked, and turned into a view.
 
 use super::network::Network;
-use crate::base::{Epoch, Rank};
+use crate::base::{Epoch, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::shm::peers::Peers;
 use crate::group::detector::lag::Lag;
@@ -147,6 +147,8 @@ pub struct Config {
     /// Which processes of this host may be members: those of this user, if it says nothing. Each
     /// member decides for itself, so give it to all.
     pub peers: Peers,
+    /// The wire versions that this process speaks. There is one, so far; tests of upgrades say others.
+    pub versions: Versions,
 }
 
 impl Config {
@@ -169,6 +171,7 @@ impl Config {
             policy: None,
             network: Network::default(),
             peers: Peers::default(),
+            versions: Versions::OURS,
         }
     }
 

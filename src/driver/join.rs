@@ -26,7 +26,7 @@ mod guest;
 use super::Application;
 use super::config::{Config, Idle};
 use super::group::{Group, incarnation};
-use super::letter::{Ask, Letter};
+use super::letter::{Ask, Letter, read_refusal};
 use super::lines::{self, Lines, Myself};
 use super::network::Carrier;
 use super::policy::{Policy, config_text, sends};
@@ -36,7 +36,8 @@ use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
-use crate::fabric::shm::door::{Hello, Kind, compare};
+use crate::fabric::greeting::cannot_follow;
+use crate::fabric::shm::door::{Door, Hello, Kind, compare};
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::place::Place;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
@@ -100,7 +101,7 @@ fn join_once(
     let policy = Policy::new(config)?;
     let text = config_text(config, &view)?;
     let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
-    hello.incarnation = incarnation();
+    (hello.incarnation, hello.versions) = (incarnation(), config.versions);
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
     let place = Place::new(&config.group, &config.peers)?;
@@ -109,11 +110,7 @@ fn join_once(
     if config.network.carrier == Carrier::Shm {
         joining.find()?;
     }
-    let listener = match config.join {
-        true => joining.sit_down()?,
-        false => joining.take_seat(config.rank)?,
-    };
-    let door = joining.place.door(listener);
+    let door = joining.open_door()?;
     let (block_bytes, ring_bytes) = policy.sizes();
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
@@ -216,7 +213,7 @@ impl Joining<'_> {
     /// Whether an answer is a welcome. An error: members have another configuration.
     fn is_welcome(&mut self, theirs: &Hello, seat: u16) -> Result<bool, Error> {
         let who = format!("seat {seat}");
-        if !theirs.config.is_empty() || theirs.wire != self.hello.wire {
+        if !theirs.config.is_empty() {
             compare(&self.hello, theirs, &who)?;
         }
         if let Some((status, sentence)) = &theirs.refusal {
@@ -225,6 +222,14 @@ impl Joining<'_> {
             return Ok(false);
         }
         Ok(theirs.kind == Kind::Welcome)
+    }
+
+    fn open_door(&mut self) -> Result<Door, Error> {
+        let listener = match self.config.join {
+            true => self.sit_down()?,
+            false => self.take_seat(self.config.rank)?,
+        };
+        Ok(self.place.door(listener))
     }
 
     /// Takes the lowest free seat (J2).
@@ -260,6 +265,7 @@ impl Joining<'_> {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
                     return Ok(letter);
                 }
+                self.hear_refusal(&bytes)?;
             }
             self.connect(lines)?;
             self.ask(lines, &rings)?;
@@ -269,6 +275,13 @@ impl Joining<'_> {
         }
     }
 
+    /// An error: it is one.
+    fn hear_refusal(&self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(wire) = read_refusal(bytes) else { return Ok(()) };
+        let detail = cannot_follow("this process", self.config.versions, wire);
+        Err(Error::new(Status::WireVersion, format!("group {}: {detail}", self.config.group)))
+    }
+
     /// Asks all whom I am connected with, whenever those have changed.
     fn ask(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<(), Error> {
         let mut all = lines.connected();
@@ -276,7 +289,8 @@ impl Joining<'_> {
         if all == self.asked {
             return Ok(());
         }
-        let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
+        let (seat, versions) = (self.hello.rank, self.config.versions);
+        let ask = Ask { seat, versions, connected: all.clone() }.encode();
         let peers: Vec<Peer> = all.iter().filter_map(|who| lines.exchange().peer(*who)).collect();
         for peer in peers {
             lines.exchange().show(Epoch(0), peer, rings)?;
@@ -374,7 +388,8 @@ impl Joining<'_> {
         }
         let address = Address { extra: self.hello.rank, ..Address::default() };
         let incarnation = self.hello.incarnation;
-        let alone = Member { seniority: u64::MAX, incarnation, address };
+        let versions = self.config.versions;
+        let alone = Member { seniority: u64::MAX, incarnation, address, versions };
         let before = Roster { epoch: Epoch(0), me: Rank(0), base: 0, members: vec![alone] };
         let none = View { epoch: Epoch(0), me: Rank(0), members: 1, subgroups: Vec::new() };
         let (time, lags) = (self.config.suspicion_ns, policy.lags(self.config));

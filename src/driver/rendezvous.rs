@@ -81,6 +81,7 @@ pub fn meet(
     parks: bool,
 ) -> Result<Met, Error> {
     let mut hello = Hello::new(Kind::Join, config.rank, parks, &config_text(config, view)?);
+    hello.versions = config.versions;
     if config.membership == Changes::Views {
         hello.incarnation = mine.block.cell(layout.incarnation.byte(0)).own();
     }
@@ -96,7 +97,8 @@ pub fn meet(
         blocks: vec![None; members],
         rings: vec![vec![None; view.subgroups.len()]; members],
     };
-    let mut meeting = Meeting { config, place, view, layout, mine, met, calls: Vec::new(), refusal: None };
+    let mut meeting =
+        Meeting { config, place, view, layout, mine, met, calls: Vec::new(), refusal: None };
     let start = Instant::now();
     let mut told = Duration::ZERO;
     loop {
@@ -278,24 +280,26 @@ impl Meeting<'_> {
     /// Someone has said hello at my door.
     fn receive(&mut self, mut visitor: Visitor) -> Result<(), Error> {
         let theirs = &visitor.hello;
-        let config = self.met.hello.config.clone();
+        let mine = Some(&self.met.hello);
         let who = format!("process {}", theirs.pid);
-        if theirs.wire != self.met.hello.wire || theirs.kind != Kind::Join {
-            let sentence = "the group is still waiting for its members";
-            let (status, sentence) = match compare(&self.met.hello, theirs, &who) {
-                Err(differs) if differs.status == Status::WireVersion => {
-                    (differs.status, differs.detail)
-                }
-                _ => (Status::NotComplete, sentence.into()),
-            };
-            refuse(&visitor.socket, status, &sentence, &config);
-            return Ok(());
-        }
         // The newcomer hears in its own words what differs; this member goes on waiting.
-        if let Err(differs) = compare(&self.met.hello, theirs, &format!("process {}", theirs.pid)) {
-            crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
-            refuse(&visitor.socket, Status::Mismatch, "another configuration", &config);
-            return Ok(());
+        match compare(&self.met.hello, theirs, &who) {
+            Err(differs) if differs.status == Status::WireVersion => {
+                crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
+                refuse(&visitor.socket, differs.status, &differs.detail, mine);
+                return Ok(());
+            }
+            _ if theirs.kind != Kind::Join => {
+                let sentence = "the group is still waiting for its members";
+                refuse(&visitor.socket, Status::NotComplete, sentence, mine);
+                return Ok(());
+            }
+            Err(differs) => {
+                crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
+                refuse(&visitor.socket, Status::Mismatch, "another configuration", mine);
+                return Ok(());
+            }
+            Ok(()) => {}
         }
         let rank = theirs.rank;
         if !self.missing().contains(&rank) {
@@ -305,7 +309,7 @@ impl Meeting<'_> {
             } else {
                 format!("there is no rank {rank} among {members} members")
             };
-            refuse(&visitor.socket, Status::InUse, &sentence, &config);
+            refuse(&visitor.socket, Status::InUse, &sentence, mine);
             return Ok(());
         }
         // Nobody is welcomed whose memory cannot be used: it may be a stranger with the right words.
@@ -313,7 +317,7 @@ impl Meeting<'_> {
         let shown = match self.map(rank, descriptors, visitor.short.take()) {
             Err(fault) if fault.status == Status::PeerFault => {
                 crate::notice!("group {}: refused {who}: {}", self.config.group, fault.detail);
-                refuse(&visitor.socket, Status::PeerFault, &fault.detail, &config);
+                refuse(&visitor.socket, Status::PeerFault, &fault.detail, Some(&self.met.hello));
                 return Ok(());
             }
             shown => shown?,
@@ -355,8 +359,9 @@ impl Meeting<'_> {
         self.refusal = None;
         self.met.rings[usize::from(rank)] = shown.rings;
         self.met.blocks[usize::from(rank)] = Some(Arc::new(shown.block));
-        let (pid, parks, bell) = (hello.pid, hello.parks, shown.bell);
-        self.met.neighbours.push(Neighbour { rank: Rank(rank), pid, parks, socket, bell });
+        let (rank, versions, bell) = (Rank(rank), hello.versions, shown.bell);
+        let (pid, parks) = (hello.pid, hello.parks);
+        self.met.neighbours.push(Neighbour { rank, versions, pid, parks, socket, bell });
     }
 }
 

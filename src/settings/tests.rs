@@ -48,7 +48,8 @@ fn a_file_says_what_a_group_is() {
 
 #[test]
 fn peers_are_named_or_numbered() {
-    let text = "group = \"g\"\n[peers]\nusers = [\"alice\", 1002]\ngroup = 2000\ndirectory = \"/run/g\"";
+    let text =
+        "group = \"g\"\n[peers]\nusers = [\"alice\", 1002]\ngroup = 2000\ndirectory = \"/run/g\"";
     let peers = read(text).unwrap().config.peers;
     assert_eq!((peers.users, peers.group.as_str()), (vec!["alice".into(), "1002".into()], "2000"));
     assert_eq!(peers.directory, std::path::Path::new("/run/g"));

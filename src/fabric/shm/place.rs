@@ -22,7 +22,9 @@ use super::socket::{Socket, system};
 use super::users::user_text;
 use crate::error::{Error, Status};
 use crate::limits::MEMBERS_MAX;
-use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Stat, chmod, chown, flock, lstat, open, unlink};
+use rustix::fs::{
+    FlockOperation, Gid, Mode, OFlags, Stat, chmod, chown, flock, lstat, open, unlink,
+};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::os::fd::OwnedFd;

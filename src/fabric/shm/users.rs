@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn names_and_numbers_are_found() {
         assert_eq!((user("root"), user("17"), group("root")), (Some(0), Some(17), Some(0)));
-        assert_eq!((user_name(0).as_deref(), group_name(0).as_deref()), (Some("root"), Some("root")));
+        assert_eq!(
+            (user_name(0).as_deref(), group_name(0).as_deref()),
+            (Some("root"), Some("root"))
+        );
         assert_eq!((user("no such user"), user("4294967295"), user("-1")), (None, None, None));
         assert_eq!(user_text(3_999_999_999), "user 3999999999");
         assert_eq!(user_text(0), "user 0 (root)");

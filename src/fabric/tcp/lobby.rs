@@ -176,6 +176,11 @@ impl Lobby {
         self.fatal.as_ref()
     }
 
+    /// The group runs at that wire version: who does not speak it is refused.
+    pub fn runs_at(&mut self, wire: u16) {
+        self.hello.wire = wire;
+    }
+
     pub fn abouts(&self) -> &[About] {
         &self.abouts
     }
@@ -434,6 +439,7 @@ impl Lobby {
                 incarnation: of.incarnation,
                 seat: of.seat,
                 is_member: of.is_member,
+                versions: None,
                 host: self.host.clone(),
                 addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
                 ip: None,
