@@ -66,15 +66,15 @@ pub struct Speech {
 /// speaks the one that it runs at. If not, the sentence that names both values.
 pub fn compare_versions(mine: Speech, theirs: Speech, who: &str) -> Result<(), Error> {
     let (ours, others) = (mine.versions, theirs.versions);
-    let detail = if Versions::common([ours, others]).is_none() {
+    let detail = if mine.wire != 0 && !others.speaks(mine.wire) {
+        cannot_follow(who, others, mine.wire)
+    } else if theirs.wire != 0 && !ours.speaks(theirs.wire) {
+        cannot_follow("this process", ours, theirs.wire)
+    } else if Versions::common([ours, others]).is_none() {
         format!(
             "{who} speaks {others}, this library speaks {ours}: upgrade the older one, or upgrade \
              member by member through versions that both speak"
         )
-    } else if mine.wire != 0 && !others.speaks(mine.wire) {
-        cannot_follow(who, others, mine.wire)
-    } else if theirs.wire != 0 && !ours.speaks(theirs.wire) {
-        cannot_follow("this process", ours, theirs.wire)
     } else {
         return Ok(());
     };
