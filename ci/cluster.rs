@@ -13,6 +13,8 @@ mod member;
 #[path = "cluster/short.rs"]
 mod short;
 mod support;
+#[path = "cluster/upgrade.rs"]
+mod upgrade;
 
 use check::Check;
 use leaver::{a_leaver_sends_to_the_last, leaver};
@@ -39,6 +41,7 @@ fn main() {
             ("a_group_that_lacks_members_waits", a_group_that_lacks_members_waits),
             ("a_group_may_begin_with_waiting", a_group_may_begin_with_waiting),
             ("a_policy_that_disagrees_is_found", a_policy_that_disagrees_is_found),
+            ("a_group_is_upgraded_member_by_member", upgrade::a_group_is_upgraded_member_by_member),
             ("anything_may_happen", anything_may_happen),
             ("on_receipt_nothing_is_lost", on_receipt_nothing_is_lost),
             ("a_member_without_descriptors", short::a_member_without_descriptors),

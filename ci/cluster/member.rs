@@ -6,6 +6,7 @@
 use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use squall::base::Versions;
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
 use squall::driver::group::{Group, Sender};
@@ -47,6 +48,8 @@ struct Scribe {
     own: Arc<AtomicU64>,
     id: u64,
     opened: bool,
+    /// The wire version.
+    wire: u16,
     /// For the parent: every so many messages.
     count: u64,
     viewed: Arc<AtomicU64>,
@@ -98,6 +101,9 @@ impl Application for Scribe {
             println!("me {}", view.members[usize::from(view.rank)].incarnation);
         }
         println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
+        if std::mem::replace(&mut self.wire, view.wire) != view.wire {
+            println!("wire {}", view.wire);
+        }
         let lacks: u16 = view.parts.iter().map(|part| part.lacks).sum();
         if lacks > 0 {
             println!("waits {lacks}");
@@ -145,6 +151,8 @@ pub fn member(arguments: &Arguments) {
     if let Some(most) = arguments.get("descriptors") {
         limit(Resource::Nofile, most);
     }
+    let versions = arguments.text("versions");
+    config.versions = versions.map_or(Versions::OURS, |text| Versions::parse(text).unwrap());
     network(&mut config, arguments);
     let id: u64 = arguments.get("id").unwrap();
     if arguments.or("notes", false) {
@@ -159,6 +167,7 @@ pub fn member(arguments: &Arguments) {
         own: own.clone(),
         id,
         opened: false,
+        wire: 1,
         count: 0,
         viewed: Arc::default(),
         trouble: trouble.clone(),
@@ -419,6 +428,20 @@ impl Cluster {
         more: &dyn Fn(u16) -> More<'a>,
     ) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, 0);
+        cluster.found(more);
+        cluster
+    }
+
+    /// Over that fabric, whatever is usual.
+    pub fn start_over<'a>(
+        fabric: &str,
+        what: &str,
+        members: u16,
+        idle: &str,
+        more: &dyn Fn(u16) -> More<'a>,
+    ) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, 0);
+        cluster.fabric = fabric.into();
         cluster.found(more);
         cluster
     }

@@ -2,8 +2,9 @@
 //! What a group is opened with, checked, and turned into a view.
 
 use super::network::Network;
-use crate::base::{Epoch, Rank};
+use crate::base::{Epoch, Rank, Versions};
 use crate::error::{Error, Status};
+use crate::fabric::shm::peers::Peers;
 use crate::group::detector::lag::Lag;
 use crate::group::policy::{Candidate, Plan, Planner, Policy, Rule, Rules, Senders, Standard, Who};
 use crate::group::view::View;
@@ -143,6 +144,11 @@ pub struct Config {
     pub policy: Option<OwnPolicy>,
     /// Members on other hosts, if there are any.
     pub network: Network,
+    /// Which processes of this host may be members: those of this user, if it says nothing. Each
+    /// member decides for itself, so give it to all.
+    pub peers: Peers,
+    /// The wire versions that this process speaks. There is one, so far; tests of upgrades say others.
+    pub versions: Versions,
 }
 
 impl Config {
@@ -164,6 +170,8 @@ impl Config {
             transfer: crate::transfer::Options::default(),
             policy: None,
             network: Network::default(),
+            peers: Peers::default(),
+            versions: Versions::OURS,
         }
     }
 

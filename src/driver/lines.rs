@@ -4,13 +4,14 @@
 
 use super::config::Config;
 use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
-use crate::base::Peer;
+use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::{OwnBell, Shm};
 use crate::fabric::tcp::address::{Address, Host, parse};
 use crate::fabric::tcp::door::{Door, Limits};
-use crate::fabric::tcp::handshake::{Terms, Versions};
+use crate::fabric::tcp::handshake::Terms;
 use crate::fabric::tcp::hello::{Hello, Kind};
 use crate::fabric::tcp::lobby::{Lobby, Parts};
 use crate::fabric::tcp::mirror::Measures;
@@ -90,6 +91,17 @@ impl Lines {
         known.into_iter().filter_map(peer).collect()
     }
 
+    /// What one speaks that is connected.
+    pub fn versions(&mut self, incarnation: u64) -> Option<Versions> {
+        let far = match self {
+            Lines::Near(_) => None,
+            Lines::Both(both) => both.far.lobby().and_then(|lobby| {
+                lobby.abouts().iter().find(|of| of.incarnation == incarnation)?.versions
+            }),
+        };
+        far.or_else(|| self.near().versions(incarnation))
+    }
+
     /// Why some host cannot be reached: of the last call that failed, and whether another could do.
     pub fn trouble(&mut self) -> Option<(Error, bool)> {
         let Lines::Both(both) = self else { return None };
@@ -112,6 +124,8 @@ pub struct Myself<'a> {
     /// What all members must agree on.
     pub text: &'a str,
     pub largest: &'a Layout,
+    /// Where it meets others on this host.
+    pub place: &'a Place,
 }
 
 /// Opens the door to other hosts, and begins to call.
@@ -124,11 +138,12 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     }
     let (group, incarnation) = (config.group.clone(), me.incarnation);
     let secret = network.secret.as_ref().map(secret).transpose()?;
-    let terms = Arc::new(Terms { group, secret, versions: Versions::OURS, incarnation });
+    let terms = Arc::new(Terms { group, secret, versions: config.versions, incarnation });
     let listen = listen_at(config)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
     let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
+    hello.versions = config.versions;
     hello.addresses = advertised(network, &listen, &door)?;
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
@@ -138,7 +153,8 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
         _ => None,
     });
     let others_only = network.carrier == Carrier::Auto;
-    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source });
+    let place = me.place.identity();
+    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, place });
     if config.join {
         let contacts =
             if network.contacts.is_empty() { &network.founders } else { &network.contacts };

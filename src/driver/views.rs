@@ -21,7 +21,7 @@ mod info;
 use super::assembly::{Assembly, assemble, prologue};
 use super::clock;
 use super::control::Wishes;
-use super::letter::{Ask, Letter};
+use super::letter::{Ask, Letter, refusal};
 use super::policy::{Policy, reads, sends, shown};
 use super::shortage::Shortage;
 use super::spare::Spare;
@@ -42,8 +42,8 @@ use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
-use info::info_of;
 pub use info::{MemberInfo, ViewInfo};
+use info::{info_of, say_version};
 use std::sync::Arc;
 
 /// What a member needs beyond one view.
@@ -185,8 +185,14 @@ impl Views {
 
     /// Whom the leader may propose now: those that are connected to every member, and to each other
     /// if they may come together. Each is named once in a view.
-    pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
+    pub fn requests(&mut self, exchange: &mut dyn Exchange) -> Vec<Request> {
         self.forget_ended(exchange);
+        let roster = &self.roster;
+        let follows = |of: &Asking| roster.takes(of.ask.versions);
+        for of in self.asking.iter().filter(|of| !follows(of)) {
+            exchange.say(of.peer, &refusal(roster.wire()));
+        }
+        self.asking.retain(follows);
         let members = &self.roster.members;
         let mut requests = Vec::new();
         for asking in &self.asking {
@@ -199,7 +205,8 @@ impl Views {
             if !self.handed.contains(&asking.incarnation) && here && mutual {
                 self.handed.push(asking.incarnation);
                 let address = Address { extra: asking.ask.seat, ..Address::default() };
-                requests.push(Request { incarnation: asking.incarnation, address });
+                let (incarnation, versions) = (asking.incarnation, asking.ask.versions);
+                requests.push(Request { incarnation, address, versions });
             }
         }
         requests
@@ -212,7 +219,7 @@ impl Views {
         let (me, incarnation) = (self.roster.me, self.member(self.roster.me).incarnation);
         let subgroups = sends(&self.view, me);
         let memory = self.spare.make_room(|| exchange.own(next, &subgroups))?;
-        prologue(&memory.block, next, incarnation);
+        prologue(&memory.block, next, (0, incarnation)); // nobody knows yet at which version
         for rank in self.roster.all().without(suspects).iter() {
             if let Some(peer) = self.peers[rank.index()] {
                 exchange.show(next, peer, &reads(&self.view, me, rank))?;
@@ -252,7 +259,8 @@ impl Views {
         let (view, plan) = self.policy.view(roster)?;
         let subgroups = sends(&view, roster.me);
         let own = self.spare.make_room(|| exchange.own(roster.epoch, &subgroups))?;
-        prologue(&own.block, roster.epoch, self.member(self.roster.me).incarnation);
+        let incarnation = self.member(self.roster.me).incarnation;
+        prologue(&own.block, roster.epoch, (roster.wire(), incarnation));
         let (shows, layout) = (self.policy.shows(&plan), Arc::new(view.layout()));
         if let Some(digest) = shows {
             own.block.cell(layout.digest_cell.byte(0)).publish(digest);
@@ -322,12 +330,13 @@ impl Views {
         (&self.roster, &self.view)
     }
 
-    /// What would follow if that process joined now; `None`: no view could.
+    /// What would follow if that process joined now, whatever it speaks; `None`: no view could.
     pub fn foreseen(&self, joiner: u64) -> Option<(Roster, View)> {
         if self.roster.len() >= MEMBERS_MAX {
             return None;
         }
-        let what = What::Join { incarnation: joiner, address: Address::default() };
+        let (address, versions) = (Address::default(), self.member(self.roster.me).versions);
+        let what = What::Join { incarnation: joiner, address, versions };
         let roster = self.roster.next(&[Change { what, ends: true }])?;
         let view = self.policy.view(&roster).ok()?.0;
         Some((roster, view))
@@ -408,6 +417,8 @@ impl Views {
         self.untold = Some(info_of(&roster, &view, joined, left));
         let exchange = fabric.exchange().expect("views change");
         exchange.enter(roster.epoch, roster.me, &peers, &blocks);
+        exchange.speak(roster.wire());
+        say_version(&self.roster, &roster);
         let options = Options { posting: Posting::All, ..self.options };
         let held = self.held_against(carry.suspects, &roster);
         let evolving = Some((roster.clone(), carry, options));

@@ -259,6 +259,11 @@ impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {
         self.far.enter(epoch, me, &fars, blocks);
     }
 
+    fn speak(&mut self, wire: u16) {
+        self.near.speak(wire);
+        self.far.speak(wire);
+    }
+
     fn alarm(&mut self, after_ns: u64) {
         self.near.alarm(after_ns);
     }

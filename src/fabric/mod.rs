@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod conformance;
+pub mod greeting;
 pub mod mixed;
 pub mod shm;
 #[forbid(unsafe_code)]
@@ -124,6 +125,9 @@ pub trait Exchange {
     /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
     /// connections are reported again, by their new ranks.
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]);
+    /// The group runs at that wire version from now on: who comes to the door and does not speak it is
+    /// refused.
+    fn speak(&mut self, wire: u16);
     /// Makes `fd` readable after that time: for who sleeps on it elsewhere, and must beat.
     fn alarm(&mut self, after_ns: u64);
     /// Says something to a peer; `false`: it is gone, or does not read.

@@ -104,6 +104,18 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "suspicion" = "\"1s\"",
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
         |s, v| s.config.suspicion_ns = nanoseconds(whole(v.time()?)?)?;
+    "peers.users" = "[]",
+        "Users whose processes may be members on this host, beside this process' own: names or numbers. Give
+         all members the same list.",
+        |s, v| s.config.peers.users = v.names()?;
+    "peers.group" = "\"\"",
+        "A unix group whose processes may be members, by name or number; this process must be of it. \"\":
+         none.",
+        |s, v| s.config.peers.group = v.name()?;
+    "peers.directory" = "\"\"",
+        "A directory in which members on this host find each other, for containers that share a volume and
+         no network; the same for all members, who can read and write it. \"\": none, abstract names.",
+        |s, v| s.config.peers.directory = v.text()?.into();
     "network.listen" = "[]",
         "Addresses to listen on, HOST:PORT, of an interface or of all (\"*:7471\"). []: all, and the port
          that `founders` says, else 7471.",

@@ -47,6 +47,20 @@ fn a_file_says_what_a_group_is() {
 }
 
 #[test]
+fn peers_are_named_or_numbered() {
+    let text =
+        "group = \"g\"\n[peers]\nusers = [\"alice\", 1002]\ngroup = 2000\ndirectory = \"/run/g\"";
+    let peers = read(text).unwrap().config.peers;
+    assert_eq!((peers.users, peers.group.as_str()), (vec!["alice".into(), "1002".into()], "2000"));
+    assert_eq!(peers.directory, std::path::Path::new("/run/g"));
+    let variables = [("SQUALL_PEERS__USERS", "bob,17"), ("SQUALL_PEERS__GROUP", "crew")];
+    let settings = Settings::read("squall.toml", text, variables).unwrap();
+    assert_eq!(settings.config.peers.users, ["bob", "17"]);
+    assert_eq!(settings.config.peers.group, "crew");
+    assert!(refused("group = \"g\"\npeers.user = 1").contains("did you mean `peers.users`?"));
+}
+
+#[test]
 fn an_error_names_line_value_and_remedy() {
     let cases = [
         ("group = \"g\"\n\nrnak = 1", "squall.toml:3: unknown key `rnak`; did you mean `rank`?"),

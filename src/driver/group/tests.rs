@@ -306,3 +306,64 @@ fn who_is_suspected_late_has_not_left() {
         }
     }
 }
+
+/// Three founders of different versions, whatever the membership: the group runs at what all speak, says so
+/// at its door, and is refused to those who do not speak it. A founder without a version in common with
+/// another one hears both.
+#[test]
+fn founders_agree_on_a_version() {
+    use crate::base::Versions;
+    use crate::fabric::shm::door::{Hello, Kind};
+    use crate::fabric::shm::place::Place;
+    let deliver = |_: u16, _: &[Message]| {};
+    let of = |name: &str, views: bool, rank: u16, (min, max)| {
+        let mut config = Config::new(name, rank, 3);
+        config.membership = if views { Changes::Views } else { Changes::Fixed };
+        config.versions = Versions { min, max };
+        config.open_timeout = std::time::Duration::from_secs(20);
+        config
+    };
+    for views in [false, true] {
+        let name = format!("versions-{views}-{}", std::process::id());
+        let speak = [(1, 3), (2, 4), (1, 2)];
+        let open = |rank: u16| {
+            let config = of(&name, views, rank, speak[usize::from(rank)]);
+            Group::open(&config, Box::new(deliver)).unwrap()
+        };
+        let mut groups = std::thread::scope(|scope| {
+            let others = [1, 2].map(|rank| scope.spawn(move || open(rank)));
+            let mut all = vec![open(0)];
+            all.extend(others.map(|other| other.join().unwrap()));
+            all
+        });
+        let socket = Place::usual(&name).call(1).unwrap().unwrap();
+        assert!(socket.send(&Hello::new(Kind::Stat, 0, false, "").encode(), &[]));
+        let answer = loop {
+            groups.iter_mut().for_each(|group| assert!(group.turn(0).is_ok()));
+            if let Some(answer) = socket.receive() {
+                break Hello::decode(&answer.unwrap().0).unwrap();
+            }
+        };
+        assert_eq!((answer.versions, answer.wire), (Versions { min: 2, max: 4 }, 2));
+    }
+    let name = format!("versions-none-{}", std::process::id());
+    let waits = Place::usual(&name).listen(0).unwrap().unwrap();
+    let mut door = Place::usual(&name).door(waits);
+    let late = std::thread::scope(|scope| {
+        let late = scope
+            .spawn(|| Group::open(&of(&name, false, 1, (2, 3)), Box::new(deliver)).err().unwrap());
+        loop {
+            for visitor in door.visitors(|_| Ok(())) {
+                let mine = Hello::new(Kind::Join, 0, false, "members=3\n");
+                let who = Status::InUse;
+                crate::fabric::shm::door::refuse(&visitor.socket, who, "no", Some(&mine));
+            }
+            if late.is_finished() {
+                return late.join().unwrap();
+            }
+            std::thread::yield_now();
+        }
+    });
+    let named = late.detail.contains("speaks wire version 1, this library speaks wire versions 2");
+    assert!(late.status == Status::WireVersion && named, "{late}");
+}

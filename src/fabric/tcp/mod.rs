@@ -717,6 +717,12 @@ impl Exchange for Tcp {
         self.tidy();
     }
 
+    fn speak(&mut self, wire: u16) {
+        if let Some(lobby) = &mut self.lobby {
+            lobby.runs_at(wire);
+        }
+    }
+
     fn alarm(&mut self, after_ns: u64) {
         if self.alarm.is_none() {
             self.alarm = Alarm::new(&self.watch, TOKEN_ALARM).ok();

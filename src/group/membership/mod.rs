@@ -35,7 +35,7 @@ mod tests;
 
 use super::multicast::ahead::Ahead;
 use super::view::Subgroup;
-use crate::base::{Members, Nanos, Posting, Rank};
+use crate::base::{Members, Nanos, Posting, Rank, Versions};
 use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
@@ -175,6 +175,8 @@ pub struct Timings {
 pub struct Request {
     pub incarnation: u64,
     pub address: Address,
+    /// One that does not speak the view's version is not proposed (L4).
+    pub versions: Versions,
 }
 
 pub struct Membership {
@@ -467,12 +469,13 @@ impl Membership {
     }
 
     /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others. A
-    /// wish lasts as long as the view: whoever is not in the next one asks again there.
+    /// wish lasts as long as the view: whoever is not in the next one asks again there. Whoever cannot
+    /// be in it (`Roster::takes`) is ignored.
     pub fn ask_to_join(&mut self, request: Request) {
         assert!(request.incarnation != 0);
         let known = |member: &roster::Member| member.incarnation == request.incarnation;
         let member = self.roster.members.iter().any(known) && !mutant!("view-member-joins-again");
-        if !member {
+        if !member && self.roster.takes(request.versions) {
             self.requests.retain(|other| other.incarnation != request.incarnation);
             self.requests.push(request);
         }
