@@ -11,6 +11,12 @@ mod check;
 mod member;
 #[path = "hosts/net.rs"]
 mod net;
+#[path = "hosts/places.rs"]
+mod places;
+#[path = "hosts/state.rs"]
+mod state;
+#[path = "state/member.rs"]
+mod stateful;
 mod support;
 
 use check::Check;
@@ -25,8 +31,16 @@ fn main() {
             ("a_host_hears_and_is_not_heard", a_host_hears_and_is_not_heard),
             ("links_that_flap", links_that_flap),
             ("a_slow_link", a_slow_link),
+            ("a_joiner_gets_the_state", state::a_joiner_gets_the_state),
+            ("the_source_is_cut_off", state::the_source_is_cut_off),
+            ("the_joiner_dies", state::the_joiner_dies),
+            ("a_host_gets_another_address", places::a_host_gets_another_address),
+            ("names_have_several_addresses", places::names_have_several_addresses),
+            ("founders_come_in_any_order", places::founders_come_in_any_order),
+            ("a_founder_comes_again", places::a_founder_comes_again),
+            ("ipv6_only", places::ipv6_only),
         ],
-        &[("member", member)],
+        &[("member", member), (stateful::ROLE, stateful::member)],
     );
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "the test and the bench use their parts")]
 
+use crate::support::sites::{Sites, network};
 use crate::support::{Arguments, Process, group_name, until};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
@@ -14,6 +15,7 @@ use squall::mem::Message;
 use squall::sst::layout::Mode;
 use squall::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
 use std::io::BufRead;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 const COUNTERS: usize = 1 << 12;
 const MESSAGE_BYTES: usize = 100;
 pub const MIB: usize = 1 << 20;
+/// What a process of the crew is, for `support::main`.
+pub const ROLE: &str = "stateful";
 
 /// The state.
 #[derive(Clone, Default)]
@@ -195,7 +199,7 @@ const SUM: u64 = 3;
 const LEAVE: u64 = 4;
 
 /// The role: arguments group, rank, members, join, idle, bytes, slow, slowapply, openms, far, rate,
-/// window, id.
+/// window, id, and those of `sites::network`.
 pub fn member(arguments: &Arguments) {
     log_sink::set(Some(Box::new(|level, text| eprintln!("{level:?}: {text}"))));
     let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
@@ -208,6 +212,7 @@ pub fn member(arguments: &Arguments) {
     if received {
         config.subgroups[0].mode = Mode::Received;
     }
+    network(&mut config, arguments);
     config.transfer.near_messages = u64::from(config.subgroups[0].window);
     if arguments.or("far", false) {
         // The join is asked for however much is missing, and nobody loses patience.
@@ -299,13 +304,22 @@ pub fn member(arguments: &Arguments) {
 /// A member's process.
 pub struct One {
     pub process: Process,
+    id: u64,
 }
 
 pub struct Crew {
     group: String,
     pub plan: Plan,
+    pub sites: Sites,
+    folder: PathBuf,
     pub members: Vec<One>,
     ids: u64,
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 /// What its members are.
@@ -338,8 +352,15 @@ impl Crew {
     }
 
     pub fn of(what: &str, plan: Plan) -> Crew {
+        Crew::on(what, plan, Sites::here("shm".into()))
+    }
+
+    /// The same, somewhere else.
+    pub fn on(what: &str, plan: Plan, sites: Sites) -> Crew {
         let group = group_name(what);
-        let mut crew = Crew { group, plan, members: Vec::new(), ids: 0 };
+        let folder = std::env::temp_dir().join(&group);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut crew = Crew { group, plan, sites, folder, members: Vec::new(), ids: 0 };
         for rank in 0..crew.plan.founders {
             crew.add(rank, false, 0, 60_000);
         }
@@ -359,9 +380,18 @@ impl Crew {
 
     fn add(&mut self, rank: u16, join: bool, slow: u64, open_ms: u64) -> usize {
         self.ids += 1;
-        let process = Process::start(
-            "member",
+        let others = match join {
+            true => self.sites.addresses(self.members.iter().map(|one| one.id)),
+            false => self.sites.addresses(1..=u64::from(self.plan.founders)),
+        };
+        let process = Process::start_in(
+            self.sites.namespace(self.ids),
+            ROLE,
             &[
+                ("fabric", &self.sites.fabric),
+                ("listen", &self.sites.address(self.ids)),
+                ("others", &others),
+                ("secret", &self.sites.secret(&self.folder)),
                 ("group", &self.group),
                 ("rank", &rank),
                 ("members", &self.plan.founders),
@@ -378,7 +408,7 @@ impl Crew {
                 ("id", &self.ids),
             ],
         );
-        self.members.push(One { process });
+        self.members.push(One { process, id: self.ids });
         self.members.len() - 1
     }
 
