@@ -6,8 +6,9 @@ use crate::stateful::{Crew, MIB, Plan};
 use crate::support::sites::Sites;
 use crate::support::until;
 
-fn crew(what: &str, net: &Net) -> Crew {
-    let mut crew = Crew::on(what, Plan::new(3, 8 * MIB, "park"), Sites::on(net.hosts()));
+fn crew(what: &str, net: &Net, patience_ms: u64) -> Crew {
+    let plan = Plan { patience_ms, ..Plan::new(3, 8 * MIB, "park") };
+    let mut crew = Crew::on(what, plan, Sites::on(net.hosts()));
     crew.delivers();
     crew
 }
@@ -23,7 +24,7 @@ fn carriers(crew: &Crew, at: usize) -> usize {
 /// All deliver while it comes; states are equal; nothing of it is left.
 pub fn a_joiner_gets_the_state() -> String {
     let Some(net) = Net::new(4) else { return skipped() };
-    let mut crew = crew("farstate", &net);
+    let mut crew = crew("farstate", &net, 30_000);
     let one = crew.join(10);
     crew.members[one].process.expect("load 1");
     assert_ne!((carriers(&crew, 0), carriers(&crew, one)), (0, 0), "over a connection of its own");
@@ -42,7 +43,7 @@ pub fn a_joiner_gets_the_state() -> String {
 /// In the middle of the state the host that it comes from is cut off: it begins anew with another.
 pub fn the_source_is_cut_off() -> String {
     let Some(net) = Net::new(4) else { return skipped() };
-    let mut crew = crew("farsource", &net);
+    let mut crew = crew("farsource", &net, 30_000);
     let one = crew.join(20);
     crew.members[one].process.expect("load 2");
     let start = std::time::Instant::now();
@@ -63,7 +64,7 @@ pub fn the_source_is_cut_off() -> String {
 /// and their source keeps nothing of it.
 pub fn the_joiner_dies() -> String {
     let Some(net) = Net::new(5) else { return skipped() };
-    let mut crew = crew("farjoiner", &net);
+    let mut crew = crew("farjoiner", &net, 1_000);
     let (killed, lost) = (crew.join(20), crew.join(20));
     crew.members[killed].process.expect("load 2");
     crew.kill(killed);
@@ -77,7 +78,6 @@ pub fn the_joiner_dies() -> String {
     let one = crew.join(0);
     crew.joined(one, 4);
     let text = crew.agree();
-    eprintln!("joined {:?}", start.elapsed());
     until("the source lets go of it", || carriers(&crew, 0) == 0);
     let waited = start.elapsed();
     crew.leave_all();

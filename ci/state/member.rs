@@ -214,6 +214,7 @@ pub fn member(arguments: &Arguments) {
     }
     network(&mut config, arguments);
     config.transfer.near_messages = u64::from(config.subgroups[0].window);
+    config.transfer.patience = Duration::from_millis(arguments.or("patience", 30_000));
     if arguments.or("far", false) {
         // The join is asked for however much is missing, and nobody loses patience.
         let transfer = &mut config.transfer;
@@ -337,12 +338,14 @@ pub struct Plan {
     pub far: bool,
     /// Messages are delivered on receipt.
     pub received: bool,
+    pub patience_ms: u64,
 }
 
 impl Plan {
     pub fn new(founders: u16, bytes: usize, idle: &'static str) -> Plan {
         let (rate, rate_joined, window, received) = (5000, 5000, 256, false);
-        Plan { founders, bytes, idle, rate, rate_joined, window, far: false, received }
+        let (far, patience_ms) = (false, 30_000);
+        Plan { founders, bytes, idle, rate, rate_joined, window, far, received, patience_ms }
     }
 }
 
@@ -403,6 +406,7 @@ impl Crew {
                 ("far", &self.plan.far),
                 ("slowapply", if join && self.plan.far { &20 } else { &0 }),
                 ("received", &self.plan.received),
+                ("patience", &self.plan.patience_ms),
                 ("slow", &slow),
                 ("openms", &open_ms),
                 ("id", &self.ids),
