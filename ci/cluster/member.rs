@@ -167,7 +167,7 @@ pub fn member(arguments: &Arguments) {
     });
     println!("open");
     let orders = Arc::new(AtomicU64::new(GO));
-    let (to, bell) = (orders.clone(), group.waker());
+    let (to, bell, delivered) = (orders.clone(), group.waker(), own.clone());
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             let order = match line.as_str() {
@@ -175,6 +175,10 @@ pub fn member(arguments: &Arguments) {
                 "rest" => REST,
                 "leave" => LEAVE,
                 "close" => CLOSE,
+                "own" => {
+                    println!("own {}", delivered.load(Ordering::Relaxed));
+                    continue;
+                }
                 _ => continue,
             };
             to.store(order, Ordering::Relaxed);
