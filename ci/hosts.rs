@@ -26,7 +26,12 @@ use check::Check;
 use member::{Cluster, One, member};
 use net::{Net, skipped};
 use std::collections::BTreeMap;
+use support::sites::Sites;
 use support::{Numbers, until};
+
+/// Microseconds between two bursts of a member, where it is not speed that is tried: others need the
+/// machine, too.
+const PACE_US: u64 = 300;
 
 fn main() {
     support::main(
@@ -101,10 +106,11 @@ fn anything_may_happen() -> String {
     let Some(net) = Net::new(HOSTS) else { return skipped() };
     let seed = std::env::var("SQUALL_CLUSTER_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
     let (changes, mut dice) = (if deep() { 60 } else { 5 }, Numbers(seed));
-    let mut cluster = Cluster::start_on("farchanges", 5, "park", net.hosts());
+    let mut cluster = Cluster::to_be("farchanges", 5, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.start_all();
+    cluster.delivers();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
     while tally.values().sum::<u64>() < changes {
-        cluster.delivers();
         let members = cluster.members.len();
         let at = dice.below(HOSTS as u64) as usize;
         let here = |one: &One| (one.id - 1) as usize % HOSTS == at;
@@ -134,8 +140,8 @@ fn anything_may_happen() -> String {
             }
         }
         cluster.settle();
+        cluster.delivers();
     }
-    cluster.delivers();
     cluster.rest();
     let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();

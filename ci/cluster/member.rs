@@ -441,16 +441,21 @@ impl Cluster {
 
     /// Members that are on these hosts, in turns: namespaces, with their addresses.
     pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<Host>) -> Cluster {
-        let mut cluster = Cluster::to_be(what, members, idle, Sites::on(hosts));
+        let mut cluster = Cluster::to_be(what, members, idle, 0, Sites::on(hosts));
         cluster.found(&|_| &[]);
         cluster
     }
 
-    /// The same, and nobody is started: see `add`.
-    pub fn to_be(what: &str, members: u16, idle: &str, sites: Sites) -> Cluster {
-        let mut cluster = Cluster::new(what, members, idle, 0);
+    /// Founders of which none is started: see `add`.
+    pub fn to_be(what: &str, members: u16, idle: &str, pace_us: u64, sites: Sites) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, pace_us);
         cluster.sites = sites;
         cluster
+    }
+
+    /// Starts all of them.
+    pub fn start_all(&mut self) {
+        self.found(&|_| &[]);
     }
 
     /// Starts another one, which joins.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How members find each other: in any order, by names, over IPv6, at new addresses.
 
+use crate::PACE_US;
 use crate::check::Check;
 use crate::member::Cluster;
 use crate::net::{Net, skipped};
@@ -27,7 +28,8 @@ fn short_while() {
 /// of the addresses that it is told of only one is a member's.
 pub fn a_host_gets_another_address() -> String {
     let Some(net) = Net::new(3) else { return skipped() };
-    let mut cluster = Cluster::start_on("moves", 3, "park", net.hosts());
+    let mut cluster = Cluster::to_be("moves", 3, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.start_all();
     cluster.delivers();
     let contacts = cluster.sites.addresses([3, 7, 2]); // its own before, nobody's, a member's
     net.renumber(2, "10.77.0.99");
@@ -53,7 +55,7 @@ pub fn a_host_gets_another_address() -> String {
 /// of which there is nobody, or no member, or no host.
 pub fn names_have_several_addresses() -> String {
     let Some(net) = Net::new(4) else { return skipped() };
-    let mut cluster = Cluster::to_be("names", 3, "park", Sites::on(net.hosts()));
+    let mut cluster = Cluster::to_be("names", 3, "park", PACE_US, Sites::on(net.hosts()));
     let names: Vec<String> = (0..3).map(|at| format!("member-{at}:{PORT}")).collect();
     let names = names.join(",");
     let line = |at: usize| format!("{} member-{at}\n", net.address(at));
@@ -92,7 +94,7 @@ pub fn names_have_several_addresses() -> String {
 /// The last one first, the first one on a host that cannot be reached yet, the other one late.
 pub fn founders_come_in_any_order() -> String {
     let Some(net) = Net::new(3) else { return skipped() };
-    let mut cluster = Cluster::to_be("anyorder", 3, "park", Sites::on(net.hosts()));
+    let mut cluster = Cluster::to_be("anyorder", 3, "park", PACE_US, Sites::on(net.hosts()));
     net.cut(0);
     cluster.add(2, false, &[]);
     short_while();
@@ -108,7 +110,7 @@ pub fn founders_come_in_any_order() -> String {
 /// A host fails without a word while its founder waits for others; it starts again, as does the founder.
 pub fn a_founder_comes_again() -> String {
     let Some(net) = Net::new(3) else { return skipped() };
-    let mut cluster = Cluster::to_be("again", 3, "park", Sites::on(net.hosts()));
+    let mut cluster = Cluster::to_be("again", 3, "park", PACE_US, Sites::on(net.hosts()));
     cluster.add(1, false, &[]);
     cluster.add(2, false, &[]);
     until("two meet", || net.connections(1) == 1);
@@ -128,7 +130,8 @@ pub fn a_founder_comes_again() -> String {
 /// Hosts without IPv4; one that joins listens on all addresses.
 pub fn ipv6_only() -> String {
     let Some(net) = Net::six(3) else { return skipped() };
-    let mut cluster = Cluster::start_on("six", 3, "park", net.hosts());
+    let mut cluster = Cluster::to_be("six", 3, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.start_all();
     cluster.delivers();
     cluster.kill(0);
     cluster.views(2);

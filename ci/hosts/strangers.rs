@@ -2,6 +2,7 @@
 //! Strangers at the doors of members that run: each is refused, said once in the log, and the messages
 //! go on meanwhile.
 
+use crate::PACE_US;
 use crate::check::Check;
 use crate::deep;
 use crate::member::Cluster;
@@ -269,7 +270,7 @@ pub fn strangers_at_the_doors() -> String {
         Some(net) => Sites::on(net.hosts()[..3].to_vec()),
         None => Sites::here("tcp".into()),
     };
-    let mut cluster = Cluster::to_be("strangers", 3, "park", sites);
+    let mut cluster = Cluster::to_be("strangers", 3, "park", PACE_US, sites);
     (0..3).for_each(|rank| cluster.add(rank, false, &[("notes", &true)]));
     cluster.settle();
     let mut street = Street { cluster, net, notes: vec![Vec::new(); 3] };
