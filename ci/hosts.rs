@@ -68,7 +68,8 @@ fn deep() -> bool {
 /// Shared memory within a host and TCP between both, in one group; members fail and join on either.
 fn members_on_two_hosts() -> String {
     let Some(net) = Net::new(2) else { return skipped() };
-    let mut cluster = Cluster::start_on("twohosts", 4, "park", net.hosts());
+    let mut cluster = Cluster::to_be("twohosts", 4, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.start_all();
     // One for each pair on different hosts, and no others.
     let connected = |pairs: usize| {
         until("there are that many connections", || net.connections(0) == pairs);
@@ -107,6 +108,7 @@ fn anything_may_happen() -> String {
     let seed = std::env::var("SQUALL_CLUSTER_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
     let (changes, mut dice) = (if deep() { 60 } else { 5 }, Numbers(seed));
     let mut cluster = Cluster::to_be("farchanges", 5, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.patient = false;
     cluster.start_all();
     cluster.delivers();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();

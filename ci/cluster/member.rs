@@ -14,6 +14,7 @@ use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
 use squall::group::policy::assignment::Assignment;
 use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
+use squall::limits::SUSPICION_NS_DEFAULT;
 use squall::mem::Message;
 use squall::sst::layout::Mode;
 use std::fmt::Write as _;
@@ -168,8 +169,11 @@ pub fn member(arguments: &Arguments) {
     println!("open");
     let orders = Arc::new(AtomicU64::new(GO));
     let (to, bell, delivered) = (orders.clone(), group.waker(), own.clone());
+    let (started, starts) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let lines = std::io::stdin().lock().lines();
+        started.send(()).unwrap();
+        for line in lines.map_while(Result::ok) {
             let order = match line.as_str() {
                 "go" => GO,
                 "rest" => REST,
@@ -187,6 +191,7 @@ pub fn member(arguments: &Arguments) {
             }
         }
     });
+    starts.recv().unwrap(); // a thread that cannot map its signal stack ends the process
     confine(arguments);
     let (bytes, numbers) = (Vec::new(), Numbers(id));
     let pace = Duration::from_micros(arguments.or("pace_us", 0));
@@ -336,6 +341,9 @@ pub struct One {
 /// Arguments of a role.
 pub type More<'a> = &'a [(&'a str, &'a dyn std::fmt::Display)];
 
+/// The time to suspicion where silence is not what is tested: no loaded machine is so slow.
+pub const PATIENT_MS: u64 = 10_000;
+
 pub struct Cluster {
     pub group: String,
     founders: u16,
@@ -346,6 +354,8 @@ pub struct Cluster {
     odd: Option<Vec<u64>>,
     /// Messages are delivered on receipt.
     pub received: bool,
+    /// Silence is noticed only after `PATIENT_MS`.
+    pub patient: bool,
     pub sites: Sites,
     pub folder: PathBuf,
     pub members: Vec<One>,
@@ -356,6 +366,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
+        Cluster::start_paced(what, members, idle, 0)
+    }
+
+    /// Silence is noticed in the time that is the default; otherwise only much later, so that no test
+    /// but those of silence depends on how much of a core a member gets.
+    pub fn start_watchful(what: &str, members: u16, idle: &str) -> Cluster {
         Cluster::start_as(what, members, idle, 0, false)
     }
 
@@ -366,10 +382,10 @@ impl Cluster {
         cluster
     }
 
-    /// `received`: and all deliver on receipt.
+    /// `received`: and all deliver on receipt. Watchful.
     pub fn start_as(what: &str, members: u16, idle: &str, pace_us: u64, received: bool) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, pace_us);
-        cluster.received = received;
+        (cluster.received, cluster.patient) = (received, false);
         cluster.found(&|_| &[]);
         cluster
     }
@@ -417,6 +433,7 @@ impl Cluster {
             members_min: 0,
             odd: None,
             received: false,
+            patient: true,
             notes: Vec::new(),
             folder,
             members: Vec::new(),
@@ -439,9 +456,10 @@ impl Cluster {
         self.add(0, true, more);
     }
 
-    /// Members that are on these hosts, in turns: namespaces, with their addresses.
+    /// Members that are on these hosts, in turns: namespaces, with their addresses. Watchful.
     pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<Host>) -> Cluster {
         let mut cluster = Cluster::to_be(what, members, idle, 0, Sites::on(hosts));
+        cluster.patient = false;
         cluster.found(&|_| &[]);
         cluster
     }
@@ -479,6 +497,7 @@ impl Cluster {
         let file = self.folder.join(id.to_string()).display().to_string();
         let site = if join { id } else { u64::from(rank) + 1 };
         let (listen, others) = (self.sites.address(site), self.others(join));
+        let suspicion_ms = if self.patient { PATIENT_MS } else { SUSPICION_NS_DEFAULT / 1_000_000 };
         let all: More<'_> = &[
             ("fabric", &self.sites.fabric),
             ("listen", &listen),
@@ -493,6 +512,7 @@ impl Cluster {
             ("members_min", &self.members_min),
             ("policy", &policy),
             ("received", &self.received),
+            ("suspicion_ms", &suspicion_ms),
             ("id", &id),
             ("file", &file),
         ];

@@ -29,6 +29,7 @@ fn short_while() {
 pub fn a_host_gets_another_address() -> String {
     let Some(net) = Net::new(3) else { return skipped() };
     let mut cluster = Cluster::to_be("moves", 3, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.patient = false;
     cluster.start_all();
     cluster.delivers();
     let contacts = cluster.sites.addresses([3, 7, 2]); // its own before, nobody's, a member's
