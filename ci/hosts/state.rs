@@ -40,10 +40,18 @@ pub fn a_joiner_gets_the_state() -> String {
     format!("{during} delivered while it loaded; {text}")
 }
 
-/// In the middle of the state the host that it comes from is cut off: it begins anew with another.
-pub fn the_source_is_cut_off() -> String {
+/// Both at once: most of it is waiting.
+pub fn a_path_ends() -> String {
+    let other = std::thread::spawn(the_joiner_dies);
+    let text = the_source_is_cut_off();
+    format!("{text}\n{}", other.join().unwrap())
+}
+
+/// In the middle of the state the host that it comes from is cut off: it begins anew with another,
+/// however patient it is with members that can be reached.
+fn the_source_is_cut_off() -> String {
     let Some(net) = Net::new(4) else { return skipped() };
-    let mut crew = crew("farsource", &net, 30_000);
+    let mut crew = crew("farsource", &net, 300_000);
     let one = crew.join(20);
     crew.members[one].process.expect("load 2");
     let start = std::time::Instant::now();
@@ -62,7 +70,7 @@ pub fn the_source_is_cut_off() -> String {
 
 /// One that loads is killed, and the host of another one fails without a word: nobody waits for them,
 /// and their source keeps nothing of it.
-pub fn the_joiner_dies() -> String {
+fn the_joiner_dies() -> String {
     let Some(net) = Net::new(5) else { return skipped() };
     let mut crew = crew("farjoiner", &net, 1_000);
     let (killed, lost) = (crew.join(20), crew.join(20));
@@ -72,9 +80,7 @@ pub fn the_joiner_dies() -> String {
     crew.members[lost].process.expect("load 2");
     let start = std::time::Instant::now();
     net.cut(4);
-    crew.kill(lost);
-    net.power_off(4);
-    net.power_on(4);
+    crew.kill(lost); // and nobody hears of it
     let one = crew.join(0);
     crew.joined(one, 4);
     let text = crew.agree();
