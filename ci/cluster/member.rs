@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+use crate::support::sites::{Host, Sites, network};
 use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -10,10 +11,8 @@ use squall::base::Versions;
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
 use squall::driver::group::{Group, Sender};
-use squall::driver::network::{Carrier, SecretFrom};
 use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
-use squall::fabric::tcp::secret::Secret;
 use squall::group::policy::assignment::Assignment;
 use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
 use squall::limits::SUSPICION_NS_DEFAULT;
@@ -178,7 +177,7 @@ pub fn member(arguments: &Arguments) {
     });
     println!("open");
     let orders = Arc::new(AtomicU64::new(GO));
-    let (to, bell) = (orders.clone(), group.waker());
+    let (to, bell, delivered) = (orders.clone(), group.waker(), own.clone());
     let (started, starts) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let lines = std::io::stdin().lock().lines();
@@ -189,6 +188,10 @@ pub fn member(arguments: &Arguments) {
                 "rest" => REST,
                 "leave" => LEAVE,
                 "close" => CLOSE,
+                "own" => {
+                    println!("own {}", delivered.load(Ordering::Relaxed));
+                    continue;
+                }
                 _ => continue,
             };
             to.store(order, Ordering::Relaxed);
@@ -233,27 +236,6 @@ fn odd(rules: &Rules, all: &[Candidate], before: &Assignment) -> Result<Placed, 
     let placed = Standard.place(rules, all, before)?;
     let two = vec![placed.assignment.shards[0].iter().copied().take(2).collect()];
     Ok(Placed { senders: (all.len() == 3).then_some(two), ..placed })
-}
-
-/// Members that reach each other over TCP: arguments fabric, listen, others, secret.
-fn network(config: &mut Config, arguments: &Arguments) {
-    let network = &mut config.network;
-    network.carrier = match arguments.text("fabric") {
-        Some("tcp") => Carrier::Tcp,
-        Some("auto") => Carrier::Auto,
-        _ => return,
-    };
-    let list = |key: &str| -> Vec<String> {
-        let text = arguments.text(key).unwrap_or("");
-        text.split(',').filter(|part| !part.is_empty()).map(String::from).collect()
-    };
-    network.listen = list("listen");
-    match config.join {
-        true => network.contacts = list("others"),
-        false => network.founders = list("others"),
-    }
-    network.secret = arguments.text("secret").map(|path| SecretFrom::File(path.into()));
-    network.trusted = network.secret.is_none();
 }
 
 const GO: u64 = 1;
@@ -382,11 +364,8 @@ pub struct Cluster {
     /// Messages are delivered on receipt.
     pub received: bool,
     /// Silence is noticed only after `PATIENT_MS`.
-    patient: bool,
-    /// shm, tcp or auto.
-    fabric: String,
-    /// Namespaces that members are in, in turns, and their addresses.
-    hosts: Vec<(String, String)>,
+    pub patient: bool,
+    pub sites: Sites,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
@@ -467,13 +446,13 @@ impl Cluster {
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
         let idle = idle.to_string();
+        let fabric = std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into());
         Cluster {
             group,
             founders: members,
             idle,
             pace_us,
-            fabric: std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into()),
-            hosts: Vec::new(),
+            sites: Sites::here(fabric),
             members_min: 0,
             odd: None,
             received: false,
@@ -501,11 +480,23 @@ impl Cluster {
     }
 
     /// Members that are on these hosts, in turns: namespaces, with their addresses. Watchful.
-    pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<(String, String)>) -> Cluster {
-        let mut cluster = Cluster::new(what, members, idle, 0);
-        (cluster.fabric, cluster.hosts, cluster.patient) = ("auto".into(), hosts, false);
+    pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<Host>) -> Cluster {
+        let mut cluster = Cluster::to_be(what, members, idle, 0, Sites::on(hosts));
+        cluster.patient = false;
         cluster.found(&|_| &[]);
         cluster
+    }
+
+    /// Founders of which none is started: see `add`.
+    pub fn to_be(what: &str, members: u16, idle: &str, pace_us: u64, sites: Sites) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, pace_us);
+        cluster.sites = sites;
+        cluster
+    }
+
+    /// Starts all of them.
+    pub fn start_all(&mut self) {
+        self.found(&|_| &[]);
     }
 
     /// Starts another one, which joins.
@@ -513,50 +504,28 @@ impl Cluster {
         self.join_with(&[]);
     }
 
-    /// The namespace that a member is in, and its address.
-    fn host_of(&self, id: u64) -> Option<&(String, String)> {
-        let count = self.hosts.len() as u64;
-        (count > 0).then(|| &self.hosts[((id - 1) % count) as usize])
-    }
-
-    /// Where a member listens, if it listens.
-    fn address(&self, id: u64) -> String {
-        if let Some((_, ip)) = self.host_of(id) {
-            return format!("{ip}:{}", 20_000 + id);
-        }
-        let host = std::process::id() % 250 + 1;
-        format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
-    }
-
     /// Whom a member is told of.
     fn others(&self, join: bool) -> String {
-        let founders = (1..=u64::from(self.founders)).collect();
-        let live = self.members.iter().map(|one| one.id).collect();
-        let ids: Vec<u64> = if join { live } else { founders };
-        ids.into_iter().map(|id| self.address(id)).collect::<Vec<_>>().join(",")
-    }
-
-    /// The file with the group's secret; made when it is first asked for.
-    fn secret(&self) -> String {
-        let path = self.folder.join("secret");
-        if self.fabric != "shm" && !path.exists() {
-            Secret::create(&path).unwrap();
+        match join {
+            true => self.sites.addresses(self.members.iter().map(|one| one.id)),
+            false => self.sites.addresses(1..=u64::from(self.founders)),
         }
-        path.display().to_string()
     }
 
-    fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
+    /// Starts one. Founders listen where the member of the id `rank + 1` does.
+    pub fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
         let is_odd = self.odd.as_ref().map(|odd| odd.contains(&id));
         let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
-        let (listen, others) = (self.address(id), self.others(join));
+        let site = if join { id } else { u64::from(rank) + 1 };
+        let (listen, others) = (self.sites.address(site), self.others(join));
         let suspicion_ms = if self.patient { PATIENT_MS } else { SUSPICION_NS_DEFAULT / 1_000_000 };
         let all: More<'_> = &[
-            ("fabric", &self.fabric),
+            ("fabric", &self.sites.fabric),
             ("listen", &listen),
             ("others", &others),
-            ("secret", &self.secret()),
+            ("secret", &self.sites.secret(&self.folder)),
             ("group", &self.group),
             ("rank", &rank),
             ("members", &self.founders),
@@ -570,7 +539,7 @@ impl Cluster {
             ("id", &id),
             ("file", &file),
         ];
-        let host = self.host_of(id).map(|(name, _)| name.as_str());
+        let host = self.sites.namespace(site);
         let process = Process::start_in(host, "member", &[all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
