@@ -91,8 +91,8 @@ impl Link {
         Ok(Link {
             incarnation,
             socket: Some(socket),
-            incoming: Incoming::new(opener, &before),
-            outgoing: Outgoing::new(sealer),
+            incoming: Incoming::new(opener, &before)?,
+            outgoing: Outgoing::new(sealer)?,
             mirror: Mirror::new(measures),
             deaf: false,
             last: false,
