@@ -6,7 +6,7 @@
 //! L2  Once `leave` has returned nothing is accepted.
 
 use crate::check::Check;
-use crate::member::{Cluster, content};
+use crate::member::{Cluster, content, network};
 use crate::support::{Arguments, Numbers, Process};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
@@ -80,7 +80,7 @@ fn send_on(mut sender: Sender, id: u64, left: &AtomicBool) -> (u64, Status) {
     }
 }
 
-/// The role: arguments group, founders, idle, id, rounds.
+/// The role: arguments group, founders, idle, id, rounds, and those of `network`.
 pub fn leaver(arguments: &Arguments) {
     let (first, rounds): (u64, u64) =
         (arguments.get("id").unwrap(), arguments.get("rounds").unwrap());
@@ -91,6 +91,7 @@ pub fn leaver(arguments: &Arguments) {
         let mut config =
             Config::new(arguments.text("group").unwrap(), 0, arguments.get("founders").unwrap());
         (config.membership, config.join) = (Changes::Views, true);
+        network(&mut config, arguments);
         config.subgroups[0].window = 256;
         config.subgroups[0].message_bytes_max = 1024;
         let yields = arguments.text("idle") == Some("yield");
@@ -164,7 +165,12 @@ pub fn a_leaver_sends_to_the_last() -> String {
         let mut cluster = Cluster::start_paced("leaver", 4, idle, 100);
         cluster.delivers();
         let (rounds, first) = (60u64, 1_000u64);
-        let arguments: [(&str, &dyn std::fmt::Display); 5] = [
+        let listen = cluster.address(first);
+        let arguments: [(&str, &dyn std::fmt::Display); 9] = [
+            ("fabric", &cluster.fabric),
+            ("listen", &listen),
+            ("others", &cluster.others(true)),
+            ("secret", &cluster.secret()),
             ("group", &cluster.group),
             ("founders", &4),
             ("idle", &idle),

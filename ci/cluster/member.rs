@@ -222,7 +222,7 @@ fn odd(rules: &Rules, all: &[Candidate], before: &Assignment) -> Result<Placed, 
 }
 
 /// Members that reach each other over TCP: arguments fabric, listen, others, secret.
-fn network(config: &mut Config, arguments: &Arguments) {
+pub fn network(config: &mut Config, arguments: &Arguments) {
     let network = &mut config.network;
     network.carrier = match arguments.text("fabric") {
         Some("tcp") => Carrier::Tcp,
@@ -365,7 +365,7 @@ pub struct Cluster {
     /// Messages are delivered on receipt.
     pub received: bool,
     /// shm, tcp or auto.
-    fabric: String,
+    pub fabric: String,
     /// Namespaces that members are in, in turns, and their addresses.
     hosts: Vec<(String, String)>,
     pub folder: PathBuf,
@@ -480,7 +480,7 @@ impl Cluster {
     }
 
     /// Where a member listens, if it listens.
-    fn address(&self, id: u64) -> String {
+    pub fn address(&self, id: u64) -> String {
         if let Some((_, ip)) = self.host_of(id) {
             return format!("{ip}:{}", 20_000 + id);
         }
@@ -489,7 +489,7 @@ impl Cluster {
     }
 
     /// Whom a member is told of.
-    fn others(&self, join: bool) -> String {
+    pub fn others(&self, join: bool) -> String {
         let founders = (1..=u64::from(self.founders)).collect();
         let live = self.members.iter().map(|one| one.id).collect();
         let ids: Vec<u64> = if join { live } else { founders };
@@ -497,7 +497,7 @@ impl Cluster {
     }
 
     /// The file with the group's secret; made when it is first asked for.
-    fn secret(&self) -> String {
+    pub fn secret(&self) -> String {
         let path = self.folder.join("secret");
         if self.fabric != "shm" && !path.exists() {
             Secret::create(&path).unwrap();

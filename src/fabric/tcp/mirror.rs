@@ -9,7 +9,7 @@
 //! M3  Memory of an epoch is here until the peer has entered it and I have; and then as long as
 //!     somebody reads it (N2).
 //! M4  Memory that cannot be had is a shortage of mine (N3): it is asked for again when the driver wants
-//!     it, and now and then. What would land in it waits, and so does all that the peer sent after it.
+//!     it, and once its peer enters now and then: until it is there, nothing more of that peer lands.
 //! M5  Who has entered an epoch beats in that, and is seen to beat in the one before by me who am still
 //!     in it.
 //!
@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::fabric::{Memory, Shown, Sizes};
 use crate::mem::{Extent, Region};
 use crate::sst::layout::{Layout, Shape};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,25 +98,37 @@ struct Theirs {
     /// What of it is here (M4).
     block: Option<Arc<Region>>,
     made: Vec<Option<Arc<Region>>>,
+    /// Words of a block that is not, by their bytes: fewer than it has.
+    early: BTreeMap<u32, u64>,
 }
 
 impl Theirs {
     fn new(epoch: Epoch, subgroups: usize) -> Theirs {
-        Theirs { epoch, rings: vec![false; subgroups], block: None, made: vec![None; subgroups] }
+        let (block, made, early) = (None, vec![None; subgroups], BTreeMap::new());
+        Theirs { epoch, rings: vec![false; subgroups], block, made, early }
     }
 
     /// Gets what is missing of it.
     fn make(&mut self, measures: &Measures) -> Result<&Arc<Region>, Error> {
+        if self.block.is_none() {
+            let block = made(measures.block_bytes)?;
+            let early = std::mem::take(&mut self.early);
+            early.into_iter().for_each(|(at, word)| block.cell(at as usize).publish(word));
+            self.block = Some(block);
+        }
         for (at, measures) in measures.rings.iter().enumerate() {
             if self.rings[at] && self.made[at].is_none() {
                 self.made[at] = Some(made(measures.bytes())?);
             }
         }
-        let block = match self.block.take() {
-            Some(block) => block,
-            None => made(measures.block_bytes)?,
-        };
-        Ok(self.block.insert(block))
+        Ok(self.block.as_ref().expect("it is made"))
+    }
+
+    fn land(&mut self, at: u32, words: &[u8]) {
+        match &self.block {
+            Some(block) => land(block, at, words),
+            None => self.early.extend((at..).step_by(8).zip(words.chunks_exact(8).map(first_u64))),
+        }
     }
 }
 
@@ -185,15 +197,13 @@ impl Mirror {
         self.prune();
     }
 
-    /// Where the peer shows that epoch, with all memory that it needs. `None`: it shows none; an error:
-    /// not yet (M4). What it shows as its first one it may have a name for by now.
-    fn ready(&mut self, epoch: Epoch) -> Option<Result<&mut Theirs, ()>> {
+    /// What the peer shows of an epoch that is to come. What it has shown as its first one it may have
+    /// a name for by now.
+    fn to_come(&mut self, epoch: Epoch) -> Option<&mut Theirs> {
         let at = |epoch: Epoch| self.theirs.iter().position(|theirs| theirs.epoch == epoch);
         let first = || at(Epoch(0)).filter(|_| self.entered == Epoch(0));
-        let at = at(epoch).or_else(first)?;
-        let made = self.theirs[at].make(&self.measures).is_ok();
-        self.again = (!made).then(|| Instant::now() + AGAIN);
-        Some(if made { Ok(&mut self.theirs[at]) } else { Err(()) })
+        let at = at(epoch).or_else(first).filter(|_| epoch > self.entered)?;
+        Some(&mut self.theirs[at])
     }
 
     /// M3
@@ -278,11 +288,14 @@ impl Sink for Mirror {
     }
 
     fn enter(&mut self, epoch: Epoch) -> Result<bool, Flaw> {
-        let is_next = epoch > self.entered;
-        let theirs = self.ready(epoch).filter(|_| is_next).ok_or(Flaw::Enter { epoch: epoch.0 })?;
-        let Ok(Theirs { block, made, .. }) = theirs else { return Ok(false) };
-        let rings = made.iter().map(|ring| ring.as_ref().map(extent)).collect();
-        let block = block.clone().expect("it is ready");
+        let measures = self.measures.clone();
+        let theirs = self.to_come(epoch).ok_or(Flaw::Enter { epoch: epoch.0 })?;
+        let Ok(block) = theirs.make(&measures).cloned() else {
+            self.again = Some(Instant::now() + AGAIN);
+            return Ok(false);
+        };
+        let rings = theirs.made.iter().map(|ring| ring.as_ref().map(extent)).collect();
+        self.again = None;
         let behind = self.used < epoch;
         let before = self.landing.take().map(|landing| landing.block).filter(|_| behind);
         self.landing = Some(Landing { block, rings, before });
@@ -291,15 +304,14 @@ impl Sink for Mirror {
         Ok(true)
     }
 
-    fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<bool, Flaw> {
+    fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<(), Flaw> {
         let flaw = Flaw::Ahead { epoch: epoch.0, at, count: (words.len() / 8) as u8 };
         let end = at as usize + words.len();
-        if at % 8 != 0 || words.is_empty() || end > self.measures.block_bytes || epoch <= self.entered {
+        if at % 8 != 0 || words.is_empty() || end > self.measures.block_bytes {
             return Err(flaw);
         }
-        let Ok(theirs) = self.ready(epoch).ok_or(flaw)? else { return Ok(false) };
-        land(theirs.block.as_ref().expect("it is ready"), at, words);
-        Ok(true)
+        self.to_come(epoch).ok_or(flaw)?.land(at, words);
+        Ok(())
     }
 
     fn say(&mut self, bytes: &[u8]) -> Result<(), Flaw> {

@@ -76,7 +76,7 @@ impl Node {
         self.tcp.peer(rank as u64 + 1).filter(|_| rank != self.me)
     }
 
-    fn show(&mut self, epoch: Epoch) {
+    pub(super) fn show(&mut self, epoch: Epoch) {
         for rank in (0..self.seen.len()).filter(|rank| *rank != self.me) {
             let peer = self.peer(rank).unwrap();
             self.tcp.show(epoch, peer, &[0]).unwrap();

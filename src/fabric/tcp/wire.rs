@@ -22,7 +22,7 @@
 //! W2  Bytes reach the `Sink` in the order sent (F2). It is asked before the first byte of a span is
 //!     given to it, so that what lies elsewhere never lands anywhere.
 //! W3  A span may come in pieces, as the stream does; every other frame is taken whole.
-//! W4  The sink may put a frame off, for want of memory: it stays where it is, and so does all behind it.
+//! W4  The sink may put `enter` off, for want of memory: it stays where it is, and so does all behind it.
 
 use crate::base::Epoch;
 use std::fmt;
@@ -115,8 +115,8 @@ pub trait Sink {
     fn memory(&mut self, epoch: Epoch, subgroups: &[u8]) -> Result<(), Flaw>;
     /// `false`: not yet (W4).
     fn enter(&mut self, epoch: Epoch) -> Result<bool, Flaw>;
-    /// Words for the control block of an epoch that is not entered. `false`: not yet (W4).
-    fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<bool, Flaw>;
+    /// Words for the control block of an epoch that is not entered.
+    fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<(), Flaw>;
     fn say(&mut self, bytes: &[u8]) -> Result<(), Flaw>;
 }
 
@@ -243,8 +243,7 @@ impl Parser {
             MEMORY => sink.memory(Epoch(first_u64(body)), &body[8..])?,
             ENTER if !sink.enter(Epoch(first_u64(body)))? => return Ok(0),
             ENTER => {}
-            AHEAD if !sink.ahead(Epoch(first_u64(body)), value, &body[8..])? => return Ok(0),
-            AHEAD => {}
+            AHEAD => sink.ahead(Epoch(first_u64(body)), value, &body[8..])?,
             _ => sink.say(&body[..value as usize])?,
         }
         Ok(8 + body.len())
