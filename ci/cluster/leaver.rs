@@ -165,19 +165,17 @@ pub fn a_leaver_sends_to_the_last() -> String {
         let mut cluster = Cluster::start_paced("leaver", 4, idle, 100);
         cluster.delivers();
         let (rounds, first) = (60u64, 1_000u64);
-        let listen = cluster.address(first);
-        let arguments: [(&str, &dyn std::fmt::Display); 9] = [
-            ("fabric", &cluster.fabric),
-            ("listen", &listen),
-            ("others", &cluster.others(true)),
-            ("secret", &cluster.secret()),
+        let ways = cluster.ways(first, true);
+        let ways: Vec<(&str, &dyn std::fmt::Display)> =
+            ways.iter().map(|(key, way)| (*key, way as _)).collect();
+        let arguments: [(&str, &dyn std::fmt::Display); 5] = [
             ("group", &cluster.group),
             ("founders", &4),
             ("idle", &idle),
             ("id", &first),
             ("rounds", &rounds),
         ];
-        let mut process = Process::start("leaver", &arguments);
+        let mut process = Process::start("leaver", &[&ways[..], &arguments].concat());
         let mut told = Vec::new();
         for round in 0..rounds {
             told.push(process.expect("round"));

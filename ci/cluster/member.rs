@@ -221,7 +221,7 @@ fn odd(rules: &Rules, all: &[Candidate], before: &Assignment) -> Result<Placed, 
     Ok(Placed { senders: (all.len() == 3).then_some(two), ..placed })
 }
 
-/// Members that reach each other over TCP: arguments fabric, listen, others, secret.
+/// Members that reach each other over TCP: arguments fabric, host, listen, others, secret.
 pub fn network(config: &mut Config, arguments: &Arguments) {
     let network = &mut config.network;
     network.carrier = match arguments.text("fabric") {
@@ -233,6 +233,7 @@ pub fn network(config: &mut Config, arguments: &Arguments) {
         let text = arguments.text(key).unwrap_or("");
         text.split(',').filter(|part| !part.is_empty()).map(String::from).collect()
     };
+    network.host = arguments.text("host").unwrap_or("").into();
     network.listen = list("listen");
     match config.join {
         true => network.contacts = list("others"),
@@ -364,8 +365,8 @@ pub struct Cluster {
     odd: Option<Vec<u64>>,
     /// Messages are delivered on receipt.
     pub received: bool,
-    /// shm, tcp or auto.
-    pub fabric: String,
+    /// shm, tcp, auto, or mixed: this host is parted in two.
+    fabric: String,
     /// Namespaces that members are in, in turns, and their addresses.
     hosts: Vec<(String, String)>,
     pub folder: PathBuf,
@@ -452,10 +453,6 @@ impl Cluster {
         self.settle();
     }
 
-    pub fn group(&self) -> &str {
-        &self.group
-    }
-
     pub fn join_with(&mut self, more: More<'_>) {
         self.add(0, true, more);
     }
@@ -480,7 +477,7 @@ impl Cluster {
     }
 
     /// Where a member listens, if it listens.
-    pub fn address(&self, id: u64) -> String {
+    fn address(&self, id: u64) -> String {
         if let Some((_, ip)) = self.host_of(id) {
             return format!("{ip}:{}", 20_000 + id);
         }
@@ -489,7 +486,7 @@ impl Cluster {
     }
 
     /// Whom a member is told of.
-    pub fn others(&self, join: bool) -> String {
+    fn others(&self, join: bool) -> String {
         let founders = (1..=u64::from(self.founders)).collect();
         let live = self.members.iter().map(|one| one.id).collect();
         let ids: Vec<u64> = if join { live } else { founders };
@@ -497,7 +494,7 @@ impl Cluster {
     }
 
     /// The file with the group's secret; made when it is first asked for.
-    pub fn secret(&self) -> String {
+    fn secret(&self) -> String {
         let path = self.folder.join("secret");
         if self.fabric != "shm" && !path.exists() {
             Secret::create(&path).unwrap();
@@ -505,17 +502,44 @@ impl Cluster {
         path.display().to_string()
     }
 
+    /// What a process is told to reach the others, whether it founds the group or joins.
+    pub fn ways(&self, id: u64, join: bool) -> Vec<(&'static str, String)> {
+        let mixed = self.fabric == "mixed";
+        let fabric = if mixed { "auto" } else { &self.fabric };
+        vec![
+            ("fabric", fabric.into()),
+            ("host", self.part_of(id).into()),
+            ("listen", self.address(id)),
+            ("others", self.others(join)),
+            ("secret", self.secret()),
+        ]
+    }
+
+    fn part_of(&self, id: u64) -> &'static str {
+        match (self.fabric.as_str(), id % 2) {
+            ("mixed", 0) => "even",
+            ("mixed", _) => "odd",
+            _ => "",
+        }
+    }
+
+    /// By what those on one host with that member find each other.
+    pub fn near_name(&self, id: u64) -> String {
+        match self.part_of(id) {
+            "" => self.group.clone(),
+            part => format!("{}@{part}", self.group),
+        }
+    }
+
     fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
         let is_odd = self.odd.as_ref().map(|odd| odd.contains(&id));
         let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
-        let (listen, others) = (self.address(id), self.others(join));
+        let ways = self.ways(id, join);
+        let ways: Vec<(&str, &dyn std::fmt::Display)> =
+            ways.iter().map(|(key, way)| (*key, way as _)).collect();
         let all: More<'_> = &[
-            ("fabric", &self.fabric),
-            ("listen", &listen),
-            ("others", &others),
-            ("secret", &self.secret()),
             ("group", &self.group),
             ("rank", &rank),
             ("members", &self.founders),
@@ -529,7 +553,7 @@ impl Cluster {
             ("file", &file),
         ];
         let host = self.host_of(id).map(|(name, _)| name.as_str());
-        let process = Process::start_in(host, "member", &[all, more].concat());
+        let process = Process::start_in(host, "member", &[&ways[..], all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }

@@ -210,7 +210,7 @@ impl Joining<'_> {
 
     /// Connects to a seat, if somebody of this user has it.
     fn call(&self, seat: u16) -> Result<Option<Socket>, Error> {
-        let socket = Socket::connect(&socket_name(&self.config.group, seat))?;
+        let socket = Socket::connect(&socket_name(&self.config.near_name(), seat))?;
         let Some(socket) = socket else { return Ok(None) };
         let me = rustix::process::geteuid().as_raw();
         match socket.credentials() {
@@ -236,7 +236,7 @@ impl Joining<'_> {
     /// Takes the lowest free seat (J2).
     fn sit_down(&mut self) -> Result<Socket, Error> {
         for seat in 0..SEATS {
-            if let Some(listener) = Socket::listen(&socket_name(&self.config.group, seat))? {
+            if let Some(listener) = Socket::listen(&socket_name(&self.config.near_name(), seat))? {
                 self.hello.rank = seat;
                 return Ok(listener);
             }
@@ -252,7 +252,7 @@ impl Joining<'_> {
     /// Takes a founder's seat, which is that of its rank.
     fn take_seat(&mut self, rank: u16) -> Result<Socket, Error> {
         self.hello.rank = rank;
-        let name = socket_name(&self.config.group, rank);
+        let name = socket_name(&self.config.near_name(), rank);
         let listener = Socket::listen(&name)?;
         listener.ok_or_else(|| name_taken(self.config, &name, &self.hello))
     }

@@ -95,6 +95,10 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "suspicion" = "\"1s\"",
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
         |s, v| s.config.suspicion_ns = nanoseconds(v.time()?)?;
+    "network.host" = "\"\"",
+        "Parts a machine: members with another name here are on another host, and meet over TCP though
+         they could share memory (other users' containers, say). Letters, digits, '-', '_', '.'.",
+        |s, v| s.config.network.host = v.text()?;
     "network.listen" = "[\"*:7471\"]",
         "Addresses to listen on, HOST:PORT, of an interface or of all.",
         |s, v| s.config.network.listen = v.texts()?;

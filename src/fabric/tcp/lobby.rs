@@ -97,6 +97,8 @@ pub struct Parts {
     pub door: Door,
     pub others_only: bool,
     pub source: Option<IpAddr>,
+    /// Of a machine that is parted: letters, digits, `-`, `_`, `.`.
+    pub part: String,
 }
 
 /// A new connection.
@@ -108,8 +110,8 @@ pub enum New {
 
 impl Lobby {
     pub fn new(parts: Parts) -> Lobby {
-        let Parts { terms, mut hello, door, others_only, source } = parts;
-        let host = this_host();
+        let Parts { terms, mut hello, door, others_only, source, part } = parts;
+        let host = this_host(&part);
         hello.more.push((HOST.into(), host.clone()));
         let joins = hello.kind == Kind::Enter;
         let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());

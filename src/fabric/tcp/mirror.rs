@@ -241,7 +241,9 @@ impl Sink for Mirror {
             return Err(Flaw::Words { at, count: (words.len() / 8) as u8 });
         }
         land(&landing.block, at, words);
-        if let Some(before) = landing.before.as_ref().filter(|_| at as usize == self.measures.beat_at) {
+        if let Some(before) =
+            landing.before.as_ref().filter(|_| at as usize == self.measures.beat_at)
+        {
             before.cell(at as usize).raise(first_u64(words)); // M5
         }
         Ok(())

@@ -60,12 +60,31 @@ pub struct Own {
 
 /// What is to be sent.
 pub enum Parcel {
-    Words { at: u32, values: [u64; POST_WORDS_MAX], len: u8 },
-    Span { ring: RingId, from: u64, upto: u64 },
-    Memory { epoch: Epoch, subgroups: Vec<usize> },
+    Words {
+        at: u32,
+        values: [u64; POST_WORDS_MAX],
+        len: u8,
+    },
+    Span {
+        ring: RingId,
+        from: u64,
+        upto: u64,
+    },
+    Memory {
+        epoch: Epoch,
+        subgroups: Vec<usize>,
+    },
     /// Words of a block that was shown and is not entered.
-    Ahead { epoch: Epoch, at: u32, values: [u64; POST_WORDS_MAX], len: u8 },
-    Enter { epoch: Epoch, own: Arc<Own> },
+    Ahead {
+        epoch: Epoch,
+        at: u32,
+        values: [u64; POST_WORDS_MAX],
+        len: u8,
+    },
+    Enter {
+        epoch: Epoch,
+        own: Arc<Own>,
+    },
     Say(Vec<u8>),
 }
 

@@ -18,10 +18,10 @@
 //! hello thirty (`seal` has figures).
 
 use crate::error::{Error, Status};
+use crate::fabric::shm::socket::system;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{Mode, OFlags, fstat, open};
-use crate::fabric::shm::socket::system;
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;

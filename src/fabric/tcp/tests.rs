@@ -4,9 +4,9 @@
 use super::link::Keys;
 use super::mirror::{RingMeasures, extent};
 use super::*;
-use crate::fabric::{Shown, Sizes};
 use crate::base::RingId;
 use crate::fabric::conformance::{CHECKS, Check, End, WORDS, run};
+use crate::fabric::{Shown, Sizes};
 use crate::mem::Extent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::{TcpListener, TcpStream};

@@ -80,7 +80,10 @@ impl fmt::Display for Flaw {
             Flaw::Memory { epoch } => write!(f, "memory of epoch {epoch} that cannot be"),
             Flaw::Enter { epoch } => write!(f, "epoch {epoch} entered without memory, or again"),
             Flaw::Ahead { epoch, at, count } => {
-                write!(f, "{count} words at byte {at} of its block in epoch {epoch}, of which it has none")
+                write!(
+                    f,
+                    "{count} words at byte {at} of its block in epoch {epoch}, of which it has none"
+                )
             }
             Flaw::BeforeEnter => write!(f, "words or spans before it entered a view"),
             Flaw::SaysTooMuch { bytes } => write!(f, "{bytes} bytes to be listened to, too much"),

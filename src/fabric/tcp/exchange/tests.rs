@@ -20,7 +20,8 @@ fn shown(of: &mut Node, epoch: u64) -> Memory {
     let peer = of.peer(0).unwrap();
     let mut memory = None;
     of.until("it shows its memory", |of| {
-        if let Shown::Memory(there) = of.tcp.shown(peer, Epoch(epoch), &sizes(LANE_BYTES)).unwrap() {
+        if let Shown::Memory(there) = of.tcp.shown(peer, Epoch(epoch), &sizes(LANE_BYTES)).unwrap()
+        {
             memory = Some(there);
         }
         memory.is_some()

@@ -93,12 +93,13 @@ pub(super) fn entry(line: &str) -> Option<About> {
 }
 
 /// The same for processes that see each other's sockets of this host: one machine, one boot, one
-/// network namespace.
-pub(super) fn this_host() -> String {
+/// network namespace; and one name, if a machine is parted by names.
+pub(super) fn this_host(part: &str) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let space = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let digits = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-    format!("{}-{}", digits(&boot), digits(&space.to_string_lossy()))
+    let host = format!("{}-{}", digits(&boot), digits(&space.to_string_lossy()));
+    if part.is_empty() { host } else { format!("{host}-{part}") }
 }
 
 #[cfg(test)]
