@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
+use squall::driver::control::Control;
 use squall::driver::group::{Group, Sender};
 use squall::driver::network::{Carrier, SecretFrom};
 use squall::driver::views::ViewInfo;
@@ -22,8 +23,8 @@ use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What a message says: whose it is, its place in that lane, and filler that follows from both.
@@ -50,6 +51,33 @@ struct Scribe {
     count: u64,
     viewed: Arc<AtomicU64>,
     trouble: Arc<AtomicBool>,
+    naps: Naps,
+}
+
+/// How long callbacks take that say that they live: that of the second view, and the first delivery in
+/// it.
+#[derive(Clone, Default)]
+struct Naps {
+    time: Duration,
+    left: u32,
+    control: Arc<Mutex<Option<Control>>>,
+}
+
+impl Naps {
+    fn nap(&mut self, left: u32) {
+        if self.left != left || self.time.is_zero() {
+            return;
+        }
+        self.left -= 1;
+        let start = Instant::now();
+        while start.elapsed() < self.time {
+            if let Some(control) = &*self.control.lock().unwrap() {
+                control.keep_alive();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        println!("napped");
+    }
 }
 
 impl Scribe {
@@ -82,6 +110,7 @@ impl Application for Scribe {
         self.count += batch.len() as u64;
         self.put();
         if self.viewed.swap(0, Ordering::Relaxed) != 0 {
+            self.naps.nap(1);
             println!("first {}", self.count);
         }
     }
@@ -97,6 +126,9 @@ impl Application for Scribe {
             println!("me {}", view.members[usize::from(view.rank)].incarnation);
         }
         println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
+        if view.epoch > 1 {
+            self.naps.nap(2);
+        }
         let lacks: u16 = view.parts.iter().map(|part| part.lacks).sum();
         if lacks > 0 {
             println!("waits {lacks}");
@@ -151,7 +183,10 @@ pub fn member(arguments: &Arguments) {
     }
     let own = Arc::new(AtomicU64::new(0));
     let trouble = Arc::new(AtomicBool::new(false));
+    let time = Duration::from_millis(arguments.or("nap_ms", 0));
+    let naps = Naps { time, left: 2, ..Naps::default() };
     let scribe = Scribe {
+        naps: naps.clone(),
         file: File::create(arguments.text("file").unwrap()).unwrap(),
         text: String::new(),
         expected: Vec::new(),
@@ -167,6 +202,7 @@ pub fn member(arguments: &Arguments) {
         std::process::exit(3);
     });
     println!("open");
+    *naps.control.lock().unwrap() = group.control();
     let orders = Arc::new(AtomicU64::new(GO));
     let (to, bell) = (orders.clone(), group.waker());
     std::thread::spawn(move || {
@@ -376,6 +412,11 @@ pub struct Cluster {
     pub ids: Vec<u64>,
 }
 
+/// What clusters run over, if nothing else is said: `SQUALL_CLUSTER_FABRIC`, or shared memory.
+pub fn fabric() -> String {
+    std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into())
+}
+
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
         Cluster::start_as(what, members, idle, 0, false)
@@ -408,6 +449,20 @@ impl Cluster {
         cluster
     }
 
+    /// Over that fabric, whatever the others run over. `more`: as above.
+    pub fn start_over<'a>(
+        fabric: &str,
+        what: &str,
+        members: u16,
+        idle: &str,
+        more: &dyn Fn(u16) -> More<'a>,
+    ) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, 0);
+        cluster.fabric = fabric.into();
+        cluster.found(more);
+        cluster
+    }
+
     /// They send while they are so many at least.
     pub fn start_needing(what: &str, members: u16, idle: &str, members_min: u16) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, 0);
@@ -434,7 +489,7 @@ impl Cluster {
             founders: members,
             idle,
             pace_us,
-            fabric: std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into()),
+            fabric: fabric(),
             hosts: Vec::new(),
             members_min: 0,
             odd: None,

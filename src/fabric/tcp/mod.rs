@@ -2,15 +2,16 @@
 //! Members on other hosts: one connection per pair of incarnations, and a mirror on the heap for each
 //! peer and epoch, into which its posts land when this member polls.
 //!
-//! P1  Only the thread that polls touches sockets and mirrors; other threads observe words of mirrors.
+//! P1  Only the thread that polls touches sockets and mirrors, or who has the fabric for it meanwhile
+//!     (`beat`); other threads observe words of mirrors.
 //! P2  A post is on its way when `post` returns, or it waits here and the peer is full; so a post is a
 //!     system call per peer, and so is a poll.
 //! P3  With keys, nothing lands that was not verified (`seal`); without, who can inject into the
 //!     network can write counters. Either way a peer writes its own memory only (`mirror`).
 //! P4  A slow peer costs a bounded amount of memory (`outgoing`) and a system call now and then.
 //!
-//! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4), but not while a callback runs:
-//! then nothing is sent, whatever the callback says (`keep_alive`).
+//! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4); while a callback runs, when that
+//! says so (`keep_alive`, `driver/lending`).
 //!
 //! Sockets are read by `recv` as they come, and watched by who sleeps only. Measured before that was
 //! chosen, 64 B there and back on loopback, both spinning: `recv` and `send` 9.8 us; the same while an
@@ -386,13 +387,9 @@ impl Tcp {
         if self.watched && self.awake > LOOKS_AWAKE && !self.sleeps() && !self.are_many() {
             self.watch_none();
         }
-        self.beat_ahead();
+        self.beat();
         for at in 0..self.links.len() {
-            let Some(link) = &mut self.links[at] else { continue };
-            if link.outgoing.owes_beat() {
-                link.flush();
-            }
-            if link.mirror.waits() == Some(true) {
+            if self.links[at].as_ref().is_some_and(|link| link.mirror.waits() == Some(true)) {
                 self.hear(at);
             }
         }
@@ -514,6 +511,15 @@ impl Fabric for Tcp {
             self.gone.insert(Rank(rank as u16)); // that is no news
         }
         self.end(usize::from(peer.0));
+    }
+
+    fn beat(&mut self) {
+        self.beat_ahead();
+        for link in self.links.iter_mut().flatten() {
+            if link.outgoing.owes_beat() {
+                link.flush();
+            }
+        }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
