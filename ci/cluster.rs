@@ -13,6 +13,8 @@ mod member;
 #[path = "cluster/short.rs"]
 mod short;
 mod support;
+#[path = "cluster/unread.rs"]
+mod unread;
 
 use check::Check;
 use leaver::{a_leaver_sends_to_the_last, leaver};
@@ -46,6 +48,8 @@ fn main() {
             ("a_member_without_memory", short::a_member_without_memory),
             ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
             ("joiners_that_die", short::joiners_that_die),
+            ("a_member_that_does_not_read", unread::a_member_that_does_not_read),
+            ("a_peer_that_never_reads", unread::a_peer_that_never_reads),
         ],
         &[("member", member), ("leaver", leaver)],
     );

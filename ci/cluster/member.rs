@@ -532,7 +532,7 @@ impl Cluster {
     }
 
     /// Where a member listens, if it listens.
-    fn address(&self, id: u64) -> String {
+    pub fn address(&self, id: u64) -> String {
         if let Some((_, ip)) = self.host_of(id) {
             return format!("{ip}:{}", 20_000 + id);
         }
@@ -549,7 +549,7 @@ impl Cluster {
     }
 
     /// The file with the group's secret; made when it is first asked for.
-    fn secret(&self) -> String {
+    pub fn secret(&self) -> String {
         let path = self.folder.join("secret");
         if self.fabric != "shm" && !path.exists() {
             Secret::create(&path).unwrap();

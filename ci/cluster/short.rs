@@ -172,7 +172,7 @@ pub fn joiners_that_die() -> String {
 }
 
 /// Says that under a name; the connection, and the answer.
-fn said(name: &str, hello: Hello, descriptors: &[BorrowedFd<'_>]) -> (Socket, Hello) {
+pub fn said(name: &str, hello: Hello, descriptors: &[BorrowedFd<'_>]) -> (Socket, Hello) {
     let mut socket = None;
     until("somebody listens", || {
         socket = Socket::connect(name).unwrap();

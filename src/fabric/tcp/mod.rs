@@ -21,7 +21,8 @@
 //! The records are in `wire`. How two processes find and prove each other: `address` (names), `secret`,
 //! `terms` and `hello` (what is said), `handshake` (in which order), `door` (who listens), `call` (who
 //! calls); all of that ends in a `Session`. Who is trusted with what: `threats.md`. Silence of a network
-//! ends no connection for as long as the kernel tries (F5), about a quarter of an hour.
+//! ends no connection for as long as the kernel tries (F5): while something is to be sent, about a
+//! quarter of an hour; a minute and a half of nothing but its own questions (`link`, L3).
 
 pub mod address;
 pub mod call;
