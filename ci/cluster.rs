@@ -209,12 +209,12 @@ fn an_event_loop_beats() -> String {
     text
 }
 
-/// A member whose callbacks take twice the time to suspicion, and say that they live, stays: that of a
+/// A member whose callbacks take longer than the time to suspicion, and say that they live, stays: that of a
 /// view, and that of a delivery.
 fn a_long_callback_beats() -> String {
     let fabric = member::fabric();
     let fabric = if fabric == "shm" { "tcp" } else { &fabric };
-    let slow: &[(&str, &dyn std::fmt::Display)] = &[("nap_ms", &2_000)];
+    let slow: &[(&str, &dyn std::fmt::Display)] = &[("nap_ms", &1_500)];
     let more = |rank: u16| if rank == 1 { slow } else { &[] };
     let mut cluster = Cluster::start_over(fabric, "longcallback", 4, "park", &more);
     cluster.delivers();
