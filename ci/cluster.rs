@@ -127,7 +127,7 @@ fn all_leave_at_once() -> String {
 fn a_stopped_member_is_expelled() -> String {
     let mut text = String::new();
     for idle in ["park", "yield"] {
-        let mut cluster = Cluster::start("stopped", 3, idle);
+        let mut cluster = Cluster::start_watchful("stopped", 3, idle);
         cluster.delivers();
         let one = cluster.take(1);
         let start = std::time::Instant::now();
@@ -197,7 +197,7 @@ fn one_fails_and_another_joins() -> String {
 /// Members that sleep on the descriptor, with nothing to do for three times the time to suspicion, are
 /// not suspected.
 fn an_event_loop_beats() -> String {
-    let mut cluster = Cluster::start("beats", 3, "descriptor");
+    let mut cluster = Cluster::start_watchful("beats", 3, "descriptor");
     cluster.delivers();
     cluster.rest();
     std::thread::sleep(std::time::Duration::from_secs(3));
@@ -214,8 +214,8 @@ fn an_event_loop_beats() -> String {
 fn a_long_callback_beats() -> String {
     let fabric = member::fabric();
     let fabric = if fabric == "shm" { "tcp" } else { &fabric };
-    let slow: &[(&str, &dyn std::fmt::Display)] = &[("nap_ms", &1_500)];
-    let more = |rank: u16| if rank == 1 { slow } else { &[] };
+    let slow: &[(&str, &dyn std::fmt::Display)] = &[("suspicion_ms", &1_000), ("nap_ms", &1_500)];
+    let more = |rank: u16| if rank == 1 { slow } else { &slow[..1] };
     let mut cluster = Cluster::start_over(fabric, "longcallback", 4, "park", &more);
     cluster.delivers();
     cluster.kill(0);
