@@ -139,7 +139,7 @@ fn lobby(told: &Told) -> Lobby {
     let at = parse(&at, None).expect("an address");
     let door = Door::open(&[at], terms.clone(), Limits::default()).expect("a port");
     let hello = Hello::new(Wants::Join, "tcp-bench", told.rank, incarnation, "");
-    Lobby::new(Parts { terms, hello, door, others_only: false, source: None })
+    Lobby::new(Parts { terms, hello, door, others_only: false, source: None, place: String::new() })
 }
 
 /// By rank: all members' memory, and as whom this one knows them.

@@ -10,6 +10,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use squall::base::Versions;
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
+use squall::driver::control::Control;
 use squall::driver::group::{Group, Sender};
 use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
@@ -23,8 +24,8 @@ use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What a message says: whose it is, its place in that lane, and filler that follows from both.
@@ -53,6 +54,33 @@ struct Scribe {
     count: u64,
     viewed: Arc<AtomicU64>,
     trouble: Arc<AtomicBool>,
+    naps: Naps,
+}
+
+/// How long callbacks take that say that they live: that of the second view, and the first delivery in
+/// it.
+#[derive(Clone, Default)]
+struct Naps {
+    time: Duration,
+    left: u32,
+    control: Arc<Mutex<Option<Control>>>,
+}
+
+impl Naps {
+    fn nap(&mut self, left: u32) {
+        if self.left != left || self.time.is_zero() {
+            return;
+        }
+        self.left -= 1;
+        let start = Instant::now();
+        while start.elapsed() < self.time {
+            if let Some(control) = &*self.control.lock().unwrap() {
+                control.keep_alive();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        println!("napped");
+    }
 }
 
 impl Scribe {
@@ -85,6 +113,7 @@ impl Application for Scribe {
         self.count += batch.len() as u64;
         self.put();
         if self.viewed.swap(0, Ordering::Relaxed) != 0 {
+            self.naps.nap(1);
             println!("first {}", self.count);
         }
     }
@@ -102,6 +131,9 @@ impl Application for Scribe {
         println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
         if std::mem::replace(&mut self.wire, view.wire) != view.wire {
             println!("wire {}", view.wire);
+        }
+        if view.epoch > 1 {
+            self.naps.nap(2);
         }
         let lacks: u16 = view.parts.iter().map(|part| part.lacks).sum();
         if lacks > 0 {
@@ -159,7 +191,10 @@ pub fn member(arguments: &Arguments) {
     }
     let own = Arc::new(AtomicU64::new(0));
     let trouble = Arc::new(AtomicBool::new(false));
+    let time = Duration::from_millis(arguments.or("nap_ms", 0));
+    let naps = Naps { time, left: 2, ..Naps::default() };
     let scribe = Scribe {
+        naps: naps.clone(),
         file: File::create(arguments.text("file").unwrap()).unwrap(),
         text: String::new(),
         expected: Vec::new(),
@@ -176,6 +211,7 @@ pub fn member(arguments: &Arguments) {
         std::process::exit(3);
     });
     println!("open");
+    *naps.control.lock().unwrap() = group.control();
     let orders = Arc::new(AtomicU64::new(GO));
     let (to, bell, delivered) = (orders.clone(), group.waker(), own.clone());
     let (started, starts) = std::sync::mpsc::channel();
@@ -373,6 +409,11 @@ pub struct Cluster {
     pub ids: Vec<u64>,
 }
 
+/// What clusters run over, if nothing else is said: `SQUALL_CLUSTER_FABRIC`, or shared memory.
+pub fn fabric() -> String {
+    std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into())
+}
+
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
         Cluster::start_paced(what, members, idle, 0)
@@ -411,7 +452,7 @@ impl Cluster {
         cluster
     }
 
-    /// Over that fabric, whatever is usual.
+    /// Over that fabric, whatever the others run over. `more`: as above.
     pub fn start_over<'a>(
         fabric: &str,
         what: &str,
@@ -420,7 +461,7 @@ impl Cluster {
         more: &dyn Fn(u16) -> More<'a>,
     ) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, 0);
-        cluster.fabric = fabric.into();
+        cluster.sites = Sites::here(fabric.into());
         cluster.found(more);
         cluster
     }
@@ -446,13 +487,12 @@ impl Cluster {
         let folder = std::env::temp_dir().join(&group);
         std::fs::create_dir_all(&folder).unwrap();
         let idle = idle.to_string();
-        let fabric = std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into());
         Cluster {
             group,
             founders: members,
             idle,
             pace_us,
-            sites: Sites::here(fabric),
+            sites: Sites::here(fabric()),
             members_min: 0,
             odd: None,
             received: false,
@@ -469,10 +509,6 @@ impl Cluster {
             self.add(rank, false, more(rank));
         }
         self.settle();
-    }
-
-    pub fn group(&self) -> &str {
-        &self.group
     }
 
     pub fn join_with(&mut self, more: More<'_>) {
@@ -512,6 +548,19 @@ impl Cluster {
         }
     }
 
+    /// What a process at that site is told to reach the others, whether it founds the group or joins.
+    pub fn ways(&self, site: u64, join: bool) -> Vec<(&'static str, String)> {
+        self.sites.ways(site, self.others(join), &self.folder)
+    }
+
+    /// By what those on one host with that member find each other.
+    pub fn near_name(&self, id: u64) -> String {
+        match self.sites.part(id) {
+            "" => self.group.clone(),
+            part => format!("{}@{part}", self.group),
+        }
+    }
+
     /// Starts one. Founders listen where the member of the id `rank + 1` does.
     pub fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
@@ -519,13 +568,11 @@ impl Cluster {
         let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
         let site = if join { id } else { u64::from(rank) + 1 };
-        let (listen, others) = (self.sites.address(site), self.others(join));
+        let ways = self.ways(site, join);
+        let ways: Vec<(&str, &dyn std::fmt::Display)> =
+            ways.iter().map(|(key, way)| (*key, way as _)).collect();
         let suspicion_ms = if self.patient { PATIENT_MS } else { SUSPICION_NS_DEFAULT / 1_000_000 };
         let all: More<'_> = &[
-            ("fabric", &self.sites.fabric),
-            ("listen", &listen),
-            ("others", &others),
-            ("secret", &self.sites.secret(&self.folder)),
             ("group", &self.group),
             ("rank", &rank),
             ("members", &self.founders),
@@ -540,7 +587,7 @@ impl Cluster {
             ("file", &file),
         ];
         let host = self.sites.namespace(site);
-        let process = Process::start_in(host, "member", &[all, more].concat());
+        let process = Process::start_in(host, "member", &[&ways[..], all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }

@@ -164,6 +164,19 @@ impl Net {
         }
     }
 
+    /// Sockets of one host that are connected with another.
+    pub fn sockets(&self, at: usize, with: usize) -> usize {
+        std::thread::sleep(std::time::Duration::from_millis(100)); // it is asked again and again
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.hosts[at], "cat", "/proc/net/tcp"]);
+        let table = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let remote = format!("{:02X}004D0A:", with + 1);
+        let its =
+            |line: &&str| line.split_whitespace().nth(2).is_some_and(|to| to.starts_with(&remote));
+        assert!(table.contains("rem_address"), "{table}");
+        table.lines().filter(its).count()
+    }
+
     /// What this host sends goes no faster than that.
     pub fn slow_down(&self, at: usize, rate: &str) {
         let host = &self.hosts[at];

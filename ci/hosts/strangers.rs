@@ -202,7 +202,7 @@ impl Street {
     fn start(&self, what: &str, count: usize) -> Process {
         let targets = self.cluster.sites.addresses(1..=3);
         let secret = self.cluster.sites.secret(&self.cluster.folder);
-        let (group, place) = (self.cluster.group(), self.net.as_ref().map(|net| net.name(3)));
+        let (group, place) = (&self.cluster.group, self.net.as_ref().map(|net| net.name(3)));
         let arguments: crate::member::More<'_> = &[
             ("what", &what),
             ("count", &count),

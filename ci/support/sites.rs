@@ -13,7 +13,7 @@ pub type Host = (String, String);
 
 /// Places of members, by id.
 pub struct Sites {
-    /// shm, tcp or auto.
+    /// shm, tcp, auto, or mixed: this host is parted in two.
     pub fabric: String,
     /// Members are here in turns; empty: all are on this host.
     hosts: Vec<Host>,
@@ -34,6 +34,27 @@ impl Sites {
     /// That member is to be in this namespace, at `ADDRESS:PORT`.
     pub fn put(&mut self, id: u64, namespace: &str, address: String) {
         self.moved.insert(id, (namespace.into(), address));
+    }
+
+    /// The part of this host that a member is on.
+    pub fn part(&self, id: u64) -> &'static str {
+        match (self.fabric.as_str(), id % 2) {
+            ("mixed", 0) => "even",
+            ("mixed", _) => "odd",
+            _ => "",
+        }
+    }
+
+    /// What a process is told: it listens where that member does, and knows `others`.
+    pub fn ways(&self, id: u64, others: String, folder: &Path) -> Vec<(&'static str, String)> {
+        let fabric = if self.fabric == "mixed" { "auto" } else { &self.fabric };
+        vec![
+            ("fabric", fabric.into()),
+            ("host", self.part(id).into()),
+            ("listen", self.address(id)),
+            ("others", others),
+            ("secret", self.secret(folder)),
+        ]
     }
 
     /// The namespace that a member is in.
@@ -72,7 +93,7 @@ impl Sites {
     }
 }
 
-/// What a member is told: arguments fabric, listen, others, secret.
+/// What a member is told: arguments fabric, host, listen, others, secret.
 pub fn network(config: &mut Config, arguments: &Arguments) {
     let network = &mut config.network;
     network.carrier = match arguments.text("fabric") {
@@ -84,6 +105,7 @@ pub fn network(config: &mut Config, arguments: &Arguments) {
         let text = arguments.text(key).unwrap_or("");
         text.split(',').filter(|part| !part.is_empty()).map(String::from).collect()
     };
+    network.host = arguments.text("host").unwrap_or("").into();
     network.listen = list("listen");
     match config.join {
         true => network.contacts = list("others"),

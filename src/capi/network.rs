@@ -105,7 +105,8 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
         other => return invalid(format!("attr.fabric {other} is no SQUALL_FABRIC_…")),
     };
     let trusted = attr.flags & SQUALL_FLAG_TRUSTED_NETWORK != 0;
-    let network = Network { carrier, listen, advertise, founders, contacts, secret, trusted };
+    let host = String::new();
+    let network = Network { carrier, host, listen, advertise, founders, contacts, secret, trusted };
     if carrier != Carrier::Shm && config.membership == Changes::Fixed {
         return invalid(
             "attr.membership is SQUALL_MEMBERSHIP_FIXED, and attr.fabric not SQUALL_FABRIC_SHM: between \

@@ -55,8 +55,7 @@ impl Driver {
             outcome = self.build(&mut views);
         }
         if let Some(view) = views.untold.take() {
-            say_who_waits(&view);
-            self.application.view(&view);
+            self.tell(&view);
         }
         self.changing = views.is_building();
         self.views = Some(views);
@@ -86,9 +85,10 @@ impl Driver {
         let kept = self.keep();
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
+        self.polls = self.fabric.polls();
+        views.beat_in_both(assembly.table.layout.beat.byte(0));
         if let Some(view) = views.untold.take() {
-            say_who_waits(&view);
-            self.application.view(&view);
+            self.tell(&view);
         }
         if self.is_inherited() {
             return Ok(());
@@ -101,7 +101,6 @@ impl Driver {
         lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
-        self.polls = self.fabric.polls();
         self.inboxes = assembly.inboxes;
         self.work.clear();
         self.events = Events::default();
@@ -109,6 +108,12 @@ impl Driver {
         self.until_tick = 0;
         self.page.write_change(views.changes, &views.last);
         Ok(())
+    }
+
+    /// The callback of a view.
+    fn tell(&mut self, view: &ViewInfo) {
+        say_who_waits(view);
+        self.lending(|driver| driver.application.view(view));
     }
 
     /// What my lanes have in the old view and must send again.

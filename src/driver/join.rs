@@ -104,7 +104,7 @@ fn join_once(
     (hello.incarnation, hello.versions) = (incarnation(), config.versions);
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
-    let place = Place::new(&config.group, &config.peers)?;
+    let place = Place::new(&config.near_name(), &config.peers)?;
     let mut joining =
         Joining { config, place, start: *start, hello, calls, called, connected, asked, refusal };
     if config.network.carrier == Carrier::Shm {

@@ -3,7 +3,7 @@
 //! where the group is on several hosts.
 
 use super::config::Config;
-use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
+use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, SecretFrom};
 use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
@@ -153,7 +153,10 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
         _ => None,
     });
     let others_only = network.carrier == Carrier::Auto;
-    let place = me.place.identity();
+    let place = match part_of(network)? {
+        "" => me.place.identity(),
+        part => format!("{}-{part}", me.place.identity()),
+    };
     let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, place });
     if config.join {
         let contacts =
@@ -172,6 +175,18 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     let mut tcp = Tcp::new(setup)?;
     tcp.attend(lobby)?;
     Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)))
+}
+
+fn part_of(network: &Network) -> Result<&str, Error> {
+    let host = &network.host;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if host.len() > HOST_BYTES_MAX || !host.chars().all(fits) {
+        let detail = format!(
+            "name of this host {host:?}: at most {HOST_BYTES_MAX} letters, digits, '-', '_' or '.'"
+        );
+        return Err(Error::new(Status::Invalid, detail));
+    }
+    Ok(host)
 }
 
 fn all_of(addresses: &[String]) -> Result<Vec<Address>, Error> {

@@ -19,6 +19,9 @@ pub enum Carrier {
 /// The port that is listened on if none is given.
 pub const PORT_DEFAULT: u16 = 7471;
 
+/// Bytes of a name that parts a machine: with that of a group it stands in names of sockets.
+pub const HOST_BYTES_MAX: usize = 24;
+
 /// Where the key of a group comes from: bytes that all members share and nobody else knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SecretFrom {
@@ -32,6 +35,9 @@ pub enum SecretFrom {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Network {
     pub carrier: Carrier,
+    /// Parts a machine: processes with another name are on another host, though they could share memory.
+    /// At most `HOST_BYTES_MAX` letters, digits, `-`, `_`, `.`; empty: none.
+    pub host: String,
     /// Addresses to listen on, `HOST:PORT`; empty: all addresses of this host, and the port at which
     /// `founders` names this member, or `PORT_DEFAULT`.
     pub listen: Vec<String>,

@@ -85,7 +85,7 @@ pub fn meet(
     if config.membership == Changes::Views {
         hello.incarnation = mine.block.cell(layout.incarnation.byte(0)).own();
     }
-    let place = Place::new(&config.group, &config.peers)?;
+    let place = Place::new(&config.near_name(), &config.peers)?;
     let Some(listener) = place.listen(config.rank)? else {
         return Err(name_taken(config, &place, &hello));
     };

@@ -163,6 +163,11 @@ impl Views {
         self.detectors.wishes.beat_in(&self.blocks[self.roster.me.index()], beat_at);
     }
 
+    /// The same while the application hears of a view: some may still be in the one before.
+    pub fn beat_in_both(&self, beat_at: usize) {
+        self.detectors.wishes.beat_in_too(&self.blocks[self.roster.me.index()], beat_at);
+    }
+
     pub fn is_asked(&self) -> bool {
         !self.asking.is_empty()
     }

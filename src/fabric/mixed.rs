@@ -113,6 +113,11 @@ impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Fabric f
         }
     }
 
+    fn beat(&mut self) {
+        self.near.beat();
+        self.far.beat();
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }

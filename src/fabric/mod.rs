@@ -40,6 +40,9 @@ pub trait Fabric: Send {
     fn revoke(&mut self, peer: Peer);
     /// Readable when a peer rings, a connection ends or someone asks for something.
     fn fd(&self) -> BorrowedFd<'_>;
+    /// Sends my beat, if it has moved, to peers that do not read my memory. Between two calls of others
+    /// only, like them, but on any thread. Never blocks.
+    fn beat(&mut self) {}
     /// Says "asleep" to the peers (with `room`: also waiting for room). Then look again, then sleep.
     fn arm(&mut self, room: bool);
     /// Sleeps on what `fd` watches, up to `timeout_ns` (`None`: for ever), then looks.

@@ -116,6 +116,10 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         "A directory in which members on this host find each other, for containers that share a volume and
          no network; the same for all members, who can read and write it. \"\": none, abstract names.",
         |s, v| s.config.peers.directory = v.text()?.into();
+    "network.host" = "\"\"",
+        "Parts a machine: members with another name here are on another host, and meet over TCP though
+         they could share memory (other users' containers, say). Letters, digits, '-', '_', '.'.",
+        |s, v| s.config.network.host = v.text()?;
     "network.listen" = "[]",
         "Addresses to listen on, HOST:PORT, of an interface or of all (\"*:7471\"). []: all, and the port
          that `founders` says, else 7471.",

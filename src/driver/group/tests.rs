@@ -2,7 +2,7 @@
 //! Groups as a Rust program uses them, all members in one process.
 
 use super::*;
-use crate::base::{Members, Rank};
+use crate::base::{Events, Members, Peer, Post, Posting, Rank};
 use crate::driver::config::{Changes, Config};
 use crate::driver::views::ViewInfo;
 use crate::error::Fault;
@@ -114,6 +114,53 @@ fn keep_alive_beside_the_polling_thread() {
         outcome
     });
     assert!(outcome.is_ok());
+}
+
+/// Counts beats, and is in its place.
+struct Counts(Arc<Cell>);
+
+impl Fabric for Counts {
+    fn posting(&self) -> Posting {
+        Posting::All
+    }
+    fn polls(&self) -> bool {
+        true
+    }
+    fn post(&mut self, _: &[Post]) {}
+    fn poll(&mut self, _: bool, _: &mut Events) {}
+    fn revoke(&mut self, _: Peer) {}
+    fn beat(&mut self) {
+        self.0.publish(self.0.own() + 1);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        unreachable!("nobody sleeps here")
+    }
+    fn arm(&mut self, _: bool) {}
+    fn sleep(&mut self, _: Option<u64>, _: &mut Events) {}
+    fn disarm(&mut self) {}
+    fn farewell(&mut self) {}
+    fn parks(&self) -> bool {
+        true
+    }
+}
+
+/// Over connections nobody heard of it before the callback was over.
+#[test]
+fn keep_alive_in_a_callback_is_sent() {
+    let mut group = Group::open(&views("sends", 0, 1, 1_000), Box::new(deaf)).unwrap();
+    let (control, beats) = (group.control().unwrap(), Arc::new(Cell::new(0)));
+    let driver = &mut group.driver;
+    (driver.fabric, driver.polls) = (Box::new(Counts(beats.clone())), true);
+    control.keep_alive();
+    assert_eq!(beats.own(), 0, "no callback runs: the next turn sends it");
+    driver.lending(|_| control.keep_alive());
+    assert_eq!(beats.own(), 1);
+    driver.lending(|_| std::thread::scope(|scope| drop(scope.spawn(|| control.keep_alive()))));
+    assert_eq!(beats.own(), 2, "by another thread");
+    let broken = catch_unwind(AssertUnwindSafe(|| driver.lending(|_| panic!("a callback's"))));
+    assert!(broken.is_err() && driver.fabric.parks(), "B2: it is back");
+    driver.polls = false;
+    driver.lending(|driver| assert!(driver.fabric.parks(), "B1"));
 }
 
 /// Where members do not change it was accepted, and nobody would ever have sent it.

@@ -289,7 +289,9 @@ impl Lobby {
             Called::Failed(failure) => {
                 (goal.call, goal.next) = (None, now + CALL_AGAIN);
                 let error = failure.refusal.error;
-                if matches!(error.status, Status::Mismatch | Status::WireVersion) {
+                // What this process lacks others would wait for, were it joined.
+                let lacks = matches!(error.status, Status::Limit | Status::NoMemory);
+                if lacks || matches!(error.status, Status::Mismatch | Status::WireVersion) {
                     self.fatal.get_or_insert(error.clone());
                 }
                 self.trouble = Some(error);
