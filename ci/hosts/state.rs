@@ -42,9 +42,12 @@ pub fn a_joiner_gets_the_state() -> String {
 
 /// Both at once: most of it is waiting.
 pub fn a_path_ends() -> String {
-    let other = std::thread::spawn(the_joiner_dies);
-    let text = the_source_is_cut_off();
-    format!("{text}\n{}", other.join().unwrap())
+    // Whichever fails, the other one ends first: its hosts are taken down.
+    std::thread::scope(|both| {
+        let other = both.spawn(the_joiner_dies);
+        let text = the_source_is_cut_off();
+        format!("{text}\n{}", other.join().unwrap())
+    })
 }
 
 /// In the middle of the state the host that it comes from is cut off: it begins anew with another,
