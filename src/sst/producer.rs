@@ -232,7 +232,7 @@ impl Producer {
             self.send_slowly(bytes)?;
             (slot, head) = (self.filled, self.head);
             // Its last slot may have been decided (D1): nothing is to be counted beyond that.
-            if !crate::mutant!("many-sent-past-the-last") {
+            if !crate::mutant!("lane-many-past-the-last") {
                 stopped = self.is_stopped();
             }
         }

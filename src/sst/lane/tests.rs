@@ -552,7 +552,7 @@ fn of_several_messages_those_after_the_last_are_not_sent() {
 #[test]
 #[should_panic]
 fn several_messages_sent_past_the_last_are_found() {
-    plant(Some("many-sent-past-the-last"));
+    plant(Some("lane-many-past-the-last"));
     several_messages_while_the_door_closes();
 }
 
