@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hosts that are network namespaces, and the links between them.
 
-use crate::support::sites::Host;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -113,7 +112,7 @@ impl Net {
     }
 
     /// Names of the namespaces, with the addresses.
-    pub fn hosts(&self) -> Vec<Host> {
+    pub fn hosts(&self) -> Vec<(String, String)> {
         (0..self.hosts.len()).map(|at| (self.hosts[at].clone(), self.address(at))).collect()
     }
 
