@@ -207,3 +207,20 @@ fn the_page_says_that_the_last_member_has_left() {
     assert_eq!(status, Status::Left);
     assert_eq!(group.stats().stopped, u64::from((Status::Left as i32).unsigned_abs()));
 }
+
+/// A thread that waits for its core in every turn looked at the clock so rarely that it took each gap
+/// for a pause of its own: who was gone was suspected by nobody, for ever.
+#[test]
+fn who_is_gone_is_noticed_where_turns_are_slow() {
+    let open = |rank| Group::open(&views("slow", rank, 3, 1_000), Box::new(deaf)).unwrap();
+    let mut groups = std::thread::scope(|scope| {
+        [0, 1, 2].map(|rank| scope.spawn(move || open(rank))).map(|open| open.join().unwrap())
+    });
+    let start = Instant::now();
+    let [one, two, _gone] = &mut groups;
+    while one.members() == 3 || two.members() == 3 {
+        _ = (one.poll(8).unwrap(), two.poll(8).unwrap());
+        std::thread::sleep(Duration::from_millis(12));
+        assert!(start.elapsed() < Duration::from_secs(300), "never suspected");
+    }
+}
