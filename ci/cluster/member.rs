@@ -501,8 +501,10 @@ impl Cluster {
         if let Some((_, ip)) = self.host_of(id) {
             return format!("{ip}:{}", 20_000 + id);
         }
-        let host = std::process::id() % 250 + 1;
-        format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
+        // Of this run and no other one.
+        let run = std::process::id();
+        assert!(id < 255, "there is no address left");
+        format!("127.{}.{}.{id}:7471", run / 250 % 250 + 1, run % 250 + 1)
     }
 
     /// Whom a member is told of.
