@@ -159,7 +159,7 @@ impl Plan {
         let templates = (0..dice.pick(&[1, 1, 1, 2, 3])).map(|_| template(dice, born, &reborn));
         let templates = templates.collect();
         let some = |of: &[u32]| dice.pick(of);
-        let sleepy = some(&[0, 8]);
+        let sleepy = some(&[0, 0, 8]);
         let ambush = dice.chance(128);
         let slow = dice.pick(&[1, 1, 1, 1, 1, 10, 1000]);
         let odd = dice.below(processes as u64);
