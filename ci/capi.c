@@ -553,8 +553,17 @@ static void part_arguments(void)
   REFUSED_FAR(attr.listen = "tcp://a:1", "`tcp://a:1`", "HOST:PORT");
   REFUSED_FAR(attr.advertise = "a:99999", "`a:99999`", "65535");
   REFUSED_FAR((attr.flags |= SQUALL_FLAG_JOIN, attr.founders = NULL), "contacts");
+  SAYS_NOTHING(attr.host = "a", "attr.host");
+  REFUSED_FAR(attr.host = "a b", "this host", "a b", "letters");
+  REFUSED_FAR(attr.host = "\377", "attr.host", "UTF-8");
 #undef SAYS_NOTHING
 #undef REFUSED_FAR
+  REFUSED(attr.peers_users = "0, no such user", "`peers.users`", "no user \"no such user\"", "number");
+  REFUSED(attr.peers_users = "\377", "attr.peers_users", "UTF-8");
+  REFUSED(attr.peers_group = "no such group", "`peers.group`", "no group \"no such group\"", "number");
+  REFUSED(attr.peers_group = "\377", "attr.peers_group", "UTF-8");
+  REFUSED(attr.peers_group = "54321", "`peers.group`", "is not of", "54321");
+  REFUSED(attr.peers_directory = "\377", "attr.peers_directory", "UTF-8");
   squall_transfer_attr_init(&transfer, sizeof transfer);
   squall_transfer_attr_init(NULL, 5);
 #define REFUSED_TRANSFER(change, ...) \
@@ -1201,6 +1210,20 @@ static void foreign_member(uint32_t rank, int in, int out)
   CHECK(group == 77);
 }
 
+/* Of another user, that the first member lists. */
+static void listed_member(uint32_t rank, int in, int out)
+{
+  ear_t ear = {0};
+  squall_group_attr_t attr = attr_of(rank, 2);
+  (void)in, (void)out;
+  if (setgid(54321) || setuid(54321)) perror("capi: setuid"), exit(1);
+  attr.peers_users = "0";
+  squall_group_t group = opened(attr, &ear);
+  IS(squall_send(group, 0, "of another", 10), 0);
+  UNTIL(group, ear.heard == 1);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
 static void part_foreign_owner(void)
 {
   ear_t ear = {0};
@@ -1210,6 +1233,13 @@ static void part_foreign_owner(void)
   }
   squall_group_t group = opened(attr_of(0, 1), &ear);
   CHECK(reap(start(foreign_member, 0)) == 0);
+  IS(squall_group_close(group), SQUALL_OK);
+  squall_group_attr_t attr = attr_of(0, 2);
+  attr.peers_users = "12, 54321";
+  child_t child = start(listed_member, 1);
+  group = opened(attr, &ear);
+  UNTIL(group, ear.heard == 1);
+  CHECK(reap(child) == 0);
   IS(squall_group_close(group), SQUALL_OK);
 }
 
@@ -1390,6 +1420,7 @@ static void on_view(void *user, squall_group_t group, const squall_view_t *view)
 {
   (void)user, (void)group;
   CHECK(view->size >= sizeof *view && view->epoch > seen.epoch && view->subgroup_count == 1);
+  CHECK(view->wire >= 1 && view->reserved == 0);
   CHECK(view->subgroups[0].member_count == view->member_count && view->member_count <= 8);
   CHECK(view->subgroups[0].sender_count == view->member_count && view->rank < view->member_count);
   for (uint32_t i = 0; i < view->member_count; i++) {
@@ -1864,6 +1895,7 @@ static const char all_keys[] =
   "core = 5\nlock = 'require'\nhuge_pages = 'try'\nopen_timeout = '7s'\nliveness_every = '3us'\n"
   "suspicion = '0s'\n[network]\nlisten = ['10.0.0.1:7000', '[::1]:7001']\nadvertise = 'me:9'\n"
   "founders = ['a:1', 'b:2', 'c:3']\ncontacts = ['all:4']\nsecret_file = 'group.secret'\n"
+  "host = 'left'\n[peers]\nusers = ['alice', 1002]\ngroup = 'crew'\ndirectory = '/run/prices'\n"
   "[transfer]\ncatchup = '1MiB'\ncatchup_max = '2MiB'\nrestarts_max = 0\npatience = '9s'\n"
   "[[subgroup]]\nname = 'orders'\nmembers = [0, 2]\nsenders = [2]\nlanes = 2\nwindow = 64\n"
   "window_bytes = '1MiB'\nmessage_bytes_max = '4KiB'\nlag = 'evict:2s'\n"
@@ -1885,6 +1917,8 @@ static void reads_all_keys(void)
   CHECK(strcmp(attr.listen, "10.0.0.1:7000,[::1]:7001") == 0 && strcmp(attr.advertise, "me:9") == 0);
   CHECK(strcmp(attr.founders, "a:1,b:2,c:3") == 0 && strcmp(attr.contacts, "all:4") == 0);
   CHECK(strcmp(attr.secret_file, "group.secret") == 0 && attr.secret_fd == 0);
+  CHECK(strcmp(attr.peers_users, "alice,1002") == 0 && strcmp(attr.peers_group, "crew") == 0);
+  CHECK(strcmp(attr.peers_directory, "/run/prices") == 0 && strcmp(attr.host, "left") == 0);
   CHECK(attr.transfer && attr.transfer->size == sizeof *attr.transfer);
   CHECK(attr.transfer->catchup_bytes == 1 << 20 && attr.transfer->catchup_bytes_max == 2 << 20);
   CHECK(attr.transfer->restarts_max == SQUALL_RESTARTS_NONE && attr.transfer->patience_ms == 9000);
@@ -1902,11 +1936,14 @@ static void reads_all_keys(void)
 
   /* What comes later wins, key by key; what it does not say stays, and stays where it is. */
   IS(read_text(&attr, "group = 'other'\njoin = true\nlock = 'no'\nlauncher = 'slurm'\n"
-                      "[network]\nsecret_fd = 0\n[transfer]\nrestarts_max = 4\n"), SQUALL_OK);
+                      "[network]\nsecret_fd = 0\n[transfer]\nrestarts_max = 4\n"
+                      "[peers]\nusers = []\ngroup = 7\n"), SQUALL_OK);
   CHECK(strcmp(attr.name, "other") == 0 && attr.members == 3 && attr.subgroup_count == 3);
   CHECK(attr.flags == (SQUALL_FLAG_PIN | SQUALL_FLAG_HUGE | SQUALL_FLAG_JOIN
                        | SQUALL_FLAG_SECRET_FD));
   CHECK(attr.secret_file == NULL && strcmp(attr.founders, "a:1,b:2,c:3") == 0);
+  CHECK(attr.peers_users == NULL && strcmp(attr.peers_group, "7") == 0);
+  CHECK(strcmp(attr.peers_directory, "/run/prices") == 0 && strcmp(attr.host, "left") == 0);
   CHECK(attr.launcher == SQUALL_LAUNCHER_SLURM && attr.subgroups == one);
   CHECK(attr.transfer->restarts_max == 4 && attr.transfer->patience_ms == 9000);
   squall_group_attr_free(&attr);
@@ -1944,10 +1981,27 @@ static void reads_in_order(void)
   unsetenv("SQUALL_RNAK"), unsetenv("SQUALL_RANK");
   unsetenv("SQUALL_NETWORK__FOUNDERS"), unsetenv("SQUALL_SUBGROUP__1__WINDOW");
 
-  /* What was read is copied by open, as everything is. */
+  /* Whom to meet, and where: what is read decides when the group is opened. */
   ear_t ear = {0};
   squall_group_t group = 0;
   char text[256];
+  squall_group_attr_free(&attr);
+  snprintf(text, sizeof text, "group = '%s'\nmembers = 1\npeers.users = ['no such user']\n", name);
+  IS(read_text(&attr, text), SQUALL_OK);
+  SAYS(open_with(attr, &ear, &group), SQUALL_INVALID, "`peers.users`", "no user \"no such user\"");
+  IS(read_text(&attr, "peers.users = []\npeers.group = 'no such group'\n"), SQUALL_OK);
+  SAYS(open_with(attr, &ear, &group), SQUALL_INVALID, "`peers.group`", "no group \"no such group\"");
+  char directory[] = "/tmp/squall-capi-XXXXXX";
+  CHECK(mkdtemp(directory) != NULL);
+  snprintf(text, sizeof text, "[peers]\ngroup = ''\ndirectory = '%s'\n", directory);
+  IS(read_text(&attr, text), SQUALL_OK);
+  IS(open_with(attr, &ear, &group), SQUALL_OK);
+  CHECK(rmdir(directory) != 0 && errno == ENOTEMPTY); /* its socket is there */
+  IS(squall_group_close(group), SQUALL_OK);
+  CHECK(rmdir(directory) == 0);
+  SAYS(open_with(attr, &ear, &group), SQUALL_SYSTEM, "`peers.directory`", directory);
+
+  /* What was read is copied by open, as everything is. */
   squall_group_attr_free(&attr);
   snprintf(text, sizeof text, "group = '%s'\nrank = 0\n[[subgroup]]\nmessage_bytes_max = 8\n", name);
   attr.rank = 7, attr.members = 1;
@@ -1979,6 +2033,7 @@ static void part_read(void)
   UNREADABLE("rank = \n", ".toml:1");
   UNREADABLE("suspicion = '1500us'", ".toml:1", "whole milliseconds");
   UNREADABLE("group = \"a\\u0000b\"", "group", "zero byte");
+  UNREADABLE("peers.users = ['a,b']", "peers.users", "comma");
   UNREADABLE("join = true\nrank = 1", ".toml:1", "`join`", "`rank`", ".toml:2");
   UNREADABLE("[network]\nsecret_fd = 3\nsecret_file = 'x'", "one secret");
 #undef UNREADABLE
@@ -1987,10 +2042,12 @@ static void part_read(void)
   SAYS(squall_group_attr_read(&attr, "/"), SQUALL_SYSTEM, "directory");
   SAYS(squall_group_attr_read(NULL, NULL), SQUALL_INVALID, "attr", "NULL");
   CHECK(memcmp(&before, &attr, sizeof attr) == 0);
+  const uint32_t before_peers = offsetof(squall_group_attr_t, peers_users);
   const struct { uint32_t size; size_t room; int tail, expected; } cases[] = {
     {0, 4, 0, SQUALL_WRONG_SIZE},
     {64, 64, 0, SQUALL_WRONG_SIZE}, /* of a version without room for it */
-    {sizeof attr - 1, sizeof attr - 1, 0, SQUALL_WRONG_SIZE},
+    {before_peers - 1, before_peers - 1, 0, SQUALL_WRONG_SIZE},
+    {before_peers, before_peers, 0, SQUALL_OK},
     {sizeof attr, sizeof attr, 0, SQUALL_OK},
     {256, 256, 0, SQUALL_OK},
     {256, 256, 1, SQUALL_WRONG_SIZE},
@@ -2007,6 +2064,18 @@ static void part_read(void)
     squall_group_attr_free(copy); /* does nothing where nothing was read */
     free(copy);
   }
+  const char *later[] = {"peers.users", "peers.group", "peers.directory", "network.host"};
+  for (uint32_t i = 0; i < 4; i++) { /* a key whose field is not there is no key that is passed over */
+    char text[64];
+    snprintf(text, sizeof text, "%s = %s\n", later[i], i == 0 ? "['a']" : "'a'");
+    written(".toml", 0600, text);
+    uint32_t size = before_peers + i * (uint32_t)sizeof(char *);
+    squall_group_attr_t *copy = resized(&attr, sizeof attr, size, size, 0);
+    SAYS(squall_group_attr_read(copy, settings), SQUALL_WRONG_SIZE, later[i], "older squall.h");
+    squall_group_attr_free(copy);
+    free(copy);
+  }
+  written(".toml", 0600, "group = 'g'\nmembers = 3\n");
   ear_t ear = {0}; /* it has nothing to do with the group whose callback runs */
   ear.inside = read_inside;
   squall_group_t group = opened(attr_of(0, 1), &ear);

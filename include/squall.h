@@ -615,6 +615,27 @@ typedef struct squall_group_attr_t {
    * Of `squall_group_attr_read`: leave it as it is.
    */
   void *owned;
+  /**
+   * Users of this host whose processes may be members, beside this process' own: names or numbers,
+   * parted by commas. NULL: none. Each member decides for itself: all need each other's.
+   */
+  const char *peers_users;
+  /**
+   * A unix group, by name or number: processes that have it may be members; this one must have it,
+   * too. NULL: none.
+   */
+  const char *peers_group;
+  /**
+   * An existing directory in which members on this host find each other, the same for all, who can
+   * read and write it: for containers that share a volume and no network. NULL: abstract names.
+   */
+  const char *peers_directory;
+  /**
+   * Parts a machine: members with another name are on another host, and meet over TCP though they
+   * could share memory. Up to 24 letters, digits, '-', '_', '.'; NULL: none; not with
+   * SQUALL_FABRIC_SHM.
+   */
+  const char *host;
 } squall_group_attr_t;
 
 /**
@@ -792,6 +813,14 @@ typedef struct squall_view_t {
    * By subgroup.
    */
   const struct squall_part_t *parts;
+  /**
+   * The wire version that the view runs at: the highest that all its members speak.
+   */
+  uint32_t wire;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
 } squall_view_t;
 
 /**
@@ -1222,6 +1251,7 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  *   fabric                       `fabric`, and SQUALL_MEMBERSHIP_VIEWS unless it is "shm"
  *   network.secret_fd            `secret_fd` and SQUALL_FLAG_SECRET_FD
  *   network.trusted_network      SQUALL_FLAG_TRUSTED_NETWORK
+ *   peers.*                      `peers_users`, `peers_group`, `peers_directory`
  *   transfer.*                   `transfer`, a struct of the library's, over what the program's says
  *   [[subgroup]]                 `subgroups`: those of the file instead of the program's
  *
@@ -1232,7 +1262,8 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  *         SQUALL_INVALID     a key, a value, or two that contradict each other: `squall_last_error` has
  *                            the line or variable, what it may be, and the nearest key;
  *         SQUALL_SYSTEM      the file cannot be read;
- *         SQUALL_WRONG_SIZE  `attr` was not initialised, or by an older header;
+ *         SQUALL_WRONG_SIZE  `attr` was not initialised, or by an older header, without the field of a
+ *                            key that is set;
  *         SQUALL_PANIC       a bug of ours.
  *
  * Threads:   any, also in callbacks; no other may change the environment meanwhile (setenv).
@@ -1291,7 +1322,9 @@ int squall_report(squall_group_t group, uint64_t incarnation);
  * @return As `squall_leave`.
  *
  * Threads: any, meant for the one that polls. Cost: a lock that nobody holds for longer than such a
- * call takes, a look at the clock and an atomic instruction. Since: 0.1
+ * call takes, a look at the clock and an atomic instruction. Over TCP, from within a callback: a
+ * system call for each member there, too, which hears it at once; from outside of callbacks nothing
+ * more, and it is heard there at the next turn. Since: 0.1
  */
 int squall_keep_alive(squall_group_t group);
 

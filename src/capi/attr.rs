@@ -2,7 +2,7 @@
 //! What a group is opened with, as C structs: zero is the default everywhere.
 
 use super::message::squall_callbacks_t;
-use super::network::{network_into, text_of};
+use super::network::{network_into, peers_into, text_of};
 use super::state::{options_of, squall_transfer_attr_t};
 use super::subgroup::{squall_subgroup_attr_t, subgroups_of};
 use super::view::{SQUALL_MEMBERSHIP_FIXED, SQUALL_MEMBERSHIP_VIEWS};
@@ -112,6 +112,19 @@ pub struct squall_group_attr_t {
     pub liveness_every_ns: u64,
     /// Of `squall_group_attr_read`: leave it as it is.
     pub owned: *mut c_void,
+    /// Users of this host whose processes may be members, beside this process' own: names or numbers,
+    /// parted by commas. NULL: none. Each member decides for itself: all need each other's.
+    pub peers_users: *const c_char,
+    /// A unix group, by name or number: processes that have it may be members; this one must have it,
+    /// too. NULL: none.
+    pub peers_group: *const c_char,
+    /// An existing directory in which members on this host find each other, the same for all, who can
+    /// read and write it: for containers that share a volume and no network. NULL: abstract names.
+    pub peers_directory: *const c_char,
+    /// Parts a machine: members with another name are on another host, and meet over TCP though they
+    /// could share memory. Up to 24 letters, digits, '-', '_', '.'; NULL: none; not with
+    /// SQUALL_FABRIC_SHM.
+    pub host: *const c_char,
 }
 
 /// Bytes of each struct in version 1; smaller ones are refused.
@@ -319,7 +332,10 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
         return invalid("attr.flags has SQUALL_FLAG_JOIN without SQUALL_MEMBERSHIP_VIEWS");
     }
     // SAFETY: the caller says that its strings are some.
-    unsafe { network_into(&mut config, &attr)? };
+    unsafe {
+        network_into(&mut config, &attr)?;
+        peers_into(&mut config, &attr)?;
+    }
     match attr.suspicion_ms {
         0 => {}
         SQUALL_SUSPICION_NEVER => config.suspicion_ns = 0,

@@ -38,7 +38,7 @@ pub unsafe fn text_of(at: *const c_char, what: &str) -> Result<Option<String>, E
     }
 }
 
-/// Addresses parted by commas.
+/// What is parted by commas.
 ///
 /// # Safety
 /// As `text_of`.
@@ -89,8 +89,9 @@ unsafe fn secret_of(attr: &squall_group_attr_t) -> Result<Option<SecretFrom>, Er
 /// As for `squall_group_open`.
 pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> Result<(), Error> {
     // SAFETY: the caller says that these are strings, or NULL.
-    let (listen, advertise, founders, contacts, secret) = unsafe {
+    let (host, listen, advertise, founders, contacts, secret) = unsafe {
         (
+            text_of(attr.host, "host")?.unwrap_or_default(),
             list_of(attr.listen, "listen")?,
             text_of(attr.advertise, "advertise")?.unwrap_or_default(),
             list_of(attr.founders, "founders")?,
@@ -105,7 +106,6 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
         other => return invalid(format!("attr.fabric {other} is no SQUALL_FABRIC_…")),
     };
     let trusted = attr.flags & SQUALL_FLAG_TRUSTED_NETWORK != 0;
-    let host = String::new();
     let network = Network { carrier, host, listen, advertise, founders, contacts, secret, trusted };
     if carrier != Carrier::Shm && config.membership == Changes::Fixed {
         return invalid(
@@ -127,9 +127,26 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
     }
 }
 
+/// Which processes of this host may be members, and where they meet.
+///
+/// # Safety
+/// As for `squall_group_open`.
+pub unsafe fn peers_into(config: &mut Config, attr: &squall_group_attr_t) -> Result<(), Error> {
+    let peers = &mut config.peers;
+    // SAFETY: the caller says that these are strings, or NULL.
+    unsafe {
+        peers.users = list_of(attr.peers_users, "peers_users")?;
+        peers.group = text_of(attr.peers_group, "peers_group")?.unwrap_or_default();
+        let directory = text_of(attr.peers_directory, "peers_directory")?;
+        peers.directory = directory.unwrap_or_default().into();
+    }
+    Ok(())
+}
+
 /// What a network of one host has no use for.
 fn says(network: &Network) -> Option<&'static str> {
     let rows = [
+        (!network.host.is_empty(), "attr.host"),
         (!network.listen.is_empty(), "attr.listen"),
         (!network.advertise.is_empty(), "attr.advertise"),
         (!network.founders.is_empty(), "attr.founders"),

@@ -56,6 +56,7 @@ struct Owned {
 ///   fabric                       `fabric`, and SQUALL_MEMBERSHIP_VIEWS unless it is "shm"
 ///   network.secret_fd            `secret_fd` and SQUALL_FLAG_SECRET_FD
 ///   network.trusted_network      SQUALL_FLAG_TRUSTED_NETWORK
+///   peers.*                      `peers_users`, `peers_group`, `peers_directory`
 ///   transfer.*                   `transfer`, a struct of the library's, over what the program's says
 ///   [[subgroup]]                 `subgroups`: those of the file instead of the program's
 ///
@@ -66,7 +67,8 @@ struct Owned {
 ///         SQUALL_INVALID     a key, a value, or two that contradict each other: `squall_last_error` has
 ///                            the line or variable, what it may be, and the nearest key;
 ///         SQUALL_SYSTEM      the file cannot be read;
-///         SQUALL_WRONG_SIZE  `attr` was not initialised, or by an older header;
+///         SQUALL_WRONG_SIZE  `attr` was not initialised, or by an older header, without the field of a
+///                            key that is set;
 ///         SQUALL_PANIC       a bug of ours.
 ///
 /// Threads:   any, also in callbacks; no other may change the environment meanwhile (setenv).
@@ -145,6 +147,7 @@ unsafe fn read(at: *mut squall_group_attr_t, path: *const c_char) -> Result<(), 
     let mut owned = Owned::default();
     plain(&mut attr, &settings, &mut owned)?;
     network(&mut attr, &settings, &mut owned)?;
+    latest(&mut attr, &settings, &mut owned)?;
     // SAFETY: as above.
     unsafe { transfer(&mut attr, &settings, &mut owned)? };
     if settings.sets_subgroups() {
@@ -186,6 +189,10 @@ impl Owned {
     fn list(&mut self, list: &[String], key: &str) -> Result<*const c_char, Error> {
         match list {
             [] => Ok(std::ptr::null()),
+            // Parted there, it would be two: of users, say, two that nobody has named.
+            list if list.iter().any(|text| text.contains(',')) => {
+                invalid(format!("{key}: {list:?}: no part may have a comma in it"))
+            }
             list => self.text(&list.join(","), key),
         }
     }
@@ -323,6 +330,39 @@ fn network(
             attr.secret_fd = *number;
         }
         None => {}
+    }
+    Ok(())
+}
+
+/// Fields behind `owned`, which a struct of an older header may lack: what is set is not passed over.
+fn latest(
+    attr: &mut squall_group_attr_t,
+    settings: &Settings,
+    owned: &mut Owned,
+) -> Result<(), Error> {
+    let (peers, size) = (&settings.config.peers, attr.size);
+    let is_set = |key: &str, offset: usize| match settings.is_set(key) {
+        true if (size as usize) < offset + size_of::<*const c_char>() => {
+            let detail = format!(
+                "`{key}` is set, and attr: size {size} is that of an older squall.h, without its field: \
+                 compile the program with this one"
+            );
+            Err(Error::new(Status::WrongSize, detail))
+        }
+        set => Ok(set),
+    };
+    if is_set("peers.users", offset_of!(squall_group_attr_t, peers_users))? {
+        attr.peers_users = owned.list(&peers.users, "peers.users")?;
+    }
+    if is_set("peers.group", offset_of!(squall_group_attr_t, peers_group))? {
+        attr.peers_group = owned.text(&peers.group, "peers.group")?;
+    }
+    if is_set("peers.directory", offset_of!(squall_group_attr_t, peers_directory))? {
+        let directory = peers.directory.to_string_lossy();
+        attr.peers_directory = owned.text(&directory, "peers.directory")?;
+    }
+    if is_set("network.host", offset_of!(squall_group_attr_t, host))? {
+        attr.host = owned.text(&settings.config.network.host, "network.host")?;
     }
     Ok(())
 }

@@ -88,6 +88,10 @@ pub struct squall_view_t {
     pub subgroup_count: u32,
     /// By subgroup.
     pub parts: *const squall_part_t,
+    /// The wire version that the view runs at: the highest that all its members speak.
+    pub wire: u32,
+    /// Reserved: 0.
+    pub reserved: u32,
 }
 
 /// Hears that a view begins: after the last message of the one before, before its own first. Only with
@@ -163,6 +167,8 @@ pub(super) fn with_view(view: &ViewInfo, tell: impl FnOnce(&squall_view_t)) {
         departed_count: departed.len() as u32,
         subgroup_count: subgroups.len() as u32,
         parts: parts.as_ptr(),
+        wire: view.wire.into(),
+        reserved: 0,
     });
 }
 
@@ -232,7 +238,9 @@ pub extern "C" fn squall_report(group: squall_group_t, incarnation: u64) -> c_in
 /// @return As `squall_leave`.
 ///
 /// Threads: any, meant for the one that polls. Cost: a lock that nobody holds for longer than such a
-/// call takes, a look at the clock and an atomic instruction. Since: 0.1
+/// call takes, a look at the clock and an atomic instruction. Over TCP, from within a callback: a
+/// system call for each member there, too, which hears it at once; from outside of callbacks nothing
+/// more, and it is heard there at the next turn. Since: 0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn squall_keep_alive(group: squall_group_t) -> c_int {
     asking(group, Control::keep_alive)
