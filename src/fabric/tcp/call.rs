@@ -32,6 +32,8 @@ pub struct Failure {
     pub refusal: Refusal,
     /// `None`: there was no address.
     pub remote: Option<SocketAddr>,
+    /// All that answered said that they do not belong together with this process, and all answered.
+    pub is_hopeless: bool,
 }
 
 /// How far a call is.
@@ -53,6 +55,8 @@ pub struct Call {
     /// It is not connected yet.
     connecting: bool,
     best: Option<Failure>,
+    /// Of all addresses that were passed over (`Failure::is_hopeless`).
+    differ: bool,
 }
 
 impl Call {
@@ -65,8 +69,8 @@ impl Call {
         hello: Hello,
         each: Duration,
     ) -> Call {
-        let left = addresses.into();
-        Call { terms, hello, left, source, each, talk: None, connecting: false, best: None }
+        let (left, talk, best) = (addresses.into(), None, None);
+        Call { terms, hello, left, source, each, talk, connecting: false, best, differ: true }
     }
 
     /// Goes on. Some system calls at the most. After `Met` or `Failed` it is over, and fails.
@@ -74,7 +78,9 @@ impl Call {
         for _ in 0..STEP_TRIES_MAX {
             if self.talk.is_none() {
                 let Some(address) = self.left.pop_front() else {
-                    return Called::Failed(self.best.take().unwrap_or_else(no_address));
+                    let best = self.best.take().unwrap_or_else(no_address);
+                    let is_hopeless = self.differ && differs(&best.refusal);
+                    return Called::Failed(Failure { is_hopeless, ..best });
                 };
                 if let Err(refusal) = self.begin(address, now) {
                     self.pass_over(refusal, address);
@@ -158,12 +164,17 @@ impl Call {
 
     fn pass_over(&mut self, mut refusal: Refusal, address: SocketAddr) {
         self.talk = None;
+        self.differ &= differs(&refusal) || refusal.reason == Reason::Itself;
         refusal.error.detail = format!("at {address}: {}", refusal.error.detail);
         let better = |before: &Failure| nearness(refusal.reason) > nearness(before.refusal.reason);
         if self.best.as_ref().is_none_or(better) {
-            self.best = Some(Failure { refusal, remote: Some(address) });
+            self.best = Some(Failure { refusal, remote: Some(address), is_hopeless: false });
         }
     }
+}
+
+fn differs(refusal: &Refusal) -> bool {
+    matches!(refusal.error.status, Status::Mismatch | Status::WireVersion)
 }
 
 /// Which of two troubles tells more of what is wrong: the nearer to a member, the more.
@@ -179,7 +190,8 @@ fn nearness(reason: Reason) -> u8 {
 
 fn no_address() -> Failure {
     let detail = "there is no address to call";
-    Failure { refusal: Refusal::new(Reason::HungUp, Status::NotComplete, detail), remote: None }
+    let refusal = Refusal::new(Reason::HungUp, Status::NotComplete, detail);
+    Failure { refusal, remote: None, is_hopeless: false }
 }
 
 /// Whether a connection is there. `Err`: it will not be.

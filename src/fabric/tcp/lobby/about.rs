@@ -24,6 +24,8 @@ pub struct About {
     pub addresses: Vec<Address>,
     /// As whom its connection shows it; `None`: it has none here.
     pub(super) ip: Option<IpAddr>,
+    /// It has not answered yet.
+    pub(super) is_asked: bool,
 }
 
 /// What a hello says of a process, and how it is reached. `called`: at the address it was found at.
@@ -41,6 +43,7 @@ pub(super) fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
         host: host_of(hello).into(),
         addresses,
         ip: Some(remote.ip()),
+        is_asked: false,
     }
 }
 
@@ -89,7 +92,7 @@ pub(super) fn entry(line: &str) -> Option<About> {
     let host = parts.next()?.to_string();
     let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
     let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    Some(About { incarnation, seat, is_member, host, addresses, ip: None })
+    Some(About { incarnation, seat, is_member, host, addresses, ip: None, is_asked: false })
 }
 
 /// The same for processes that see each other's sockets of this host: one machine, one boot, one
@@ -115,6 +118,7 @@ mod tests {
             host: "h".repeat(bytes),
             addresses: vec![parse("10.0.0.1:7471", None).unwrap()],
             ip: None,
+            is_asked: false,
         };
         let all: Vec<About> = (1..=200).map(|who| about(who, 60_000)).collect();
         assert_eq!(list(all.iter().map(|of| (of, true))), "");
