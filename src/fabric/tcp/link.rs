@@ -177,8 +177,9 @@ impl Link {
 
     /// Nothing of the peer's lands any more, and what waits does not go.
     pub fn close(&mut self) -> Option<Parting> {
-        self.outgoing.forget();
         let socket = self.socket.take()?;
+        self.outgoing.let_go();
+        self.incoming.let_go();
         let _ = shutdown(&socket, Shutdown::Write);
         Some(Parting { socket, until: Instant::now() + PARTING })
     }

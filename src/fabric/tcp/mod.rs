@@ -71,8 +71,11 @@ const READ_EACH_MAX: usize = 4;
 const LOOKS_AWAKE: u32 = 4;
 /// Connections that are closed here and kept for a moment, at the most.
 const PARTINGS_MAX: usize = 64;
-/// Streams that peers have opened and nobody has taken, at the most.
-const OFFERED_MAX: usize = 64;
+/// Places of processes that were no members and have ended: far more than can end between an `Install`,
+/// which may name them, and the view that it begins.
+const GHOSTS_MAX: usize = 1024;
+/// Streams that peers have opened and that have not ended, at the most: two threads each.
+const STREAMS_MAX: usize = 64;
 /// How long `drop` waits, after a farewell, for it to be taken.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -133,6 +136,10 @@ pub struct Tcp {
     knocked: bool,
     /// Streams that peers have opened, and whose.
     offered: VecDeque<(u64, OwnedFd)>,
+    /// Held by each stream that a peer has opened.
+    streams: Arc<()>,
+    /// Places of processes that were no members and have ended, the oldest first.
+    ghosts: VecDeque<usize>,
 }
 
 impl Tcp {
@@ -162,14 +169,19 @@ impl Tcp {
             lobby: None,
             knocked: false,
             offered: VecDeque::new(),
+            streams: Arc::new(()),
+            ghosts: VecDeque::new(),
         })
     }
 
     /// Keeps a connection whose handshake is over. There is one per incarnation; who comes again must
     /// have lost the one before. Of members of the first view the peer is the rank (`connect_as`).
     pub fn connect(&mut self, channel: Channel) -> Result<Peer, Error> {
-        let free = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
-        let peer = Peer(free as u16);
+        let free = match self.links.iter().position(Option::is_none) {
+            None if self.ghosts.len() >= GHOSTS_MAX => self.forget_ghost(),
+            free => free,
+        };
+        let peer = Peer(free.unwrap_or(self.links.len()) as u16);
         self.connect_as(peer, channel)?;
         Ok(peer)
     }
@@ -188,6 +200,16 @@ impl Tcp {
         }
         self.hear(at); // what was read before makes no socket readable
         Ok(())
+    }
+
+    /// The place of the one that has ended first, which is free now.
+    fn forget_ghost(&mut self) -> Option<usize> {
+        let oldest = self.ghosts.pop_front().filter(|at| !self.peers.contains(&Some(*at)))?;
+        self.links[oldest] = None;
+        self.mine.iter_mut().for_each(|mine| {
+            mine.seen.retain(|(seen, _)| usize::from(seen.0) != oldest);
+        });
+        Some(oldest)
     }
 
     /// Lets a lobby make the connections from now on.
@@ -225,19 +247,20 @@ impl Tcp {
         for new in lobby.step(now, self.admits, &members) {
             match new {
                 New::Peer(session) => self.keep(*session),
-                New::Stream(who, session) => match stream::plain(*session) {
-                    Ok(stream) if self.offered.len() < OFFERED_MAX => {
-                        self.offered.push_back((who, stream));
+                New::Stream(who, session) if Arc::strong_count(&self.streams) <= STREAMS_MAX => {
+                    match stream::plain(*session, &self.streams) {
+                        Ok(stream) => self.offered.push_back((who, stream)),
+                        Err(trouble) => {
+                            say(Level::Warning, &format!("no state transfer: {trouble}"));
+                        }
                     }
-                    Ok(_) => {}
-                    Err(trouble) => say(Level::Warning, &format!("no state transfer: {trouble}")),
-                },
+                }
+                New::Stream(..) => {} // hung up on
             }
         }
-        let asks = self.lobby.as_mut().and_then(|lobby| lobby.asks(now));
-        if let Some(asks) = asks {
-            for at in 0..self.links.len() {
-                self.say(Peer(at as u16), asks);
+        if let Some((whom, asks)) = self.lobby.as_mut().and_then(|lobby| lobby.asks(now)) {
+            for peer in whom.into_iter().filter_map(|who| self.peer(who)).collect::<Vec<_>>() {
+                self.say(peer, asks);
             }
         }
     }
@@ -311,7 +334,12 @@ impl Tcp {
     /// A connection is over here, by either side.
     #[cold]
     fn end(&mut self, peer: usize) {
+        let member = self.peers.contains(&Some(peer));
         let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if !link.has_ended() && !member && self.admits == Admission::All {
+            link.mirror = mirror::Mirror::new(self.measures.clone()); // N1
+            self.ghosts.push_back(peer);
+        }
         if let Some(socket) = link.socket().filter(|_| link.watched) {
             self.watch.remove(socket);
         }
@@ -413,6 +441,7 @@ impl Tcp {
 
     /// Forgets connections that have ended, of processes that are no members any more.
     fn tidy(&mut self) {
+        self.ghosts.clear();
         for at in 0..self.links.len() {
             let member = self.peers.contains(&Some(at));
             if !member && self.links[at].as_ref().is_some_and(Link::has_ended) {
@@ -630,8 +659,15 @@ impl Exchange for Tcp {
 
     fn admit(&mut self, whom: Admission) {
         self.admits = whom;
-        if let Some(lobby) = self.lobby.as_mut().filter(|_| whom == Admission::All) {
-            lobby.stop_calling();
+        match &mut self.lobby {
+            Some(lobby) if whom == Admission::All => {
+                lobby.stop_calling();
+                for socket in self.links.iter().flatten().filter_map(Link::socket) {
+                    let _ = talk::end_after(&socket, talk::SILENCE);
+                }
+            }
+            Some(lobby) if whom == Admission::Nobody => lobby.door.close(),
+            _ => {}
         }
     }
 
@@ -760,7 +796,7 @@ impl Exchange for Tcp {
         let Some(call) = self.lobby.as_ref().and_then(|of| of.call_for_stream(who)) else {
             return false;
         };
-        match stream::open(call, stream) {
+        match stream::open(call, who, stream) {
             Ok(()) => true,
             Err(trouble) => {
                 say(Level::Notice, &format!("no stream for the state: {trouble}"));
