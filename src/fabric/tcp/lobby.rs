@@ -35,7 +35,6 @@ use super::door::{Arrival, Door, Visitor};
 use super::handshake::Terms;
 use super::hello::{Hello, Kind, compare};
 use super::session::Session;
-use super::talk::{FOUNDERS_SILENCE, end_after};
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
@@ -166,6 +165,11 @@ impl Lobby {
         self.fatal.as_ref()
     }
 
+    /// Whether this is a founder of a group that does not run yet.
+    pub fn founds(&self) -> bool {
+        self.founds
+    }
+
     pub fn abouts(&self) -> &[About] {
         &self.abouts
     }
@@ -250,9 +254,6 @@ impl Lobby {
         let about = about(peer, session.remote, called);
         if self.others_only && about.host == self.host {
             return; // Y3
-        }
-        if self.founds {
-            let _ = end_after(&session.socket, FOUNDERS_SILENCE); // until all are admitted
         }
         self.abouts.push(about);
         new.push(New::Peer(session));

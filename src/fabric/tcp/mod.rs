@@ -270,10 +270,18 @@ impl Tcp {
         let Session { socket, keys, leftover: before, .. } = session;
         let keys = keys.map(|keys| Keys { send: keys.send, receive: keys.receive });
         // Whoever was here before with this number has ended, and is no member any more.
-        if let Err(trouble) = self.connect(Channel { socket, incarnation, keys, before }) {
-            say(Level::Warning, &format!("a connection is lost: {trouble}"));
-            if let Some(lobby) = &mut self.lobby {
-                lobby.forget(incarnation);
+        match self.connect(Channel { socket, incarnation, keys, before }) {
+            Ok(peer) if self.lobby.as_ref().is_some_and(Lobby::founds) => {
+                if let Some(socket) = self.link(peer).and_then(Link::socket) {
+                    let _ = talk::end_after(&socket, talk::FOUNDERS_SILENCE); // until all are let in
+                }
+            }
+            Ok(_) => {}
+            Err(trouble) => {
+                say(Level::Warning, &format!("a connection is lost: {trouble}"));
+                if let Some(lobby) = &mut self.lobby {
+                    lobby.forget(incarnation);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ const BEAT_AT: usize = WORDS * 8;
 const CLOSED_AT: usize = WORDS * 8 + 128;
 const LANE_BYTES: u64 = 1 << 20;
 
-fn setup(lane_bytes: u64) -> Setup {
+pub fn setup(lane_bytes: u64) -> Setup {
     let rings = vec![RingMeasures { lanes: 2, lane_bytes }];
     let measures = Measures { block_bytes: BLOCK_BYTES, rings };
     Setup { measures, beat_at: BEAT_AT, closed_at: CLOSED_AT, parks: true, views: true }

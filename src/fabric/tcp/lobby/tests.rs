@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Members and those who join, over loopback: whom they meet, whatever some of them are.
 
+use super::super::Tcp;
 use super::super::address::Lookup;
 use super::super::call::Called;
 use super::super::door::Limits;
 use super::super::door::tests::{open, secret, terms, wait_for};
+use super::super::tests::setup;
 use super::*;
+use crate::base::Events;
+use crate::fabric::{Exchange, Fabric};
 use rustix::net::sockopt;
 use std::net::{SocketAddr, TcpListener};
 
@@ -220,17 +224,25 @@ fn there_is_room_for_so_many_peers() {
 #[test]
 fn silence_is_noticed_among_founders() {
     let mut one = One::at("127.0.0.1:0", 1, 1, Kind::Join, "demo");
-    let mut other = One::at("127.0.0.1:0", 2, 0, Kind::Join, "demo");
+    let other = One::at("127.0.0.1:0", 2, 0, Kind::Join, "demo");
     one.lobby.call_founders(&[other.address(), one.address()]);
-    wait_for(|| {
-        [&mut one, &mut other].into_iter().for_each(One::step);
-        !one.kept.is_empty() && !other.kept.is_empty()
+    let mut both = [one, other].map(|of| {
+        let mut tcp = Tcp::new(setup(4096)).unwrap();
+        tcp.admit(Admission::Higher);
+        tcp.attend(of.lobby).unwrap();
+        tcp
     });
-    for session in one.kept.iter().chain(&other.kept) {
-        assert!(sockopt::socket_keepalive(&session.socket).unwrap());
-        let idle = sockopt::tcp_keepidle(&session.socket).unwrap();
-        let more = sockopt::tcp_keepintvl(&session.socket).unwrap();
-        let all = idle + more * sockopt::tcp_keepcnt(&session.socket).unwrap();
-        assert!(all <= Duration::from_secs(10), "{all:?}");
-    }
+    wait_for(|| {
+        both.iter_mut().for_each(|tcp| tcp.poll(true, &mut Events::default()));
+        both.iter().all(|tcp| !tcp.connected().is_empty())
+    });
+    let bears = |tcp: &Tcp| {
+        let socket = tcp.links[0].as_ref().unwrap().socket().unwrap();
+        assert!(sockopt::socket_keepalive(socket).unwrap());
+        let more = sockopt::tcp_keepintvl(socket).unwrap();
+        sockopt::tcp_keepidle(socket).unwrap() + more * sockopt::tcp_keepcnt(socket).unwrap()
+    };
+    assert!(both.iter().all(|tcp| bears(tcp) <= Duration::from_secs(10)));
+    both.iter_mut().for_each(|tcp| tcp.admit(Admission::All));
+    assert!(both.iter().all(|tcp| bears(tcp) > Duration::from_secs(60)));
 }
