@@ -187,11 +187,11 @@ fn open(bytes: &[u8], descriptors: Vec<OwnedFd>, count: &mut u16) -> Result<Answ
     let Some(hello) = Hello::decode(bytes) else {
         return Ok(Answer::Refused("answers nonsense".into()));
     };
-    if hello.wire != WIRE_VERSION {
+    if !hello.versions.speaks(WIRE_VERSION as u16) {
         return fail!(
-            "the group speaks wire version {}, this program {WIRE_VERSION}: use the `squall` of \
+            "the group speaks {}, this program wire version {WIRE_VERSION}: use the `squall` of \
              the same version",
-            hello.wire
+            hello.versions
         );
     }
     let members = hello.config.lines().find_map(|line| line.strip_prefix("members="));

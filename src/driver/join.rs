@@ -28,18 +28,20 @@ mod guest;
 use super::Application;
 use super::config::{Config, Idle};
 use super::group::{Group, incarnation};
-use super::letter::{Ask, Letter};
+use super::letter::{Ask, Letter, read_refusal};
 use super::lines::{self, Lines, Myself};
 use super::network::Carrier;
 use super::policy::{Policy, config_text, sends};
-use super::rendezvous::{CALL_AGAIN, name_taken, seat_taken};
+use super::rendezvous::{CALL_AGAIN, name_taken};
 use super::views::Views;
 use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
-use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
+use crate::fabric::greeting::cannot_follow;
+use crate::fabric::shm::door::{Door, Hello, Kind, compare};
 use crate::fabric::shm::exchange::OwnMemory;
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
 use crate::fabric::tcp::secret::Secret;
@@ -63,6 +65,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 struct Joining<'a> {
     config: &'a Config,
+    place: Place,
     start: Instant,
     hello: Hello,
     /// Calls that wait for an answer.
@@ -108,15 +111,13 @@ fn join_once(
     let policy = Policy::new(config)?;
     let text = config_text(config, &view)?;
     let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
-    hello.incarnation = incarnation();
-    let mut joining = Joining::new(config, *start, hello);
+    (hello.incarnation, hello.versions) = (incarnation(), config.versions);
+    let place = Place::new(&config.near_name(), &config.peers)?;
+    let mut joining = Joining::new(config, place, *start, hello);
     if config.network.carrier == Carrier::Shm {
         joining.find()?;
     }
-    let door = Door::new(match config.join {
-        true => joining.sit_down()?,
-        false => joining.take_seat(config.rank)?,
-    });
+    let door = joining.open_door()?;
     let (block_bytes, ring_bytes) = policy.sizes();
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
@@ -138,7 +139,8 @@ fn join_once(
     let shm = Shm::new(parts, &nothing)?;
     let (seat, incarnation, largest) =
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
-    let me = Myself { seat, incarnation, text: &joining.hello.config, largest: &largest, secret };
+    let (text, place) = (&joining.hello.config, &joining.place);
+    let me = Myself { seat, incarnation, text, largest: &largest, secret, place };
     let mut lines = lines::open(config, shm, &me)?;
     joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
@@ -173,10 +175,19 @@ fn stats_page(policy: &Policy) -> Result<(Arc<Region>, OwnedFd), Error> {
 }
 
 impl Joining<'_> {
-    fn new(config: &Config, start: Instant, hello: Hello) -> Joining<'_> {
-        let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
-        let (called, refusal) = (None, None);
-        Joining { config, start, hello, calls, called, connected, asked, asked_at: start, refusal }
+    fn new(config: &Config, place: Place, start: Instant, hello: Hello) -> Joining<'_> {
+        Joining {
+            config,
+            place,
+            start,
+            hello,
+            calls: Vec::new(),
+            called: None,
+            connected: Vec::new(),
+            asked: Vec::new(),
+            asked_at: start,
+            refusal: None,
+        }
     }
 
     fn is_late(&self) -> bool {
@@ -189,7 +200,7 @@ impl Joining<'_> {
         loop {
             let mut calls = Vec::new();
             for seat in 0..SEATS {
-                if let Some(socket) = self.call(seat)?
+                if let Some(socket) = self.place.call(seat)?
                     && socket.send(&probe.encode(), &[])
                 {
                     calls.push((seat, socket));
@@ -227,21 +238,10 @@ impl Joining<'_> {
         })
     }
 
-    /// Connects to a seat, if somebody of this user has it.
-    fn call(&self, seat: u16) -> Result<Option<Socket>, Error> {
-        let socket = Socket::connect(&socket_name(&self.config.group, seat))?;
-        let Some(socket) = socket else { return Ok(None) };
-        let me = rustix::process::geteuid().as_raw();
-        match socket.credentials() {
-            Some(owner) if owner.uid != me => Err(seat_taken(self.config, seat, owner)),
-            _ => Ok(Some(socket)),
-        }
-    }
-
     /// Whether an answer is a welcome. An error: members have another configuration.
     fn is_welcome(&mut self, theirs: &Hello, seat: u16) -> Result<bool, Error> {
         let who = format!("seat {seat}");
-        if !theirs.config.is_empty() || theirs.wire != self.hello.wire {
+        if !theirs.config.is_empty() {
             compare(&self.hello, theirs, &who)?;
         }
         if let Some((status, sentence)) = &theirs.refusal {
@@ -252,11 +252,19 @@ impl Joining<'_> {
         Ok(theirs.kind == Kind::Welcome)
     }
 
+    fn open_door(&mut self) -> Result<Door, Error> {
+        let listener = match self.config.join {
+            true => self.sit_down()?,
+            false => self.take_seat(self.config.rank)?,
+        };
+        Ok(self.place.door(listener))
+    }
+
     /// Takes the lowest free seat (J2); across hosts none that a founder may still come to (J6).
     fn sit_down(&mut self) -> Result<Socket, Error> {
         let first = if self.config.network.carrier == Carrier::Shm { 0 } else { SEATS / 2 };
         for seat in (first..SEATS).chain(0..first) {
-            if let Some(listener) = Socket::listen(&socket_name(&self.config.group, seat))? {
+            if let Some(listener) = self.place.listen(seat)? {
                 self.hello.rank = seat;
                 return Ok(listener);
             }
@@ -272,9 +280,8 @@ impl Joining<'_> {
     /// Takes a founder's seat, which is that of its rank.
     fn take_seat(&mut self, rank: u16) -> Result<Socket, Error> {
         self.hello.rank = rank;
-        let name = socket_name(&self.config.group, rank);
-        let listener = Socket::listen(&name)?;
-        listener.ok_or_else(|| name_taken(self.config, &name, &self.hello))
+        let listener = self.place.listen(rank)?;
+        listener.ok_or_else(|| name_taken(self.config, &self.place, &self.hello))
     }
 
     /// Until a view begins that I am in.
@@ -287,6 +294,7 @@ impl Joining<'_> {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
                     return Ok(letter);
                 }
+                self.hear_refusal(&bytes)?;
             }
             self.connect(lines)?;
             self.ask(lines, &rings)?;
@@ -294,6 +302,13 @@ impl Joining<'_> {
                 return Err(self.not_joined());
             }
         }
+    }
+
+    /// An error: it is one.
+    fn hear_refusal(&self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(wire) = read_refusal(bytes) else { return Ok(()) };
+        let detail = cannot_follow("this process", self.config.versions, wire);
+        Err(Error::new(Status::WireVersion, format!("group {}: {detail}", self.config.group)))
     }
 
     /// Asks all whom I am connected with, whenever those have changed, and now and then (J6).
@@ -304,7 +319,8 @@ impl Joining<'_> {
             return Ok(());
         }
         self.asked_at = Instant::now();
-        let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
+        let (seat, versions) = (self.hello.rank, self.config.versions);
+        let ask = Ask { seat, versions, connected: all.clone() }.encode();
         let peers: Vec<Peer> = all.iter().filter_map(|who| lines.exchange().peer(*who)).collect();
         for peer in peers {
             lines.exchange().show(Epoch(0), peer, rings)?;
@@ -360,7 +376,7 @@ impl Joining<'_> {
             if known || self.calls.iter().any(|call| call.0 == seat) {
                 continue;
             }
-            if let Some(socket) = self.call(seat)?
+            if let Some(socket) = self.place.call(seat)?
                 && socket.send(&self.hello.encode(), &[shm.bell()])
             {
                 self.calls.push((seat, socket));
@@ -403,7 +419,8 @@ impl Joining<'_> {
         }
         let address = Address { extra: self.hello.rank, ..Address::default() };
         let incarnation = self.hello.incarnation;
-        let alone = Member { seniority: u64::MAX, incarnation, address };
+        let versions = self.config.versions;
+        let alone = Member { seniority: u64::MAX, incarnation, address, versions };
         let before = Roster { epoch: Epoch(0), me: Rank(0), base: 0, members: vec![alone] };
         let none = View { epoch: Epoch(0), me: Rank(0), members: 1, subgroups: Vec::new() };
         let (time, lags) = (self.config.suspicion_ns, policy.lags(self.config));
@@ -475,7 +492,7 @@ mod tests {
         let mut config = Config::new(&group, 0, 1);
         (config.membership, config.idle) = (Changes::Views, Idle::Yield);
         let mut member = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
-        let seat = || Socket::listen(&socket_name(&group, 0)).unwrap();
+        let seat = || Place::usual(&group).listen(0).unwrap();
         member.turn(0).unwrap();
         assert!(seat().is_none());
         member.control().unwrap().leave();

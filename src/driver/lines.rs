@@ -3,14 +3,15 @@
 //! where the group is on several hosts.
 
 use super::config::Config;
-use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
-use crate::base::Peer;
+use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, SecretFrom};
+use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::{OwnBell, Shm};
 use crate::fabric::tcp::address::{Address, Host, parse};
 use crate::fabric::tcp::door::{Door, Limits};
-use crate::fabric::tcp::handshake::{Terms, Versions};
+use crate::fabric::tcp::handshake::Terms;
 use crate::fabric::tcp::hello::{Hello, Kind};
 use crate::fabric::tcp::lobby::{Lobby, Parts};
 use crate::fabric::tcp::mirror::Measures;
@@ -91,6 +92,17 @@ impl Lines {
         known.into_iter().filter_map(peer).collect()
     }
 
+    /// What one speaks that is connected.
+    pub fn versions(&mut self, incarnation: u64) -> Option<Versions> {
+        let far = match self {
+            Lines::Near(_) => None,
+            Lines::Both(both) => both.far.lobby().and_then(|lobby| {
+                lobby.abouts().iter().find(|of| of.incarnation == incarnation)?.versions
+            }),
+        };
+        far.or_else(|| self.near().versions(incarnation))
+    }
+
     /// Why some host cannot be reached: of the last call that failed, and whether another could do.
     pub fn trouble(&mut self) -> Option<(Error, bool)> {
         let Lines::Both(both) = self else { return None };
@@ -115,6 +127,8 @@ pub struct Myself<'a> {
     pub largest: &'a Layout,
     /// As `secret_of` has found it.
     pub secret: Option<&'a Secret>,
+    /// Where it meets others on this host.
+    pub place: &'a Place,
 }
 
 /// What members on other hosts prove that they belong to the group with.
@@ -136,24 +150,26 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     }
     let (group, incarnation) = (config.group.clone(), me.incarnation);
     let secret = me.secret.cloned();
-    if secret.is_none() && !network.trusted {
-        let detail = "members on other hosts must prove that they belong to the group: give a secret, \
-                      or say that the network is trusted";
-        return Err(Error::new(Status::Invalid, detail));
-    }
-    let terms = Arc::new(Terms { group, secret, versions: Versions::OURS, incarnation });
-    let listen = listen_at(network)?;
+    let terms = Arc::new(Terms { group, secret, versions: config.versions, incarnation });
+    let listen = listen_at(config)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
     let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
+    hello.versions = config.versions;
     hello.addresses = advertised(network, &door)?;
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
     let source = source_of(&listen);
     let others_only = network.carrier == Carrier::Auto;
-    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source });
+    let place = match part_of(network)? {
+        "" => me.place.identity(),
+        part => format!("{}-{part}", me.place.identity()),
+    };
+    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, place });
     if config.join {
-        lobby.call_contacts(&all_of(&network.contacts)?);
+        let contacts =
+            if network.contacts.is_empty() { &network.founders } else { &network.contacts };
+        lobby.call_contacts(&all_of(contacts)?);
     } else {
         lobby.call_founders(&all_of(&network.founders)?);
     }
@@ -169,15 +185,33 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)))
 }
 
+fn part_of(network: &Network) -> Result<&str, Error> {
+    let host = &network.host;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if host.len() > HOST_BYTES_MAX || !host.chars().all(fits) {
+        let detail = format!(
+            "name of this host {host:?}: at most {HOST_BYTES_MAX} letters, digits, '-', '_' or '.'"
+        );
+        return Err(Error::new(Status::Invalid, detail));
+    }
+    Ok(host)
+}
+
 fn all_of(addresses: &[String]) -> Result<Vec<Address>, Error> {
     addresses.iter().map(|text| parse(text, Some(PORT_DEFAULT))).collect()
 }
 
-fn listen_at(network: &Network) -> Result<Vec<Address>, Error> {
-    match network.listen.is_empty() {
-        true => Ok(vec![Address { host: Host::Any, port: PORT_DEFAULT }]),
-        false => all_of(&network.listen),
+fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
+    let network = &config.network;
+    if !network.listen.is_empty() {
+        return all_of(&network.listen);
     }
+    let mine = network.founders.get(usize::from(config.rank)).filter(|_| !config.join);
+    let port = match mine {
+        Some(mine) => parse(mine, Some(PORT_DEFAULT))?.port, // where the others call
+        None => PORT_DEFAULT,
+    };
+    Ok(vec![Address { host: Host::Any, port }])
 }
 
 /// What others are told: as given, or where the door is.

@@ -56,11 +56,11 @@ pub fn find(group: &str, patience: Duration) -> Result<Founded, Failure> {
 
 /// What an answer tells; `None`: nothing.
 fn read(group: &str, hello: &Hello) -> Result<Option<Founded>, Failure> {
-    if hello.wire != WIRE_VERSION {
+    if !hello.versions.speaks(WIRE_VERSION as u16) {
         return fail!(
-            "group {group} speaks wire version {}, this program {WIRE_VERSION}: use the `squall` of \
+            "group {group} speaks {}, this program wire version {WIRE_VERSION}: use the `squall` of \
              the same version",
-            hello.wire
+            hello.versions
         );
     }
     if hello.config.is_empty() {

@@ -12,10 +12,10 @@ use super::super::letter::Letter;
 use super::super::lines::Lines;
 use super::super::rendezvous::CALL_AGAIN;
 use super::Joining;
-use crate::base::{Epoch, Events, Members, Peer, Rank};
+use crate::base::{Epoch, Events, Members, Peer, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::group::membership::Carry;
-use crate::group::membership::roster::{Address, Roster};
+use crate::group::membership::roster::{Address, Member, Roster};
 use std::time::{Duration, Instant};
 use words::{List, Word, Words};
 
@@ -38,7 +38,8 @@ impl Joining<'_> {
             while let Some((peer, bytes)) = lines.exchange().heard() {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
                     let members = &letter.roster.members;
-                    let list = members.iter().map(|member| member.incarnation).collect::<List>();
+                    let one = |member: &Member| (member.incarnation, member.versions);
+                    let list = members.iter().map(one).collect::<List>();
                     self.begin_all(lines, &list);
                     return Ok(Some(letter));
                 }
@@ -78,16 +79,16 @@ impl Joining<'_> {
     }
 
     /// By rank, where somebody is.
-    fn found_so_far(&self, lines: &mut Lines) -> Vec<Option<u64>> {
+    fn found_so_far(&self, lines: &mut Lines) -> Vec<Option<(u64, Versions)>> {
         let mut found = vec![None; usize::from(self.config.members)];
-        found[usize::from(self.hello.rank)] = Some(self.hello.incarnation);
+        found[usize::from(self.hello.rank)] = Some((self.hello.incarnation, self.config.versions));
         let near = lines.near().neighbours().map(|(who, seat, ..)| (seat, who));
         let near: Vec<(u16, u64)> = near.collect();
         let far = lines.far_ones().into_iter().map(|(seat, _, who)| (seat, who));
         for (seat, who) in near.into_iter().chain(far) {
             let place = found.get_mut(usize::from(seat)).filter(|_| seat != self.hello.rank);
             if let Some(place) = place {
-                *place = Some(who);
+                *place = lines.versions(who).map(|versions| (who, versions));
             }
         }
         found
@@ -138,19 +139,21 @@ impl Joining<'_> {
         Ok(())
     }
 
-    fn others(&self, lines: &mut Lines, list: &[u64]) -> Vec<(Peer, u16)> {
-        let others = list.iter().zip(0..).filter(|(who, _)| **who != self.hello.incarnation);
-        let peer = |(who, rank): (&u64, u16)| Some((lines.exchange().peer(*who)?, rank));
+    fn others(&self, lines: &mut Lines, list: &List) -> Vec<(Peer, u16)> {
+        let others = list.iter().zip(0..).filter(|((who, _), _)| *who != self.hello.incarnation);
+        let peer =
+            |((who, _), rank): (&(u64, Versions), u16)| Some((lines.exchange().peer(*who)?, rank));
         others.filter_map(peer).collect()
     }
 
     /// It is begun, and all hear of it.
-    fn begin_all(&self, lines: &mut Lines, list: &[u64]) -> Letter {
+    fn begin_all(&self, lines: &mut Lines, list: &List) -> Letter {
         let seat = |extra| Address { extra, ..Address::default() };
-        let founders: Vec<(u64, Address)> =
-            list.iter().zip(0..).map(|(who, rank)| (*who, seat(rank))).collect();
+        let founder =
+            |((who, versions), rank): (&(u64, Versions), u16)| (*who, seat(rank), *versions);
+        let founders: Vec<_> = list.iter().zip(0..).map(founder).collect();
         let letter = |me: Rank| {
-            let roster = Roster::first(&founders, me);
+            let roster = Roster::founded(&founders, me);
             let carry = Carry::first(&roster);
             let joined = Members::from_ranks((0..list.len() as u16).map(Rank));
             Letter { roster, carry, joined, assignment: Vec::new() }

@@ -6,11 +6,16 @@
 //!     N1): a write that fails only ends the writing.
 //! L2  A socket that is closed here says so to the peer as soon as what waits has gone (`part`), and is
 //!     kept for a while: closed at once, it would take what is on its way along.
+//! L3  Silence ends no connection of a member's (F5): one whose callback takes long may read nothing for
+//!     minutes. A path on which nothing is sent is tried by the kernel now and then, and given up when
+//!     nobody answers (`talk::SILENCE`): so who dies with its host before it is a member takes no memory for
+//!     ever. What is closed here is held for a dead path for `CLOSED_MS` more, not for minutes.
 
 use super::incoming::{Incoming, Over};
 use super::mirror::{Measures, Mirror};
 use super::outgoing::{Outgoing, Parcel, Sent};
 use super::seal::{KEY_BYTES, Sealer};
+use super::talk::{SILENCE, end_after};
 use super::wire::Flaw;
 use crate::error::Error;
 use crate::fabric::shm::fork::Unshared;
@@ -28,6 +33,8 @@ use std::time::{Duration, Instant};
 const UNSENT_BYTES: u32 = 1 << 20;
 /// How long a connection that is closed here is kept for the peer to take what is on its way.
 const PARTING: Duration = Duration::from_millis(500);
+/// How long the kernel waits for any answer to what it sends after that, in milliseconds.
+const CLOSED_MS: u32 = 3_000;
 /// What such a peer still says is dropped, so much in a look.
 const DROPPED_BYTES: usize = 64 << 10;
 
@@ -82,6 +89,7 @@ impl Link {
     pub fn new(channel: Channel, measures: Arc<Measures>) -> Result<Link, Error> {
         let Channel { socket, incarnation, keys, before } = channel;
         let set = sockopt::set_tcp_nodelay(&socket, true);
+        let set = set.and_then(|()| end_after(&socket, SILENCE));
         set.map_err(|cause| system("cannot set up a connection", cause))?;
         limit_unsent(socket.as_fd(), UNSENT_BYTES);
         let [opener, sealer] = match &keys {
@@ -91,8 +99,8 @@ impl Link {
         Ok(Link {
             incarnation,
             socket: Some(socket),
-            incoming: Incoming::new(opener, &before),
-            outgoing: Outgoing::new(sealer),
+            incoming: Incoming::new(opener, &before)?,
+            outgoing: Outgoing::new(sealer)?,
             mirror: Mirror::new(measures),
             deaf: false,
             last: false,
@@ -180,6 +188,7 @@ impl Link {
         let socket = self.socket.take()?;
         self.outgoing.let_go();
         self.incoming.let_go();
+        let _ = sockopt::set_tcp_user_timeout(&socket, CLOSED_MS);
         let _ = shutdown(&socket, Shutdown::Write);
         Some(Parting { socket, until: Instant::now() + PARTING })
     }

@@ -86,6 +86,8 @@ pub struct Parts {
     pub door: Door,
     pub others_only: bool,
     pub source: Option<IpAddr>,
+    /// Where members on this host meet otherwise: its name among such places.
+    pub place: String,
 }
 
 /// A new connection.
@@ -97,8 +99,8 @@ pub enum New {
 
 impl Lobby {
     pub fn new(parts: Parts) -> Lobby {
-        let Parts { terms, mut hello, door, others_only, source } = parts;
-        let host = this_host();
+        let Parts { terms, mut hello, door, others_only, source, place } = parts;
+        let host = this_host(&place);
         hello.more.push((HOST.into(), host.clone()));
         let (joins, founds) = (hello.kind == Kind::Enter, hello.kind == Kind::Join);
         let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());
@@ -168,6 +170,11 @@ impl Lobby {
     /// Whether this is a founder of a group that does not run yet.
     pub fn founds(&self) -> bool {
         self.founds
+    }
+
+    /// The group runs at that wire version: who does not speak it is refused.
+    pub fn runs_at(&mut self, wire: u16) {
+        self.hello.wire = wire;
     }
 
     pub fn abouts(&self) -> &[About] {
@@ -396,6 +403,7 @@ impl Lobby {
                 incarnation: of.incarnation,
                 seat: of.seat,
                 is_member: of.is_member,
+                versions: None,
                 host: self.host.clone(),
                 addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
                 ip: None,

@@ -26,10 +26,9 @@ const READS_MAX: u32 = 256;
 const STEP_READS_MAX: u32 = 8;
 
 /// After which silence of the other's *kernel* a connection ends on which nothing of mine is on its way:
-/// that of one that joins and whose host has failed would stay for ever. About as long as the kernel
-/// tries where something is.
+/// that of one that joins and whose host has failed would stay for ever.
 pub const SILENCE: Silence =
-    Silence { idle: Duration::from_secs(60), every: Duration::from_secs(60), count: 14 };
+    Silence { idle: Duration::from_secs(30), every: Duration::from_secs(10), count: 6 };
 
 /// The same among founders: where nobody beats yet, each waits for all, and the one that comes after a
 /// host that has failed claims its place.
@@ -141,7 +140,6 @@ impl Talk {
         let remote = self.remote;
         let what = "cannot use a member's connection";
         sockopt::set_tcp_nodelay(&self.socket, true).map_err(|cause| system(what, cause))?;
-        end_after(&self.socket, SILENCE).map_err(|cause| system(what, cause))?;
         let local = getsockname(&self.socket).map_err(|cause| system(what, cause))?;
         let local = SocketAddr::try_from(local).map_err(|cause| system(what, cause))?;
         let agreed = self.handshake.agreed().expect("both have agreed");

@@ -9,10 +9,11 @@
 //! F3  Who has voted and loses somebody of its list can neither begin nor vote again: it comes back as
 //!     another incarnation, unless a letter says that somebody else had all votes.
 
+use crate::base::Versions;
 use crate::mutant;
 
-/// Incarnations by rank.
-pub type List = Vec<u64>;
+/// Incarnations by rank, with the wire versions that each speaks.
+pub type List = Vec<(u64, Versions)>;
 
 /// What a founder tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,7 +25,8 @@ pub struct Word {
 
 impl Word {
     pub fn encode(&self) -> Vec<u8> {
-        let all: Vec<String> = self.list.iter().map(u64::to_string).collect();
+        let one = |(who, versions): &(u64, Versions)| format!("{who}:{}", versions.text());
+        let all: Vec<String> = self.list.iter().map(one).collect();
         let what = if self.binds { "begin" } else { "found" };
         format!("{what}\n{}\n", all.join(",")).into_bytes()
     }
@@ -37,7 +39,11 @@ impl Word {
             "begin" => true,
             _ => return None,
         };
-        let list = list.trim_end().split(',').map(|who| who.parse().ok());
+        let one = |text: &str| {
+            let (who, versions) = text.split_once(':')?;
+            Some((who.parse().ok()?, Versions::parse(versions)?))
+        };
+        let list = list.trim_end().split(',').map(one);
         Some(Word { list: list.collect::<Option<List>>()?, binds })
     }
 }
@@ -104,7 +110,7 @@ impl Words {
             Some(word) => word.list == mine.list && so(mine, word),
             None => false,
         };
-        mine.list.iter().all(says)
+        mine.list.iter().all(|(who, _)| says(who))
     }
 }
 

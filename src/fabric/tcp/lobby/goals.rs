@@ -4,6 +4,7 @@
 use super::super::address::{Address, Lookup};
 use super::super::call::{Call, Called, TRY};
 use super::super::session::Session;
+use super::super::terms::{Reason, Refusal};
 use super::Lobby;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -72,10 +73,13 @@ impl Lobby {
             }
             Called::Failed(failure) => {
                 (goal.call, goal.next, goal.failed) = (None, now + pause, true);
-                let error = failure.refusal.error;
+                let Refusal { reason, error } = failure.refusal;
+                // What this process lacks others would wait for, were it joined. What a peer lacks is
+                // its own affair.
+                let lacks = reason == Reason::Shortage;
                 let whole = goal.lookup.is_none();
                 let needed = matches!(whom, Whom::Founder(_)) || self.has_met_nobody();
-                if failure.is_hopeless && whole && needed {
+                if lacks || failure.is_hopeless && whole && needed {
                     self.fatal.get_or_insert(error.clone()); // Y4
                 }
                 self.trouble = Some(error);

@@ -28,7 +28,8 @@ impl One {
         let door = open(address, &terms, Limits::default());
         let mut hello = Hello::new(kind, group, rank, incarnation, "founders=2\n");
         hello.addresses = door.addresses().into_iter().map(Address::from).collect();
-        let parts = Parts { terms, hello, door, others_only: false, source: None };
+        let parts =
+            Parts { terms, hello, door, others_only: false, source: None, place: "".into() };
         One { lobby: Lobby::new(parts), admits: Admission::Higher, kept: Vec::new() }
     }
 
@@ -201,6 +202,7 @@ fn there_is_room_for_so_many_peers() {
         incarnation,
         seat: 0,
         is_member: false,
+        versions: None,
         host: "there".into(),
         addresses: vec![at()],
         ip: None,
@@ -213,6 +215,7 @@ fn there_is_room_for_so_many_peers() {
         joins.lobby.trouble().is_some()
     });
     assert_eq!(joins.lobby.trouble().unwrap().status, Status::Limit);
+    assert_eq!(joins.lobby.fatal(), None, "it is the member's limit");
     member.lobby.forget(1000);
     wait_for(|| {
         [&mut joins, &mut member].into_iter().for_each(One::step);

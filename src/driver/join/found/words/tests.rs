@@ -9,12 +9,20 @@ use std::collections::VecDeque;
 #[test]
 fn words_survive_their_text() {
     for binds in [false, true] {
-        let word = Word { list: vec![7, 9], binds };
+        let list = vec![(7, Versions::OURS), (9, Versions { min: 1, max: 2 })];
+        let word = Word { list, binds };
         assert_eq!(Word::decode(&word.encode()), Some(word));
     }
-    for wrong in [&b"found\n"[..], b"found\n1,x\n", b"find\n1\n", b"begin", b"\xff"] {
+    let wrong =
+        [b"found\n1:1,x:1\n", &b"found\n"[..], b"found\n1\n", b"find\n1:1\n", b"begin", b"\xff"];
+    for wrong in wrong {
         assert_eq!(Word::decode(wrong), None);
     }
+}
+
+/// What a list says of process `n`.
+fn name(n: usize) -> (u64, Versions) {
+    (n as u64 + 1, Versions::OURS)
 }
 
 /// A connection as its two ends see it.
@@ -73,7 +81,7 @@ impl World {
     }
 
     fn say(&mut self, from: usize, list: &List, said: &Said) {
-        for other in (0..self.ranks.len()).filter(|other| list.contains(&(*other as u64 + 1))) {
+        for other in (0..self.ranks.len()).filter(|other| list.contains(&name(*other))) {
             if other != from && self.is_open(from, other) {
                 let (line, end) = self.line(from, other);
                 line.to[1 - end].push_back(said.clone());
@@ -85,10 +93,10 @@ impl World {
     fn everybody(&mut self, me: usize) -> Option<List> {
         let ranks = self.ranks.iter().max()? + 1;
         let mut found = vec![None; ranks];
-        found[self.ranks[me]] = Some(me as u64 + 1);
+        found[self.ranks[me]] = Some(name(me));
         for other in 0..self.ranks.len() {
             if other != me && self.is_open(me, other) {
-                found[self.ranks[other]] = Some(other as u64 + 1);
+                found[self.ranks[other]] = Some(name(other));
             }
         }
         found.into_iter().collect()
@@ -124,7 +132,7 @@ impl World {
         match line.to[end].pop_front() {
             Some(Said::End) => line.open[end] = false,
             Some(Said::Word(word)) => self.words[me].hears(from as u64 + 1, word),
-            Some(Said::Letter(list)) if list.contains(&(me as u64 + 1)) => {
+            Some(Said::Letter(list)) if list.contains(&name(me)) => {
                 if self.begun[me].is_none() {
                     self.begun[me] = Some(list.clone());
                     self.say(me, &list.clone(), &Said::Letter(list));
@@ -200,7 +208,7 @@ fn founders_that_meet_begin() {
         if ranks.len() == 1 {
             world.step(0);
         }
-        let all: List = (1..=ranks.len() as u64).collect();
+        let all: List = (0..ranks.len()).map(name).collect();
         assert!(world.begun.iter().all(|begun| begun.as_ref() == Some(&all)), "{ranks:?}");
     }
 }
