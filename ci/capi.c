@@ -79,7 +79,7 @@ static double now(void)
 }
 
 /* Nothing here takes that long, also under valgrind beside a busy machine. */
-#define PATIENCE 60.0
+#define PATIENCE 240.0
 
 /* ---- members --------------------------------------------------------------------------------- */
 

@@ -116,7 +116,7 @@ fn failover_is_measured() {
             4,
             "above hang-up",
         ),
-        (&["--event", "stop", "--times", "1", "--suspicion", "300ms"], 2, "to suspicion"),
+        (&["--event", "stop", "--times", "1", "--suspicion", "1s"], 2, "to suspicion"),
         (&["--event", "join", "--times", "1", "--idle", "park"], 3, "gap between deliveries"),
     ];
     for (event, seen, figure) in events {

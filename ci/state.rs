@@ -82,8 +82,8 @@ fn two_join_at_once() -> String {
 fn the_source_is_killed() -> String {
     let mut crew = Crew::start("sourcedies", 3, 8 * MIB, "park");
     crew.delivers();
-    let one = crew.join_within(160, 2000);
-    crew.members[one].process.expect("load 4");
+    let one = crew.join_within(700, 5000);
+    crew.members[one].process.expect("load 2"); // eight pieces
     crew.kill(0);
     crew.members[one - 1].process.expect("begin");
     crew.joined(one - 1, 3);

@@ -30,7 +30,7 @@ static squall::options alone(const char* part) {
 
 // Polls until as many have been heard; outcomes other than counts are failures.
 static void until(squall::group& group, const std::size_t& heard, std::size_t count) {
-  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(240);
   while (heard < count && std::chrono::steady_clock::now() < late) CHECK(group.poll().ok());
   CHECK(heard == count);
 }
@@ -225,7 +225,7 @@ static void own_thread() {
   CHECK(group.send("x", SQUALL_LANE(0, 1)).ok());
   CHECK(group.send("x", 1).status() == SQUALL_NOT_SENDER);
   bool thrown = false;
-  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(240);
   while (!thrown && std::chrono::steady_clock::now() < late) {
     try {
       group.rethrow();

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Namespaces, each with one end of a link whose other end is in a bridge in one more.
@@ -35,6 +36,22 @@ fn folder(host: &str) -> PathBuf {
     PathBuf::from("/etc/netns").join(host)
 }
 
+/// Namespaces of runs that were killed: one of them might have the number of this process.
+fn remove_what_is_left() {
+    let Ok(output) = Command::new("ip").args(["netns", "list"]).output() else { return };
+    for name in String::from_utf8_lossy(&output.stdout).lines() {
+        let name = name.split(' ').next().unwrap_or_default();
+        let run = name.strip_prefix("sq").and_then(|rest| rest.split('-').next()?.parse().ok());
+        let Some(run) = run else { continue };
+        let run: u32 = run;
+        let mine = run == std::process::id();
+        if mine || !std::path::Path::new(&format!("/proc/{run}")).exists() {
+            ip(&format!("netns del {name}"));
+            let _ = std::fs::remove_dir_all(folder(name));
+        }
+    }
+}
+
 impl Net {
     /// `None`: this machine cannot.
     pub fn new(hosts: usize) -> Option<Net> {
@@ -50,6 +67,8 @@ impl Net {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let tag = format!("sq{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hub = format!("{tag}-hub");
+        static ONCE: Once = Once::new();
+        ONCE.call_once(remove_what_is_left);
         if !rustix::process::geteuid().is_root() || !ip(&format!("netns add {hub}")) {
             return None;
         }

@@ -27,8 +27,8 @@ impl Drop for Orphan {
     }
 }
 
-/// Makes a child that holds what it inherits, pipes aside, and sleeps until it is killed, a minute at
-/// the most; says its number.
+/// Makes a child that holds what it inherits, pipes aside, and sleeps until it is killed, ten minutes
+/// at the most; says its number.
 pub fn leave_an_orphan() {
     // SAFETY: the child calls only what may be called in a signal handler.
     let child = unsafe { libc::fork() };
@@ -41,7 +41,7 @@ pub fn leave_an_orphan() {
         for pipe in 0..3 {
             libc::close(pipe);
         }
-        libc::sleep(60);
+        libc::sleep(600);
         libc::_exit(0);
     }
 }

@@ -176,7 +176,7 @@ pub fn the_descriptor_limit_is_named() -> String {
         // the one that gives up may have met all, and go on without waiting for a successor.
         loop {
             let group = group_name("descriptors");
-            let more: &Options<'_> = &[("count", &100), ("many", &true), ("timeout_ms", &20_000)];
+            let more: &Options<'_> = &[("count", &100), ("many", &true), ("timeout_ms", &240_000)];
             let mut members: Vec<Process> = Vec::new();
             for rank in 0..3 {
                 let all = [more, &[("nofile", &limit)]].concat();

@@ -47,7 +47,7 @@ pub fn config(arguments: &Arguments) -> Config {
         _ => Want::No,
     };
     (config.lock, config.huge) = (want("lock"), want("huge"));
-    config.open_timeout = Duration::from_millis(arguments.or("timeout_ms", 60_000));
+    config.open_timeout = Duration::from_millis(arguments.or("timeout_ms", 240_000));
     let text = |key: &str| arguments.text(key).unwrap_or_default();
     let users = text("peers_users").split(',').filter(|user| !user.is_empty());
     config.peers.users = users.map(String::from).collect();

@@ -25,6 +25,8 @@ const MESSAGE_BYTES: usize = 100;
 pub const MIB: usize = 1 << 20;
 /// What a process of the crew is, for `support::main`.
 pub const ROLE: &str = "stateful";
+/// How long a member waits for the others, unless that is what is tested: it only ends a hang.
+const OPEN_MS: u64 = 240_000;
 
 /// The state.
 #[derive(Clone, Default)]
@@ -56,6 +58,9 @@ struct Member {
     coming: Vec<u8>,
     told_mib: usize,
     slow: Duration,
+    /// Only the first time.
+    hurries_again: bool,
+    begun: u32,
     /// For each batch that comes after the state.
     slow_apply: Duration,
     last: Instant,
@@ -128,6 +133,7 @@ impl StateSource for Member {
 impl StateSink for Member {
     fn begin(&mut self, _version: &Version) -> Result<(), Error> {
         println!("begin");
+        self.begun += 1;
         *self.store.lock().unwrap() = Store::default();
         self.coming.clear();
         self.told_mib = 0;
@@ -135,7 +141,7 @@ impl StateSink for Member {
     }
 
     fn load(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        if !self.slow.is_zero() {
+        if !self.slow.is_zero() && (self.begun == 1 || !self.hurries_again) {
             std::thread::sleep(self.slow);
         }
         self.coming.extend_from_slice(chunk);
@@ -238,6 +244,8 @@ pub fn member(arguments: &Arguments) {
         coming: Vec::new(),
         told_mib: 0,
         slow: Duration::from_millis(arguments.or("slow", 0)),
+        hurries_again: arguments.or("openms", OPEN_MS) < OPEN_MS,
+        begun: 0,
         slow_apply: Duration::from_millis(arguments.or("slowapply", 0)),
         last: Instant::now(),
         seen: seen.clone(),
@@ -365,7 +373,7 @@ impl Crew {
         std::fs::create_dir_all(&folder).unwrap();
         let mut crew = Crew { group, plan, sites, folder, members: Vec::new(), ids: 0 };
         for rank in 0..crew.plan.founders {
-            crew.add(rank, false, 0, 60_000);
+            crew.add(rank, false, 0, OPEN_MS);
         }
         crew.members.iter_mut().for_each(|one| drop(one.process.expect("view 1")));
         crew
@@ -373,10 +381,10 @@ impl Crew {
 
     /// Starts one that joins and takes so many milliseconds for each piece of the state.
     pub fn join(&mut self, slow: u64) -> usize {
-        self.join_within(slow, 60_000)
+        self.join_within(slow, OPEN_MS)
     }
 
-    /// The same; without a state it would not wait longer than so many milliseconds.
+    /// The same, the first time; without a state it would not wait longer than so many milliseconds.
     pub fn join_within(&mut self, slow: u64, open_ms: u64) -> usize {
         self.add(0, true, slow, open_ms)
     }

@@ -2,7 +2,8 @@
 //! What the tests with real processes share: a runner of named tests, members that are this program
 //! run again with a role, their lines with a deadline, and looks at what a process leaves behind.
 //!
-//! A test waits for a line or a fact, never for a time; `DEADLINE` only turns a hang into a failure.
+//! A test waits for a line or a fact, never for a time; `DEADLINE` only turns a hang into a failure,
+//! and is so long that no machine is slow enough to be taken for one.
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
@@ -18,7 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A test: what it is called, and what it does. It answers what it counted, or why it was skipped.
 pub type Test = (&'static str, fn() -> String);
@@ -156,12 +157,25 @@ impl Process {
 
     /// The next line, or `None` at the end of the output.
     pub fn line(&mut self) -> Option<String> {
+        self.line_of("anything", &[])
+    }
+
+    /// The same; for whoever reads a failure, what is waited for, and what came before.
+    fn line_of(&mut self, awaited: &str, before: &[String]) -> Option<String> {
         match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                let state = std::fs::read_to_string(format!("/proc/{}/stack", self.pid()));
-                panic!("{}: silent for {} s; {state:?}", self.what, DEADLINE.as_secs())
+                let of = |name: &str| {
+                    let path = format!("/proc/{}/{name}", self.pid());
+                    std::fs::read_to_string(path).unwrap_or_default()
+                };
+                let (stat, stack) = (of("stat"), of("stack"));
+                panic!(
+                    "{}: no `{awaited}` within {} s; said {before:?}; {stat} {stack}",
+                    self.what,
+                    DEADLINE.as_secs()
+                )
             }
         }
     }
@@ -170,7 +184,7 @@ impl Process {
     pub fn expect(&mut self, word: &str) -> String {
         let mut before = Vec::new();
         loop {
-            let Some(line) = self.line() else {
+            let Some(line) = self.line_of(word, &before) else {
                 let status = self.child.wait();
                 let errors = self.errors.take().map(|errors| errors.join().unwrap());
                 panic!(
@@ -209,7 +223,7 @@ impl Process {
     pub fn end(mut self) -> Ended {
         drop(self.child.stdin.take());
         let mut lines = Vec::new();
-        while let Some(line) = self.line() {
+        while let Some(line) = self.line_of("its end", &lines) {
             lines.push(line);
         }
         let status = self.child.wait().unwrap();
@@ -256,7 +270,7 @@ fn texts(arguments: &[(&str, &dyn std::fmt::Display)]) -> String {
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !so() {
-        assert!(Instant::now() < end, "never: {what}");
+        assert!(Instant::now() < end, "never, in {} s: {what}", DEADLINE.as_secs());
         std::thread::yield_now();
     }
 }

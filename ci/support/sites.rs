@@ -75,8 +75,10 @@ impl Sites {
         if count > 0 {
             return format!("{}:{}", self.hosts[((id - 1) % count) as usize].1, 20_000 + id);
         }
-        let host = std::process::id() % 250 + 1;
-        format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
+        // Of this run and no other one.
+        let run = std::process::id();
+        let (a, b, port) = (run / 250 % 250 + 1, run % 250 + 1, 7471 + id / 250);
+        format!("127.{a}.{b}.{}:{port}", id % 250 + 1)
     }
 
     pub fn addresses(&self, ids: impl IntoIterator<Item = u64>) -> String {

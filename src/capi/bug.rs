@@ -19,7 +19,8 @@ pub fn hear_panics() {
     static HEARD: First = First::new();
     // A build that aborts catches nothing: then the last words belong to standard error. And a
     // thread that panics may not change the hook; the next group's will.
-    if cfg!(not(panic = "unwind")) || std::thread::panicking() {
+    // And in tests of ours a panic is a failure, which must be seen.
+    if cfg!(any(not(panic = "unwind"), test)) || std::thread::panicking() {
         return;
     }
     HEARD.call(|| {

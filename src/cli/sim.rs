@@ -18,7 +18,7 @@ A world, a seed and this program's version reproduce a run. What breaks a proper
 
 Examples:
   squall sim                           a hundred seeds of each world
-  squall sim --seconds 60              as many as fit
+  squall sim --seconds 60              as many as fit, and as many as are enough
   squall sim --world views --seed 7    one again, after a violation named it
 
 The exit status is 1 if a property was violated, or if so many seeds should have reached more.";
@@ -39,7 +39,8 @@ pub struct Options {
     /// How many seeds [default: 100, or as many as fit --seconds]
     #[arg(long)]
     seeds: Option<u64>,
-    /// No new seed is begun after this time
+    /// No new seed is begun after this time, or, where seeds have reached too little by then, when
+    /// they have: at most ten times as long
     #[arg(long)]
     seconds: Option<f64>,
     /// Threads, each with seeds of its own [default: the cores of this process]
@@ -92,7 +93,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         }
         None if passed(options, &report) => Ok(()),
         None => fail!(
-            "these seeds reached less than they should: see \"short of\" above, and take more seeds"
+            "these seeds reached less than they should: {}; take more seeds",
+            report.shortfalls().map(|line| line.to_string()).collect::<Vec<_>>().join(", ")
         ),
     }
 }

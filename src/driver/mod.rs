@@ -5,8 +5,8 @@
 //! V2  The order of a turn is the order of `Work`: callbacks, `done`, revoke, posts, then what a view
 //!     change asks for (`change`).
 //! V3  A turn makes no system call but: a look at connections every `liveness_every_ns`, and bells
-//!     for peers that sleep. The clock is read every `TICK_TURNS` turns. Over a fabric that `polls` a
-//!     turn also reads what the peers have sent, and its posts are sent.
+//!     for peers that sleep. The clock is read every `TICK_TURNS` turns, sooner if they are slow. Over
+//!     a fabric that `polls` a turn also reads what the peers have sent, and its posts are sent.
 //! V4  A child of the process that opened the group touches nothing: it shares the group's memory with
 //!     its parent. One that was forked in a delivery, or as it heard of a view, and returns from that
 //!     has had its last turn; any other has none. Seen by one load per batch, and one per turn in
@@ -54,8 +54,12 @@ use stats::{Counted, Counters, Page};
 use std::sync::Arc;
 use views::{ViewInfo, Views};
 
-/// Turns between two looks at the clock while busy: a look costs about a quarter of a quiet turn.
+/// Turns between two looks at the clock, at the most: a look costs about a quarter of a quiet turn.
 const TICK_TURNS: u32 = 32;
+/// There are fewer of them if they took longer than this. Where a thread waits for its core in every
+/// turn (`yield` on a loaded core), 32 turns are longer than a quarter of the time to suspicion: each
+/// look was taken for the end of a pause of my own, and who was gone was never suspected.
+const TICK_LATE_NS: u64 = 2_000_000;
 
 /// What the application does with its messages. Called on the thread that polls.
 pub trait Application: Send {
@@ -150,6 +154,7 @@ pub struct Driver {
     looked: Nanos,
     liveness_every_ns: u64,
     until_tick: u32,
+    tick_turns: u32,
     armed: bool,
     lanes: Lanes,
     /// Why the group has stopped, if it has.
@@ -201,6 +206,7 @@ impl Driver {
             looked: now,
             liveness_every_ns,
             until_tick: 0,
+            tick_turns: TICK_TURNS,
             armed: false,
             lanes,
             stopped: None,
@@ -360,9 +366,10 @@ impl Driver {
         } else {
             let gap = now.0.saturating_sub(self.now.0);
             self.counters.loop_gap_max_ns = self.counters.loop_gap_max_ns.max(gap);
+            self.tick_turns = ticks_after(self.tick_turns, gap);
         }
         self.now = now;
-        self.until_tick = TICK_TURNS;
+        self.until_tick = self.tick_turns;
         let look = now.0 - self.looked.0 >= self.liveness_every_ns;
         if look {
             self.looked = now;
@@ -499,6 +506,14 @@ impl Driver {
     fn write_page(&self, now: Nanos) {
         let Driver { engine, stopped, counters, counted, .. } = self;
         self.page.write(now, engine, *stopped, counters, counted);
+    }
+}
+
+/// Turns to the next look at the clock, after so many took `gap` nanoseconds.
+fn ticks_after(turns: u32, gap: u64) -> u32 {
+    match gap > TICK_LATE_NS {
+        true => ((u64::from(turns) * TICK_LATE_NS / gap) as u32).max(1),
+        false => (2 * turns).min(TICK_TURNS),
     }
 }
 

@@ -45,7 +45,7 @@ pub trait End {
     fn rounds(&self) -> u64;
     /// How long an end waits for a bell before it calls it lost; the other never takes so long.
     fn patience(&self) -> Duration {
-        Duration::from_secs(10)
+        PATIENCE
     }
 }
 
@@ -94,7 +94,9 @@ pub fn run(check: &Check, one: bool, end: &mut dyn End) -> Outcome {
     if one { (check.one)(&mut side) } else { (check.two)(&mut side) }
 }
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Ends a hang, and nothing else: machines may be slow.
+const DEADLINE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Spins between two looks at the clock and a yield: the other end may need this core.
 const SPINS: u32 = 2048;
 

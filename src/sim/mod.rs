@@ -34,6 +34,9 @@ pub use rows::Row;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+/// How many times its budget a run may take until its seeds have reached enough.
+pub const GRACE: u32 = 10;
+
 /// What to run. In each world, seeds are taken in ascending order until one of the limits is
 /// reached; the worlds share the time.
 #[derive(Clone, Debug)]
@@ -41,7 +44,9 @@ pub struct Options {
     pub first: u64,
     /// How many seeds at most, of each world.
     pub seeds: Option<u64>,
-    /// No new seed is begun after this.
+    /// No new seed is begun after this, if the seeds have reached what so many must. If they have
+    /// not, it goes on until they have, for at most `GRACE` times as long: rare things come by
+    /// chance, and how many seeds fit a time is the machine's affair.
     pub budget: Option<Duration>,
     pub threads: usize,
     /// Violations after which the run ends.
@@ -61,6 +66,13 @@ impl Options {
     /// One seed again.
     pub fn replay(seed: u64) -> Options {
         Options { first: seed, seeds: Some(1), threads: 1, ..Options::default() }
+    }
+
+    /// Whether the time is over.
+    fn is_spent(&self, took: Duration, report: &Report) -> bool {
+        self.budget.is_some_and(|budget| {
+            took >= GRACE * budget || took >= budget && report.coverage_complete()
+        })
     }
 
     /// The world whose turn it is, and its next seed: the one that is behind its share of the time.
@@ -103,7 +115,7 @@ fn run_thread(
     loop {
         let (world, seed) = {
             let mut report = lock();
-            let spent = options.budget.is_some_and(|budget| start.elapsed() >= budget);
+            let spent = options.is_spent(start.elapsed(), &report);
             if spent || report.violations.len() >= options.violations_max {
                 return;
             }

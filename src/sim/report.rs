@@ -76,6 +76,12 @@ pub struct Line {
     pub want: u64,
 }
 
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} of {}", self.text, self.count, self.want)
+    }
+}
+
 /// How often a step of a view change was interrupted, by each of `BY`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Step {

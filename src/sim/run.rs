@@ -7,9 +7,10 @@ use super::oracle::Broken;
 use super::report::{Violation, World as Kind};
 use super::rows::{Row, Tallies};
 use crate::base::Rank;
+use crate::mutants::caught;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::rc::Rc;
 
 /// Events that a violation shows.
@@ -93,7 +94,7 @@ pub fn run(
     absorb: impl FnOnce(&Tallies),
 ) -> Option<Violation> {
     WORLD.with(|place| *place.borrow_mut() = Some(world.clone()));
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let outcome = caught(|| world.run());
     WORLD.with(|place| *place.borrow_mut() = None);
     let run = world.run_of();
     run.tallies.add(Row::Steps, run.now.get());

@@ -5,8 +5,7 @@ use super::tests::{
     early_answers, flipped_bits, floods, liars, misplaced_frames, old_answers, restless_waits,
     worlds_that_overflow, worlds_with_room,
 };
-use crate::mutants::plant;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::mutants::{caught, plant};
 
 type Check = fn() -> Result<(), String>;
 
@@ -34,7 +33,7 @@ fn each_dies() {
     let mut survivors = Vec::new();
     for (name, rule, check) in MUTANTS {
         plant(Some(name));
-        let found = catch_unwind(AssertUnwindSafe(check));
+        let found = caught(check);
         plant(None);
         match found {
             Ok(Ok(())) => survivors.push((name, rule)),

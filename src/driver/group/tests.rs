@@ -414,3 +414,20 @@ fn founders_agree_on_a_version() {
     let named = late.detail.contains("speaks wire version 1, this library speaks wire versions 2");
     assert!(late.status == Status::WireVersion && named, "{late}");
 }
+
+/// A thread that waits for its core in every turn looked at the clock so rarely that it took each gap
+/// for a pause of its own: who was gone was suspected by nobody, for ever.
+#[test]
+fn who_is_gone_is_noticed_where_turns_are_slow() {
+    let open = |rank| Group::open(&views("slow", rank, 3, 1_000), Box::new(deaf)).unwrap();
+    let mut groups = std::thread::scope(|scope| {
+        [0, 1, 2].map(|rank| scope.spawn(move || open(rank))).map(|open| open.join().unwrap())
+    });
+    let start = Instant::now();
+    let [one, two, _gone] = &mut groups;
+    while one.members() == 3 || two.members() == 3 {
+        _ = (one.poll(8).unwrap(), two.poll(8).unwrap());
+        std::thread::sleep(Duration::from_millis(12));
+        assert!(start.elapsed() < Duration::from_secs(300), "never suspected");
+    }
+}

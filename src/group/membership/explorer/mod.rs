@@ -17,6 +17,7 @@ use super::roster::{Address, Roster};
 use super::{Carry, Decision, Membership, Options};
 use crate::base::{Count, Members, Nanos, Number, Post, Posting, Rank};
 use crate::error::{Fault, Suspicion};
+use crate::mutants::caught;
 use crate::sst::Table;
 use crate::sst::frontier::{owed, prefix, share};
 use crate::sst::layout::{Layout, Mode, Shape, SubgroupColumns};
@@ -27,7 +28,6 @@ pub use plan::Plan;
 use plan::subgroups;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -139,7 +139,7 @@ pub fn explore_plan(
         }
         world.settle()
     };
-    let broken = match catch_unwind(AssertUnwindSafe(|| run(&mut world))) {
+    let broken = match caught(|| run(&mut world)) {
         Ok(outcome) => outcome.err(),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
