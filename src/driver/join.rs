@@ -18,6 +18,8 @@
 //!     it, or is not given its state, is to be suspected, since all wait for it.
 //! J5  Who cannot hear what it is told, for want of descriptors, gives up at once: it may be in the
 //!     roster.
+//! J6  Across hosts one may come to join before the founders of its host are there: their seats, which
+//!     are their ranks, are left to them. And it asks again now and then: founders do not listen yet.
 
 mod fetch;
 mod found;
@@ -42,6 +44,7 @@ use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::place::Place;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
+use crate::fabric::tcp::secret::Secret;
 use crate::group::membership::roster::{Address, Member, Roster};
 use crate::group::membership::{Install, Timings};
 use crate::group::view::View;
@@ -50,12 +53,15 @@ use crate::mem::Region;
 use crate::mem::region::Want;
 use crate::sst::layout::Layout;
 use fetch::Fetched;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Seats that are looked at: twice as many as there can be members, since processes that are no
 /// members any more keep theirs for a while.
 const SEATS: u16 = 2 * MEMBERS_MAX as u16;
+/// How often one that joins asks again whom it has asked (J6).
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 struct Joining<'a> {
     config: &'a Config,
@@ -68,8 +74,9 @@ struct Joining<'a> {
     called: Option<Instant>,
     /// With whom I am connected: seat, peer, incarnation.
     connected: Vec<(u16, Peer, u64)>,
-    /// What they were told last.
+    /// What they were told last, and when.
     asked: Vec<u64>,
+    asked_at: Instant,
     refusal: Option<Error>,
 }
 
@@ -79,9 +86,11 @@ pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Gr
     let rank = if config.join { 0 } else { config.rank }; // it says nothing to one that joins
     let config = &Config { rank, ..config.clone() };
     state::options(config).check()?;
+    let secret = lines::secret_of(config)?; // once: a pipe is empty then
     let mut start = Instant::now();
     loop {
-        if let Some((views, lines, page)) = join_once(config, &mut *application, &mut start)? {
+        let joined = join_once(config, secret.as_ref(), &mut *application, &mut start)?;
+        if let Some((views, lines, page)) = joined {
             return Ok(Group::joined(views, lines, application, page, config));
         }
     }
@@ -91,9 +100,10 @@ pub fn join(config: &Config, mut application: Box<dyn Application>) -> Result<Gr
 type Joined = (Box<Views>, Lines, Arc<Region>);
 
 /// Joins as one incarnation. `None`: it has asked to be joined, has lost its source since, and has
-/// left again; try as another one.
+/// left again; or it was to be a founder, and another one failed just then. Try as another one.
 fn join_once(
     config: &Config,
+    secret: Option<&Secret>,
     application: &mut dyn Application,
     start: &mut Instant,
 ) -> Result<Option<Joined>, Error> {
@@ -102,11 +112,8 @@ fn join_once(
     let text = config_text(config, &view)?;
     let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
     (hello.incarnation, hello.versions) = (incarnation(), config.versions);
-    let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
-    let (called, refusal) = (None, None);
     let place = Place::new(&config.near_name(), &config.peers)?;
-    let mut joining =
-        Joining { config, place, start: *start, hello, calls, called, connected, asked, refusal };
+    let mut joining = Joining::new(config, place, *start, hello);
     if config.network.carrier == Carrier::Shm {
         joining.find()?;
     }
@@ -115,12 +122,7 @@ fn join_once(
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
     let own = OwnMemory { name, block_bytes, ring_bytes, lock, huge };
-    let mut notes = Vec::new();
-    let page_bytes = stats::page_bytes(policy.subgroups(), MEMBERS_MAX);
-    let (page, page_fd) =
-        Region::share("squall-stats", page_bytes, Want::No, Want::No, &mut notes)?;
-    Region::seal(&page_fd)?;
-    let page = Arc::new(page);
+    let (page, page_fd) = stats_page(&policy)?;
     let nothing = Arc::new(Layout::new(&[]));
     let block = Arc::new(Region::heap(nothing.control_bytes));
     let parts = Parts {
@@ -138,14 +140,17 @@ fn join_once(
     let (seat, incarnation, largest) =
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
     let (text, place) = (&joining.hello.config, &joining.place);
-    let me = Myself { seat, incarnation, text, largest: &largest, place };
+    let me = Myself { seat, incarnation, text, largest: &largest, secret, place };
     let mut lines = lines::open(config, shm, &me)?;
     joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
     lines.exchange().own(Epoch(0), &sends)?;
     lines.exchange().admit(Admission::Higher);
     let letter = match application.sink().filter(|_| config.join) {
-        None if !config.join => joining.found(&mut lines, &sends)?,
+        None if !config.join => match joining.found(&mut lines, &sends)? {
+            Some(letter) => letter,
+            None => return Ok(None),
+        },
         None => joining.wait(&mut lines, &policy)?,
         Some(sink) => match joining.fetch(&mut lines, (&policy, &page), sink)? {
             Fetched::Whole(letter) => *letter,
@@ -161,7 +166,30 @@ fn join_once(
     Ok(Some((views, lines, page)))
 }
 
+/// What this member will count, for whoever looks.
+fn stats_page(policy: &Policy) -> Result<(Arc<Region>, OwnedFd), Error> {
+    let bytes = stats::page_bytes(policy.subgroups(), MEMBERS_MAX);
+    let (page, shown) = Region::share("squall-stats", bytes, Want::No, Want::No, &mut Vec::new())?;
+    Region::seal(&shown)?;
+    Ok((Arc::new(page), shown))
+}
+
 impl Joining<'_> {
+    fn new(config: &Config, place: Place, start: Instant, hello: Hello) -> Joining<'_> {
+        Joining {
+            config,
+            place,
+            start,
+            hello,
+            calls: Vec::new(),
+            called: None,
+            connected: Vec::new(),
+            asked: Vec::new(),
+            asked_at: start,
+            refusal: None,
+        }
+    }
+
     fn is_late(&self) -> bool {
         self.start.elapsed() >= self.config.open_timeout
     }
@@ -232,9 +260,10 @@ impl Joining<'_> {
         Ok(self.place.door(listener))
     }
 
-    /// Takes the lowest free seat (J2).
+    /// Takes the lowest free seat (J2); across hosts none that a founder may still come to (J6).
     fn sit_down(&mut self) -> Result<Socket, Error> {
-        for seat in 0..SEATS {
+        let first = if self.config.network.carrier == Carrier::Shm { 0 } else { SEATS / 2 };
+        for seat in (first..SEATS).chain(0..first) {
             if let Some(listener) = self.place.listen(seat)? {
                 self.hello.rank = seat;
                 return Ok(listener);
@@ -282,13 +311,14 @@ impl Joining<'_> {
         Err(Error::new(Status::WireVersion, format!("group {}: {detail}", self.config.group)))
     }
 
-    /// Asks all whom I am connected with, whenever those have changed.
+    /// Asks all whom I am connected with, whenever those have changed, and now and then (J6).
     fn ask(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<(), Error> {
         let mut all = lines.connected();
         all.sort_unstable();
-        if all == self.asked {
+        if all == self.asked && self.asked_at.elapsed() < ASK_AGAIN {
             return Ok(());
         }
+        self.asked_at = Instant::now();
         let (seat, versions) = (self.hello.rank, self.config.versions);
         let ask = Ask { seat, versions, connected: all.clone() }.encode();
         let peers: Vec<Peer> = all.iter().filter_map(|who| lines.exchange().peer(*who)).collect();
@@ -341,7 +371,8 @@ impl Joining<'_> {
 
     fn call_all(&mut self, shm: &Shm) -> Result<(), Error> {
         for seat in (0..SEATS).filter(|seat| *seat != self.hello.rank) {
-            let known = self.connected.iter().any(|of| of.0 == seat);
+            // Those on other hosts have seats of their own there.
+            let known = shm.neighbours().any(|(_, its, ..)| its == seat);
             if known || self.calls.iter().any(|call| call.0 == seat) {
                 continue;
             }
@@ -412,6 +443,47 @@ mod tests {
     use super::*;
     use crate::driver::config::Changes;
     use crate::mem::Message;
+    use std::net::TcpListener;
+    use std::sync::Mutex;
+
+    /// It took a founder's seat, was taken for that founder, and asked before anybody listened.
+    #[test]
+    fn one_that_joins_may_come_before_the_founders() {
+        let group = format!("early-{}", std::process::id());
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let founders = [free(), free()];
+        let all_in = Arc::new(Mutex::new(0));
+        let open = |rank: u16, join: bool| {
+            let mut config = Config::new(&group, rank, 2);
+            (config.membership, config.idle) = (Changes::Views, Idle::Yield);
+            (config.join, config.suspicion_ns) = (join, 20_000_000_000);
+            let network = &mut config.network;
+            (network.carrier, network.trusted) = (Carrier::Auto, true);
+            network.listen = vec![if join { free() } else { founders[usize::from(rank)].clone() }];
+            let addresses = if join { &mut network.contacts } else { &mut network.founders };
+            *addresses = founders.to_vec();
+            let all_in = all_in.clone();
+            std::thread::spawn(move || {
+                let nobody = Box::new(|_: u16, _: &[Message]| {});
+                let mut member = Group::open(&config, nobody).map_err(|why| why.to_string())?;
+                let mut is_in = false;
+                while *all_in.lock().unwrap() < 3 {
+                    member.turn(u32::MAX).map_err(|status| format!("{status:?}"))?;
+                    if member.members() == 3 && !std::mem::replace(&mut is_in, true) {
+                        *all_in.lock().unwrap() += 1;
+                    }
+                    std::thread::yield_now();
+                }
+                Ok::<(), String>(())
+            })
+        };
+        let joins = open(0, true);
+        std::thread::sleep(Duration::from_millis(300));
+        let founders = [open(0, false), open(1, false)];
+        for one in founders.into_iter().chain([joins]) {
+            assert_eq!(one.join().unwrap(), Ok(()));
+        }
+    }
 
     /// Its process kept the seat until it closed the group, though nobody answered there.
     #[test]

@@ -19,6 +19,7 @@ use crate::fabric::tcp::secret::Secret;
 use crate::fabric::tcp::{Setup, Tcp};
 use crate::fabric::{Exchange, Fabric};
 use crate::sst::layout::Layout;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What a member is connected by.
@@ -124,8 +125,19 @@ pub struct Myself<'a> {
     /// What all members must agree on.
     pub text: &'a str,
     pub largest: &'a Layout,
+    /// As `secret_of` has found it.
+    pub secret: Option<&'a Secret>,
     /// Where it meets others on this host.
     pub place: &'a Place,
+}
+
+/// What members on other hosts prove that they belong to the group with.
+///
+/// Errors: `Invalid`, `System`: as of `Secret`.
+pub fn secret_of(config: &Config) -> Result<Option<Secret>, Error> {
+    let network = &config.network;
+    let from = network.secret.as_ref().filter(|_| network.carrier != Carrier::Shm);
+    from.map(secret).transpose()
 }
 
 /// Opens the door to other hosts, and begins to call.
@@ -137,21 +149,17 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
         return Ok(Lines::Near(Box::new(shm)));
     }
     let (group, incarnation) = (config.group.clone(), me.incarnation);
-    let secret = network.secret.as_ref().map(secret).transpose()?;
+    let secret = me.secret.cloned();
     let terms = Arc::new(Terms { group, secret, versions: config.versions, incarnation });
     let listen = listen_at(config)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
     let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
     hello.versions = config.versions;
-    hello.addresses = advertised(network, &listen, &door)?;
+    hello.addresses = advertised(network, &door)?;
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
-    let source = listen.iter().find_map(|address| match address.host {
-        Host::V4(ip) if !ip.is_unspecified() => Some(ip.into()),
-        Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),
-        _ => None,
-    });
+    let source = source_of(&listen);
     let others_only = network.carrier == Carrier::Auto;
     let place = match part_of(network)? {
         "" => me.place.identity(),
@@ -207,21 +215,29 @@ fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
 }
 
 /// What others are told: as given, or where the door is.
-fn advertised(network: &Network, listen: &[Address], door: &Door) -> Result<Vec<Address>, Error> {
+fn advertised(network: &Network, door: &Door) -> Result<Vec<Address>, Error> {
     if !network.advertise.is_empty() {
         return Ok(vec![parse(&network.advertise, Some(PORT_DEFAULT))?]);
     }
-    let any = listen.iter().any(|address| match address.host {
-        Host::Any => true,
-        Host::V4(ip) => ip.is_unspecified(),
-        Host::V6(ip, _) => ip.is_unspecified(),
-        Host::Name(_) => false,
-    });
-    let found = door.addresses();
-    match found.first() {
-        Some(first) if any => Ok(vec![Address { host: Host::Any, port: first.port() }]),
-        _ => Ok(found.into_iter().map(Address::from).collect()),
-    }
+    let told = |at: SocketAddr| match at.ip().is_unspecified() {
+        true => Address { host: Host::Any, port: at.port() },
+        false => at.into(),
+    };
+    let mut all: Vec<Address> = door.addresses().into_iter().map(told).collect();
+    all.dedup();
+    Ok(all)
+}
+
+/// Where calls come from: the interface that is listened on, if it is one of that family.
+fn source_of(listen: &[Address]) -> Option<IpAddr> {
+    let ip = |address: &Address| match address.host {
+        Host::V4(ip) if !ip.is_unspecified() => Some(IpAddr::from(ip)),
+        Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),
+        _ => None,
+    };
+    let all: Vec<IpAddr> = listen.iter().filter_map(ip).collect();
+    let alone = |ip: &&IpAddr| all.iter().filter(|of| of.is_ipv4() == ip.is_ipv4()).count() == 1;
+    all.iter().find(alone).copied()
 }
 
 fn secret(from: &SecretFrom) -> Result<Secret, Error> {
@@ -238,5 +254,56 @@ fn secret(from: &SecretFrom) -> Result<Secret, Error> {
             })?;
             Secret::from_descriptor(opened.into())
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn door(listen: &str) -> (Door, Vec<Address>) {
+        let listen: Vec<Address> =
+            listen.split(' ').map(|text| parse(text, None).unwrap()).collect();
+        let (group, versions) = ("g".into(), Versions::OURS);
+        let terms = Arc::new(Terms { group, secret: None, versions, incarnation: 1 });
+        (Door::open(&listen, terms, Limits::default()).unwrap(), listen)
+    }
+
+    /// All were told the first port, and `*`, as soon as one address was `*`.
+    #[test]
+    fn each_door_is_told_as_it_is() {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (one, other) = (free(), free());
+        let (door, listen) = door(&format!("127.0.0.1:{one} *:{other}"));
+        let told = advertised(&Network::default(), &door).unwrap();
+        assert_eq!(told, listen);
+    }
+
+    #[test]
+    fn calls_come_from_the_one_interface() {
+        let from = |text: &str| {
+            let all: Vec<Address> = text.split(' ').map(|of| parse(of, None).unwrap()).collect();
+            source_of(&all).map(|ip| ip.to_string())
+        };
+        assert_eq!(from("10.0.0.1:1").as_deref(), Some("10.0.0.1"));
+        assert_eq!(from("127.0.0.1:1 10.0.0.1:1"), None, "one of them reaches nobody");
+        assert_eq!(from("*:1"), None);
+        assert_eq!(from("[2001:db8::7]:1 10.0.0.1:1").as_deref(), Some("2001:db8::7"));
+    }
+
+    /// Who came again as another incarnation found the pipe empty, from which it had its secret.
+    #[test]
+    fn a_pipe_gives_its_secret_once() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&writer, b"0123456789abcdef0123456789abcdef").unwrap();
+        drop(writer);
+        let number = std::os::fd::AsRawFd::as_raw_fd(&reader);
+        let mut config = Config::new("g", 0, 1);
+        config.network.secret = Some(SecretFrom::Descriptor(number));
+        assert!(secret_of(&config).unwrap().is_none(), "none is needed on one host");
+        config.network.carrier = Carrier::Tcp;
+        assert!(secret_of(&config).unwrap().is_some());
+        assert!(secret_of(&config).is_err(), "that is how it is: so `join` reads it once");
     }
 }

@@ -13,6 +13,21 @@ const PREFIX: &str = "SQUALL_";
 /// What our own tests and programs are told by.
 const NOT_SETTINGS: [&str; 4] = ["SQUALL_CLUSTER_", "SQUALL_SIM_", "SQUALL_TEST_", "SQUALL_STATE_"];
 
+/// What Kubernetes sets in every container for a service whose name begins like ours: of a service
+/// `squall-feed` those are SQUALL_FEED_SERVICE_HOST, SQUALL_FEED_PORT, SQUALL_FEED_PORT_7471_TCP_ADDR.
+fn is_of_a_service(name: &str) -> bool {
+    let port = |rest: &str| {
+        let mut parts = rest.split('_');
+        let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+        number && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+    };
+    let named = name.split_once("_PORT_").is_some_and(|(_, rest)| port(rest));
+    named
+        || name.ends_with("_PORT")
+        || name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+}
+
 /// Variables that mean something here.
 #[derive(Default)]
 pub struct Variables {
@@ -28,7 +43,8 @@ pub fn wanted<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     let mut variables = Variables::default();
     for (name, value) in environment {
         let Some(name) = name.as_ref().to_str() else { continue };
-        let ours = name.starts_with(PREFIX) && !NOT_SETTINGS.iter().any(|of| name.starts_with(of));
+        let other = NOT_SETTINGS.iter().any(|of| name.starts_with(of)) || is_of_a_service(name);
+        let ours = name.starts_with(PREFIX) && !other;
         if !ours && !name.starts_with("SLURM_") {
             continue;
         }

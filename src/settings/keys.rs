@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every key there is: its name, what it means, its default, and where its value goes.
 
-use super::value::{Value, Wanted};
+use super::value::{Value, Wanted, callable};
 use super::{Launcher, Settings};
 use crate::driver::config::{Changes, Idle, SubgroupConfig};
 use crate::driver::network::{Carrier, SecretFrom};
@@ -123,17 +123,23 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "network.listen" = "[]",
         "Addresses to listen on, HOST:PORT, of an interface or of all (\"*:7471\"). []: all, and the port
          that `founders` says, else 7471.",
-        |s, v| s.config.network.listen = v.texts()?;
+        |s, v| s.config.network.listen = v.listeners()?;
     "network.advertise" = "\"\"",
         "The address that others reach this member by, HOST:PORT; \"\": as they see it.",
-        |s, v| s.config.network.advertise = v.text()?;
+        |s, v| {
+            let text = v.text()?;
+            if !text.is_empty() {
+                callable(&text)?;
+            }
+            s.config.network.advertise = text;
+        };
     "network.founders" = "[]",
         "Addresses of the first members, by rank: [\"10.0.0.1:7471\", \"node2:7471\"].",
-        |s, v| s.config.network.founders = v.texts()?;
+        |s, v| s.config.network.founders = v.addresses()?;
     "network.contacts" = "[]",
         "With join: members, any of which will do; a name may have several addresses. []: `founders`.
          Who founds the group needs none.",
-        |s, v| s.config.network.contacts = v.texts()?;
+        |s, v| s.config.network.contacts = v.addresses()?;
     "network.secret_file" = "\"/etc/squall/secret\"",
         "A file that only its owner may read: what it holds proves who belongs to the group. No default.",
         |s, v| {

@@ -98,6 +98,24 @@ fn an_error_names_line_value_and_remedy() {
     }
 }
 
+/// What was wrong with an address was found when the group was opened, and not where it stands.
+#[test]
+fn an_address_that_is_none_is_found_in_its_line() {
+    let cases = [
+        ("founders", "[\"a:1\", \"b:99999\"]", "`b:99999`: the port 99999"),
+        ("founders", "[\"*:7471\"]", "`*:7471` is where to listen"),
+        ("contacts", "[\"http://a:1\"]", "without `http://`"),
+        ("contacts", "[\"a:0\"]", "port 0"),
+        ("advertise", "\"0.0.0.0:1\"", "`0.0.0.0:1` is where to listen"),
+        ("listen", "[\"10.0.0.256:1\"]", "an IPv4 address is four numbers"),
+    ];
+    for (key, value, expected) in cases {
+        let why = refused(&format!("group = \"g\"\n[network]\n{key} = {value}"));
+        assert!(why.starts_with(&format!("squall.toml:3: network.{key}: ")), "{why}");
+        assert!(why.contains(expected), "{why}");
+    }
+}
+
 #[test]
 fn contradictions_name_both_places() {
     let far = "group = \"g\"\nfabric = \"tcp\"\nnetwork.founders = [\"a:1\"]\n";
@@ -213,6 +231,25 @@ fn the_environment_wins_over_the_file() {
     assert!(why.contains("rank 9 of 3 members"), "{why}");
     let why = settings(&[("SQUALL_SUBGROUP__1__WINDOW", "1")]).unwrap_err();
     assert!(why.contains("there are 1 [[subgroup]]"), "{why}");
+}
+
+/// A service of that name in the same namespace let no member start.
+#[test]
+fn variables_of_kubernetes_services_are_no_settings() {
+    let all = [
+        "SQUALL_SERVICE_HOST",
+        "SQUALL_SERVICE_PORT",
+        "SQUALL_SERVICE_PORT_PEERS",
+        "SQUALL_PORT",
+        "SQUALL_PORT_7471_TCP",
+        "SQUALL_FEED_PORT_7471_TCP_ADDR",
+    ];
+    let text = "group = \"g\"\n";
+    let set = |name: &&str| Settings::read("squall.toml", text, [(*name, "tcp://10.0.0.1:7471")]);
+    assert!(all.iter().all(|name| set(name).is_ok()));
+    for wrong in ["SQUALL_PORTS", "SQUALL_PORT_X", "SQUALL_SERVICE", "SQUALL_PORT_7471_X"] {
+        assert!(set(&wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A value of a key, from a file or a variable, as the kind that its key wants.
 
+use crate::driver::network::PORT_DEFAULT;
+use crate::fabric::tcp::address::{Host, parse};
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Debug)]
@@ -110,6 +112,22 @@ impl Value {
         self.list()?.into_iter().map(Value::text).collect()
     }
 
+    /// Addresses to listen on, as texts.
+    pub fn listeners(self) -> Wanted<Vec<String>> {
+        let all = self.texts()?;
+        all.iter().try_for_each(|text| {
+            parse(text, Some(PORT_DEFAULT)).map(drop).map_err(|why| why.detail)
+        })?;
+        Ok(all)
+    }
+
+    /// Addresses that can be called, as texts.
+    pub fn addresses(self) -> Wanted<Vec<String>> {
+        let all = self.texts()?;
+        all.iter().try_for_each(|text| callable(text))?;
+        Ok(all)
+    }
+
     /// A name, or a number that stands for it.
     pub fn name(self) -> Wanted<String> {
         match self {
@@ -125,5 +143,23 @@ impl Value {
     pub fn ranks(self) -> Wanted<Vec<u16>> {
         let rank = |value: Value| value.number(0, u16::MAX.into()).map(|rank| rank as u16);
         self.list()?.into_iter().map(rank).collect()
+    }
+}
+
+/// Whether that is an address by which one process can be called.
+pub fn callable(text: &str) -> Wanted<()> {
+    let address = parse(text, Some(PORT_DEFAULT)).map_err(|why| why.detail)?;
+    let is_any = match address.host {
+        Host::Any => true,
+        Host::V4(ip) => ip.is_unspecified(),
+        Host::V6(ip, _) => ip.is_unspecified(),
+        Host::Name(_) => false,
+    };
+    match address.port {
+        _ if is_any => {
+            Err(format!("`{text}` is where to listen; name one host that can be called"))
+        }
+        0 => Err(format!("`{text}`: nobody can be called at port 0")),
+        _ => Ok(()),
     }
 }

@@ -2,13 +2,11 @@
 //! How the first members of a group on several hosts become its first view.
 //!
 //! Each connects with all others, those of its host over shared memory, and tells them whom it has met
-//! by rank. When all have told it the same as it tells them, that is the view, and it sends a letter
-//! to all. Who has died before is another incarnation when it comes again, and the list changes.
-//!
-//! F1  Who has sent letters tells nothing else any more. So no two go on with different lists: the
-//!     second one would need the first one's word.
-//! F2  Who gets a letter with itself in it goes on with that, whatever it sees itself: its own word was
-//!     needed for it.
+//! by rank; when all say the same, they vote for that, and with all votes it is begun (`words`). Who
+//! begins sends a letter to all, and who gets one passes it on: so a founder that fails now has told
+//! all or nobody.
+
+mod words;
 
 use super::super::letter::Letter;
 use super::super::lines::Lines;
@@ -17,54 +15,63 @@ use super::Joining;
 use crate::base::{Epoch, Events, Members, Peer, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::group::membership::Carry;
-use crate::group::membership::roster::{Address, Roster};
-use std::time::Duration;
+use crate::group::membership::roster::{Address, Member, Roster};
+use std::time::{Duration, Instant};
+use words::{List, Word, Words};
 
 /// How often it is said who is missing.
 const SAY_EVERY: Duration = Duration::from_secs(2);
-
-/// Incarnations by rank, with the wire versions that each speaks.
-type List = Vec<(u64, Versions)>;
+/// How long who has voted and has lost somebody waits for a letter, before it comes back as another
+/// incarnation.
+const LETTER_WITHIN: Duration = Duration::from_secs(1);
 
 impl Joining<'_> {
     /// Meets all other founders, and agrees with them; the answer is what the first view begins with.
-    pub fn found(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<Letter, Error> {
-        let mut said: Vec<(u64, List)> = Vec::new();
-        let mut mine: Option<List> = None;
-        let mut told = Duration::ZERO;
+    /// `None`: come again as another incarnation.
+    pub fn found(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<Option<Letter>, Error> {
+        let mut words = Words::new(self.hello.incarnation);
+        let (mut told, mut torn): (Vec<Peer>, Option<Instant>) = (Vec::new(), None);
+        let mut said = Duration::ZERO;
         loop {
             let mut events = Events::default();
             lines.fabric().sleep(Some(CALL_AGAIN.as_nanos() as u64), &mut events);
             while let Some((peer, bytes)) = lines.exchange().heard() {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
-                    return Ok(letter); // F2
+                    let members = &letter.roster.members;
+                    let one = |member: &Member| (member.incarnation, member.versions);
+                    let list = members.iter().map(one).collect::<List>();
+                    self.begin_all(lines, &list);
+                    return Ok(Some(letter));
                 }
-                if let Some(who) = lines.exchange().incarnation(peer)
-                    && let Some(list) = decode(&bytes)
+                if let (Some(who), Some(word)) =
+                    (lines.exchange().incarnation(peer), Word::decode(&bytes))
                 {
-                    said.retain(|(of, _)| *of != who);
-                    said.push((who, list));
+                    words.hears(who, word);
                 }
             }
             self.connect(lines)?;
             let all = self.everybody(lines);
-            if all != mine {
-                self.tell(lines, all.as_ref(), rings)?;
-                mine = all;
+            while words.sees(all.as_ref()) {
+                told.clear();
+                self.tell(lines, words.mine(), rings, &mut told)?;
             }
-            if let Some(list) = &mine {
-                let word = |who: &u64| said.iter().find(|(of, _)| of == who).map(|(_, said)| said);
-                let agreed = |who: &u64| *who == self.hello.incarnation || word(who) == Some(list);
-                if list.iter().all(|(who, _)| agreed(who)) {
-                    return Ok(self.begin_all(lines, list));
+            self.tell(lines, words.mine(), rings, &mut told)?;
+            if let Some(list) = words.begun() {
+                return Ok(Some(self.begin_all(lines, list)));
+            }
+            match words.is_torn(all.as_ref()) {
+                false => torn = None,
+                true if torn.get_or_insert_with(Instant::now).elapsed() > LETTER_WITHIN => {
+                    return Ok(None);
                 }
+                true => {}
             }
             let waited = self.start.elapsed();
             if self.is_late() {
                 return Err(self.not_founded(lines));
             }
-            if waited >= told + SAY_EVERY {
-                told = waited;
+            if waited >= said + SAY_EVERY {
+                said = waited;
                 let missing = self.missing(lines);
                 crate::notice!("group {}: waiting for rank {missing:?}", self.config.group);
             }
@@ -79,7 +86,8 @@ impl Joining<'_> {
         let near: Vec<(u16, u64)> = near.collect();
         let far = lines.far_ones().into_iter().map(|(seat, _, who)| (seat, who));
         for (seat, who) in near.into_iter().chain(far) {
-            if let Some(place) = found.get_mut(usize::from(seat)) {
+            let place = found.get_mut(usize::from(seat)).filter(|_| seat != self.hello.rank);
+            if let Some(place) = place {
                 *place = lines.versions(who).map(|versions| (who, versions));
             }
         }
@@ -111,12 +119,22 @@ impl Joining<'_> {
         Error::new(Status::NotComplete, detail)
     }
 
-    /// Tells all whom I have met, and shows them my memory of the first view.
-    fn tell(&self, lines: &mut Lines, all: Option<&List>, rings: &[usize]) -> Result<(), Error> {
-        let Some(list) = all else { return Ok(()) };
-        for (peer, _) in self.others(lines, list) {
-            lines.exchange().show(Epoch(0), peer, rings)?;
-            lines.exchange().say(peer, &encode(list));
+    /// Tells my word to those who have not been `told` in the connection that there is now, and shows
+    /// them my memory of the first view.
+    fn tell(
+        &self,
+        lines: &mut Lines,
+        word: Option<&Word>,
+        rings: &[usize],
+        told: &mut Vec<Peer>,
+    ) -> Result<(), Error> {
+        let Some(word) = word else { return Ok(()) };
+        for (peer, _) in self.others(lines, &word.list) {
+            if !told.contains(&peer) && !lines.exchange().has_ended(peer) {
+                lines.exchange().show(Epoch(0), peer, rings)?;
+                lines.exchange().say(peer, &word.encode());
+                told.push(peer);
+            }
         }
         Ok(())
     }
@@ -128,7 +146,7 @@ impl Joining<'_> {
         others.filter_map(peer).collect()
     }
 
-    /// All agree: it is begun (F1).
+    /// It is begun, and all hear of it.
     fn begin_all(&self, lines: &mut Lines, list: &List) -> Letter {
         let seat = |extra| Address { extra, ..Address::default() };
         let founder =
@@ -144,36 +162,5 @@ impl Joining<'_> {
             lines.exchange().say(peer, &letter(Rank(rank)).encode());
         }
         letter(Rank(self.hello.rank))
-    }
-}
-
-fn encode(list: &List) -> Vec<u8> {
-    let one = |(who, versions): &(u64, Versions)| format!("{who}:{}", versions.text());
-    let all: Vec<String> = list.iter().map(one).collect();
-    format!("found\n{}\n", all.join(",")).into_bytes()
-}
-
-/// `None`: something else.
-fn decode(bytes: &[u8]) -> Option<List> {
-    let text = std::str::from_utf8(bytes).ok()?.strip_prefix("found\n")?;
-    let one = |text: &str| {
-        let (who, versions) = text.split_once(':')?;
-        Some((who.parse().ok()?, Versions::parse(versions)?))
-    };
-    text.trim_end().split(',').map(one).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_survive_their_text() {
-        let list = vec![(7, Versions::OURS), (9, Versions { min: 1, max: 2 })];
-        assert_eq!(decode(&encode(&list)), Some(list));
-        for wrong in [&b"found\n"[..], b"found\n1:1,x:1\n", b"found\n1\n", b"find\n1:1\n", b"\xff"]
-        {
-            assert_eq!(decode(wrong), None);
-        }
     }
 }

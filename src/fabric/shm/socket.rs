@@ -399,6 +399,12 @@ impl Watch {
         let _ = epoll::modify(&self.0, descriptor, data, flags);
     }
 
+    /// From now on reports `token` only while the descriptor can be written to, or is hung up both ways.
+    pub fn await_only_room(&self, descriptor: impl AsFd, token: u64) {
+        let data = epoll::EventData::new_u64(token);
+        let _ = epoll::modify(&self.0, descriptor, data, epoll::EventFlags::OUT);
+    }
+
     /// From now on reports `token` when it is readable, too, as `add` does.
     pub fn await_all(&self, descriptor: impl AsFd, token: u64) {
         self.await_room(descriptor, token, false);

@@ -254,7 +254,7 @@ impl Lookup {
         })
     }
 
-    fn start_by(
+    pub(super) fn start_by(
         addresses: &[Address],
         resolve: fn(&str, u16) -> std::io::Result<Vec<SocketAddr>>,
     ) -> Result<Lookup, Error> {

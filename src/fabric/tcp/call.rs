@@ -40,6 +40,8 @@ pub struct Failure {
     pub refusal: Refusal,
     /// `None`: there was no address.
     pub remote: Option<SocketAddr>,
+    /// All that answered said that they do not belong together with this process, and all answered.
+    pub is_hopeless: bool,
 }
 
 /// How far a call is.
@@ -63,6 +65,8 @@ pub struct Call {
     next: Option<Instant>,
     talk: Option<Talk>,
     best: Option<Failure>,
+    /// Of all addresses that were passed over (`Failure::is_hopeless`).
+    differ: bool,
 }
 
 impl Call {
@@ -76,7 +80,7 @@ impl Call {
         each: Duration,
     ) -> Call {
         let (left, tried, next, talk, best) = (addresses.into(), Vec::new(), None, None, None);
-        Call { terms, hello, left, source, each, tried, next, talk, best }
+        Call { terms, hello, left, source, each, tried, next, talk, best, differ: true }
     }
 
     /// Goes on. Some system calls at the most. After `Met` or `Failed` it is over, and fails.
@@ -105,7 +109,9 @@ impl Call {
             }
         }
         if self.talk.is_none() && self.tried.is_empty() && self.left.is_empty() {
-            return Called::Failed(self.best.take().unwrap_or_else(no_address));
+            let best = self.best.take().unwrap_or_else(no_address);
+            let is_hopeless = self.differ && differs(&best.refusal);
+            return Called::Failed(Failure { is_hopeless, ..best });
         }
         Called::Waits
     }
@@ -132,11 +138,11 @@ impl Call {
     }
 
     fn begin(&self, address: SocketAddr, now: Instant) -> Result<Talk, Refusal> {
-        let own = |error| Refusal { reason: Reason::Refused, error };
+        let own = |error| own(Reason::Refused, error);
         let nonce = secret::random().map_err(own)?;
         let handshake = Handshake::call(self.terms.clone(), self.hello.clone(), nonce);
         let handshake = handshake.map_err(own)?;
-        let cannot = |cause: Errno| unreachable_there(cause);
+        let cannot = unreachable_there;
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = Unshared::make(|| socket_with(family, SocketType::STREAM, flags, None));
@@ -176,7 +182,7 @@ impl Call {
                 let talk = self.talk.take().expect("it has agreed");
                 match talk.session() {
                     Ok(session) => Ok(Called::Met(Box::new(session))),
-                    Err(error) => Err((Refusal { reason: Reason::HungUp, error }, address)),
+                    Err(error) => Err((own(Reason::HungUp, error), address)),
                 }
             }
             Stepped::Refused | Stepped::Asked => {
@@ -190,12 +196,17 @@ impl Call {
 
     fn pass_over(&mut self, mut refusal: Refusal, address: SocketAddr) {
         self.talk = None;
+        self.differ &= differs(&refusal) || refusal.reason == Reason::Itself;
         refusal.error.detail = format!("at {address}: {}", refusal.error.detail);
         let better = |before: &Failure| nearness(refusal.reason) > nearness(before.refusal.reason);
         if self.best.as_ref().is_none_or(better) {
-            self.best = Some(Failure { refusal, remote: Some(address) });
+            self.best = Some(Failure { refusal, remote: Some(address), is_hopeless: false });
         }
     }
+}
+
+fn differs(refusal: &Refusal) -> bool {
+    matches!(refusal.error.status, Status::Mismatch | Status::WireVersion)
 }
 
 /// Which of two troubles tells more of what is wrong: the nearer to a member, the more.
@@ -206,12 +217,20 @@ fn nearness(reason: Reason) -> u8 {
         Reason::Garbage => 2,
         Reason::Versions | Reason::Trust | Reason::Proof => 3,
         Reason::Group | Reason::Refused => 4,
+        Reason::Shortage => 5, // it is in the way of all calls
     }
+}
+
+/// A trouble of this process: it lacks something, or `otherwise`.
+fn own(otherwise: Reason, error: Error) -> Refusal {
+    let lacks = matches!(error.status, Status::Limit | Status::NoMemory);
+    Refusal { reason: if lacks { Reason::Shortage } else { otherwise }, error }
 }
 
 fn no_address() -> Failure {
     let detail = "there is no address to call";
-    Failure { refusal: Refusal::new(Reason::HungUp, Status::NotComplete, detail), remote: None }
+    let refusal = Refusal::new(Reason::HungUp, Status::NotComplete, detail);
+    Failure { refusal, remote: None, is_hopeless: false }
 }
 
 /// Whether a connection is there. `Err`: it will not be.
@@ -235,7 +254,7 @@ fn unreachable_there(cause: Errno) -> Refusal {
         }
         Errno::MFILE | Errno::NFILE => {
             let error = crate::fabric::shm::socket::system("cannot call", cause);
-            return Refusal { reason: Reason::Refused, error };
+            return own(Reason::Refused, error);
         }
         cause => {
             let cause = std::io::Error::from(cause);

@@ -4,7 +4,8 @@
 //! Anybody can call. So:
 //!
 //! E1  A look accepts at most `ACCEPTS_MAX` and carries at most `socket::EVENTS_MAX` talks on, each
-//!     by a bounded number of system calls. Who says nothing costs none, until its time is up.
+//!     by a bounded number of system calls. Who says nothing costs none, until its time is up; nor does
+//!     what somebody says, or a hang-up one way, while it is to take an answer.
 //! E2  At most `strangers` wait who have not proved themselves, each with some hundred bytes here
 //!     (where the network is trusted: with one hello), for `within`. When one too many comes, the
 //!     oldest goes of the network from which most have come: a flood drives out its own.
@@ -159,6 +160,13 @@ impl Door {
         })
     }
 
+    /// Nobody is answered any more, and the ports are free.
+    pub fn close(&mut self) {
+        self.listeners.clear();
+        self.talks.clear();
+        (self.due, self.shut_until) = (None, None);
+    }
+
     /// Where it listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(local_address).collect()
@@ -225,17 +233,18 @@ impl Door {
         let Visitor { token, mut talk, .. } = visitor;
         talk.until += self.limits.within;
         self.due = Some(self.due.map_or(talk.until, |due| due.min(talk.until)));
-        self.watch.await_writable(&talk.socket, token, true);
+        self.watch.await_only_room(&talk.socket, token);
         self.talks.push(Stranger { token, talk });
         self.bound_the_guests(Instant::now());
     }
 
     fn accept(&mut self, listener: usize, now: Instant, arrivals: &mut Vec<Arrival>) {
         for _ in 0..ACCEPTS_MAX {
+            let Some(listener) = self.listeners.get(listener) else { return };
             let mut remote = None;
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let accepted = Unshared::make(|| {
-                let (socket, from) = acceptfrom_with(&self.listeners[listener], flags)?;
+                let (socket, from) = acceptfrom_with(listener, flags)?;
                 remote = from.and_then(|from| SocketAddr::try_from(from).ok());
                 Ok::<OwnedFd, Errno>(socket)
             });
@@ -328,8 +337,10 @@ impl Door {
         let stepped = talk.step();
         match stepped {
             Stepped::Waits => {
-                if talk.is_writing() || writing {
-                    self.watch.await_writable(&talk.socket, *token, talk.is_writing());
+                match (writing, talk.is_writing()) {
+                    (_, true) => self.watch.await_only_room(&talk.socket, *token),
+                    (true, false) => self.watch.await_all(&talk.socket, *token),
+                    (false, false) => {}
                 }
                 return self.bound_the_guests(now);
             }

@@ -11,6 +11,7 @@ use super::super::{Admission, Exchange, Memory, Shown, Sizes};
 use super::link::Link;
 use super::mirror::{extent, made};
 use super::outgoing::{Own, Parcel};
+use super::talk::{SILENCE, end_after};
 use super::{FIRST, Mine, TOKEN_ALARM, Tcp, stream, wire};
 use crate::base::{Epoch, Members, POST_WORDS_MAX, Peer, Rank};
 use crate::error::Error;
@@ -49,8 +50,15 @@ impl Exchange for Tcp {
 
     fn admit(&mut self, whom: Admission) {
         self.admits = whom;
-        if let Some(lobby) = self.lobby.as_mut().filter(|_| whom == Admission::All) {
-            lobby.stop_calling();
+        match &mut self.lobby {
+            Some(lobby) if whom == Admission::All => {
+                lobby.stop_calling();
+                for socket in self.links.iter().flatten().filter_map(Link::socket) {
+                    let _ = end_after(&socket, SILENCE);
+                }
+            }
+            Some(lobby) if whom == Admission::Nobody => lobby.door.close(),
+            _ => {}
         }
     }
 
@@ -194,7 +202,7 @@ impl Exchange for Tcp {
         let Some(call) = self.lobby.as_ref().and_then(|of| of.call_for_stream(who)) else {
             return false;
         };
-        match stream::open(call, stream) {
+        match stream::open(call, who, stream) {
             Ok(()) => true,
             Err(trouble) => {
                 say(Level::Notice, &format!("no stream for the state: {trouble}"));

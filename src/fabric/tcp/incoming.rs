@@ -97,6 +97,11 @@ impl Incoming {
         Ok(())
     }
 
+    /// Nothing more comes: the buffer is not needed.
+    pub fn let_go(&mut self) {
+        (self.buffer, self.from, self.upto, self.verified) = (Box::default(), 0, 0, 0);
+    }
+
     /// Takes what is in the buffer as far as it is whole.
     pub fn take(&mut self, mirror: &mut Mirror) -> Result<(), Flaw> {
         if self.opener.is_some() {

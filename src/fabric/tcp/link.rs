@@ -8,13 +8,14 @@
 //!     kept for a while: closed at once, it would take what is on its way along.
 //! L3  Silence ends no connection of a member's (F5): one whose callback takes long may read nothing for
 //!     minutes. A path on which nothing is sent is tried by the kernel now and then, and given up when
-//!     nobody answers (`IDLE`): so who dies with its host before it is a member takes no memory for
+//!     nobody answers (`talk::SILENCE`): so who dies with its host before it is a member takes no memory for
 //!     ever. What is closed here is held for a dead path for `CLOSED_MS` more, not for minutes.
 
 use super::incoming::{Incoming, Over};
 use super::mirror::{Measures, Mirror};
 use super::outgoing::{Outgoing, Parcel, Sent};
 use super::seal::{KEY_BYTES, Sealer};
+use super::talk::{SILENCE, end_after};
 use super::wire::Flaw;
 use crate::error::Error;
 use crate::fabric::shm::fork::Unshared;
@@ -34,11 +35,6 @@ const UNSENT_BYTES: u32 = 1 << 20;
 const PARTING: Duration = Duration::from_millis(500);
 /// How long the kernel waits for any answer to what it sends after that, in milliseconds.
 const CLOSED_MS: u32 = 3_000;
-/// After so long without a word the kernel asks whether the other host is there, so often, at such
-/// intervals (L3).
-const IDLE: Duration = Duration::from_secs(30);
-const IDLE_AGAIN: Duration = Duration::from_secs(10);
-const IDLE_TRIES: u32 = 6;
 /// What such a peer still says is dropped, so much in a look.
 const DROPPED_BYTES: usize = 64 << 10;
 
@@ -92,11 +88,8 @@ pub struct Link {
 impl Link {
     pub fn new(channel: Channel, measures: Arc<Measures>) -> Result<Link, Error> {
         let Channel { socket, incarnation, keys, before } = channel;
-        let set = sockopt::set_tcp_nodelay(&socket, true)
-            .and_then(|()| sockopt::set_tcp_keepidle(&socket, IDLE))
-            .and_then(|()| sockopt::set_tcp_keepintvl(&socket, IDLE_AGAIN))
-            .and_then(|()| sockopt::set_tcp_keepcnt(&socket, IDLE_TRIES))
-            .and_then(|()| sockopt::set_socket_keepalive(&socket, true));
+        let set = sockopt::set_tcp_nodelay(&socket, true);
+        let set = set.and_then(|()| end_after(&socket, SILENCE));
         set.map_err(|cause| system("cannot set up a connection", cause))?;
         limit_unsent(socket.as_fd(), UNSENT_BYTES);
         let [opener, sealer] = match &keys {
@@ -192,8 +185,9 @@ impl Link {
 
     /// Nothing of the peer's lands any more, and what waits does not go.
     pub fn close(&mut self) -> Option<Parting> {
-        self.outgoing.forget();
         let socket = self.socket.take()?;
+        self.outgoing.let_go();
+        self.incoming.let_go();
         let _ = sockopt::set_tcp_user_timeout(&socket, CLOSED_MS);
         let _ = shutdown(&socket, Shutdown::Write);
         Some(Parting { socket, until: Instant::now() + PARTING })

@@ -2,15 +2,20 @@
 //! Who meets whom: the door of a member that others call, and its calls while it founds or joins.
 //!
 //! A founder calls those of lower rank at the addresses of the configuration. One that joins calls its
-//! contacts until one of them answers; each member that it meets tells it who else there is and
-//! where, in its welcome and whenever it asks (`who`), and it calls those. So it works while some
-//! contacts are down, and a member may have any address.
+//! contacts, all of them for as long as it joins: whom it meets first may join itself, or be about to
+//! stop. Each that it meets tells it who else there is and where, in its welcome and whenever it asks
+//! (`who`), and it calls those. So it works while some contacts are down, and a member may have any
+//! address.
 //!
 //! Y1  A member calls nobody. Of two that join, the one with the higher incarnation calls: each pair is
 //!     connected once.
 //! Y2  There is one connection per incarnation: who is connected is not called, and one that comes a
 //!     second time is refused.
-//! Y3  Where members on one host meet over shared memory, they do not over TCP.
+//! Y3  Where members on one host meet over shared memory, they do not over TCP; one that joins is told
+//!     who else there is all the same, then both hang up.
+//! Y4  What one address says ends no join while others may be better: it may be another's by now.
+//! Y5  A peer is asked again when it has answered, so that one that does not listen for a while finds
+//!     one question.
 //!
 //! What is said in connections that are there (`Tcp::heard` keeps it from the driver):
 //!
@@ -21,10 +26,11 @@
 //! ```
 
 mod about;
+mod goals;
 
 use super::super::mixed::Neighbour;
-use super::address::{Address, Lookup, parse};
-use super::call::{Call, Called, TRY};
+use super::address::{Address, parse};
+use super::call::{Call, TRY};
 use super::door::{Arrival, Door, Visitor};
 use super::handshake::Terms;
 use super::hello::{Hello, Kind, compare};
@@ -34,38 +40,20 @@ use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
 pub use about::About;
 use about::{HOST, about, entry, host_of, list, settle, this_host};
+use goals::{Goal, Whom};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a call that met nobody waits before the next one.
-const CALL_AGAIN: Duration = Duration::from_millis(100);
 /// How often one that joins asks who there is.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Entries that are believed of one peer: twice as many as a group has members, since some join.
 pub(super) const HERE_MAX: usize = 2 * MEMBERS_MAX;
+/// Processes that are connected, at the most; some join, and some have just gone.
+const PEERS_MAX: usize = 4 * MEMBERS_MAX;
 /// Processes that are called at once, at the most.
 const GOALS_MAX: usize = 2 * HERE_MAX;
 const WHO: &[u8] = b"who\n";
-
-/// Whom a call is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Whom {
-    Founder(u16),
-    /// Any member.
-    Anybody,
-    Incarnation(u64),
-}
-
-/// Somebody to be called until it is connected.
-struct Goal {
-    whom: Whom,
-    addresses: Vec<Address>,
-    lookup: Option<Lookup>,
-    call: Option<Call>,
-    /// Not before.
-    next: Instant,
-}
 
 pub struct Lobby {
     terms: Arc<Terms>,
@@ -84,6 +72,7 @@ pub struct Lobby {
     /// All that others have told of.
     told: Vec<About>,
     joins: bool,
+    founds: bool,
     asked: Instant,
     trouble: Option<Error>,
     fatal: Option<Error>,
@@ -113,7 +102,7 @@ impl Lobby {
         let Parts { terms, mut hello, door, others_only, source, place } = parts;
         let host = this_host(&place);
         hello.more.push((HOST.into(), host.clone()));
-        let joins = hello.kind == Kind::Enter;
+        let (joins, founds) = (hello.kind == Kind::Enter, hello.kind == Kind::Join);
         let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());
         let near = Vec::new();
         let (trouble, fatal) = (None, None);
@@ -130,6 +119,7 @@ impl Lobby {
             near,
             told,
             joins,
+            founds,
             asked,
             trouble,
             fatal,
@@ -151,14 +141,15 @@ impl Lobby {
 
     fn add(&mut self, whom: Whom, addresses: Vec<Address>) {
         let next = Instant::now();
-        self.goals.push(Goal { whom, addresses, lookup: None, call: None, next });
+        let (lookup, call, failed) = (None, None, false);
+        self.goals.push(Goal { whom, addresses, lookup, call, next, failed });
     }
 
     /// This process is a member: calls that are under way are hung up on (Y1).
     pub fn stop_calling(&mut self) {
         self.goals.clear();
         self.told.clear();
-        self.joins = false;
+        (self.joins, self.founds) = (false, false);
     }
 
     /// Whether there is something to do now though nobody stirs.
@@ -174,6 +165,11 @@ impl Lobby {
     /// What no further call can mend: another configuration.
     pub fn fatal(&self) -> Option<&Error> {
         self.fatal.as_ref()
+    }
+
+    /// Whether this is a founder of a group that does not run yet.
+    pub fn founds(&self) -> bool {
+        self.founds
     }
 
     /// The group runs at that wire version: who does not speak it is refused.
@@ -195,6 +191,7 @@ impl Lobby {
                 Arrival::Met(session) if session.peer.kind == Kind::Stream => {
                     new.push(New::Stream(session.incarnation(), session));
                 }
+                Arrival::Met(session) if session.peer.kind == Kind::Probe => {}
                 Arrival::Met(session) => self.keep(session, false, &mut new),
             }
         }
@@ -202,12 +199,14 @@ impl Lobby {
         for at in (0..self.goals.len()).rev() {
             match self.go_on(at, now) {
                 Some(session) => {
-                    self.goals[at].next = now + CALL_AGAIN;
                     self.read_told(&session.peer, session.remote.ip());
                     self.keep(session, true, &mut new);
+                    self.goals[at].next = now + self.pause(self.goals[at].whom);
                 }
-                None if self.is_reached(self.goals[at].whom) => {
-                    if !matches!(self.goals[at].whom, Whom::Anybody | Whom::Founder(_)) {
+                // If it is still there it will be told of again, with its addresses by then.
+                None if matches!(self.goals[at].whom, Whom::Incarnation(_)) => {
+                    let over = self.goals[at].failed && self.goals[at].lookup.is_none();
+                    if over || self.is_reached(self.goals[at].whom) {
                         self.goals.swap_remove(at);
                     }
                 }
@@ -220,9 +219,13 @@ impl Lobby {
     fn is_reached(&self, whom: Whom) -> bool {
         match whom {
             Whom::Founder(rank) => self.abouts.iter().any(|of| of.seat == rank),
-            Whom::Anybody => !self.abouts.is_empty(),
+            Whom::Anybody => false,
             Whom::Incarnation(who) => self.is_connected(who),
         }
+    }
+
+    fn has_met_nobody(&self) -> bool {
+        self.abouts.is_empty() && self.near.is_empty()
     }
 
     fn is_connected(&self, incarnation: u64) -> bool {
@@ -241,61 +244,6 @@ impl Lobby {
             if !(mine || calls_me || near || known || full || self.is_connected(about.incarnation))
             {
                 self.add(whom, about.addresses);
-            }
-        }
-    }
-
-    /// Carries a call on, or begins one.
-    fn go_on(&mut self, at: usize, now: Instant) -> Option<Box<Session>> {
-        let reached = self.is_reached(self.goals[at].whom);
-        let goal = &mut self.goals[at];
-        if reached {
-            (goal.lookup, goal.call) = (None, None);
-            return None;
-        }
-        if goal.call.is_none() && goal.lookup.is_none() {
-            if now < goal.next {
-                return None;
-            }
-            match Lookup::start(&goal.addresses) {
-                Ok(lookup) => goal.lookup = Some(lookup),
-                Err(trouble) => {
-                    goal.next = now + CALL_AGAIN;
-                    self.trouble = Some(trouble);
-                    return None;
-                }
-            }
-        }
-        if let Some(lookup) = &mut goal.lookup {
-            if !lookup.poll() {
-                return None;
-            }
-            let addresses = lookup.addresses();
-            if addresses.is_empty() {
-                self.trouble = lookup.trouble().cloned();
-                (goal.lookup, goal.next) = (None, now + CALL_AGAIN);
-                return None;
-            }
-            let (terms, hello) = (self.terms.clone(), self.hello.clone());
-            goal.lookup = None;
-            goal.call = Some(Call::new(addresses, self.source, terms, hello, TRY));
-        }
-        match goal.call.as_mut()?.step(now) {
-            Called::Waits => None,
-            Called::Met(session) => {
-                goal.call = None;
-                Some(session)
-            }
-            Called::Failed(failure) => {
-                (goal.call, goal.next) = (None, now + CALL_AGAIN);
-                let error = failure.refusal.error;
-                // What this process lacks others would wait for, were it joined.
-                let lacks = matches!(error.status, Status::Limit | Status::NoMemory);
-                if lacks || matches!(error.status, Status::Mismatch | Status::WireVersion) {
-                    self.fatal.get_or_insert(error.clone());
-                }
-                self.trouble = Some(error);
-                None
             }
         }
     }
@@ -358,7 +306,13 @@ impl Lobby {
             return refuse(Status::InUse, "this process is connected already"); // Y2
         }
         if self.others_only && host_of(theirs) == self.host {
-            return refuse(Status::InUse, "members on one host meet over shared memory"); // Y3
+            return match (meets, theirs.kind) {
+                (Admission::All, Kind::Enter) => Ok(()), // it is not kept
+                _ => refuse(Status::InUse, "members on one host meet over shared memory"), // Y3
+            };
+        }
+        if self.abouts.len() >= PEERS_MAX {
+            return refuse(Status::Limit, "too many processes are connected with this one");
         }
         match (meets, theirs.kind, self.hello.kind) {
             (Admission::All, Kind::Enter, _) => Ok(()),
@@ -388,23 +342,31 @@ impl Lobby {
             return Some(Some(format!("here\n{}", self.here(members)).into_bytes()));
         }
         let text = bytes.strip_prefix(b"here\n")?;
+        let its = self.abouts.iter_mut().find(|of| of.incarnation == from);
+        let ip = its.and_then(|of| {
+            of.is_asked = false; // Y5
+            of.ip
+        });
         if let Ok(text) = std::str::from_utf8(text)
             && self.joins
         {
-            let its = self.abouts.iter().find(|of| of.incarnation == from);
-            let ip = its.and_then(|of| of.ip);
             self.learn(text.lines(), ip);
         }
         Some(None)
     }
 
-    /// What all that are connected are to be asked, if it is time.
-    pub fn asks(&mut self, now: Instant) -> Option<&'static [u8]> {
-        let due = self.joins && now >= self.asked + ASK_EVERY;
-        if due {
-            self.asked = now;
+    /// Who is to be asked what, if it is time.
+    pub fn asks(&mut self, now: Instant) -> Option<(Vec<u64>, &'static [u8])> {
+        if !self.joins || now < self.asked + ASK_EVERY {
+            return None;
         }
-        due.then_some(WHO)
+        self.asked = now;
+        let whom = self.abouts.iter_mut().filter(|of| !of.is_asked); // Y5
+        let whom = whom.map(|of| {
+            of.is_asked = true;
+            of.incarnation
+        });
+        Some((whom.collect(), WHO))
     }
 
     fn read_told(&mut self, welcome: &Hello, ip: IpAddr) {
@@ -445,6 +407,7 @@ impl Lobby {
                 host: self.host.clone(),
                 addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
                 ip: None,
+                is_asked: false,
             }
         };
         self.near = neighbours.iter().map(of).collect();
@@ -464,3 +427,6 @@ impl Lobby {
         Some(Call::new(numeric.collect(), source, terms, hello, TRY))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

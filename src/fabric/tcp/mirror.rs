@@ -274,7 +274,8 @@ impl Sink for Mirror {
             Some(at) => at,
             None => {
                 let ahead = self.theirs.iter().filter(|theirs| theirs.epoch > self.entered);
-                if ahead.count() >= AHEAD_MAX {
+                // Nor any number that it has entered and I have not.
+                if ahead.count() >= AHEAD_MAX || self.theirs.len() >= 2 * AHEAD_MAX {
                     return Err(flaw);
                 }
                 self.theirs.push(Theirs::new(epoch, self.measures.rings.len()));

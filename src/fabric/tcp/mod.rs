@@ -73,8 +73,11 @@ const READ_EACH_MAX: usize = 4;
 const LOOKS_AWAKE: u32 = 4;
 /// Connections that are closed here and kept for a moment, at the most.
 const PARTINGS_MAX: usize = 64;
-/// Streams that peers have opened and nobody has taken, at the most.
-const OFFERED_MAX: usize = 64;
+/// Places of processes that were no members and have ended: far more than can end between an `Install`,
+/// which may name them, and the view that it begins.
+const GHOSTS_MAX: usize = 1024;
+/// Streams that peers have opened and that have not ended, at the most: two threads each.
+const STREAMS_MAX: usize = 64;
 /// How long `drop` waits, after a farewell, for it to be taken.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -137,6 +140,10 @@ pub struct Tcp {
     knocked: bool,
     /// Streams that peers have opened, and whose.
     offered: VecDeque<(u64, OwnedFd)>,
+    /// Held by each stream that a peer has opened.
+    streams: Arc<()>,
+    /// Places of processes that were no members and have ended, the oldest first.
+    ghosts: VecDeque<usize>,
 }
 
 impl Tcp {
@@ -167,14 +174,19 @@ impl Tcp {
             lobby: None,
             knocked: false,
             offered: VecDeque::new(),
+            streams: Arc::new(()),
+            ghosts: VecDeque::new(),
         })
     }
 
     /// Keeps a connection whose handshake is over. There is one per incarnation; who comes again must
     /// have lost the one before. Of members of the first view the peer is the rank (`connect_as`).
     pub fn connect(&mut self, channel: Channel) -> Result<Peer, Error> {
-        let free = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
-        let peer = Peer(free as u16);
+        let free = match self.links.iter().position(Option::is_none) {
+            None if self.ghosts.len() >= GHOSTS_MAX => self.forget_ghost(),
+            free => free,
+        };
+        let peer = Peer(free.unwrap_or(self.links.len()) as u16);
         self.connect_as(peer, channel)?;
         Ok(peer)
     }
@@ -193,6 +205,16 @@ impl Tcp {
         }
         self.hear(at); // what was read before makes no socket readable
         Ok(())
+    }
+
+    /// The place of the one that has ended first, which is free now.
+    fn forget_ghost(&mut self) -> Option<usize> {
+        let oldest = self.ghosts.pop_front().filter(|at| !self.peers.contains(&Some(*at)))?;
+        self.links[oldest] = None;
+        self.mine.iter_mut().for_each(|mine| {
+            mine.seen.retain(|(seen, _)| usize::from(seen.0) != oldest);
+        });
+        Some(oldest)
     }
 
     /// Lets a lobby make the connections from now on.
@@ -230,19 +252,20 @@ impl Tcp {
         for new in lobby.step(now, self.admits, &members) {
             match new {
                 New::Peer(session) => self.keep(*session),
-                New::Stream(who, session) => match stream::plain(*session) {
-                    Ok(stream) if self.offered.len() < OFFERED_MAX => {
-                        self.offered.push_back((who, stream));
+                New::Stream(who, session) if Arc::strong_count(&self.streams) <= STREAMS_MAX => {
+                    match stream::plain(*session, &self.streams) {
+                        Ok(stream) => self.offered.push_back((who, stream)),
+                        Err(trouble) => {
+                            say(Level::Warning, &format!("no state transfer: {trouble}"));
+                        }
                     }
-                    Ok(_) => {}
-                    Err(trouble) => say(Level::Warning, &format!("no state transfer: {trouble}")),
-                },
+                }
+                New::Stream(..) => {} // hung up on
             }
         }
-        let asks = self.lobby.as_mut().and_then(|lobby| lobby.asks(now));
-        if let Some(asks) = asks {
-            for at in 0..self.links.len() {
-                self.say(Peer(at as u16), asks);
+        if let Some((whom, asks)) = self.lobby.as_mut().and_then(|lobby| lobby.asks(now)) {
+            for peer in whom.into_iter().filter_map(|who| self.peer(who)).collect::<Vec<_>>() {
+                self.say(peer, asks);
             }
         }
     }
@@ -252,10 +275,18 @@ impl Tcp {
         let Session { socket, keys, leftover: before, .. } = session;
         let keys = keys.map(|keys| Keys { send: keys.send, receive: keys.receive });
         // Whoever was here before with this number has ended, and is no member any more.
-        if let Err(trouble) = self.connect(Channel { socket, incarnation, keys, before }) {
-            say(Level::Warning, &format!("a connection is lost: {trouble}"));
-            if let Some(lobby) = &mut self.lobby {
-                lobby.forget(incarnation);
+        match self.connect(Channel { socket, incarnation, keys, before }) {
+            Ok(peer) if self.lobby.as_ref().is_some_and(Lobby::founds) => {
+                if let Some(socket) = self.link(peer).and_then(Link::socket) {
+                    let _ = talk::end_after(&socket, talk::FOUNDERS_SILENCE); // until all are let in
+                }
+            }
+            Ok(_) => {}
+            Err(trouble) => {
+                say(Level::Warning, &format!("a connection is lost: {trouble}"));
+                if let Some(lobby) = &mut self.lobby {
+                    lobby.forget(incarnation);
+                }
             }
         }
     }
@@ -316,7 +347,12 @@ impl Tcp {
     /// A connection is over here, by either side.
     #[cold]
     fn end(&mut self, peer: usize) {
+        let member = self.peers.contains(&Some(peer));
         let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        if !link.has_ended() && !member && self.admits == Admission::All {
+            link.mirror = mirror::Mirror::new(self.measures.clone()); // N1
+            self.ghosts.push_back(peer);
+        }
         if let Some(socket) = link.socket().filter(|_| link.watched) {
             self.watch.remove(socket);
         }
@@ -419,6 +455,7 @@ impl Tcp {
 
     /// Forgets connections that have ended, of processes that are no members any more.
     fn tidy(&mut self) {
+        self.ghosts.clear();
         for at in 0..self.links.len() {
             let member = self.peers.contains(&Some(at));
             if !member && self.links[at].as_ref().is_some_and(Link::has_ended) {

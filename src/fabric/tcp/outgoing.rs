@@ -199,6 +199,13 @@ impl Outgoing {
         (self.bytes, self.sent, self.letters, self.late) = (0, 0, 0, None);
     }
 
+    /// The same, and nothing will be said again: its buffers are not needed.
+    pub fn let_go(&mut self) {
+        self.forget();
+        (self.queue, self.copied, self.pieces, self.own) =
+            (VecDeque::new(), Vec::new(), Vec::new(), None);
+    }
+
     /// In a poll: whether it is time to try a socket again that was full.
     #[inline]
     pub fn is_due(&mut self) -> bool {

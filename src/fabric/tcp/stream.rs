@@ -47,6 +47,7 @@ const STEP: Duration = Duration::from_micros(200);
 struct Ends {
     local: Unshared,
     far: Unshared,
+    _count: Arc<()>,
 }
 
 impl Ends {
@@ -96,28 +97,33 @@ impl Ends {
     }
 }
 
-/// Calls, and carries `local` over the connection from then on. Waits for the answer, for as long as a
-/// call may take.
-pub fn open(mut call: Call, local: BorrowedFd<'_>) -> Result<(), Error> {
+/// Calls `whom`, and carries `local` over the connection from then on. Waits for the answer, for as long
+/// as a call may take.
+pub fn open(mut call: Call, whom: u64, local: BorrowedFd<'_>) -> Result<(), Error> {
     loop {
         match call.step(Instant::now()) {
             Called::Waits => std::thread::sleep(STEP),
             Called::Failed(failure) => return Err(failure.refusal.error),
+            Called::Met(session) if session.incarnation() != whom => {
+                let detail = format!("another process answers at {}", session.remote);
+                return Err(Error::new(Status::PeerFault, detail));
+            }
             Called::Met(session) => {
                 let local = Unshared::make(|| dup(local));
-                return carry(*session, local.map_err(trouble)?);
+                return carry(*session, local.map_err(trouble)?, Arc::new(()));
             }
         }
     }
 }
 
-/// The end of a local stream that stands for a connection somebody has opened.
-pub fn plain(session: Session) -> Result<OwnedFd, Error> {
+/// The end of a local stream that stands for a connection somebody has opened. `count`: is held until
+/// both directions have ended.
+pub fn plain(session: Session, count: &Arc<()>) -> Result<OwnedFd, Error> {
     let pair = || socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let (mine, theirs) = pair().map_err(trouble)?;
     ioctl_fionbio(&mine, true).map_err(trouble)?;
     let theirs = Unshared::make(|| Ok(theirs)).map_err(trouble)?;
-    carry(session, theirs)?;
+    carry(session, theirs, count.clone())?;
     Ok(mine)
 }
 
@@ -125,11 +131,11 @@ fn trouble(cause: Errno) -> Error {
     system("cannot open a stream for a state transfer", cause)
 }
 
-fn carry(session: Session, local: Unshared) -> Result<(), Error> {
+fn carry(session: Session, local: Unshared, count: Arc<()>) -> Result<(), Error> {
     let Session { socket: far, keys, leftover, .. } = session;
     ioctl_fionbio(&local, false).map_err(trouble)?;
     end_after(&far, DEAD).map_err(trouble)?;
-    let ends = Arc::new(Ends { local, far });
+    let ends = Arc::new(Ends { local, far, _count: count });
     let (sealer, opener) = match &keys {
         Some(keys) => (Some(Sealer::new(&keys.send)), Some(Sealer::new(&keys.receive))),
         None => (None, None),

@@ -15,6 +15,7 @@ use crate::fabric::shm::socket::system;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, getsockname, recv, send, sockopt};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Bytes of one read.
@@ -25,10 +26,14 @@ const READS_MAX: u32 = 256;
 const STEP_READS_MAX: u32 = 8;
 
 /// After which silence of the other's *kernel* a connection ends on which nothing of mine is on its way:
-/// that of one that joins and whose host has failed would stay for ever. About as long as the kernel
-/// tries where something is.
-const SILENCE: Silence =
-    Silence { idle: Duration::from_secs(60), every: Duration::from_secs(60), count: 14 };
+/// that of one that joins and whose host has failed would stay for ever.
+pub const SILENCE: Silence =
+    Silence { idle: Duration::from_secs(30), every: Duration::from_secs(10), count: 6 };
+
+/// The same among founders: where nobody beats yet, each waits for all, and the one that comes after a
+/// host that has failed claims its place.
+pub const FOUNDERS_SILENCE: Silence =
+    Silence { idle: Duration::from_secs(4), every: Duration::from_secs(1), count: 4 };
 
 /// Asks after `idle`, so often, and takes no answer for an end.
 #[derive(Clone, Copy)]
@@ -39,7 +44,7 @@ pub struct Silence {
 }
 
 /// From now on the connection ends after such a silence.
-pub fn end_after(socket: &Unshared, silence: Silence) -> Result<(), Errno> {
+pub fn end_after(socket: &impl AsFd, silence: Silence) -> Result<(), Errno> {
     sockopt::set_tcp_keepidle(socket, silence.idle)?;
     sockopt::set_tcp_keepintvl(socket, silence.every)?;
     sockopt::set_tcp_keepcnt(socket, silence.count)?;
@@ -135,7 +140,6 @@ impl Talk {
         let remote = self.remote;
         let what = "cannot use a member's connection";
         sockopt::set_tcp_nodelay(&self.socket, true).map_err(|cause| system(what, cause))?;
-        end_after(&self.socket, SILENCE).map_err(|cause| system(what, cause))?;
         let local = getsockname(&self.socket).map_err(|cause| system(what, cause))?;
         let local = SocketAddr::try_from(local).map_err(|cause| system(what, cause))?;
         let agreed = self.handshake.agreed().expect("both have agreed");

@@ -46,9 +46,11 @@ pub enum Reason {
     Slow,
     /// There were too many others.
     Crowd,
+    /// This process lacks something: a descriptor, memory.
+    Shortage,
 }
 
-pub const REASONS: usize = 10;
+pub const REASONS: usize = 11;
 
 /// That they do not, and the sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]

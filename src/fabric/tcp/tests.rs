@@ -16,7 +16,7 @@ pub(super) const BEAT_AT: usize = WORDS * 8;
 const CLOSED_AT: usize = WORDS * 8 + 128;
 pub(super) const LANE_BYTES: u64 = 1 << 20;
 
-fn setup(lane_bytes: u64) -> Setup {
+pub fn setup(lane_bytes: u64) -> Setup {
     let rings = vec![RingMeasures { lanes: 2, lane_bytes }];
     let measures = Measures { block_bytes: BLOCK_BYTES, beat_at: BEAT_AT, rings };
     Setup { measures, beat_at: BEAT_AT, closed_at: CLOSED_AT, parks: true, views: true }
@@ -554,4 +554,54 @@ fn two_that_leave_at_once_hear_of_each_other() {
             }
         });
     }
+}
+
+/// Each that came and went before it was a member left its buffers and its mirror behind until the next
+/// view began: one that is started again and again fills the memory of all members.
+#[test]
+fn who_comes_and_goes_leaves_nothing_behind() {
+    let mut nodes = members(2, false, LANE_BYTES);
+    let mut one = nodes.swap_remove(0);
+    one.tcp.admit(Admission::All);
+    for who in 100..100 + GHOSTS_MAX as u64 + 20 {
+        let [mine, theirs] = channels([1, who], false);
+        let mut guest = Tcp::new(setup(LANE_BYTES)).unwrap();
+        let (peer, member) = (one.tcp.connect(mine).unwrap(), guest.connect(theirs).unwrap());
+        if who == 100 {
+            guest.own(Epoch(0), &[0]).unwrap();
+            guest.show(Epoch(0), member, &[0]).unwrap();
+            let shown = |one: &mut Node| one.tcp.shown(peer, Epoch(0), &sizes(LANE_BYTES)).unwrap();
+            one.until("it shows its memory", |one| {
+                one.tcp.poll(true, &mut one.events);
+                matches!(shown(one), Shown::Memory(_))
+            });
+            drop(guest);
+            one.until("it is gone", |one| {
+                one.tcp.poll(true, &mut one.events);
+                one.tcp.has_ended(peer)
+            });
+            assert!(matches!(shown(&mut one), Shown::Never), "its memory is kept");
+            continue;
+        }
+        drop(guest);
+        one.until("it is gone", |one| {
+            one.tcp.poll(true, &mut one.events);
+            one.tcp.has_ended(peer)
+        });
+    }
+    assert!(one.tcp.links.len() <= GHOSTS_MAX + 3, "{} places", one.tcp.links.len());
+    assert!(one.tcp.links[1].as_ref().is_some_and(|link| !link.has_ended()), "a member's stays");
+}
+
+/// Memory of one epoch after the other, each entered before the next is shown, was made without end.
+#[test]
+fn a_peer_makes_no_more_memory_than_it_may() {
+    let measures = Arc::new(setup(4096).measures);
+    let mut mirror = mirror::Mirror::new(measures);
+    let refused = (1..100).find(|epoch| {
+        use wire::Sink;
+        let shown = mirror.memory(Epoch(*epoch), &[]);
+        shown.and_then(|()| mirror.enter(Epoch(*epoch)).map(drop)).is_err()
+    });
+    assert!(refused.is_some_and(|epoch| epoch > 4), "{refused:?}");
 }

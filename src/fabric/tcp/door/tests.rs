@@ -8,6 +8,7 @@ use super::super::hello::Kind;
 use super::super::secret::Secret;
 use super::super::terms::Versions;
 use super::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
@@ -710,4 +711,61 @@ fn a_noisy_street_stalls_nobody() {
     }
     let_in(&mut door, &terms);
     assert!(door.lines() <= REASONS as u64);
+}
+
+/// Who is no member any more keeps its port from nobody.
+#[test]
+fn a_door_that_is_closed_gives_its_port_away() {
+    let terms = terms(Some(secret(0)), 7);
+    let mut first = door(&terms);
+    let at = first.addresses()[0].to_string();
+    let _waits = stranger(&first);
+    first.look(Instant::now());
+    first.close();
+    let mut second = open(&at, &terms, Limits::default());
+    assert!(first.look(Instant::now()).is_empty() && first.wake_at().is_none());
+    let_in(&mut second, &terms);
+}
+
+/// It asks, hangs up one way and takes little of the answer: whoever slept on the door was woken for
+/// that, without end.
+#[test]
+fn who_does_not_take_its_answer_wakes_nobody() {
+    let terms = terms(None, 7);
+    let mut door = door(&terms);
+    let caller = Arc::new(Terms { incarnation: 99, ..(*terms).clone() });
+    let mut handshake = Handshake::call(caller.clone(), hello(&caller), [3; 32]).unwrap();
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    sockopt::set_socket_send_buffer_size(&door.listeners[0], 4096).unwrap();
+    rustix::net::connect(&socket, &door.addresses()[0]).unwrap();
+    let mut stream = TcpStream::from(socket);
+    let mine = Hello { config: "x=1\n".repeat(14_000), ..hello(&terms) };
+    let mut asked = None;
+    stream.write_all(handshake.output()).unwrap();
+    wait_for(|| {
+        for arrival in door.look(Instant::now()) {
+            let Arrival::Asks(visitor) = arrival else { panic!("it has not got all") };
+            asked = Some(visitor);
+        }
+        let mut opening = [0; 48];
+        if handshake.wanted() == 48 && door.waiting() == 1 {
+            stream.read_exact(&mut opening).unwrap();
+            handshake.sent(handshake.output().len());
+            handshake.feed(&opening);
+            stream.write_all(handshake.output()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        asked.is_some()
+    });
+    door.welcome(*asked.unwrap(), &mine).unwrap();
+    let mut quiet = 0;
+    wait_for(|| {
+        assert!(door.look(Instant::now()).is_empty(), "it fits into the buffers");
+        let now = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        quiet += u32::from(poll(&mut [PollFd::new(&door, PollFlags::IN)], Some(&now)) == Ok(0));
+        quiet > 5
+    });
+    assert_eq!(door.waiting(), 1);
 }

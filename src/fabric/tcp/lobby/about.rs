@@ -27,6 +27,8 @@ pub struct About {
     pub addresses: Vec<Address>,
     /// As whom its connection shows it; `None`: it has none here.
     pub(super) ip: Option<IpAddr>,
+    /// It has not answered yet.
+    pub(super) is_asked: bool,
 }
 
 /// What a hello says of a process, and how it is reached. `called`: at the address it was found at.
@@ -45,6 +47,7 @@ pub(super) fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
         host: host_of(hello).into(),
         addresses,
         ip: Some(remote.ip()),
+        is_asked: false,
     }
 }
 
@@ -93,8 +96,8 @@ pub(super) fn entry(line: &str) -> Option<About> {
     let host = parts.next()?.to_string();
     let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
     let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    let (versions, ip) = (None, None);
-    Some(About { incarnation, seat, is_member, versions, host, addresses, ip })
+    let (versions, ip, is_asked) = (None, None, false);
+    Some(About { incarnation, seat, is_member, versions, host, addresses, ip, is_asked })
 }
 
 /// The same for processes that can meet over shared memory: one machine, one boot, one place
@@ -120,6 +123,7 @@ mod tests {
             host: "h".repeat(bytes),
             addresses: vec![parse("10.0.0.1:7471", None).unwrap()],
             ip: None,
+            is_asked: false,
         };
         let all: Vec<About> = (1..=200).map(|who| about(who, 60_000)).collect();
         assert_eq!(list(all.iter().map(|of| (of, true))), "");
