@@ -34,6 +34,18 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
+/// The host's name, as it calls itself.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The same for processes that can meet over shared memory: one boot, one network namespace.
+pub fn network_place() -> String {
+    let boot = read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let space = fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    format!("{boot} {}", space.display())
+}
+
 pub fn line() -> String {
     let cores = cores();
     let version = env!("CARGO_PKG_VERSION");
