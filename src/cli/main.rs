@@ -11,6 +11,7 @@
 mod cat;
 mod config;
 mod failure;
+mod far;
 mod info;
 mod machine;
 mod perf;

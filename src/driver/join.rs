@@ -136,7 +136,8 @@ fn join_once(
     let shm = Shm::new(parts, &nothing)?;
     let (seat, incarnation, largest) =
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
-    let me = Myself { seat, incarnation, text: &joining.hello.config, largest: &largest };
+    let text = &joining.hello.config;
+    let me = Myself { seat, incarnation, text, largest: &largest, page: &page };
     let mut lines = lines::open(config, shm, &me)?;
     joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };

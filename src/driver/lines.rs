@@ -4,6 +4,7 @@
 
 use super::config::Config;
 use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
+use super::policy::config_text;
 use crate::base::Peer;
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
@@ -17,7 +18,9 @@ use crate::fabric::tcp::mirror::Measures;
 use crate::fabric::tcp::secret::Secret;
 use crate::fabric::tcp::{Setup, Tcp};
 use crate::fabric::{Exchange, Fabric};
+use crate::mem::Region;
 use crate::sst::layout::Layout;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a member is connected by.
@@ -112,6 +115,61 @@ pub struct Myself<'a> {
     /// What all members must agree on.
     pub text: &'a str,
     pub largest: &'a Layout,
+    /// Its statistics.
+    pub page: &'a Arc<Region>,
+}
+
+/// What a process needs that is no member and asks members something over TCP.
+pub struct Inquiry {
+    pub terms: Arc<Terms>,
+    /// With the configuration, so that who is asked can compare.
+    pub hello: Hello,
+    /// Calls come from this interface.
+    pub source: Option<IpAddr>,
+    /// The first members, or contacts.
+    pub addresses: Vec<Address>,
+}
+
+impl Inquiry {
+    /// Errors: `Invalid`: an address, or the secret; `System`: it cannot be read.
+    pub fn new(config: &Config, kind: Kind) -> Result<Inquiry, Error> {
+        let network = &config.network;
+        let rank = if config.join { 0 } else { config.rank };
+        let text = match kind {
+            Kind::Stat => String::new(),
+            _ => config_text(config, &Config { rank, ..config.clone() }.view()?)?,
+        };
+        let (source, incarnation) = (source(&listen_at(network)?), 0);
+        let terms = terms(config, incarnation)?;
+        let hello = Hello::new(kind, &config.group, config.rank, incarnation, &text);
+        let known = if config.join { &network.contacts } else { &network.founders };
+        Ok(Inquiry { terms, hello, source, addresses: all_of(known)? })
+    }
+}
+
+fn terms(config: &Config, incarnation: u64) -> Result<Arc<Terms>, Error> {
+    let network = &config.network;
+    let secret = network.secret.as_ref().map(secret).transpose()?;
+    if secret.is_none() && !network.trusted {
+        let detail = "members on other hosts must prove that they belong to the group: give a secret, \
+                      or say that the network is trusted";
+        return Err(Error::new(Status::Invalid, detail));
+    }
+    Ok(Arc::new(Terms {
+        group: config.group.clone(),
+        secret,
+        versions: Versions::OURS,
+        incarnation,
+    }))
+}
+
+/// The address of the interface that is listened on, if it is one.
+fn source(listen: &[Address]) -> Option<IpAddr> {
+    listen.iter().find_map(|address| match address.host {
+        Host::V4(ip) if !ip.is_unspecified() => Some(ip.into()),
+        Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),
+        _ => None,
+    })
 }
 
 /// Opens the door to other hosts, and begins to call.
@@ -122,14 +180,8 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     if network.carrier == Carrier::Shm {
         return Ok(Lines::Near(Box::new(shm)));
     }
-    let (group, incarnation) = (config.group.clone(), me.incarnation);
-    let secret = network.secret.as_ref().map(secret).transpose()?;
-    if secret.is_none() && !network.trusted {
-        let detail = "members on other hosts must prove that they belong to the group: give a secret, \
-                      or say that the network is trusted";
-        return Err(Error::new(Status::Invalid, detail));
-    }
-    let terms = Arc::new(Terms { group, secret, versions: Versions::OURS, incarnation });
+    let incarnation = me.incarnation;
+    let terms = terms(config, incarnation)?;
     let listen = listen_at(network)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
@@ -137,13 +189,10 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     hello.addresses = advertised(network, &listen, &door)?;
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
-    let source = listen.iter().find_map(|address| match address.host {
-        Host::V4(ip) if !ip.is_unspecified() => Some(ip.into()),
-        Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),
-        _ => None,
-    });
+    let source = source(&listen);
     let others_only = network.carrier == Carrier::Auto;
-    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source });
+    let mut lobby =
+        Lobby::new(Parts { terms, hello, door, others_only, source, page: Some(me.page.clone()) });
     if config.join {
         lobby.call_contacts(&all_of(&network.contacts)?);
     } else {

@@ -32,6 +32,8 @@ pub mod stats;
 pub mod views;
 mod watch;
 
+pub use lines::Inquiry;
+
 #[cfg(test)]
 mod leaving_tests;
 
@@ -362,6 +364,9 @@ impl Driver {
             self.tick_views();
         }
         self.write_page(now);
+        if look {
+            self.write_ways();
+        }
         true
     }
 
@@ -483,7 +488,12 @@ impl Driver {
     pub fn refresh(&mut self) {
         if !self.is_inherited() {
             self.write_page(clock());
+            self.write_ways();
         }
+    }
+
+    fn write_ways(&self) {
+        self.fabric.ways(&mut |rank, way| self.page.write_way(rank, way));
     }
 
     fn write_page(&self, now: Nanos) {

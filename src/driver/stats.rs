@@ -5,17 +5,20 @@
 //! `TICK_TURNS` busy turns), mapped read-only by whoever asks at the door. Words are independent;
 //! a reader may see some of one tick and some of the next.
 
-use crate::base::Nanos;
+use crate::base::{Nanos, Rank};
 use crate::error::Status;
+use crate::fabric::Way;
 use crate::group::Engine;
 use crate::group::multicast::{Multicast, Tally};
+use crate::group::view::{Part, View};
 use crate::mem::Region;
 use crate::sst::layout::Mode;
 use crate::transfer;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// The first word of the page: "sqstat" and a format byte.
-pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x02");
+pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x03");
 
 /// State transfers of a page: those that the member gives its state by at the same time, at the
 /// most, and the one by which it got its own.
@@ -28,12 +31,24 @@ const TRANSFERS_AT: usize = 32;
 const TRANSFER_WORDS: usize = 16;
 const _: () = assert!(transfer::progress::WORDS + 2 <= TRANSFER_WORDS);
 
-const HEAD_WORDS: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
+/// By rank, how that member is reached: 0: it is not, or it is this one; `BY_SHM` or `BY_TCP`; the address
+/// (family 4 or 6 above the port, then 16 bytes of it); bytes that wait; how often there was no room.
+const PEERS_AT: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
+const PEER_WORDS: usize = 8;
+const BY_SHM: u64 = 1;
+const BY_TCP: u64 = 2;
+
+/// After those: the subgroups of the view, each with what belongs to its members by rank.
 const SUBGROUP_WORDS: usize = 32;
+
+/// Where a subgroup begins, with room for so many members.
+fn subgroup_at(at: usize, room: usize) -> usize {
+    PEERS_AT + room * PEER_WORDS + at * (SUBGROUP_WORDS + room)
+}
 
 /// Bytes of the page of a group.
 pub fn page_bytes(subgroups: usize, members: usize) -> usize {
-    (HEAD_WORDS + subgroups * (SUBGROUP_WORDS + members)) * 8
+    subgroup_at(subgroups, members) * 8
 }
 
 /// What the driver counts.
@@ -163,7 +178,24 @@ pub struct Snapshot {
     pub last: Steps,
     pub counters: Counters,
     pub subgroups: Vec<SubgroupSnapshot>,
+    /// Those that it does not belong to, some of which may have no members at all.
+    pub elsewhere: Vec<Elsewhere>,
+    /// By rank: how that member is reached.
+    pub peers: Vec<Option<Way>>,
     pub transfers: Vec<Transferred>,
+}
+
+/// A subgroup of the view that the member does not belong to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    pub subgroup: u64,
+    pub received_mode: bool,
+    pub members: u64,
+    pub senders: u64,
+    /// As in `SubgroupSnapshot`.
+    pub of: u64,
+    pub shard: u64,
+    pub lacks: u64,
 }
 
 /// One subgroup of a page. Only subgroups that the member belongs to are there.
@@ -214,6 +246,41 @@ impl Page {
         self.region.cell(word * 8).prepare(value);
     }
 
+    /// What does not change within a view.
+    #[cold]
+    fn write_view(&self, view: &View) {
+        for (at, subgroup) in view.subgroups.iter().enumerate() {
+            let base = subgroup_at(at, self.room);
+            let Part { of, shard, lacks } = subgroup.part;
+            let words = [
+                (0, at as u64),
+                (1, u64::from(subgroup.shape.mode == Mode::Received)),
+                (2, subgroup.senders.len() as u64),
+                (13, of.into()),
+                (14, shard.into()),
+                (15, lacks.into()),
+                (16, subgroup.members.len() as u64),
+                (17, u64::from(subgroup.has(view.me))),
+            ];
+            words.iter().for_each(|(word, value)| self.put(base + word, *value));
+        }
+        (0..self.room).for_each(|rank| self.put(PEERS_AT + rank * PEER_WORDS, 0));
+    }
+
+    /// How a member is reached; some stores.
+    pub fn write_way(&self, rank: Rank, way: Way) {
+        if rank.index() >= self.room {
+            return;
+        }
+        let base = PEERS_AT + rank.index() * PEER_WORDS;
+        let Way::Tcp { remote, queued_bytes, full } = way else {
+            return self.put(base, BY_SHM);
+        };
+        let (place, [high, low]) = words_of(remote);
+        let words = [BY_TCP, place, high, low, queued_bytes, full];
+        words.iter().enumerate().for_each(|(at, word)| self.put(base + at, *word));
+    }
+
     /// Writes everything; about ten stores and as many per subgroup, to lines nobody else writes.
     pub fn write(
         &self,
@@ -224,24 +291,24 @@ impl Page {
         counted: &[Counted],
     ) {
         let stopped = stopped.map_or(0, |status| u64::from((status as i32).unsigned_abs()));
+        let view = engine.view();
+        if self.region.cell(5 * 8).own() != engine.epoch().0 {
+            self.write_view(view);
+        }
         let head = [engine.epoch().0, stopped, now.0];
         let turned =
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
-        self.put(2, u64::from(engine.view().me.0));
-        self.put(3, engine.view().members as u64);
-        self.put(4, engine.multicasts().len() as u64);
+        self.put(2, u64::from(view.me.0));
+        self.put(3, view.members as u64);
+        self.put(4, view.subgroups.len() as u64);
         self.put(23, counters.evicted);
         head.iter().chain(&turned).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
-        for (at, multicast) in engine.multicasts().iter().enumerate() {
-            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
+        for multicast in engine.multicasts() {
+            let base = subgroup_at(multicast.subgroup, self.room);
             let [prefix, stable, done] = multicast.own_progress();
-            let part = engine.view().subgroups[multicast.subgroup].part;
             let counted = &counted[multicast.subgroup];
             let (tally, delivered) = (counted.tally(multicast), counted.delivered);
             let words = [
-                multicast.subgroup as u64,
-                u64::from(multicast.mode == Mode::Received),
-                multicast.slots().len() as u64,
                 prefix.0,
                 stable.0,
                 done.0,
@@ -252,14 +319,11 @@ impl Page {
                 delivered.messages,
                 delivered.bytes,
                 delivered.batches,
-                part.of.into(),
-                part.shard.into(),
-                part.lacks.into(),
             ];
-            words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
+            words.iter().enumerate().for_each(|(i, value)| self.put(base + 3 + i, *value));
             let ranks = base + SUBGROUP_WORDS;
-            (0..engine.view().members).for_each(|rank| self.put(ranks + rank, u64::MAX));
-            self.put(ranks + usize::from(engine.view().me.0), prefix.0);
+            (0..view.members).for_each(|rank| self.put(ranks + rank, u64::MAX));
+            self.put(ranks + view.me.index(), prefix.0);
             for (rank, number) in multicast.progress() {
                 self.put(ranks + rank.index(), number.0);
             }
@@ -325,11 +389,25 @@ pub fn read(region: &Region) -> Option<Snapshot> {
             evicted: word(23)?,
         },
         subgroups: Vec::new(),
+        elsewhere: Vec::new(),
+        peers: (0..members).map(|rank| way_of(PEERS_AT + rank * PEER_WORDS, &word)).collect(),
         transfers: (0..=TAKEN).filter_map(|place| transferred(place, &word)).collect(),
     };
     for at in 0..subgroups {
-        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + room);
+        let base = subgroup_at(at, room);
         let get = |i: usize| word(base + i).unwrap_or(0);
+        if get(17) == 0 {
+            snapshot.elsewhere.push(Elsewhere {
+                subgroup: get(0),
+                received_mode: get(1) == 1,
+                members: get(16),
+                senders: get(2),
+                of: get(13),
+                shard: get(14),
+                lacks: get(15),
+            });
+            continue;
+        }
         let delivered = Delivered { messages: get(10), bytes: get(11), batches: get(12) };
         snapshot.subgroups.push(SubgroupSnapshot {
             subgroup: get(0),
@@ -352,6 +430,36 @@ pub fn read(region: &Region) -> Option<Snapshot> {
     Some(snapshot)
 }
 
+/// An address as words: family and port; and its bytes.
+fn words_of(address: Option<SocketAddr>) -> (u64, [u64; 2]) {
+    let halves = |bytes: u128| [(bytes >> 64) as u64, bytes as u64];
+    match address {
+        None => (0, [0; 2]),
+        Some(SocketAddr::V4(v4)) => {
+            (4 << 16 | u64::from(v4.port()), halves(u128::from(v4.ip().to_bits())))
+        }
+        Some(SocketAddr::V6(v6)) => (6 << 16 | u64::from(v6.port()), halves(v6.ip().to_bits())),
+    }
+}
+
+fn way_of(base: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Way> {
+    match word(base)? {
+        BY_SHM => Some(Way::Shm),
+        BY_TCP => {
+            let place = word(base + 1)?;
+            let bytes = u128::from(word(base + 2)?) << 64 | u128::from(word(base + 3)?);
+            let ip = match place >> 16 {
+                4 => Some(IpAddr::from(Ipv4Addr::from_bits(bytes as u32))),
+                6 => Some(IpAddr::from(Ipv6Addr::from_bits(bytes))),
+                _ => None,
+            };
+            let remote = ip.map(|ip| SocketAddr::new(ip.to_canonical(), place as u16));
+            Some(Way::Tcp { remote, queued_bytes: word(base + 4)?, full: word(base + 5)? })
+        }
+        _ => None,
+    }
+}
+
 fn transferred(place: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Transferred> {
     let base = TRANSFERS_AT + place * TRANSFER_WORDS;
     let kind = word(base)?;
@@ -364,6 +472,23 @@ fn transferred(place: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Tra
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_tells_how_members_are_reached() {
+        let region = Arc::new(Region::heap(page_bytes(1, 4)));
+        let page = Page::new(region.clone(), 4);
+        page.put(3, 4);
+        let tcp = |text: &str| {
+            let remote = Some(text.parse().unwrap());
+            Way::Tcp { remote, queued_bytes: 7, full: 9 }
+        };
+        let ways = [Way::Shm, tcp("10.0.0.1:7471"), tcp("[2001:db8::7]:9")];
+        (1..4).zip(ways).for_each(|(rank, way)| page.write_way(Rank(rank), way));
+        let expected = [None, Some(ways[0]), Some(ways[1]), Some(ways[2])];
+        assert_eq!(read(&region).unwrap().peers, expected);
+        page.write_way(Rank(63), Way::Shm); // there is no room: nothing else is overwritten
+        assert_eq!(read(&region).unwrap().peers, expected);
+    }
     use crate::transfer::{Phase, Snapshot};
 
     #[test]
