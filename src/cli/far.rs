@@ -17,7 +17,8 @@ const PAUSE: Duration = Duration::from_micros(100);
 pub struct Asked {
     pub address: SocketAddr,
     pub outcome: Result<Box<Session>, Failure>,
-    /// From the call to the answer, the handshake included.
+    /// From the call to the connection, and to the answer of the member's next look.
+    pub connected: Option<Duration>,
     pub took: Duration,
 }
 
@@ -59,7 +60,8 @@ pub fn ask(inquiry: &Inquiry, addresses: &[SocketAddr]) -> Vec<Asked> {
                 Called::Met(session) => Ok(session),
                 Called::Failed(failure) => Err(failure),
             };
-            asked.push(Asked { address: *address, outcome, took: since.elapsed() });
+            let (connected, took) = (call.connected_after(), since.elapsed());
+            asked.push(Asked { address: *address, outcome, connected, took });
             false
         });
         std::thread::sleep(PAUSE);

@@ -96,7 +96,8 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
         |s, v| s.config.suspicion_ns = nanoseconds(v.time()?)?;
     "network.listen" = "[\"*:7471\"]",
-        "Addresses to listen on, HOST:PORT, of an interface or of all.",
+        "Addresses to listen on, HOST:PORT, of an interface or of all. Left out: all, and the port that
+         this member has in `network.founders`.",
         |s, v| s.config.network.listen = v.texts()?;
     "network.advertise" = "\"\"",
         "The address that others reach this member by, HOST:PORT; \"\": as they see it.",

@@ -192,6 +192,7 @@ impl Settings {
         if far {
             self.config.membership = Changes::Views;
             self.agree_far()?;
+            self.listen_at_own_port();
         } else if let Some((key, origin)) =
             self.origins.iter().find(|(key, _)| key.starts_with("network."))
         {
@@ -211,6 +212,16 @@ impl Settings {
             false => config.view(),
         };
         checked.map(drop).map_err(|why| Error::new(why.status, format!("{name}: {}", why.detail)))
+    }
+
+    /// A founder that is not told where to listen does so where the others look for it.
+    fn listen_at_own_port(&mut self) {
+        let network = &mut self.config.network;
+        let mine = network.founders.get(usize::from(self.config.rank));
+        let port = mine.and_then(|mine| mine.rsplit_once(':')?.1.parse::<u16>().ok());
+        if let Some(port) = port.filter(|_| network.listen.is_empty() && !self.config.join) {
+            network.listen = vec![format!("*:{port}")];
+        }
     }
 
     /// What a group across hosts needs beside.

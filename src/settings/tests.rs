@@ -140,6 +140,18 @@ fn the_environment_wins_over_the_file() {
 }
 
 #[test]
+fn a_founder_listens_where_others_look_for_it() {
+    let text = "group = \"g\"\nmembers = 2\nfabric = \"tcp\"\n\
+                network = { founders = [\"a:1000\", \"[::1]:1001\"], trusted_network = true }\n";
+    let listen = |text: &str| read(text).unwrap().config.network.listen;
+    assert_eq!(listen(text), ["*:1000"]);
+    assert_eq!(listen(&format!("rank = 1\n{text}")), ["*:1001"]);
+    let told = text.replace("founders", "listen = [\"10.0.0.1:7\"], founders");
+    assert_eq!(listen(&told), ["10.0.0.1:7"]);
+    assert!(listen(&text.replace(":1000", "")).is_empty(), "no port there: the default");
+}
+
+#[test]
 fn slurm_says_rank_and_addresses() {
     let text = "group = \"g\"\nfabric = \"auto\"\nlauncher = \"slurm\"\nnetwork.secret_fd = 3\n";
     let job = [

@@ -18,6 +18,7 @@ use squall::settings::Settings;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 /// What a connection should be able to hold: a hundredth of a second at 10 Gbit/s is 12 MiB, and less
 /// than a few MiB is felt already.
@@ -184,9 +185,13 @@ fn answer(name: String, asked: &Asked, own: bool) -> Line {
     let address = asked.address;
     match &asked.outcome {
         Ok(session) => {
-            let (peer, took) = (&session.peer, time_text(asked.took.as_nanos() as u64));
+            let text = |time: Duration| time_text(time.as_nanos() as u64);
+            let (connected, took) = (text(asked.connected.unwrap_or_default()), text(asked.took));
+            let (peer, proved) = (&session.peer, session.keys.is_some());
+            let proved = if proved { "proved" } else { "nothing is proved" };
             let found = format!(
-                "{address}{way}: a member answers, proved, after {took}: process {} on {}, {}",
+                "{address}{way}: connected in {connected}; a member answers in {took}, {proved}: process \
+                 {} on {}, {}",
                 peer.pid, peer.host, session.versions
             );
             Line::ok(name, found)

@@ -50,8 +50,10 @@ pub struct Call {
     source: Option<IpAddr>,
     each: Duration,
     talk: Option<Talk>,
-    /// It is not connected yet.
+    /// It is not connected yet; when the address at hand was called, and how long it took until it was.
     connecting: bool,
+    called: Option<Instant>,
+    connected: Option<Duration>,
     best: Option<Failure>,
 }
 
@@ -66,7 +68,14 @@ impl Call {
         each: Duration,
     ) -> Call {
         let left = addresses.into();
-        Call { terms, hello, left, source, each, talk: None, connecting: false, best: None }
+        let (talk, called, connected, best) = (None, None, None, None);
+        Call { terms, hello, left, source, each, talk, connecting: false, called, connected, best }
+    }
+
+    /// How long the network took to connect with the last address that could be: without the handshake,
+    /// and as exactly as `step` was called.
+    pub fn connected_after(&self) -> Option<Duration> {
+        self.connected
     }
 
     /// Goes on. Some system calls at the most. After `Met` or `Failed` it is over, and fails.
@@ -114,6 +123,7 @@ impl Call {
         }
         self.talk = Some(Talk::new(socket, handshake, address, now + self.each));
         self.connecting = true;
+        (self.called, self.connected) = (Some(now), None);
         Ok(())
     }
 
@@ -124,7 +134,10 @@ impl Call {
         let late = now >= talk.until;
         if self.connecting {
             match is_connected(&talk.socket) {
-                Ok(true) => self.connecting = false,
+                Ok(true) => {
+                    self.connecting = false;
+                    self.connected = self.called.map(|since| now.saturating_duration_since(since));
+                }
                 Ok(false) if !late => return Ok(Called::Waits),
                 Ok(false) => return Err((unreachable_there(Errno::TIMEDOUT), address)),
                 Err(cause) => return Err((unreachable_there(cause), address)),
