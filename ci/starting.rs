@@ -536,7 +536,8 @@ fn stat_and_info_ask_other_hosts() -> String {
     until("all three answer", || {
         let output = done(lab.on(2, "squall stat --config demo.toml --at host-b:7471 --json"));
         value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        value["members"].as_array().is_some_and(|all| all.iter().all(|of| of["state"] == "runs"))
+        let run = |all: &Vec<Value>| all.len() == 3 && all.iter().all(|of| of["state"] == "runs");
+        value["members"].as_array().is_some_and(run)
     });
     let all = value["members"].as_array().unwrap();
     assert_eq!(all.len(), 3);

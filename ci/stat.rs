@@ -140,8 +140,11 @@ fn a_shard_that_waits_is_told() {
     let polling = group.spawn(None).unwrap();
     let output = squall(&["stat", &name]);
     let text = text_of(&output.stdout);
-    let waits = "subgroup 0: stable mode, 0 senders, waits for 1 more\n";
-    assert!(text.contains(waits), "{text}");
+    let shard = |at: u32| format!("subgroup {at} (shard {at} of the configured subgroup 0)");
+    let waits = format!("{}: stable mode, 0 senders, waits for 1 more\n", shard(0));
+    assert!(text.contains(&waits), "{text}");
+    let empty = format!("{}: stable mode, 0 senders, waits for 2 more, no members\n", shard(1));
+    assert!(text.contains(&empty), "{text}");
     assert!(
         text.contains(
             "subgroup 2 (shard 0 of the configured subgroup 1): stable mode, 1 senders\n"
@@ -150,6 +153,8 @@ fn a_shard_that_waits_is_told() {
     let value = json_of(&["stat", &name, "--json"]);
     assert_eq!(value["members"][0]["subgroups"][0]["lacks"], 1);
     assert_eq!(value["members"][0]["evicted"], 0);
+    let shard = &value["subgroups"][1];
+    assert_eq!([&shard["members"], &shard["lacks"], &shard["of"]], [0, 2, 0], "{value}");
     drop(polling);
 }
 

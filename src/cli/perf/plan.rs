@@ -83,7 +83,7 @@ impl Plan {
             "senders": self.senders,
             "size": self.size,
             "window": self.window,
-            "seconds": self.seconds,
+            "seconds": self.seconds.to_string(), // as text, so that it comes back the same
             "pace_ns": if self.test == Test::Lat { self.pace_ns } else { 0 },
         })
     }

@@ -50,16 +50,18 @@ impl Member {
         }
     }
 
-    /// Its process has ended; of another host that is not known.
+    /// Its process has ended; of one that this process cannot see that is not known.
     pub fn gone(&self) -> bool {
-        self.far.is_none() && (self.pid == 0 || !Path::new(&format!("/proc/{}", self.pid)).exists())
+        let seen = self.far.is_none() && self.pid != 0;
+        seen && !Path::new(&format!("/proc/{}", self.pid)).exists()
     }
 
     pub fn state(&self, snapshot: Option<&Snapshot>) -> String {
         match &self.answer {
             Answer::Refused(why) => why.clone(),
             Answer::Silent => "does not answer: it does not poll".into(),
-            Answer::Page(_) => match snapshot.map(|snapshot| snapshot.stopped) {
+            Answer::Page(page) => match snapshot.map(|snapshot| snapshot.stopped) {
+                None if page.cell(0).observe() == 0 => "is no member yet".into(),
                 None => "gives an unknown page".into(),
                 Some(0) if self.gone() => "has ended".into(),
                 Some(0) => "runs".into(),

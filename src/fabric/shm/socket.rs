@@ -15,7 +15,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
     SocketType, accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with,
-    socketpair, sockopt,
+    socketpair,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -23,7 +23,7 @@ use rustix::time::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Descriptors that one message carries at the most: table, bell and a ring per subgroup.
 pub const DESCRIPTORS_MAX: usize = crate::limits::SUBGROUPS_MAX + 8;
@@ -50,6 +50,7 @@ pub struct Socket(Unshared);
 /// Who is at the other end, as the kernel says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Credentials {
+    /// 0: a process that this one cannot see (another container).
     pub pid: u32,
     pub uid: u32,
 }
@@ -137,8 +138,19 @@ impl Socket {
     }
 
     pub fn credentials(&self) -> Option<Credentials> {
-        let got = sockopt::socket_peercred(&self.0).ok()?;
-        Some(Credentials { pid: got.pid.as_raw_pid() as u32, uid: got.uid.as_raw() })
+        // Not by rustix: its type for this says that a pid is never 0, and that of a process in
+        // another pid namespace is.
+        let mut got = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let bytes = size_of::<libc::ucred>();
+        let mut len = bytes as libc::socklen_t;
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+        let descriptor = self.0.as_fd().as_raw_fd();
+        let place = (&raw mut got).cast();
+        // SAFETY: the descriptor is borrowed; `got` and `len` live on this stack, `len` is the size of
+        // `got`, and any bytes are a `ucred`.
+        let failed = unsafe { libc::getsockopt(descriptor, level, name, place, &mut len) };
+        let told = failed == 0 && len as usize == bytes;
+        told.then_some(Credentials { pid: got.pid as u32, uid: got.uid })
     }
 
     /// Takes nothing more in, and drops what has come. What is sent from now on arrives, even if
