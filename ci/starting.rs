@@ -16,7 +16,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use support::until;
+use support::{Arguments, Process, until};
 
 const PAGE: &str = include_str!("../src/cli/starting.md");
 const README: &str = include_str!("../README.md");
@@ -35,8 +35,25 @@ fn main() {
             ("perf_tells_of_another_members_end", perf_tells_of_another_members_end),
             ("stat_and_info_ask_other_hosts", stat_and_info_ask_other_hosts),
         ],
-        &[],
+        &[("stranger", stranger)],
     );
+}
+
+/// Listens where a member should be: as one of a later wire version (`newer`), or says nothing.
+fn stranger(arguments: &Arguments) {
+    let listener = std::net::TcpListener::bind("0.0.0.0:7471").unwrap();
+    println!("listens");
+    let mut callers = Vec::new();
+    for caller in listener.incoming() {
+        let mut caller = caller.unwrap();
+        if arguments.text("says") == Some("newer") {
+            let mut opening =
+                *b"SQUALL\x01\x01\x09\x00\x09\x00------------------------------------";
+            opening[16..].fill(7);
+            caller.write_all(&opening).unwrap();
+        }
+        callers.push(caller);
+    }
 }
 
 /// The block of a page after a mark, without its fences.
@@ -339,7 +356,7 @@ fn a_unit_of_systemd() -> String {
         let file = fs::read_to_string(lab.home(host).join("demo.toml")).unwrap();
         let file = file.replace("\"demo.secret\"", "\"/etc/squall/demo.secret\"");
         fs::write(etc(host).join("demo.toml"), place(&file, host)).unwrap();
-        let join = block(PAGE, "<!-- file: join.toml -->").replace("\"5s\"", "\"1s\"");
+        let join = block(PAGE, "<!-- file: join.toml -->").replace("\"5s\"", "\"2s\"");
         fs::write(etc(host).join("join.toml"), place(&join, host)).unwrap();
         let script = place(block(PAGE, "<!-- file: squall-demo -->"), host);
         write_program(&lab.home(host).join("squall-demo"), &script);
@@ -494,6 +511,15 @@ fn perf_tells_of_another_members_end() -> String {
     let differs =
         |errors: &String| errors.contains("`seconds` is") && errors.contains("same options");
     assert!(said.iter().any(differs), "{said:?}");
+    // The port of the floor is taken, by the group itself.
+    let options = "lat --seconds 0.1 --json --floor-port 7471";
+    let [first, second] = both([options, options]);
+    let (first, second) = (std::thread::spawn(|| first.end()), second.end());
+    let first = first.join().unwrap();
+    assert!(first.status.success() && second.status.success(), "{first:?} {second:?}");
+    let value: Value = serde_json::from_slice(&first.stdout).unwrap();
+    let why = value["tests"][0]["floor"]["missing"].as_str().unwrap_or_default();
+    assert!(why.contains("7471") && value["tests"][0]["ratio"].is_null(), "{value}");
     // A member that dies.
     let members = both(["rate --seconds 60", "rate --seconds 60"]);
     let member = |host: usize| {
@@ -579,7 +605,13 @@ fn stat_and_info_ask_other_hosts() -> String {
     has(&info(2, trusts), ["rank 2|lack", "one side has a secret", "trusted_network"]);
     drop(members);
     has(&info(0, ""), ["rank 2|note", "no member listens", "is the member started"]);
+    let space = lab.net.hosts()[1].0.clone();
+    for (says, words) in [("newer", "another wire version"), ("nothing", "says nothing")] {
+        let mut stranger = Process::start_in(Some(&space), "stranger", &[("says", &says)]);
+        stranger.expect("listens");
+        has(&info(0, ""), ["rank 2|lack", words, ""]);
+    }
     lab.net.cut(1);
     has(&info(0, ""), ["rank 2|lack", "10.77.0.2:7471", "firewall"]);
-    "seen from a third host; six troubles told apart".into()
+    "seen from a third host; eight troubles told apart".into()
 }

@@ -359,7 +359,9 @@ pub fn read(region: &Region) -> Option<Snapshot> {
     }
     let members = word(3)? as usize;
     let (subgroups, room) = (word(4)? as usize, word(12)? as usize);
-    if members > room || page_bytes(subgroups.min(1 << 10), room.min(1 << 10)) > region.size() {
+    // Who has sent it may say anything.
+    let known = members <= room && room <= 1 << 10 && subgroups <= 1 << 10;
+    if !known || page_bytes(subgroups, room) > region.size() {
         return None;
     }
     let mut snapshot = Snapshot {
@@ -490,6 +492,29 @@ mod tests {
         assert_eq!(read(&region).unwrap().peers, expected);
     }
     use crate::transfer::{Phase, Snapshot};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(crate::fabric::tcp::session::cases(500))]
+        /// Pages come over the network, too.
+        #[test]
+        fn fuzz_a_page_may_say_anything(
+            words in vec(prop_oneof![Just(0), 0..200u64, any::<u64>()], 0..2000),
+            sound in any::<bool>(),
+        ) {
+            let region = Region::heap(words.len() * 8 + 8);
+            words.iter().enumerate().for_each(|(at, word)| region.cell(at * 8).prepare(*word));
+            if sound {
+                region.cell(0).prepare(STATS_MAGIC);
+            }
+            if let Some(page) = read(&region) {
+                prop_assert!(sound || words[0] == STATS_MAGIC);
+                prop_assert_eq!(page.peers.len() as u64, page.members);
+                prop_assert!(page.subgroups.len() + page.elsewhere.len() <= 1 << 10);
+            }
+        }
+    }
 
     #[test]
     fn a_page_tells_of_transfers() {

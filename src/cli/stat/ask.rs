@@ -66,7 +66,7 @@ impl Member {
                 Some(0) if self.gone() => "has ended".into(),
                 Some(0) => "runs".into(),
                 Some(status) => {
-                    let status = squall::error::Status::from_code(-(status as i32));
+                    let status = squall::error::Status::from_code((status as i32).wrapping_neg());
                     format!("stopped: {}", status.unwrap_or(squall::error::Status::Failed))
                 }
             },

@@ -36,6 +36,18 @@ pub fn decode(text: &str) -> Option<Region> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(crate::fabric::tcp::session::cases(500))]
+        #[test]
+        fn fuzz_a_text_is_a_page_or_nonsense(text in "[0-9]{0,6}:?([0-9a-fx-]{0,18},){0,40}") {
+            if let Some(page) = decode(&text) {
+                prop_assert!(page.size() <= WORDS_MAX * 8 + 64);
+                prop_assert_eq!(decode(&encode(&page)).map(|again| again.size()), Some(page.size()));
+            }
+        }
+    }
 
     #[test]
     fn a_page_survives_its_text() {
