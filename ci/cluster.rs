@@ -122,7 +122,7 @@ fn all_leave_at_once() -> String {
 fn a_stopped_member_is_expelled() -> String {
     let mut text = String::new();
     for idle in ["park", "yield"] {
-        let mut cluster = Cluster::start("stopped", 3, idle);
+        let mut cluster = Cluster::start_watchful("stopped", 3, idle);
         cluster.delivers();
         let one = cluster.take(1);
         let start = std::time::Instant::now();
@@ -192,7 +192,7 @@ fn one_fails_and_another_joins() -> String {
 /// Members that sleep on the descriptor, with nothing to do for three times the time to suspicion, are
 /// not suspected.
 fn an_event_loop_beats() -> String {
-    let mut cluster = Cluster::start("beats", 3, "descriptor");
+    let mut cluster = Cluster::start_watchful("beats", 3, "descriptor");
     cluster.delivers();
     cluster.rest();
     std::thread::sleep(std::time::Duration::from_secs(3));

@@ -6,7 +6,7 @@
 //! L2  Once `leave` has returned nothing is accepted.
 
 use crate::check::Check;
-use crate::member::{Cluster, content};
+use crate::member::{Cluster, PATIENT_MS, content};
 use crate::support::{Arguments, Numbers, Process};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
@@ -93,6 +93,7 @@ pub fn leaver(arguments: &Arguments) {
         (config.membership, config.join) = (Changes::Views, true);
         config.subgroups[0].window = 256;
         config.subgroups[0].message_bytes_max = 1024;
+        config.suspicion_ns = PATIENT_MS * 1_000_000;
         let yields = arguments.text("idle") == Some("yield");
         config.idle = if yields { Idle::Yield } else { Idle::Park };
         let heard = Arc::new(Heard::default());

@@ -15,6 +15,7 @@ use squall::error::{Error, Status, Suspicion};
 use squall::fabric::tcp::secret::Secret;
 use squall::group::policy::assignment::Assignment;
 use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
+use squall::limits::SUSPICION_NS_DEFAULT;
 use squall::mem::Message;
 use squall::sst::layout::Mode;
 use std::fmt::Write as _;
@@ -169,8 +170,11 @@ pub fn member(arguments: &Arguments) {
     println!("open");
     let orders = Arc::new(AtomicU64::new(GO));
     let (to, bell) = (orders.clone(), group.waker());
+    let (started, starts) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let lines = std::io::stdin().lock().lines();
+        started.send(()).unwrap();
+        for line in lines.map_while(Result::ok) {
             let order = match line.as_str() {
                 "go" => GO,
                 "rest" => REST,
@@ -184,6 +188,7 @@ pub fn member(arguments: &Arguments) {
             }
         }
     });
+    starts.recv().unwrap(); // a thread that cannot map its signal stack ends the process
     confine(arguments);
     let (bytes, numbers) = (Vec::new(), Numbers(id));
     let pace = Duration::from_micros(arguments.or("pace_us", 0));
@@ -354,6 +359,9 @@ pub struct One {
 /// Arguments of a role.
 pub type More<'a> = &'a [(&'a str, &'a dyn std::fmt::Display)];
 
+/// The time to suspicion where silence is not what is tested: no loaded machine is so slow.
+pub const PATIENT_MS: u64 = 10_000;
+
 pub struct Cluster {
     pub group: String,
     founders: u16,
@@ -364,6 +372,8 @@ pub struct Cluster {
     odd: Option<Vec<u64>>,
     /// Messages are delivered on receipt.
     pub received: bool,
+    /// Silence is noticed only after `PATIENT_MS`.
+    patient: bool,
     /// shm, tcp or auto.
     fabric: String,
     /// Namespaces that members are in, in turns, and their addresses.
@@ -377,6 +387,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(what: &str, members: u16, idle: &str) -> Cluster {
+        Cluster::start_paced(what, members, idle, 0)
+    }
+
+    /// Silence is noticed in the time that is the default; otherwise only much later, so that no test
+    /// but those of silence depends on how much of a core a member gets.
+    pub fn start_watchful(what: &str, members: u16, idle: &str) -> Cluster {
         Cluster::start_as(what, members, idle, 0, false)
     }
 
@@ -387,10 +403,10 @@ impl Cluster {
         cluster
     }
 
-    /// `received`: and all deliver on receipt.
+    /// `received`: and all deliver on receipt. Watchful.
     pub fn start_as(what: &str, members: u16, idle: &str, pace_us: u64, received: bool) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, pace_us);
-        cluster.received = received;
+        (cluster.received, cluster.patient) = (received, false);
         cluster.found(&|_| &[]);
         cluster
     }
@@ -438,6 +454,7 @@ impl Cluster {
             members_min: 0,
             odd: None,
             received: false,
+            patient: true,
             notes: Vec::new(),
             folder,
             members: Vec::new(),
@@ -460,10 +477,10 @@ impl Cluster {
         self.add(0, true, more);
     }
 
-    /// Members that are on these hosts, in turns: namespaces, with their addresses.
+    /// Members that are on these hosts, in turns: namespaces, with their addresses. Watchful.
     pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<(String, String)>) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, 0);
-        (cluster.fabric, cluster.hosts) = ("auto".into(), hosts);
+        (cluster.fabric, cluster.hosts, cluster.patient) = ("auto".into(), hosts, false);
         cluster.found(&|_| &[]);
         cluster
     }
@@ -511,6 +528,7 @@ impl Cluster {
         let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
         let (listen, others) = (self.address(id), self.others(join));
+        let suspicion_ms = if self.patient { PATIENT_MS } else { SUSPICION_NS_DEFAULT / 1_000_000 };
         let all: More<'_> = &[
             ("fabric", &self.fabric),
             ("listen", &listen),
@@ -525,6 +543,7 @@ impl Cluster {
             ("members_min", &self.members_min),
             ("policy", &policy),
             ("received", &self.received),
+            ("suspicion_ms", &suspicion_ms),
             ("id", &id),
             ("file", &file),
         ];
