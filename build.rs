@@ -32,6 +32,7 @@ mod header {
  * STATUSES   0 or negative; where a count is the answer, it is >= 0. squall_last_error has the cause,
  *            the value and the remedy, per thread.
  * STRUCTS    begin with their size, which their _init sets; zero is the default of every field.
+ * SETTINGS   are those of the struct; squall_group_attr_read fills it from a file and the environment.
  * FORK       A forked child has none of its parent's groups: their handles answer SQUALL_CLOSED
  *            there, and the others notice the parent's end, not the child's. It may open its own.
  *            One that was forked in a delivery callback may return from it: squall_poll answers
@@ -86,8 +87,8 @@ mod header {
             ..Default::default()
         };
         let built = [
-            "status", "attr", "message", "view", "place", "state", "handle", "stats", "group",
-            "send",
+            "status", "subgroup", "attr", "network", "read", "message", "view", "place", "state",
+            "handle", "stats", "group", "send",
         ]
         .iter()
         .fold(Builder::new().with_config(config), |builder, noun| {

@@ -13,11 +13,11 @@ mod member;
 #[path = "../ci/support/mod.rs"]
 mod support;
 
-use member::{Crew, Plan, member};
+use member::{Crew, Plan, ROLE, member};
 use std::time::{Duration, Instant};
 
 fn main() {
-    support::main(&[("a_join_under_load", a_join_under_load)], &[("member", member)]);
+    support::main(&[("a_join_under_load", a_join_under_load)], &[(ROLE, member)]);
 }
 
 fn or<T: std::str::FromStr>(key: &str, default: T) -> T {

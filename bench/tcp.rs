@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How near two members over TCP come to bare sockets, in pairs, on loopback.
+//! How near members over TCP come to bare sockets, in pairs, on loopback.
 //!
-//! `cargo bench --bench tcp -- [CASE ...] [--pairs 11] [--seconds 1] [--window N] [--work]`; cases:
-//! see `CASES`, or `all`. Each pair measures bare sockets (non-blocking, TCP_NODELAY, spinning), then
-//! the engine trusting the network, then the engine sealing it; what counts is the median of the
-//! pairs' ratios. The two processes are pinned to cores 0 and 1, messages are distinct, and their
-//! sequence is checked at each delivery. On a machine with other work, `--work` tells for a rate what
-//! the slower end would do if it never waited: of the rounds that did something and were not
+//! `cargo bench --bench tcp -- [CASE ...] [--pairs 11] [--seconds 1] [--window N] [--three] [--work]`;
+//! cases: see `CASES`, or `all`, which is all of them and `--three`. Each pair measures bare sockets
+//! (non-blocking, TCP_NODELAY, spinning), then the engine trusting the network, then the engine sealing
+//! it; what counts is the median of the pairs' ratios, and the program fails if one misses its bar.
+//! Members are processes pinned to core `rank % cores`, messages are distinct, and their sequence is
+//! checked at each delivery. `--three` measures three members, too: beside the two ends of bare sockets,
+//! and yielding where there are not as many cores. On a machine with other work, `--work` tells for a
+//! rate what the slower end would do if it never waited: of the rounds that did something and were not
 //! interrupted.
 //!
 //! ```text
 //! lat    64 B there and back                         64 B, send to stable at the sender
 //! 100b   a stream of 64 KiB writes, one way          100 B messages, both send: delivered at each
-//! 10k    10 KiB writes, the reader adds up bytes     10 KiB messages, one sends, the other adds up
+//! 10k    10 KiB writes, the reader adds up bytes     10 KiB messages, one sends, the others add up
+//! quiet  `lat` of members with doors, to each of which somebody holds a connection and says nothing,
+//!        against the same of members that nobody calls (sealed)
 //! ```
+
+#[path = "tcp/meeting.rs"]
+mod meeting;
 
 #[allow(dead_code, reason = "this program uses a part of it")]
 #[path = "ticks.rs"]
 mod ticks;
 
-use squall::base::{Epoch, Events, Peer, Rank};
-use squall::driver::config::{Config, Idle};
-use squall::driver::group::{Group, Sender};
+use meeting::{Member, meet, stranger};
 use squall::driver::idle::pin;
-use squall::fabric::tcp::link::{Channel, Keys};
-use squall::fabric::tcp::mirror::Measures;
-use squall::fabric::tcp::{Setup, Tcp};
-use squall::fabric::{Exchange, Fabric, Memory, Shown, Sizes};
 use squall::mem::Message;
 use std::hint::{black_box, spin_loop};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -50,26 +51,35 @@ struct Case {
     kind: Kind,
     size: usize,
     window: usize,
-    /// Of the ratio for a latency, else of what the engine does at the least.
-    bar: &'static str,
+    bar: Bar,
 }
 
-const CASES: [Case; 3] = [
+/// Of the medians of the pairs.
+#[derive(Clone, Copy)]
+enum Bar {
+    /// Of the ratio to bare sockets.
+    Most(f64),
+    Least(f64),
+    /// Messages delivered a second.
+    Rate(f64),
+}
+
+const CASES: [Case; 4] = [
     Case {
         name: "lat",
         what: "64 B, there and back / send to stable",
         kind: Kind::Latency,
         size: 64,
         window: 64,
-        bar: "at most 1.5",
+        bar: Bar::Most(1.5),
     },
     Case {
         name: "100b",
-        what: "stream of 64 KiB writes / 100 B, both send",
+        what: "stream of 64 KiB writes / 100 B, all send",
         kind: Kind::Small,
         size: 100,
         window: 16384,
-        bar: "5 M/s",
+        bar: Bar::Rate(5e6),
     },
     Case {
         name: "10k",
@@ -77,38 +87,92 @@ const CASES: [Case; 3] = [
         kind: Kind::Large,
         size: 10 << 10,
         window: 256,
-        bar: "at least 0.8",
+        bar: Bar::Least(0.8),
+    },
+    Case {
+        name: "quiet",
+        what: "64 B, send to stable, a silent caller at each door",
+        kind: Kind::Latency,
+        size: 64,
+        window: 64,
+        bar: Bar::Most(1.1),
     },
 ];
+const QUIET: usize = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {
     Bare,
     Trusted,
     Sealed,
+    /// Sealed, with doors; and somebody before each.
+    Alone,
+    Called,
 }
 
-const OVER: [Over; 3] = [Over::Bare, Over::Trusted, Over::Sealed];
+const OVER: [Over; 5] = [Over::Bare, Over::Trusted, Over::Sealed, Over::Alone, Over::Called];
 
 #[derive(Clone, Copy)]
 struct Job {
     case: usize,
     over: usize,
+    members: usize,
     window: usize,
+    /// As the first process found them: it pins itself, and what it starts.
+    cores: usize,
     seconds: f64,
     work: bool,
 }
 
+impl Job {
+    fn over(&self) -> Over {
+        OVER[self.over]
+    }
+
+    /// There are not cores enough for all to spin.
+    fn yields(&self) -> bool {
+        self.members > self.cores
+    }
+}
+
+/// What a member's process is told: the job, its rank, where the members meet, and their doors.
+struct Told {
+    job: Job,
+    rank: u16,
+    ports: Vec<u16>,
+    doors: Vec<u16>,
+}
+
+impl Told {
+    fn arguments(&self) -> Vec<String> {
+        let Job { case, over, members, window, cores, seconds, .. } = self.job;
+        let mut all = [case, over, members, window, cores].map(|of| of.to_string()).to_vec();
+        all.extend([seconds.to_string(), self.rank.to_string()]);
+        all.extend(self.ports.iter().chain(&self.doors).map(u16::to_string));
+        all
+    }
+
+    fn of(arguments: &[String]) -> Told {
+        let number = |at: usize| arguments[at].parse::<f64>().expect("a number");
+        let [case, over, members, window, cores] = [0, 1, 2, 3, 4].map(|at| number(at) as usize);
+        let job = Job { case, over, members, window, cores, seconds: number(5), work: false };
+        let ports = |from: usize| (from..from + members).map(|at| number(at) as u16).collect();
+        Told { job, rank: number(6) as u16, ports: ports(7), doors: ports(7 + members) }
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let number = |at: usize| args[at].parse::<f64>().expect("a number");
-    if args.first().is_some_and(|arg| arg == "peer") {
-        let [case, over, window] = [1, 2, 3].map(|at| number(at) as usize);
-        let job = Job { case, over, window, seconds: number(4), work: false };
-        let stream = TcpStream::connect(("127.0.0.1", number(5) as u16)).expect("the other end");
-        pin(1).expect("a second core");
-        end(job, 1, stream);
-        return;
+    match args.first().map(String::as_str) {
+        Some("peer") => {
+            let told = Told::of(&args[1..]);
+            pin(usize::from(told.rank) % told.job.cores).expect("a core");
+            let listener = TcpListener::bind(("127.0.0.1", told.ports[usize::from(told.rank)]));
+            end(&told, listener.expect("the port that was free"));
+            return;
+        }
+        Some("stranger") => return stranger(&args[1..]),
+        _ => {}
     }
     let option = |name: &str, default: f64| {
         let at = args.iter().position(|arg| arg == name);
@@ -116,75 +180,131 @@ fn main() {
     };
     let (pairs, seconds) = (option("--pairs", 11.0) as usize, option("--seconds", 1.0));
     let window = option("--window", 0.0) as usize;
-    let work = args.iter().any(|arg| arg == "--work");
+    let asked = |name: &str| args.iter().any(|arg| arg == name);
+    let (work, three) = (asked("--work"), asked("--three") || asked("all"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     pin(0).expect("a core");
-    let mut none = true;
+    let (mut none, mut met) = (true, true);
     for (at, case) in CASES.iter().enumerate() {
-        if args.iter().any(|arg| arg == case.name || arg == "all") {
-            none = false;
-            let window = if window == 0 { case.window } else { window };
-            measure(case, pairs, |over| run(Job { case: at, over, window, seconds, work }));
+        if !asked(case.name) && !asked("all") {
+            continue;
+        }
+        if std::mem::take(&mut none) {
+            println!("{pairs} pairs of {seconds} s each; {cores} cores");
+        }
+        let window = if window == 0 { case.window } else { window };
+        let job = Job { case: at, over: 0, members: 2, window, cores, seconds, work };
+        met &= measure(job, pairs);
+        if three && at != QUIET {
+            measure(Job { members: 3, ..job }, pairs);
         }
     }
     if none {
-        eprintln!("usage: tcp [--pairs N] [--seconds S] [--window N] all | lat | 100b | 10k");
+        let names = CASES.map(|case| case.name).join(" | ");
+        eprintln!("usage: tcp [--pairs N] [--seconds S] [--window N] [--three] all | {names}");
     }
+    std::process::exit(i32::from(!met));
 }
 
-fn measure(case: &Case, pairs: usize, run: impl Fn(usize) -> f64) {
-    let mut figures: [Vec<f64>; 3] = Default::default();
-    let mut ratios: [Vec<f64>; 2] = Default::default();
+/// Measures one case; whether it meets its bar, if it has one.
+fn measure(job: Job, pairs: usize) -> bool {
+    let case = &CASES[job.case];
+    let over = if job.case == QUIET { &OVER[3..] } else { &OVER[..3] };
+    let mut figures: Vec<Vec<f64>> = vec![Vec::new(); over.len()];
+    let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); over.len()];
     for _ in 0..pairs {
-        let [bare, trusted, sealed] = [0, 1, 2].map(&run);
-        for (values, figure) in figures.iter_mut().zip([bare, trusted, sealed]) {
-            values.push(figure);
+        for at in 0..over.len() {
+            figures[at].push(run(Job { over: over[at] as usize, ..job }));
+            let (first, this) = (figures[0].last(), figures[at].last());
+            ratios[at].push(this.zip(first).map_or(0.0, |(this, first)| this / first));
         }
-        ratios[0].push(trusted / bare);
-        ratios[1].push(sealed / bare);
     }
-    println!("{:5} {}; the bar: {}", case.name, case.what, case.bar);
-    for (over, values) in OVER.iter().zip(&mut figures) {
-        let text = match case.kind {
-            Kind::Latency => spread(values, 1.0, "ns"),
+    println!("{:5} {} members: {}", case.name, job.members, case.what);
+    let mut met = true;
+    for at in 0..over.len() {
+        let rate = median_of(&mut figures[at]) / case.size as f64;
+        let figure = match case.kind {
+            Kind::Latency => spread(&mut figures[at], 1.0, "ns"),
             _ => {
-                let messages = spread(values, 1e-6 / case.size as f64, "M/s");
-                format!("{}   {messages}", spread(values, 1e-9, "GB/s"))
+                let bytes = spread(&mut figures[at], 1e-9, "GB/s");
+                format!("{}   {bytes}", spread(&mut figures[at], 1e-6 / case.size as f64, "M/s"))
             }
         };
-        println!("      {:8} {text}", format!("{over:?}"));
+        let name = format!("{:?}", over[at]).to_lowercase();
+        if at == 0 {
+            println!("      {name:8} {figure}");
+            continue;
+        }
+        let ratio = median_of(&mut ratios[at]);
+        let (bar, holds) = match case.bar {
+            _ if job.members > 2 => ("reported".to_string(), true),
+            Bar::Most(most) => (format!("bar <= {most}"), ratio <= most),
+            Bar::Least(least) => (format!("bar >= {least}"), ratio >= least),
+            Bar::Rate(least) => (format!("bar >= {} M/s", least * 1e-6), rate >= least),
+        };
+        met &= holds;
+        let says = if job.members > 2 { "" } else { [": MISSED", ": met"][usize::from(holds)] };
+        println!(
+            "      {name:8} {figure}   {}, {bar}{says}",
+            spread(&mut ratios[at], 1.0, "ratio")
+        );
     }
-    for (over, values) in OVER[1..].iter().zip(&mut ratios) {
-        println!("      {:8} {}", format!("{over:?}"), spread(values, 1.0, "of bare"));
-    }
+    met
+}
+
+fn median_of(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn spread(values: &mut [f64], scale: f64, unit: &str) -> String {
-    values.sort_by(f64::total_cmp);
-    let [low, middle, high] = [0, values.len() / 2, values.len() - 1].map(|at| values[at] * scale);
-    format!("{middle:.3} ({low:.3} - {high:.3}) {unit}")
+    let middle = median_of(values) * scale;
+    let [low, high] = [0, values.len() - 1].map(|at| values[at] * scale);
+    let blank = if unit.is_empty() { "" } else { " " };
+    format!("{middle:.3} ({low:.3} - {high:.3}){blank}{unit}")
 }
 
-/// One end here, one in a process of its own; the figure of this one.
+/// One member here, the others in processes of their own; the figure of this one.
 fn run(job: Job) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let port = listener.local_addr().expect("bound").port();
-    let numbers = [job.case as f64, job.over as f64, job.window as f64, job.seconds, port.into()];
-    let program = std::env::current_exe().expect("this program");
-    let mut command = Command::new(program);
-    command.arg("peer").args(numbers.map(|of| of.to_string())).stdout(Stdio::piped());
-    let mut child = Ended(command.spawn().expect("this program starts again"));
-    let figure = end(job, 0, listener.accept().expect("the other end").0);
-    let mut said = String::new();
-    let output = child.0.stdout.take().expect("piped");
-    BufReader::new(output).read_line(&mut said).expect("a line, or the end");
-    assert!(child.0.wait().expect("our child").success(), "the other end failed");
-    match said.trim().parse::<f64>() {
-        Ok(theirs) if job.work => figure.min(theirs),
-        _ => figure,
+    let port = |of: &TcpListener| of.local_addr().expect("bound").port();
+    let free: Vec<TcpListener> =
+        (1..2 * job.members).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let all: Vec<u16> = std::iter::once(&listener).chain(&free).map(port).collect();
+    drop(free);
+    let (ports, doors) = all.split_at(job.members);
+    let told = |rank: u16| Told { job, rank, ports: ports.to_vec(), doors: doors.to_vec() };
+    let mut children: Vec<Ended> = Vec::new();
+    for rank in 1..job.members as u16 {
+        children.push(Ended::start("peer", &told(rank).arguments()));
     }
+    let _stranger = (job.over() == Over::Called).then(|| {
+        let doors: Vec<String> = doors.iter().map(u16::to_string).collect();
+        Ended::start("stranger", &doors)
+    });
+    let mut figure = end(&told(0), listener);
+    for child in &mut children {
+        let mut said = String::new();
+        let output = child.0.stdout.take().expect("piped");
+        BufReader::new(output).read_line(&mut said).expect("a line, or the end");
+        assert!(child.0.wait().expect("our child").success(), "another end failed");
+        if let (Ok(theirs), true) = (said.trim().parse::<f64>(), job.work) {
+            figure = figure.min(theirs);
+        }
+    }
+    figure
 }
 
 struct Ended(Child);
+
+impl Ended {
+    fn start(role: &str, arguments: &[String]) -> Ended {
+        let program = std::env::current_exe().expect("this program");
+        let mut command = Command::new(program);
+        command.arg(role).args(arguments).stdout(Stdio::piped());
+        Ended(command.spawn().expect("this program starts again"))
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -193,16 +313,23 @@ impl Drop for Ended {
     }
 }
 
-fn end(job: Job, rank: u16, stream: TcpStream) -> f64 {
-    stream.set_nodelay(true).expect("a socket");
-    stream.set_nonblocking(true).expect("a socket");
+fn end(told: &Told, listener: TcpListener) -> f64 {
+    let (job, rank) = (told.job, told.rank);
+    let mut streams = meet(rank, &told.ports, listener);
     let kind = CASES[job.case].kind;
-    match (OVER[job.over], kind) {
-        (Over::Bare, Kind::Latency) => bare_latency(job, rank, stream),
-        (Over::Bare, Kind::Small) => bare_stream(job, rank, stream, 64 << 10, false),
-        (Over::Bare, Kind::Large) => bare_stream(job, rank, stream, 10 << 10, true),
-        (_, Kind::Latency) => latency(job, rank, stream),
-        _ => rate(job, rank, stream),
+    if job.over() == Over::Bare && rank > 1 {
+        return 0.0; // two ends are all
+    }
+    match (job.over(), kind) {
+        (Over::Bare, Kind::Latency) => bare_latency(job, rank, streams.swap_remove(0).1),
+        (Over::Bare, Kind::Small) => {
+            bare_stream(job, rank, streams.swap_remove(0).1, 64 << 10, false)
+        }
+        (Over::Bare, Kind::Large) => {
+            bare_stream(job, rank, streams.swap_remove(0).1, 10 << 10, true)
+        }
+        (_, Kind::Latency) => latency(told, streams),
+        _ => rate(told, streams),
     }
 }
 
@@ -327,7 +454,7 @@ fn counted(job: Job, rank: u16, mut round: impl FnMut() -> Round) -> f64 {
             worth = work(ticks(), &got);
         }
         if got.over {
-            if rank == 1 {
+            if rank > 0 {
                 println!("{worth}");
             }
             return worth;
@@ -359,79 +486,10 @@ struct Delivered {
     at: AtomicU64,
 }
 
-struct Member {
-    group: Group,
-    sender: Option<Sender>,
-    delivered: Arc<Delivered>,
-}
-
-impl Member {
-    /// Connects as a handshake would have; shows, sees and enters the first view.
-    fn new(job: Job, rank: u16, stream: TcpStream) -> Member {
-        let case = &CASES[job.case];
-        let mut config = Config::new("tcp-bench", rank, 2);
-        config.idle = Idle::Spin;
-        let subgroup = &mut config.subgroups[0];
-        (subgroup.window, subgroup.message_bytes_max) = (job.window as u32, case.size as u32);
-        subgroup.senders = match case.kind {
-            Kind::Latency => Some(vec![0]),
-            Kind::Small => None,
-            Kind::Large => Some(vec![1]),
-        };
-        let view = config.view().expect("a configuration");
-        let layout = view.layout();
-        let sends = |rank: u16| view.subgroups[0].senders.iter().any(|of| of.rank.0 == rank);
-        let setup = Setup {
-            measures: Measures::of(&layout),
-            beat_at: layout.beat.byte(0),
-            closed_at: layout.closed.byte(0),
-            parks: false,
-            views: false,
-        };
-        let mut tcp = Tcp::new(setup).expect("a fabric");
-        let (peer, epoch) = (Peer(1 - rank), Epoch(1));
-        let key = |of: u16| [of as u8 + 1; 32];
-        let keys = Keys { send: key(rank), receive: key(1 - rank) };
-        let keys = (OVER[job.over] == Over::Sealed).then_some(keys);
-        let channel = Channel::of(stream, u64::from(2 - rank), keys).expect("a socket");
-        tcp.connect_as(peer, channel).expect("a connection");
-        let mine: &[usize] = if sends(rank) { &[0] } else { &[] };
-        let own = tcp.own(epoch, mine).expect("memory");
-        Group::prepare(&own.block);
-        tcp.show(epoch, peer, mine).expect("it is told");
-        let ring = sends(1 - rank).then(|| layout.rings_bytes(0));
-        let sizes = Sizes { block: layout.control_bytes, rings: vec![ring] };
-        let theirs: Memory = loop {
-            tcp.poll(true, &mut Events::default());
-            match tcp.shown(peer, epoch, &sizes).unwrap() {
-                Shown::Memory(memory) => break memory,
-                Shown::Waits => {}
-                Shown::Never => panic!("the other end has gone"),
-            }
-        };
-        let (mut memories, mut peers) = (vec![own, theirs], [None, Some(peer)]);
-        if rank == 1 {
-            memories.reverse();
-            peers.reverse();
-        }
-        let blocks: Vec<_> = memories.iter().map(|memory| memory.block.clone()).collect();
-        tcp.enter(epoch, Rank(rank), &peers, &blocks);
-        let delivered = Arc::new(Delivered::default());
-        let deliver = application(rank, case.kind, delivered.clone());
-        let group = Group::over(&config, &memories, Box::new(tcp), None, Box::new(deliver));
-        let mut group = group.expect("a group");
-        Member { sender: group.sender(0, 0), group, delivered }
-    }
-}
-
-fn application(
-    rank: u16,
-    kind: Kind,
-    delivered: Arc<Delivered>,
-) -> impl FnMut(u16, &[Message]) + Send {
-    let mut next = [0u64; 2];
+fn application(rank: u16, kind: Kind, to: Arc<Delivered>) -> impl FnMut(u16, &[Message]) + Send {
+    let mut next = [0u64; 3];
     move |_, batch| {
-        delivered.at.store(ticks(), Relaxed);
+        to.at.store(ticks(), Relaxed);
         let (mut own, mut read) = (0, 0);
         for message in batch {
             let bytes = message.bytes();
@@ -445,15 +503,23 @@ fn application(
             }
         }
         black_box(read);
-        delivered.all.store(delivered.all.load(Relaxed) + batch.len() as u64, Relaxed);
-        delivered.own.store(delivered.own.load(Relaxed) + own, Relaxed);
+        to.all.store(to.all.load(Relaxed) + batch.len() as u64, Relaxed);
+        to.own.store(to.own.load(Relaxed) + own, Relaxed);
     }
 }
 
-fn latency(job: Job, rank: u16, stream: TcpStream) -> f64 {
-    let Member { mut group, sender, delivered } = Member::new(job, rank, stream);
-    if rank == 1 {
-        while group.turn(u32::MAX).is_ok() {}
+fn latency(told: &Told, streams: Vec<(u16, TcpStream)>) -> f64 {
+    let job = told.job;
+    let Member { mut group, sender, delivered } = Member::new(told, streams);
+    let idle = |busy: bool| {
+        if !busy && job.yields() {
+            std::thread::yield_now();
+        }
+    };
+    if told.rank > 0 {
+        while let Ok(turn) = group.turn(u32::MAX) {
+            idle(turn.busy);
+        }
         return 0.0;
     }
     let (mut sender, mut sent) = (sender.expect("rank 0 sends"), 0u64);
@@ -464,7 +530,7 @@ fn latency(job: Job, rank: u16, stream: TcpStream) -> f64 {
         let begin = ticks();
         sender.send(&bytes).expect("room for a message");
         while delivered.own.load(Relaxed) < sent {
-            group.turn(u32::MAX).expect("the other end is there");
+            idle(group.turn(u32::MAX).expect("the other end is there").busy);
         }
         delivered.at.load(Relaxed) - begin
     });
@@ -473,15 +539,16 @@ fn latency(job: Job, rank: u16, stream: TcpStream) -> f64 {
 }
 
 /// Bytes of messages delivered here a second.
-fn rate(job: Job, rank: u16, stream: TcpStream) -> f64 {
+fn rate(told: &Told, streams: Vec<(u16, TcpStream)>) -> f64 {
     const BURST: usize = 64;
     const BURST_BYTES: usize = 16 << 10;
-    let Member { mut group, mut sender, delivered } = Member::new(job, rank, stream);
+    let job = told.job;
+    let Member { mut group, mut sender, delivered } = Member::new(told, streams);
     let size = CASES[job.case].size;
     let burst = (BURST_BYTES / size).clamp(1, BURST);
     let (mut bytes, mut sent) = (vec![1; burst * size], 0u64);
-    let figure = counted(job, rank, || {
-        // A quarter of the window at the most: then both ends are always at work.
+    let figure = counted(job, told.rank, || {
+        // A quarter of the window at the most: then all ends are always at work.
         let (before, most) = (sent, sent + job.window as u64 / 4);
         while let Some(sender) = sender.as_mut().filter(|_| sent < most) {
             for (message, sequence) in bytes.chunks_exact_mut(size).zip(sent..) {
@@ -495,6 +562,9 @@ fn rate(job: Job, rank: u16, stream: TcpStream) -> f64 {
         }
         let turn = group.turn(u32::MAX);
         let (over, busy) = (turn.is_err(), turn.is_ok_and(|turn| turn.busy) || sent > before);
+        if !busy && job.yields() {
+            std::thread::yield_now();
+        }
         Round { count: size as u64 * delivered.all.load(Relaxed), busy, over }
     });
     group.close();

@@ -13,6 +13,10 @@ mod member;
 #[path = "cluster/short.rs"]
 mod short;
 mod support;
+#[path = "cluster/unread.rs"]
+mod unread;
+#[path = "cluster/upgrade.rs"]
+mod upgrade;
 
 use check::Check;
 use leaver::{a_leaver_sends_to_the_last, leaver};
@@ -36,15 +40,19 @@ fn main() {
             ("three_join_at_once", three_join_at_once),
             ("one_fails_and_another_joins", one_fails_and_another_joins),
             ("an_event_loop_beats", an_event_loop_beats),
+            ("a_long_callback_beats", a_long_callback_beats),
             ("a_group_that_lacks_members_waits", a_group_that_lacks_members_waits),
             ("a_group_may_begin_with_waiting", a_group_may_begin_with_waiting),
             ("a_policy_that_disagrees_is_found", a_policy_that_disagrees_is_found),
+            ("a_group_is_upgraded_member_by_member", upgrade::a_group_is_upgraded_member_by_member),
             ("anything_may_happen", anything_may_happen),
             ("on_receipt_nothing_is_lost", on_receipt_nothing_is_lost),
             ("a_member_without_descriptors", short::a_member_without_descriptors),
             ("a_member_without_memory", short::a_member_without_memory),
             ("a_joiner_without_descriptors", short::a_joiner_without_descriptors),
             ("joiners_that_die", short::joiners_that_die),
+            ("a_member_that_does_not_read", unread::a_member_that_does_not_read),
+            ("a_peer_that_never_reads", unread::a_peer_that_never_reads),
         ],
         &[("member", member), ("leaver", leaver)],
     );
@@ -202,6 +210,31 @@ fn an_event_loop_beats() -> String {
     let text = Check::of(&cluster).run();
     cluster.leave_all();
     text
+}
+
+/// A member whose callbacks take longer than the time to suspicion, and say that they live, stays: that of a
+/// view, and that of a delivery.
+fn a_long_callback_beats() -> String {
+    let fabric = member::fabric();
+    let fabric = if fabric == "shm" { "tcp" } else { &fabric };
+    let slow: &[(&str, &dyn std::fmt::Display)] = &[("suspicion_ms", &1_000), ("nap_ms", &1_500)];
+    let more = |rank: u16| if rank == 1 { slow } else { &slow[..1] };
+    let mut cluster = Cluster::start_over(fabric, "longcallback", 4, "park", &more);
+    cluster.delivers();
+    cluster.kill(0);
+    cluster.views(3);
+    for _ in 0..2 {
+        cluster.members[0].process.expect("napped");
+    }
+    cluster.delivers();
+    cluster.rest();
+    for one in &mut cluster.members {
+        let lines = one.process.ready_lines();
+        assert!(!lines.iter().any(|line| line.starts_with("view")), "{lines:?}");
+    }
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    format!("{fabric}: {text}")
 }
 
 /// Too few are left: they say so, take nothing and deliver nothing, and lose nothing; when somebody

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The fabric's promises between two processes: the list of `squall::fabric::conformance`. Over shared
 //! memory, where they know nothing of each other but a name, once for members that sleep and once for
-//! members that never do; over TCP, once in a trusted network and once sealed.
+//! members that never do; over TCP, once in a trusted network and once sealed; over both at once.
 
+#[path = "fabric/mixed.rs"]
+mod mixed;
 mod support;
 
 use squall::base::{Epoch, Events, Peer, Rank};
@@ -21,6 +23,7 @@ use squall::fabric::tcp::{Setup, Tcp};
 use squall::fabric::{Exchange, Memory, Shown, Sizes};
 use squall::mem::region::Want;
 use squall::mem::{Extent, Region};
+use squall::sst::layout::Layout;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -35,6 +38,8 @@ fn main() {
             ("shm_spinning", || check_all("shm", false)),
             ("tcp_trusted", || check_all("trusted", true)),
             ("tcp_sealed", || check_all("sealed", true)),
+            ("mixed_near", || check_all("near", true)),
+            ("mixed_far", || check_all("far", true)),
             ("tcp_group", group_over_tcp),
         ],
         &[("end", end), ("member", member)],
@@ -58,7 +63,8 @@ fn check_all(over: &str, parks: bool) -> String {
             Process::start("end", &arguments)
         };
         let mut one = start(0, "0");
-        let port = if over == "shm" { "0".into() } else { one.expect("port") };
+        let calls = over != "shm" && over != "near";
+        let port = if calls { one.expect("port") } else { "0".into() };
         let mut two = start(1, &port);
         let (first, second) = (one.expect("counted"), two.expect("counted"));
         one.end_well();
@@ -240,12 +246,24 @@ impl End for TcpEnd {
 
 const MESSAGE_BYTES_MAX: u64 = 100_000;
 
-/// Connects as a handshake would have, and shows, sees and enters the first view: of which the
-/// memories by rank.
-fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Memory>, Tcp) {
-    let mut config = Config::new(group, rank, 2);
-    config.subgroups[0].message_bytes_max = MESSAGE_BYTES_MAX as u32;
-    let layout = config.view().unwrap().layout();
+fn setup(layout: &Layout) -> Setup {
+    Setup {
+        measures: Measures::of(layout),
+        beat_at: layout.beat.byte(0),
+        closed_at: layout.closed.byte(0),
+        parks: true,
+        views: true,
+    }
+}
+
+/// A connection, as a handshake would have left it.
+struct TcpSide {
+    stream: TcpStream,
+    keys: Option<Keys>,
+}
+
+/// Calls the other end; with port 0 it is called, and says where.
+fn dial(rank: u16, sealed: bool, port: u16) -> TcpSide {
     let stream = if port == 0 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         println!("port {}", listener.local_addr().unwrap().port());
@@ -255,14 +273,23 @@ fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Mem
     };
     let key = |of: u16| [of as u8 + 1; 32];
     let keys = sealed.then(|| Keys { send: key(rank), receive: key(1 - rank) });
-    let mut tcp = Tcp::new(Setup {
-        measures: Measures::of(&layout),
-        beat_at: layout.beat.byte(0),
-        closed_at: layout.closed.byte(0),
-        parks: true,
-        views: false,
-    })
-    .unwrap();
+    TcpSide { stream, keys }
+}
+
+/// How the other process is reached where two fabrics are one.
+enum Way {
+    Near,
+    Far(u16),
+}
+
+/// Connects as a handshake would have, and shows, sees and enters the first view: of which the
+/// memories by rank.
+fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Memory>, Tcp) {
+    let mut config = Config::new(group, rank, 2);
+    config.subgroups[0].message_bytes_max = MESSAGE_BYTES_MAX as u32;
+    let layout = config.view().unwrap().layout();
+    let TcpSide { stream, keys } = dial(rank, sealed, port);
+    let mut tcp = Tcp::new(Setup { views: false, ..setup(&layout) }).unwrap();
     let (peer, epoch) = (Peer(1 - rank), Epoch(1));
     let incarnation = u64::from(2 - rank);
     tcp.connect_as(peer, Channel::of(stream, incarnation, keys).unwrap()).unwrap();
@@ -408,6 +435,8 @@ fn end(arguments: &Arguments) {
     let (group, over) = (arguments.text("group").unwrap(), arguments.text("over").unwrap());
     let mut end: Box<dyn End> = match over {
         "shm" => Box::new(open(group, rank, arguments.get("parks").unwrap())),
+        "near" => Box::new(mixed::open(group, rank, Way::Near)),
+        "far" => Box::new(mixed::open(group, rank, Way::Far(arguments.get("port").unwrap()))),
         _ => Box::new(open_tcp(group, rank, over == "sealed", arguments.get("port").unwrap())),
     };
     match run(check, rank == 0, &mut *end) {

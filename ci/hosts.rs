@@ -4,6 +4,7 @@
 //!
 //! Members that share a host meet over shared memory, the others over TCP (`fabric = "auto"`). What
 //! each delivers is compared as in `cluster`. Needs root and iproute2, else the tests say SKIPPED.
+//! `SQUALL_HOSTS_DEEP=1`: the long runs.
 
 #[path = "cluster/check.rs"]
 mod check;
@@ -11,40 +12,139 @@ mod check;
 mod member;
 #[path = "hosts/net.rs"]
 mod net;
+#[path = "hosts/places.rs"]
+mod places;
+#[path = "hosts/state.rs"]
+mod state;
+#[path = "state/member.rs"]
+mod stateful;
+#[path = "hosts/strangers.rs"]
+mod strangers;
 mod support;
 
 use check::Check;
-use member::{Cluster, member};
+use member::{Cluster, One, member};
 use net::{Net, skipped};
+use std::collections::BTreeMap;
+use support::sites::Sites;
+use support::{Numbers, until};
+
+/// Microseconds between two bursts of a member, where it is not speed that is tried: others need the
+/// machine, too.
+const PACE_US: u64 = 300;
 
 fn main() {
     support::main(
         &[
             ("members_on_two_hosts", members_on_two_hosts),
+            ("anything_may_happen", anything_may_happen),
             ("a_host_is_cut_off", a_host_is_cut_off),
             ("a_host_hears_and_is_not_heard", a_host_hears_and_is_not_heard),
             ("links_that_flap", links_that_flap),
             ("a_slow_link", a_slow_link),
+            ("a_joiner_gets_the_state", state::a_joiner_gets_the_state),
+            ("a_path_ends", state::a_path_ends),
+            ("a_host_gets_another_address", places::a_host_gets_another_address),
+            ("names_have_several_addresses", places::names_have_several_addresses),
+            ("founders_come_in_any_order", places::founders_come_in_any_order),
+            ("a_founder_comes_again", places::a_founder_comes_again),
+            ("ipv6_only", places::ipv6_only),
+            ("strangers_at_the_doors", strangers::strangers_at_the_doors),
         ],
-        &[("member", member)],
+        &[
+            ("member", member),
+            (stateful::ROLE, stateful::member),
+            ("stranger", strangers::stranger),
+        ],
     );
 }
 
-/// Shared memory and TCP in one group; members fail and join on either host.
+/// Whether the long runs are asked for.
+fn deep() -> bool {
+    std::env::var_os("SQUALL_HOSTS_DEEP").is_some()
+}
+
+/// Shared memory within a host and TCP between both, in one group; members fail and join on either.
 fn members_on_two_hosts() -> String {
     let Some(net) = Net::new(2) else { return skipped() };
-    let mut cluster = Cluster::start_on("twohosts", 4, "park", net.hosts());
-    let mut text = String::new();
+    let mut cluster = Cluster::to_be("twohosts", 4, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.start_all();
+    // One for each pair on different hosts, and no others.
+    let connected = |pairs: usize| {
+        until("there are that many connections", || net.connections(0) == pairs);
+        until("there are that many connections", || net.connections(1) == pairs);
+    };
     for _ in 0..3 {
+        connected(2 * 2);
         cluster.delivers();
         cluster.kill(0);
         cluster.views(3);
+        connected(2);
         cluster.join();
-        cluster.views(4);
+        cluster.settle();
     }
     cluster.delivers();
+    cluster.join();
+    cluster.join();
+    cluster.settle();
+    connected(3 * 3);
+    cluster.delivers();
+    cluster.members[..2].iter_mut().for_each(|one| one.process.kill()); // one of each
+    cluster.members.drain(..2).for_each(drop::<One>);
+    cluster.settle();
+    connected(2 * 2);
+    cluster.delivers();
     cluster.rest();
-    text.push_str(&Check::of(&cluster).run());
+    let text = Check::of(&cluster).run();
+    cluster.leave_all();
+    text
+}
+
+/// Members are killed and join, hosts are cut off and come back, one after the other.
+fn anything_may_happen() -> String {
+    const HOSTS: usize = 4;
+    let Some(net) = Net::new(HOSTS) else { return skipped() };
+    let seed = std::env::var("SQUALL_CLUSTER_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
+    let (changes, mut dice) = (if deep() { 60 } else { 5 }, Numbers(seed));
+    let mut cluster = Cluster::to_be("farchanges", 5, "park", PACE_US, Sites::on(net.hosts()));
+    cluster.patient = false;
+    cluster.start_all();
+    cluster.delivers();
+    let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
+    while tally.values().sum::<u64>() < changes {
+        let members = cluster.members.len();
+        let at = dice.below(HOSTS as u64) as usize;
+        let here = |one: &One| (one.id - 1) as usize % HOSTS == at;
+        let lost = cluster.members.iter().filter(|one| here(one)).count();
+        let what = match dice.below(6) {
+            0 | 1 if members > 3 => "killed",
+            2 | 3 if lost > 0 && 2 * lost < members && members - lost > 2 => "cut off",
+            4.. if members < 9 => "joined",
+            _ => continue,
+        };
+        *tally.entry(what).or_default() += 1;
+        cluster.note(format!("host {at}: {what}"));
+        match what {
+            "killed" => cluster.kill(dice.below(members as u64) as usize),
+            "joined" => (0..1 + dice.below(3)).for_each(|_| cluster.join()),
+            _ => {
+                net.cut(at);
+                let all = std::mem::take(&mut cluster.members).into_iter();
+                let (lost, rest): (Vec<One>, Vec<One>) = all.partition(here);
+                cluster.members = rest;
+                cluster.settle();
+                for one in lost {
+                    let lines = one.process.end_well();
+                    assert!(lines.iter().any(|line| line == "over Partitioned"), "{lines:?}");
+                }
+                net.mend(at);
+            }
+        }
+        cluster.settle();
+        cluster.delivers();
+    }
+    cluster.rest();
+    let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
     text
 }
@@ -58,6 +158,8 @@ fn a_host_is_cut_off() -> String {
     let alone = cluster.take(2);
     cluster.views(2);
     cluster.delivers();
+    // The path is dead: what is closed on it is not kept for the minutes that the kernel would try.
+    support::until("nothing is kept for it", || net.sockets(0, 2) == 0);
     let lines = alone.process.end_well();
     assert!(lines.iter().any(|line| line == "over Partitioned"), "{lines:?}");
     net.mend(2);
@@ -93,7 +195,7 @@ fn links_that_flap() -> String {
     let Some(net) = Net::new(3) else { return skipped() };
     let mut cluster = Cluster::start_on("flaps", 3, "park", net.hosts());
     cluster.delivers();
-    for round in 0..6 {
+    for round in 0..if deep() { 12 } else { 3 } {
         net.unplug(round % 3);
         std::thread::sleep(std::time::Duration::from_millis(100));
         net.plug(round % 3);
@@ -111,7 +213,7 @@ fn a_slow_link() -> String {
     let mut cluster = Cluster::start_on("slow", 3, "park", net.hosts());
     cluster.delivers();
     net.slow_down(1, "8mbit");
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::thread::sleep(std::time::Duration::from_secs(if deep() { 10 } else { 2 }));
     cluster.rest();
     let text = Check::of(&cluster).run();
     cluster.leave_all();

@@ -19,6 +19,8 @@ mod limits;
 mod member;
 #[path = "process/memory.rs"]
 mod memory;
+#[path = "process/peers.rs"]
+mod peers;
 mod support;
 
 use bug::*;
@@ -28,6 +30,7 @@ use garbage::*;
 use limits::*;
 use member::*;
 use memory::*;
+use peers::*;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, SubgroupConfig};
@@ -71,6 +74,10 @@ const TESTS: &[Test] = &[
     ("two_configurations_are_both_named", two_configurations_are_both_named),
     ("a_rank_is_open_once", a_rank_is_open_once),
     ("another_users_group_is_told_from_ours", another_users_group_is_told_from_ours),
+    ("two_users_share_a_group", two_users_share_a_group),
+    ("another_user_cannot_write_either", another_user_cannot_write_either),
+    ("namespaces_meet_in_a_directory", namespaces_meet_in_a_directory),
+    ("who_is_not_mapped_is_refused", who_is_not_mapped_is_refused),
     ("who_is_missing_is_named", who_is_missing_is_named),
     ("the_lock_limit_is_named", the_lock_limit_is_named),
     ("missing_huge_pages_are_named", missing_huge_pages_are_named),

@@ -102,6 +102,32 @@ fn a_group_that_is_not_there_is_told() {
     assert!(text_of(&output.stderr).contains("no group no-such-group-here on this host"));
 }
 
+/// Where a configuration says that members meet; without it nobody is found.
+#[test]
+fn members_in_a_directory_are_found() {
+    let name = format!("stat-place-{}", std::process::id());
+    let directory = std::env::temp_dir().join(format!("squall-{name}"));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("g.toml");
+    let text = format!("group = \"{name}\"\nmembers = 1\npeers.directory = {directory:?}\n");
+    std::fs::write(&file, text).unwrap();
+    let stat = || squall(&["stat", "--config", file.to_str().unwrap()]);
+    let output = stat();
+    let why = text_of(&output.stderr);
+    let there = format!("no group {name} in {}", directory.display());
+    assert!(output.status.code() == Some(1) && why.contains(&there), "{why}");
+    let mut config = Config::new(&name, 0, 1);
+    config.peers.directory = directory.clone();
+    let group = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
+    let polling = group.spawn(None).unwrap();
+    let output = stat();
+    let text = text_of(&output.stdout);
+    assert!(text.contains(&format!("group {name}: 1 member")), "{text}{}", text_of(&output.stderr));
+    assert!(!squall(&["stat", &name]).status.success());
+    drop(polling);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
 #[test]
 fn the_machine_is_described() {
     let lines = json_of(&["info", "--json"]);

@@ -6,7 +6,7 @@
 mod member;
 mod support;
 
-use member::{Crew, MIB, Plan, member};
+use member::{Crew, MIB, Plan, ROLE, member};
 use support::until;
 
 fn main() {
@@ -24,7 +24,7 @@ fn main() {
             ("a_slow_joiner_stops_nobody", a_slow_joiner_stops_nobody),
             ("what_has_no_state_says_so", what_has_no_state_says_so),
         ],
-        &[("member", member)],
+        &[(ROLE, member)],
     );
 }
 

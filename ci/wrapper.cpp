@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdio>
+#include <string>
 #include <unistd.h>
 #if __cplusplus >= 202002L
 #include <span>
@@ -145,6 +146,43 @@ static void errors() {
   CHECK(thrown && group.send("x", 9).value_or(5) == 5);
 }
 
+static void settings() {
+  const std::string name = "wrapper-" + std::to_string(getpid()) + "-settings";
+  const std::string path = "/tmp/" + name + ".toml";
+  const auto write = [&](const std::string& text) {
+    std::FILE* file = std::fopen(path.c_str(), "w");
+    CHECK(file != nullptr && std::fputs(text.c_str(), file) >= 0 && std::fclose(file) == 0);
+  };
+  squall::attributes attributes;
+  write("group = 'x'\nmembres = 1\n");
+  std::string caught;
+  try {
+    attributes.read(path);
+  } catch (const squall::error& thrown) {
+    caught = thrown.what();
+  }
+  CHECK(caught.find(".toml:2") != std::string::npos && caught.find("`members`") != std::string::npos);
+  write("group = '" + name + "'\nmembers = 9\n[[subgroup]]\n[[subgroup]]\n");
+  attributes.read(path);
+  CHECK(attributes->members == 9 && attributes.raw().subgroup_count == 2);
+  std::remove(path.c_str());
+  CHECK(attributes.try_read(path.c_str()).status() == SQUALL_SYSTEM && attributes->members == 9);
+  attributes->members = 1;
+  std::size_t heard = 0;
+  squall::handlers handlers;
+  handlers.message = [&](squall::group_view, std::uint32_t subgroup, const squall::message&) {
+    heard += subgroup;
+  };
+  squall::attributes moved = std::move(attributes);
+  CHECK(attributes->members == 0);
+  squall::group group = squall::group::open(moved, handlers);
+  moved = squall::attributes();
+  CHECK(group.send("x", 1).ok());
+  until(group, heard, 1);
+  squall::group other;
+  CHECK(squall::group::try_open(moved, handlers, other).status() == SQUALL_INVALID && !other);
+}
+
 static void ownership() {
   std::size_t heard = 0;
   squall::outcome inside(0);
@@ -204,6 +242,7 @@ int main() {
   slots();
   exceptions();
   errors();
+  settings();
   ownership();
   own_thread();
   return failures != 0;

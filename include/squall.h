@@ -12,6 +12,7 @@
  * STATUSES   0 or negative; where a count is the answer, it is >= 0. squall_last_error has the cause,
  *            the value and the remedy, per thread.
  * STRUCTS    begin with their size, which their _init sets; zero is the default of every field.
+ * SETTINGS   are those of the struct; squall_group_attr_read fills it from a file and the environment.
  * FORK       A forked child has none of its parent's groups: their handles answer SQUALL_CLOSED
  *            there, and the others notice the parent's end, not the child's. It may open its own.
  *            One that was forked in a delivery callback may return from it: squall_poll answers
@@ -62,6 +63,22 @@
 #define SQUALL_MODE_RECEIVED 1
 
 /**
+ * Senders wait for a member that makes no progress, however long.
+ */
+#define SQUALL_LAG_WAIT 0
+
+/**
+ * The same; and when it has made none for `lag_ms`, the callback `lags` hears of it.
+ */
+#define SQUALL_LAG_REPORT 1
+
+/**
+ * When it has made none for `lag_ms` the group goes on without it, as if it had failed: only with
+ * SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_LAG_EVICT 2
+
+/**
  * Poll a while, then sleep until a peer rings. Needed for `squall_fd` and `squall_arm`.
  */
 #define SQUALL_IDLE_PARK 0
@@ -109,20 +126,56 @@
 #define SQUALL_FLAG_JOIN 32
 
 /**
- * Senders wait for a member that makes no progress, however long.
+ * The group's secret is read from the descriptor `secret_fd`; not with SQUALL_FABRIC_SHM.
  */
-#define SQUALL_LAG_WAIT 0
+#define SQUALL_FLAG_SECRET_FD 64
 
 /**
- * The same; and when it has made none for `lag_ms`, the callback `lags` hears of it.
+ * Nothing is authenticated: whoever reaches a port of a member is believed, and may be a member.
+ * Instead of a secret, and at all members or at none; not with SQUALL_FABRIC_SHM.
  */
-#define SQUALL_LAG_REPORT 1
+#define SQUALL_FLAG_TRUSTED_NETWORK 128
 
 /**
- * When it has made none for `lag_ms` the group goes on without it, as if it had failed: only with
- * SQUALL_MEMBERSHIP_VIEWS.
+ * As `SQUALL_FLAG_REQUIRE`, for `SQUALL_FLAG_LOCK` only.
  */
-#define SQUALL_LAG_EVICT 2
+#define SQUALL_FLAG_REQUIRE_LOCK 256
+
+/**
+ * As `SQUALL_FLAG_REQUIRE`, for `SQUALL_FLAG_HUGE` only.
+ */
+#define SQUALL_FLAG_REQUIRE_HUGE 512
+
+/**
+ * In `suspicion_ms`: silence is never held against a member.
+ */
+#define SQUALL_SUSPICION_NEVER UINT32_MAX
+
+/**
+ * Shared memory: all members are on this host.
+ */
+#define SQUALL_FABRIC_SHM 0
+
+/**
+ * TCP, between members on one host, too; only with SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_FABRIC_TCP 1
+
+/**
+ * Shared memory within a host, TCP between hosts; only with SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_FABRIC_AUTO 2
+
+/**
+ * `rank`, `members` and `founders` are given.
+ */
+#define SQUALL_LAUNCHER_NONE 0
+
+/**
+ * They are those of the Slurm job step, from its environment variables (SLURM_PROCID and others): leave
+ * them 0. The members of a host listen on adjoining ports, from the one in `listen` on, or 7471.
+ */
+#define SQUALL_LAUNCHER_SLURM 1
 
 /**
  * The members are those of the attributes; the first loss ends the group.
@@ -402,6 +455,10 @@ typedef struct squall_subgroup_attr_t {
    * 1 to 3600000; there is no default.
    */
   uint32_t lag_ms;
+  /**
+   * Its name; no two are the same. NULL: none. Copied.
+   */
+  const char *name;
 } squall_subgroup_attr_t;
 
 /**
@@ -448,6 +505,11 @@ typedef struct squall_transfer_attr_t {
 
 /**
  * A group and this process' place in it.
+ *
+ * Strings and structs that it points to are copied by `squall_group_open`, and need to live until it
+ * returns; those that `squall_group_attr_read` puts here live until `squall_group_attr_free`. Strings
+ * are UTF-8. Addresses are "HOST:PORT", "[IPv6]:PORT" or "NAME:PORT", several parted by commas; the
+ * port is 7471 if none is named.
  */
 typedef struct squall_group_attr_t {
   /**
@@ -496,13 +558,63 @@ typedef struct squall_group_attr_t {
   uint32_t membership;
   /**
    * With SQUALL_MEMBERSHIP_VIEWS: how long a member may be silent before the others go on without
-   * it, in milliseconds, the same everywhere; 0: 1000.
+   * it, in milliseconds, the same everywhere; 0: 1000. SQUALL_SUSPICION_NEVER.
    */
   uint32_t suspicion_ms;
   /**
    * With SQUALL_MEMBERSHIP_VIEWS: what the transfer of the state may take; NULL: the default. Copied.
    */
   const struct squall_transfer_attr_t *transfer;
+  /**
+   * `SQUALL_FABRIC_…`, the same everywhere. What follows, up to `secret_fd`, is for members on several
+   * hosts: with SQUALL_FABRIC_SHM it is nothing (`launcher` aside).
+   */
+  uint32_t fabric;
+  /**
+   * `SQUALL_LAUNCHER_…`.
+   */
+  uint32_t launcher;
+  /**
+   * Addresses to listen on, of an interface or "*:PORT"; NULL: all of this host, and the port that
+   * `founders` says of this member, or 7471. Calls come from the first that is one address.
+   */
+  const char *listen;
+  /**
+   * The one address that others are told to reach this member by; NULL: as they see it.
+   */
+  const char *advertise;
+  /**
+   * Addresses of the founders, as many as `members`, by rank. Needed by who founds.
+   */
+  const char *founders;
+  /**
+   * With SQUALL_FLAG_JOIN: addresses of members, any of which will do; a name may have several.
+   * NULL: `founders`.
+   */
+  const char *contacts;
+  /**
+   * A file with the group's secret, which must belong to this user and be readable by nobody else
+   * (`squall secret FILE` makes one). Neither it nor its bytes are kept or logged. NULL:
+   * SQUALL_FLAG_SECRET_FD or SQUALL_FLAG_TRUSTED_NETWORK is needed.
+   */
+  const char *secret_file;
+  /**
+   * With SQUALL_FLAG_SECRET_FD: the same from an open file or pipe, read to its end when the group is
+   * opened, for 5 s at the most. It stays open, and the caller's.
+   */
+  int32_t secret_fd;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+  /**
+   * How often a busy turn looks at connections, in nanoseconds; 0: 10 ms.
+   */
+  uint64_t liveness_every_ns;
+  /**
+   * Of `squall_group_attr_read`: leave it as it is.
+   */
+  void *owned;
 } squall_group_attr_t;
 
 /**
@@ -694,8 +806,10 @@ typedef void (*squall_view_fn)(void *user, squall_group_t group, const struct sq
  * thread that polls, before `stopped`; in `squall_group_close` on the one that closes.
  *
  * SQUALL_NOT_SENDER (this member does not send there in the new view), SQUALL_TOO_LONG (its largest
- * message is smaller there), SQUALL_LEFT (it was alone, and closed): it is delivered at no member
- * that goes on. SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY,
+ * message is smaller there), SQUALL_LEFT (it was alone, and closed; or it has left while the subgroup
+ * lacked members): it is delivered at no member that goes on; where messages are delivered on receipt
+ * (SQUALL_MODE_RECEIVED), at none that has not had it before, as some may have, this one too.
+ * SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY,
  * SQUALL_LIMIT, SQUALL_SYSTEM (it is over for this member), SQUALL_TIMED_OUT (`squall_group_close`
  * has waited for a second): this member did not see it delivered; others may have it all the same.
  */
@@ -1060,16 +1174,6 @@ size_t squall_last_error(char *bytes, size_t len);
 void squall_log_set(squall_log_fn log, void *user);
 
 /**
- * Makes `attr` the default: one subgroup of all members, polled by the caller.
- *
- * @param attr  May be NULL: nothing happens.
- * @param size  sizeof *attr.
- *
- * Threads: any. Since: 0.1
- */
-void squall_group_attr_init(struct squall_group_attr_t *attr, uint32_t size);
-
-/**
  * Makes `attr` the default: all members, all of them senders, the total order.
  *
  * @param attr  May be NULL: nothing happens.
@@ -1080,6 +1184,16 @@ void squall_group_attr_init(struct squall_group_attr_t *attr, uint32_t size);
 void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t size);
 
 /**
+ * Makes `attr` the default: one subgroup of all members, polled by the caller.
+ *
+ * @param attr  May be NULL: nothing happens.
+ * @param size  sizeof *attr.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_group_attr_init(struct squall_group_attr_t *attr, uint32_t size);
+
+/**
  * Makes `callbacks` empty; set `deliver` or `message` before opening.
  *
  * @param callbacks  May be NULL: nothing happens.
@@ -1088,6 +1202,58 @@ void squall_subgroup_attr_init(struct squall_subgroup_attr_t *attr, uint32_t siz
  * Threads: any. Since: 0.1
  */
 void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
+
+/**
+ * Reads a configuration file (`squall.toml`), then the environment, into attributes.
+ *
+ * Each key that is set there sets its field; the other fields stay. So what a program sets before is
+ * its own default, and what it sets afterwards wins over file and environment. Nothing is opened,
+ * looked up or listened on: `squall_group_open` says what is still missing, or in the way.
+ *
+ * `squall config --example` prints every key; `a.b` is SQUALL_A__B in the environment, a key of the
+ * first `[[subgroup]]` SQUALL_SUBGROUP__0__KEY; other variables that begin with SQUALL_ are errors. Fields
+ * have the names of their keys (open_timeout is `open_timeout_ms`, members_min `shard_members_min`), but:
+ *
+ *   group                        `name`
+ *   join                         SQUALL_FLAG_JOIN
+ *   lock, huge_pages             SQUALL_FLAG_LOCK, SQUALL_FLAG_REQUIRE_LOCK, and the like for huge ones
+ *   core                         `core` and SQUALL_FLAG_PIN: a program that polls itself pins its own
+ *                                thread, and takes that flag away
+ *   fabric                       `fabric`, and SQUALL_MEMBERSHIP_VIEWS unless it is "shm"
+ *   network.secret_fd            `secret_fd` and SQUALL_FLAG_SECRET_FD
+ *   network.trusted_network      SQUALL_FLAG_TRUSTED_NETWORK
+ *   transfer.*                   `transfer`, a struct of the library's, over what the program's says
+ *   [[subgroup]]                 `subgroups`: those of the file instead of the program's
+ *
+ * @param attr  Initialised by `squall_group_attr_init`; changed on success only.
+ * @param path  The file; NULL: none, the environment only. The environment is passed over in a program
+ *              that has more rights than who has started it (set-user-ID).
+ * @return SQUALL_OK, or
+ *         SQUALL_INVALID     a key, a value, or two that contradict each other: `squall_last_error` has
+ *                            the line or variable, what it may be, and the nearest key;
+ *         SQUALL_SYSTEM      the file cannot be read;
+ *         SQUALL_WRONG_SIZE  `attr` was not initialised, or by an older header;
+ *         SQUALL_PANIC       a bug of ours.
+ *
+ * Threads:   any, also in callbacks; no other may change the environment meanwhile (setenv).
+ * Ownership: what `attr` points to is the library's, until `squall_group_attr_free`; the struct may be
+ *            copied, and one of the copies is freed, once. It may be changed, but not in place: to
+ *            change a subgroup, copy the list.
+ * Cost:      reads the file; allocates some hundred bytes.
+ * Since:     0.1
+ */
+int squall_group_attr_read(struct squall_group_attr_t *attr,
+                           const char *path);
+
+/**
+ * Frees what `squall_group_attr_read` has put into attributes, and makes them the default again, as
+ * `squall_group_attr_init` does. After `squall_group_open` they are not needed any more.
+ *
+ * @param attr  May be NULL, and may have read nothing: nothing is freed then.
+ *
+ * Threads: any, also in callbacks. Since: 0.1
+ */
+void squall_group_attr_free(struct squall_group_attr_t *attr);
 
 /**
  * Leave in good order: what this member has sent is delivered by all first, however long that takes.
@@ -1157,17 +1323,21 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
  * Opens a group and waits until all its members have.
  *
  * Processes of one user on one host that open the same name with the same attributes, each with
- * its own rank, form the group; they may start in any order.
+ * its own rank, form the group; they may start in any order. With `fabric` they may be on several
+ * hosts, and prove to each other that they have the group's secret. Waiting, it goes on calling those
+ * that are not there yet, and looks names up anew.
  *
  * @param attr       What to open; copied. Initialise it with `squall_group_attr_init`.
  * @param callbacks  What to call; copied. Initialise it with `squall_callbacks_init`.
  * @param group      Gets the handle, on success only.
  * @return SQUALL_OK, or
  *         SQUALL_INVALID, SQUALL_WRONG_SIZE   an argument; `squall_last_error` names it;
- *         SQUALL_IN_USE        that rank of that group is open in a live process;
+ *         SQUALL_IN_USE        that rank of that group is open in a live process, or a port is;
  *         SQUALL_FOREIGN_OWNER another user's process holds the name;
  *         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
- *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
+ *         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`; what stood in the way of
+ *                              the last call is named: nobody listens, a name that is unknown, another
+ *                              secret;
  *         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
  *         SQUALL_LIMIT         also if this process has 256 groups open already;
  *         SQUALL_PANIC         a bug of ours;

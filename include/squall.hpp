@@ -246,6 +246,36 @@ struct options {
   std::chrono::milliseconds suspicion{0};  // 0: a second
 };
 
+// The attributes of C as they are, for what `options` has no field for; and those of a file. What was
+// read is freed with it. Strings and lists of yours that it points to must live until the group is open.
+class attributes {
+ public:
+  explicit attributes() noexcept { squall_group_attr_init(&raw_, sizeof raw_); }
+  attributes(attributes&& other) noexcept : attributes() { std::swap(raw_, other.raw_); }
+  attributes& operator=(attributes&& other) noexcept {
+    std::swap(raw_, other.raw_);
+    return *this;
+  }
+  ~attributes() { squall_group_attr_free(&raw_); }
+
+  // Reads a file, then the environment; NULL: the environment only. What was set before stays unless
+  // they say otherwise, what is set afterwards wins. Throws `error`, with the line.
+  void read(const char* path) {
+    const outcome outcome = try_read(path);
+    if (!outcome) throw error(outcome.status(), last_error());
+  }
+  void read(const std::string& path) { read(path.c_str()); }
+  // The same without an exception; `last_error()` has the sentence.
+  outcome try_read(const char* path) noexcept {
+    return outcome(squall_group_attr_read(&raw_, path));
+  }
+  squall_group_attr_t* operator->() noexcept { return &raw_; }
+  const squall_group_attr_t& raw() const noexcept { return raw_; }
+
+ private:
+  squall_group_attr_t raw_;
+};
+
 // Your functions. `batch` takes precedence over `message`; one of the two must be set.
 struct handlers {
   std::function<void(group_view, std::uint32_t subgroup, const squall::message&)> message;
@@ -280,22 +310,18 @@ class group : public group_view {
 
   // Opens a group and waits until all its members have. Throws `error`.
   static group open(const options& options, handlers handlers) {
-    group opened;
-    const outcome outcome = opened.start(options, std::move(handlers));
-    if (!outcome) throw error(outcome.status(), last_error());
-    return opened;
+    return open_with(options, std::move(handlers));
+  }
+  static group open(const attributes& attributes, handlers handlers) {
+    return open_with(attributes.raw(), std::move(handlers));
   }
   // The same without an exception: `opened` is replaced on success only; `last_error()` has the
   // sentence.
   static outcome try_open(const options& options, handlers handlers, group& opened) noexcept {
-    try {
-      group fresh;
-      const outcome outcome = fresh.start(options, std::move(handlers));
-      if (outcome) opened = std::move(fresh);
-      return outcome;
-    } catch (...) {
-      return outcome(SQUALL_NO_MEMORY);
-    }
+    return try_open_with(options, std::move(handlers), opened);
+  }
+  static outcome try_open(const attributes& attributes, handlers handlers, group& opened) noexcept {
+    return try_open_with(attributes.raw(), std::move(handlers), opened);
   }
 
   explicit operator bool() const noexcept { return handle_ != 0; }
@@ -401,6 +427,25 @@ class group : public group_view {
     if (close().status() == SQUALL_REENTRANT) static_cast<void>(state_.release());
   }
 
+  template <class Of>
+  static group open_with(const Of& of, handlers&& handlers) {
+    group opened;
+    const outcome outcome = opened.start(of, std::move(handlers));
+    if (!outcome) throw error(outcome.status(), last_error());
+    return opened;
+  }
+  template <class Of>
+  static outcome try_open_with(const Of& of, handlers&& handlers, group& opened) noexcept {
+    try {
+      group fresh;
+      const outcome outcome = fresh.start(of, std::move(handlers));
+      if (outcome) opened = std::move(fresh);
+      return outcome;
+    } catch (...) {
+      return outcome(SQUALL_NO_MEMORY);
+    }
+  }
+
   outcome start(const options& options, handlers&& handlers) {
     std::vector<squall_subgroup_attr_t> subgroups(options.subgroups.size());
     for (std::size_t at = 0; at < subgroups.size(); at++) {
@@ -436,6 +481,9 @@ class group : public group_view {
     attr.open_timeout_ms = patience > INT32_MAX ? INT32_MAX : static_cast<std::uint32_t>(patience);
     attr.membership = options.membership;
     attr.suspicion_ms = static_cast<std::uint32_t>(options.suspicion.count());
+    return start(attr, std::move(handlers));
+  }
+  outcome start(const squall_group_attr_t& attr, handlers&& handlers) {
     state_ = std::make_unique<state>();
     state_->handlers = std::move(handlers);
     squall_callbacks_t callbacks;

@@ -6,7 +6,8 @@
 //! B1  A `Count` or `Number` is half-open: `Count(3)` means that 0, 1 and 2 are here.
 //! B2  On the wire each of these is one 64-bit word, little-endian, read and written whole.
 
-use crate::limits::{MEMBERS_MAX, MEMBERS_WORDS};
+use crate::limits::{MEMBERS_MAX, MEMBERS_WORDS, WIRE_VERSION};
+use std::fmt;
 
 /// What a 64-bit cell of the table may hold.
 pub trait Word: Copy {
@@ -48,6 +49,60 @@ word!(
     /// Time since an arbitrary start, in nanoseconds; only differences mean anything.
     Nanos
 );
+
+/// Versions of the wire that a process speaks: all from the first to the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Versions {
+    pub min: u16,
+    pub max: u16,
+}
+
+impl Versions {
+    /// This library's.
+    pub const OURS: Versions = Versions { min: 1, max: WIRE_VERSION as u16 };
+
+    pub fn is_sound(self) -> bool {
+        1 <= self.min && self.min <= self.max
+    }
+
+    pub fn speaks(self, version: u16) -> bool {
+        self.min <= version && version <= self.max
+    }
+
+    /// What a group of such members runs at: the highest that all speak, which is the highest of the
+    /// member that lags behind most. `None`: there is none. Of any two there is one if and only if
+    /// there is one of all.
+    pub fn common(all: impl IntoIterator<Item = Versions>) -> Option<u16> {
+        let any = Versions { min: 1, max: u16::MAX };
+        let of_both =
+            |a: Versions, b: Versions| Versions { min: a.min.max(b.min), max: a.max.min(b.max) };
+        let common = all.into_iter().fold(any, of_both);
+        (common.min <= common.max).then_some(common.max)
+    }
+
+    /// As in hellos and letters: `1`, or `1-2`.
+    pub fn text(self) -> String {
+        match self.min == self.max {
+            true => self.max.to_string(),
+            false => format!("{}-{}", self.min, self.max),
+        }
+    }
+
+    /// `None`: that is no such text.
+    pub fn parse(text: &str) -> Option<Versions> {
+        let (min, max) = text.split_once('-').unwrap_or((text, text));
+        let versions = Versions { min: min.parse().ok()?, max: max.parse().ok()? };
+        versions.is_sound().then_some(versions)
+    }
+}
+const _: () = assert!(WIRE_VERSION >= 1 && WIRE_VERSION <= u16::MAX as u32);
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.min == self.max { "" } else { "s" };
+        write!(f, "wire version{plural} {}", self.text().replace('-', " to "))
+    }
+}
 
 /// Position of a member in its view.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]

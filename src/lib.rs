@@ -62,6 +62,10 @@ pub mod capi;
 #[forbid(unsafe_code)]
 #[path = "../src/settings/mod.rs"]
 pub mod settings;
+#[cfg(all(not(feature = "settings"), not(loom)))]
+#[forbid(unsafe_code)]
+#[path = "../src/settings/absent.rs"]
+pub mod settings;
 
 #[cfg(all(test, not(loom)))]
 mod tidy;

@@ -71,6 +71,6 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// never do. 128, because x86 prefetches lines in pairs. Part of the wire.
 pub const LINE_BYTES: usize = 128;
 
-/// Version of the wire: control block, rings, rendezvous. Members with different versions
-/// refuse each other by name.
+/// Version of the wire: control block, rings, rendezvous. A view runs at the highest that all its
+/// members speak (`base::Versions`); who cannot speak it is refused, with both values named.
 pub const WIRE_VERSION: u32 = 1;

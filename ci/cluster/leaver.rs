@@ -7,6 +7,7 @@
 
 use crate::check::Check;
 use crate::member::{Cluster, PATIENT_MS, content};
+use crate::support::sites::network;
 use crate::support::{Arguments, Numbers, Process};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
@@ -80,7 +81,7 @@ fn send_on(mut sender: Sender, id: u64, left: &AtomicBool) -> (u64, Status) {
     }
 }
 
-/// The role: arguments group, founders, idle, id, rounds.
+/// The role: arguments group, founders, idle, id, rounds, and those of `network`.
 pub fn leaver(arguments: &Arguments) {
     let (first, rounds): (u64, u64) =
         (arguments.get("id").unwrap(), arguments.get("rounds").unwrap());
@@ -91,6 +92,7 @@ pub fn leaver(arguments: &Arguments) {
         let mut config =
             Config::new(arguments.text("group").unwrap(), 0, arguments.get("founders").unwrap());
         (config.membership, config.join) = (Changes::Views, true);
+        network(&mut config, arguments);
         config.subgroups[0].window = 256;
         config.subgroups[0].message_bytes_max = 1024;
         config.suspicion_ns = PATIENT_MS * 1_000_000;
@@ -165,6 +167,9 @@ pub fn a_leaver_sends_to_the_last() -> String {
         let mut cluster = Cluster::start_paced("leaver", 4, idle, 100);
         cluster.delivers();
         let (rounds, first) = (60u64, 1_000u64);
+        let ways = cluster.ways(first, true);
+        let ways: Vec<(&str, &dyn std::fmt::Display)> =
+            ways.iter().map(|(key, way)| (*key, way as _)).collect();
         let arguments: [(&str, &dyn std::fmt::Display); 5] = [
             ("group", &cluster.group),
             ("founders", &4),
@@ -172,7 +177,7 @@ pub fn a_leaver_sends_to_the_last() -> String {
             ("id", &first),
             ("rounds", &rounds),
         ];
-        let mut process = Process::start("leaver", &arguments);
+        let mut process = Process::start("leaver", &[&ways[..], &arguments].concat());
         let mut told = Vec::new();
         for round in 0..rounds {
             told.push(process.expect("round"));

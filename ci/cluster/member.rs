@@ -3,16 +3,17 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+use crate::support::sites::{Host, Sites, network};
 use crate::support::{Arguments, Numbers, Process, group_name};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use squall::base::Versions;
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle, OwnPolicy};
+use squall::driver::control::Control;
 use squall::driver::group::{Group, Sender};
-use squall::driver::network::{Carrier, SecretFrom};
 use squall::driver::views::ViewInfo;
 use squall::error::{Error, Status, Suspicion};
-use squall::fabric::tcp::secret::Secret;
 use squall::group::policy::assignment::Assignment;
 use squall::group::policy::{Candidate, Placed, Policy, Rules, Standard};
 use squall::limits::SUSPICION_NS_DEFAULT;
@@ -23,8 +24,8 @@ use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What a message says: whose it is, its place in that lane, and filler that follows from both.
@@ -47,10 +48,39 @@ struct Scribe {
     own: Arc<AtomicU64>,
     id: u64,
     opened: bool,
+    /// The wire version.
+    wire: u16,
     /// For the parent: every so many messages.
     count: u64,
     viewed: Arc<AtomicU64>,
     trouble: Arc<AtomicBool>,
+    naps: Naps,
+}
+
+/// How long callbacks take that say that they live: that of the second view, and the first delivery in
+/// it.
+#[derive(Clone, Default)]
+struct Naps {
+    time: Duration,
+    left: u32,
+    control: Arc<Mutex<Option<Control>>>,
+}
+
+impl Naps {
+    fn nap(&mut self, left: u32) {
+        if self.left != left || self.time.is_zero() {
+            return;
+        }
+        self.left -= 1;
+        let start = Instant::now();
+        while start.elapsed() < self.time {
+            if let Some(control) = &*self.control.lock().unwrap() {
+                control.keep_alive();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        println!("napped");
+    }
 }
 
 impl Scribe {
@@ -83,6 +113,7 @@ impl Application for Scribe {
         self.count += batch.len() as u64;
         self.put();
         if self.viewed.swap(0, Ordering::Relaxed) != 0 {
+            self.naps.nap(1);
             println!("first {}", self.count);
         }
     }
@@ -98,6 +129,12 @@ impl Application for Scribe {
             println!("me {}", view.members[usize::from(view.rank)].incarnation);
         }
         println!("view {} {} {} {left:?}", view.epoch, view.members.len(), members.join(","));
+        if std::mem::replace(&mut self.wire, view.wire) != view.wire {
+            println!("wire {}", view.wire);
+        }
+        if view.epoch > 1 {
+            self.naps.nap(2);
+        }
         let lacks: u16 = view.parts.iter().map(|part| part.lacks).sum();
         if lacks > 0 {
             println!("waits {lacks}");
@@ -145,6 +182,8 @@ pub fn member(arguments: &Arguments) {
     if let Some(most) = arguments.get("descriptors") {
         limit(Resource::Nofile, most);
     }
+    let versions = arguments.text("versions");
+    config.versions = versions.map_or(Versions::OURS, |text| Versions::parse(text).unwrap());
     network(&mut config, arguments);
     let id: u64 = arguments.get("id").unwrap();
     if arguments.or("notes", false) {
@@ -152,13 +191,17 @@ pub fn member(arguments: &Arguments) {
     }
     let own = Arc::new(AtomicU64::new(0));
     let trouble = Arc::new(AtomicBool::new(false));
+    let time = Duration::from_millis(arguments.or("nap_ms", 0));
+    let naps = Naps { time, left: 2, ..Naps::default() };
     let scribe = Scribe {
+        naps: naps.clone(),
         file: File::create(arguments.text("file").unwrap()).unwrap(),
         text: String::new(),
         expected: Vec::new(),
         own: own.clone(),
         id,
         opened: false,
+        wire: 1,
         count: 0,
         viewed: Arc::default(),
         trouble: trouble.clone(),
@@ -168,8 +211,9 @@ pub fn member(arguments: &Arguments) {
         std::process::exit(3);
     });
     println!("open");
+    *naps.control.lock().unwrap() = group.control();
     let orders = Arc::new(AtomicU64::new(GO));
-    let (to, bell) = (orders.clone(), group.waker());
+    let (to, bell, delivered) = (orders.clone(), group.waker(), own.clone());
     let (started, starts) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let lines = std::io::stdin().lock().lines();
@@ -180,6 +224,10 @@ pub fn member(arguments: &Arguments) {
                 "rest" => REST,
                 "leave" => LEAVE,
                 "close" => CLOSE,
+                "own" => {
+                    println!("own {}", delivered.load(Ordering::Relaxed));
+                    continue;
+                }
                 _ => continue,
             };
             to.store(order, Ordering::Relaxed);
@@ -224,27 +272,6 @@ fn odd(rules: &Rules, all: &[Candidate], before: &Assignment) -> Result<Placed, 
     let placed = Standard.place(rules, all, before)?;
     let two = vec![placed.assignment.shards[0].iter().copied().take(2).collect()];
     Ok(Placed { senders: (all.len() == 3).then_some(two), ..placed })
-}
-
-/// Members that reach each other over TCP: arguments fabric, listen, others, secret.
-fn network(config: &mut Config, arguments: &Arguments) {
-    let network = &mut config.network;
-    network.carrier = match arguments.text("fabric") {
-        Some("tcp") => Carrier::Tcp,
-        Some("auto") => Carrier::Auto,
-        _ => return,
-    };
-    let list = |key: &str| -> Vec<String> {
-        let text = arguments.text(key).unwrap_or("");
-        text.split(',').filter(|part| !part.is_empty()).map(String::from).collect()
-    };
-    network.listen = list("listen");
-    match config.join {
-        true => network.contacts = list("others"),
-        false => network.founders = list("others"),
-    }
-    network.secret = arguments.text("secret").map(|path| SecretFrom::File(path.into()));
-    network.trusted = network.secret.is_none();
 }
 
 const GO: u64 = 1;
@@ -373,16 +400,18 @@ pub struct Cluster {
     /// Messages are delivered on receipt.
     pub received: bool,
     /// Silence is noticed only after `PATIENT_MS`.
-    patient: bool,
-    /// shm, tcp or auto.
-    fabric: String,
-    /// Namespaces that members are in, in turns, and their addresses.
-    hosts: Vec<(String, String)>,
+    pub patient: bool,
+    pub sites: Sites,
     pub folder: PathBuf,
     pub members: Vec<One>,
     notes: Vec<String>,
     /// Ids of all that ever were.
     pub ids: Vec<u64>,
+}
+
+/// What clusters run over, if nothing else is said: `SQUALL_CLUSTER_FABRIC`, or shared memory.
+pub fn fabric() -> String {
+    std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into())
 }
 
 impl Cluster {
@@ -423,6 +452,20 @@ impl Cluster {
         cluster
     }
 
+    /// Over that fabric, whatever the others run over. `more`: as above.
+    pub fn start_over<'a>(
+        fabric: &str,
+        what: &str,
+        members: u16,
+        idle: &str,
+        more: &dyn Fn(u16) -> More<'a>,
+    ) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, 0);
+        cluster.sites = Sites::here(fabric.into());
+        cluster.found(more);
+        cluster
+    }
+
     /// They send while they are so many at least.
     pub fn start_needing(what: &str, members: u16, idle: &str, members_min: u16) -> Cluster {
         let mut cluster = Cluster::new(what, members, idle, 0);
@@ -449,8 +492,7 @@ impl Cluster {
             founders: members,
             idle,
             pace_us,
-            fabric: std::env::var("SQUALL_CLUSTER_FABRIC").unwrap_or_else(|_| "shm".into()),
-            hosts: Vec::new(),
+            sites: Sites::here(fabric()),
             members_min: 0,
             odd: None,
             received: false,
@@ -469,20 +511,28 @@ impl Cluster {
         self.settle();
     }
 
-    pub fn group(&self) -> &str {
-        &self.group
-    }
-
     pub fn join_with(&mut self, more: More<'_>) {
         self.add(0, true, more);
     }
 
     /// Members that are on these hosts, in turns: namespaces, with their addresses. Watchful.
-    pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<(String, String)>) -> Cluster {
-        let mut cluster = Cluster::new(what, members, idle, 0);
-        (cluster.fabric, cluster.hosts, cluster.patient) = ("auto".into(), hosts, false);
+    pub fn start_on(what: &str, members: u16, idle: &str, hosts: Vec<Host>) -> Cluster {
+        let mut cluster = Cluster::to_be(what, members, idle, 0, Sites::on(hosts));
+        cluster.patient = false;
         cluster.found(&|_| &[]);
         cluster
+    }
+
+    /// Founders of which none is started: see `add`.
+    pub fn to_be(what: &str, members: u16, idle: &str, pace_us: u64, sites: Sites) -> Cluster {
+        let mut cluster = Cluster::new(what, members, idle, pace_us);
+        cluster.sites = sites;
+        cluster
+    }
+
+    /// Starts all of them.
+    pub fn start_all(&mut self) {
+        self.found(&|_| &[]);
     }
 
     /// Starts another one, which joins.
@@ -490,50 +540,39 @@ impl Cluster {
         self.join_with(&[]);
     }
 
-    /// The namespace that a member is in, and its address.
-    fn host_of(&self, id: u64) -> Option<&(String, String)> {
-        let count = self.hosts.len() as u64;
-        (count > 0).then(|| &self.hosts[((id - 1) % count) as usize])
-    }
-
-    /// Where a member listens, if it listens.
-    fn address(&self, id: u64) -> String {
-        if let Some((_, ip)) = self.host_of(id) {
-            return format!("{ip}:{}", 20_000 + id);
-        }
-        let host = std::process::id() % 250 + 1;
-        format!("127.{host}.{}.{}:7471", id / 250, id % 250 + 1)
-    }
-
     /// Whom a member is told of.
     fn others(&self, join: bool) -> String {
-        let founders = (1..=u64::from(self.founders)).collect();
-        let live = self.members.iter().map(|one| one.id).collect();
-        let ids: Vec<u64> = if join { live } else { founders };
-        ids.into_iter().map(|id| self.address(id)).collect::<Vec<_>>().join(",")
-    }
-
-    /// The file with the group's secret; made when it is first asked for.
-    fn secret(&self) -> String {
-        let path = self.folder.join("secret");
-        if self.fabric != "shm" && !path.exists() {
-            Secret::create(&path).unwrap();
+        match join {
+            true => self.sites.addresses(self.members.iter().map(|one| one.id)),
+            false => self.sites.addresses(1..=u64::from(self.founders)),
         }
-        path.display().to_string()
     }
 
-    fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
+    /// What a process at that site is told to reach the others, whether it founds the group or joins.
+    pub fn ways(&self, site: u64, join: bool) -> Vec<(&'static str, String)> {
+        self.sites.ways(site, self.others(join), &self.folder)
+    }
+
+    /// By what those on one host with that member find each other.
+    pub fn near_name(&self, id: u64) -> String {
+        match self.sites.part(id) {
+            "" => self.group.clone(),
+            part => format!("{}@{part}", self.group),
+        }
+    }
+
+    /// Starts one. Founders listen where the member of the id `rank + 1` does.
+    pub fn add(&mut self, rank: u16, join: bool, more: More<'_>) {
         let id = self.ids.len() as u64 + 1;
         let is_odd = self.odd.as_ref().map(|odd| odd.contains(&id));
         let policy = is_odd.map_or("none", |odd| if odd { "odd" } else { "same" });
         let file = self.folder.join(id.to_string()).display().to_string();
-        let (listen, others) = (self.address(id), self.others(join));
+        let site = if join { id } else { u64::from(rank) + 1 };
+        let ways = self.ways(site, join);
+        let ways: Vec<(&str, &dyn std::fmt::Display)> =
+            ways.iter().map(|(key, way)| (*key, way as _)).collect();
         let suspicion_ms = if self.patient { PATIENT_MS } else { SUSPICION_NS_DEFAULT / 1_000_000 };
         let all: More<'_> = &[
-            ("fabric", &self.fabric),
-            ("listen", &listen),
-            ("others", &others),
-            ("secret", &self.secret()),
             ("group", &self.group),
             ("rank", &rank),
             ("members", &self.founders),
@@ -547,8 +586,8 @@ impl Cluster {
             ("id", &id),
             ("file", &file),
         ];
-        let host = self.host_of(id).map(|(name, _)| name.as_str());
-        let process = Process::start_in(host, "member", &[all, more].concat());
+        let host = self.sites.namespace(site);
+        let process = Process::start_in(host, "member", &[&ways[..], all, more].concat());
         self.members.push(One { process, id, incarnation: 0, viewed: Vec::new(), rests: None });
         self.ids.push(id);
     }

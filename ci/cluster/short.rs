@@ -137,7 +137,7 @@ pub fn a_joiner_without_descriptors() -> String {
 pub fn joiners_that_die() -> String {
     let mut cluster = Cluster::start("dying", 2, "park");
     cluster.delivers();
-    let name = socket_name(cluster.group(), 0);
+    let name = socket_name(&cluster.near_name(1), 0);
     let config = said(&name, Hello::new(Kind::Probe, 9, true, ""), &[]).1.config;
     let descriptors =
         |one: &One| std::fs::read_dir(format!("/proc/{}/fd", one.process.pid())).unwrap().count();
@@ -172,7 +172,7 @@ pub fn joiners_that_die() -> String {
 }
 
 /// Says that under a name; the connection, and the answer.
-fn said(name: &str, hello: Hello, descriptors: &[BorrowedFd<'_>]) -> (Socket, Hello) {
+pub fn said(name: &str, hello: Hello, descriptors: &[BorrowedFd<'_>]) -> (Socket, Hello) {
     let mut socket = None;
     until("somebody listens", || {
         socket = Socket::connect(name).unwrap();

@@ -48,6 +48,11 @@ pub fn config(arguments: &Arguments) -> Config {
     };
     (config.lock, config.huge) = (want("lock"), want("huge"));
     config.open_timeout = Duration::from_millis(arguments.or("timeout_ms", 60_000));
+    let text = |key: &str| arguments.text(key).unwrap_or_default();
+    let users = text("peers_users").split(',').filter(|user| !user.is_empty());
+    config.peers.users = users.map(String::from).collect();
+    config.peers.group = text("peers_group").into();
+    config.peers.directory = text("directory").into();
     config
 }
 
@@ -366,10 +371,22 @@ pub fn confine(arguments: &Arguments) {
             setrlimit(resource, limit).unwrap();
         }
     }
+    if arguments.or("netns", false) {
+        // SAFETY: a system call on flags; this process has one thread.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+    }
     if let Some(id) = arguments.get("uid") {
-        let (uid, gid) = (rustix::process::Uid::from_raw(id), rustix::process::Gid::from_raw(id));
+        let gid = rustix::process::Gid::from_raw(arguments.or("gid", id));
+        let uid = rustix::process::Uid::from_raw(id);
+        let further = rustix::process::Gid::from_raw(arguments.or("groups", id));
+        rustix::thread::set_thread_groups(&[further]).unwrap();
         rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+    }
+    // SAFETY: as above.
+    if arguments.or("userns", false) && unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
+        println!("SKIPPED: no user namespaces: {}", std::io::Error::last_os_error());
+        std::process::exit(0);
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 
 /// Joins as a member by hand, and tries everything on what it is shown.
 pub fn thief(arguments: &Arguments) {
+    confine(arguments);
     let config = config(arguments);
     let view = config.view().unwrap();
     let layout = view.layout();
@@ -37,9 +38,30 @@ pub fn thief(arguments: &Arguments) {
         for (attempt, refused) in attempts(descriptor, bytes) {
             println!("tried {what}: {attempt}: {}", refused.as_deref().unwrap_or("NOT REFUSED"));
         }
+    }
+    if let Some(pid) = arguments.get::<u32>("pid") {
+        let refused = owners_descriptors(pid, &config.group);
+        println!("tried the owner's descriptors: {}", refused.as_deref().unwrap_or("NOT REFUSED"));
+    }
+    for (what, descriptor, bytes) in [("table", &shown[0], bytes[0]), ("ring", &shown[2], bytes[1])]
+    {
         println!("tried {what}: read: {}", Region::map_peer(descriptor, bytes).is_ok());
     }
     commands().next();
+}
+
+/// Looks for a member's memory in its process, to open it for writing; why that was refused.
+fn owners_descriptors(pid: u32, group: &str) -> Option<String> {
+    let folder = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(cause) => return Some(cause.to_string()),
+        Ok(folder) => folder,
+    };
+    let its = |path: &std::path::PathBuf| {
+        std::fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains(group))
+    };
+    let all: Vec<_> = folder.flatten().map(|entry| entry.path()).filter(its).collect();
+    let open = |path| std::fs::OpenOptions::new().write(true).open(path);
+    all.iter().find_map(|path| open(path).err()).map(|cause| cause.to_string())
 }
 
 /// Each way to change another's pages, and how it was refused.

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "the test and the bench use their parts")]
 
+use crate::support::sites::{Sites, network};
 use crate::support::{Arguments, Process, group_name, until};
 use squall::driver::Application;
 use squall::driver::config::{Changes, Config, Idle};
@@ -14,6 +15,7 @@ use squall::mem::Message;
 use squall::sst::layout::Mode;
 use squall::transfer::{CATCHUP, Checkpoint, StateSink, StateSource, Version};
 use std::io::BufRead;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 const COUNTERS: usize = 1 << 12;
 const MESSAGE_BYTES: usize = 100;
 pub const MIB: usize = 1 << 20;
+/// What a process of the crew is, for `support::main`.
+pub const ROLE: &str = "stateful";
 
 /// The state.
 #[derive(Clone, Default)]
@@ -195,7 +199,7 @@ const SUM: u64 = 3;
 const LEAVE: u64 = 4;
 
 /// The role: arguments group, rank, members, join, idle, bytes, slow, slowapply, openms, far, rate,
-/// window, id.
+/// window, id, and those of `sites::network`.
 pub fn member(arguments: &Arguments) {
     log_sink::set(Some(Box::new(|level, text| eprintln!("{level:?}: {text}"))));
     let (group, rank) = (arguments.text("group").unwrap(), arguments.or("rank", 0));
@@ -208,7 +212,9 @@ pub fn member(arguments: &Arguments) {
     if received {
         config.subgroups[0].mode = Mode::Received;
     }
+    network(&mut config, arguments);
     config.transfer.near_messages = u64::from(config.subgroups[0].window);
+    config.transfer.patience = Duration::from_millis(arguments.or("patience", 30_000));
     if arguments.or("far", false) {
         // The join is asked for however much is missing, and nobody loses patience.
         let transfer = &mut config.transfer;
@@ -299,13 +305,22 @@ pub fn member(arguments: &Arguments) {
 /// A member's process.
 pub struct One {
     pub process: Process,
+    id: u64,
 }
 
 pub struct Crew {
     group: String,
     pub plan: Plan,
+    pub sites: Sites,
+    folder: PathBuf,
     pub members: Vec<One>,
     ids: u64,
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 /// What its members are.
@@ -323,12 +338,14 @@ pub struct Plan {
     pub far: bool,
     /// Messages are delivered on receipt.
     pub received: bool,
+    pub patience_ms: u64,
 }
 
 impl Plan {
     pub fn new(founders: u16, bytes: usize, idle: &'static str) -> Plan {
         let (rate, rate_joined, window, received) = (5000, 5000, 256, false);
-        Plan { founders, bytes, idle, rate, rate_joined, window, far: false, received }
+        let (far, patience_ms) = (false, 30_000);
+        Plan { founders, bytes, idle, rate, rate_joined, window, far, received, patience_ms }
     }
 }
 
@@ -338,8 +355,15 @@ impl Crew {
     }
 
     pub fn of(what: &str, plan: Plan) -> Crew {
+        Crew::on(what, plan, Sites::here("shm".into()))
+    }
+
+    /// The same, somewhere else.
+    pub fn on(what: &str, plan: Plan, sites: Sites) -> Crew {
         let group = group_name(what);
-        let mut crew = Crew { group, plan, members: Vec::new(), ids: 0 };
+        let folder = std::env::temp_dir().join(&group);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut crew = Crew { group, plan, sites, folder, members: Vec::new(), ids: 0 };
         for rank in 0..crew.plan.founders {
             crew.add(rank, false, 0, 60_000);
         }
@@ -359,9 +383,18 @@ impl Crew {
 
     fn add(&mut self, rank: u16, join: bool, slow: u64, open_ms: u64) -> usize {
         self.ids += 1;
-        let process = Process::start(
-            "member",
+        let others = match join {
+            true => self.sites.addresses(self.members.iter().map(|one| one.id)),
+            false => self.sites.addresses(1..=u64::from(self.plan.founders)),
+        };
+        let process = Process::start_in(
+            self.sites.namespace(self.ids),
+            ROLE,
             &[
+                ("fabric", &self.sites.fabric),
+                ("listen", &self.sites.address(self.ids)),
+                ("others", &others),
+                ("secret", &self.sites.secret(&self.folder)),
                 ("group", &self.group),
                 ("rank", &rank),
                 ("members", &self.plan.founders),
@@ -373,12 +406,13 @@ impl Crew {
                 ("far", &self.plan.far),
                 ("slowapply", if join && self.plan.far { &20 } else { &0 }),
                 ("received", &self.plan.received),
+                ("patience", &self.plan.patience_ms),
                 ("slow", &slow),
                 ("openms", &open_ms),
                 ("id", &self.ids),
             ],
         );
-        self.members.push(One { process });
+        self.members.push(One { process, id: self.ids });
         self.members.len() - 1
     }
 

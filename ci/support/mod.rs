@@ -6,6 +6,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod sites;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;

@@ -168,17 +168,21 @@ impl Application for Trampoline {
 /// Opens a group and waits until all its members have.
 ///
 /// Processes of one user on one host that open the same name with the same attributes, each with
-/// its own rank, form the group; they may start in any order.
+/// its own rank, form the group; they may start in any order. With `fabric` they may be on several
+/// hosts, and prove to each other that they have the group's secret. Waiting, it goes on calling those
+/// that are not there yet, and looks names up anew.
 ///
 /// @param attr       What to open; copied. Initialise it with `squall_group_attr_init`.
 /// @param callbacks  What to call; copied. Initialise it with `squall_callbacks_init`.
 /// @param group      Gets the handle, on success only.
 /// @return SQUALL_OK, or
 ///         SQUALL_INVALID, SQUALL_WRONG_SIZE   an argument; `squall_last_error` names it;
-///         SQUALL_IN_USE        that rank of that group is open in a live process;
+///         SQUALL_IN_USE        that rank of that group is open in a live process, or a port is;
 ///         SQUALL_FOREIGN_OWNER another user's process holds the name;
 ///         SQUALL_MISMATCH, SQUALL_WIRE_VERSION  the members do not fit; both values are named;
-///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`;
+///         SQUALL_NOT_COMPLETE  not all members came within `open_timeout_ms`; what stood in the way of
+///                              the last call is named: nobody listens, a name that is unknown, another
+///                              secret;
 ///         SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_SYSTEM  this machine; the remedy is named;
 ///         SQUALL_LIMIT         also if this process has 256 groups open already;
 ///         SQUALL_PANIC         a bug of ours;

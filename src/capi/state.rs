@@ -159,18 +159,32 @@ pub unsafe extern "C" fn squall_transfer_attr_init(attr: *mut squall_transfer_at
 const TRANSFER_ATTR_V1: usize = 48;
 const _: () = assert!(size_of::<squall_transfer_attr_t>() == TRANSFER_ATTR_V1);
 
-/// What a configuration says of transfers; NULL: the default.
+/// What the caller says of transfers, in a struct as long as ours; NULL: the default.
 ///
 /// # Safety
 /// `at` is NULL, or points to a struct that begins with its `size`, and to that many bytes.
-pub unsafe fn options_of(at: *const squall_transfer_attr_t) -> Result<Options, Error> {
-    let mut options = Options::default();
+pub unsafe fn transfer_of(
+    at: *const squall_transfer_attr_t,
+) -> Result<squall_transfer_attr_t, Error> {
+    // SAFETY: zero is a value of every field.
+    let default: squall_transfer_attr_t = unsafe { attr::fresh() };
     if at.is_null() {
-        return Ok(options);
+        return Ok(default);
     }
     // SAFETY: the caller's promise is ours.
-    let attr = unsafe { attr::adopt(at, TRANSFER_ATTR_V1, "attr.transfer")? };
-    attr::unreserved(attr.reserved, "attr.transfer")?;
+    let given = unsafe { attr::adopt(at, TRANSFER_ATTR_V1, "attr.transfer")? };
+    attr::unreserved(given.reserved, "attr.transfer")?;
+    Ok(squall_transfer_attr_t { size: default.size, ..given })
+}
+
+/// The same as a configuration has it.
+///
+/// # Safety
+/// As `transfer_of`.
+pub unsafe fn options_of(at: *const squall_transfer_attr_t) -> Result<Options, Error> {
+    let mut options = Options::default();
+    // SAFETY: the caller's promise is ours.
+    let attr = unsafe { transfer_of(at)? };
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     if attr.catchup_bytes > 0 {
         options.catchup_bytes = bytes(attr.catchup_bytes);

@@ -101,8 +101,10 @@ pub type squall_view_fn = Option<
 /// thread that polls, before `stopped`; in `squall_group_close` on the one that closes.
 ///
 /// SQUALL_NOT_SENDER (this member does not send there in the new view), SQUALL_TOO_LONG (its largest
-/// message is smaller there), SQUALL_LEFT (it was alone, and closed): it is delivered at no member
-/// that goes on. SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY,
+/// message is smaller there), SQUALL_LEFT (it was alone, and closed; or it has left while the subgroup
+/// lacked members): it is delivered at no member that goes on; where messages are delivered on receipt
+/// (SQUALL_MODE_RECEIVED), at none that has not had it before, as some may have, this one too.
+/// SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_EXHAUSTED, SQUALL_NO_MEMORY,
 /// SQUALL_LIMIT, SQUALL_SYSTEM (it is over for this member), SQUALL_TIMED_OUT (`squall_group_close`
 /// has waited for a second): this member did not see it delivered; others may have it all the same.
 pub type squall_dropped_fn = Option<

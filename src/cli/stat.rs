@@ -8,12 +8,13 @@ mod look;
 
 use crate::failure::{Failure, fail};
 use crate::text::say;
-use ask::{Member, ask_far, ask_here};
+use ask::{Member, ask_far, ask_here, others};
 use clap::Args;
 use look::Look;
 use squall::driver::Inquiry;
 use squall::driver::network::{Carrier, PORT_DEFAULT};
 use squall::driver::stats::Snapshot;
+use squall::fabric::shm::place::Place;
 use squall::fabric::tcp::address::{Address, parse_list};
 use squall::fabric::tcp::hello::Kind;
 use squall::settings::Settings;
@@ -61,17 +62,21 @@ pub struct Options {
 
 /// Where the members are asked.
 enum Whence {
-    Here(String),
+    /// With the directory where they meet, if there is one.
+    Here(String, Box<Place>, PathBuf),
     There(Box<Inquiry>, Vec<Address>),
 }
 
 fn whence(options: &Options) -> Result<Whence, Failure> {
     let Some(file) = &options.config else {
-        return Ok(Whence::Here(options.group.clone().unwrap_or_default()));
+        let group = options.group.clone().unwrap_or_default();
+        let place = Place::usual(&group).into();
+        return Ok(Whence::Here(group, place, PathBuf::new()));
     };
     let config = Settings::load(file)?.config;
     if config.network.carrier == Carrier::Shm {
-        return Ok(Whence::Here(config.group));
+        let place = Place::new(&config.near_name(), &config.peers)?.into();
+        return Ok(Whence::Here(config.group, place, config.peers.directory));
     }
     let inquiry = Inquiry::new(&config, Kind::Stat)?;
     let at = match &options.at {
@@ -84,7 +89,7 @@ fn whence(options: &Options) -> Result<Whence, Failure> {
 impl Whence {
     fn group(&self) -> &str {
         match self {
-            Whence::Here(group) => group,
+            Whence::Here(group, ..) => group,
             Whence::There(inquiry, _) => &inquiry.terms.group,
         }
     }
@@ -92,7 +97,12 @@ impl Whence {
     /// The members that there are, and how many there should be at the least.
     fn ask(&self) -> Result<(Vec<Member>, u16), Failure> {
         match self {
-            Whence::Here(group) => ask_here(group),
+            Whence::Here(group, place, directory) => {
+                ask_here(group, place, || match directory.as_os_str().is_empty() {
+                    true => others(),
+                    false => format!("in {}, its `peers.directory`", directory.display()),
+                })
+            }
             Whence::There(inquiry, at) => Ok((ask_far(inquiry, at)?, 0)),
         }
     }

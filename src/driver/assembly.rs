@@ -11,7 +11,6 @@ use crate::group::Engine;
 use crate::group::membership::roster::Roster;
 use crate::group::membership::{Carry, Options};
 use crate::group::view::View;
-use crate::limits::WIRE_VERSION;
 use crate::mem::Region;
 use crate::mem::thread::can_order_all_threads;
 use crate::sst::Table;
@@ -84,10 +83,11 @@ pub fn assemble(
     Assembly { engine, table, inboxes, made }
 }
 
-/// What a control block says before anything moves; the same place in every layout.
-pub fn prologue(block: &Region, epoch: Epoch, incarnation: u64) {
+/// What a control block says before anything moves; the same place in every layout. `wire`: the version
+/// that its view runs at; 0: that is not known yet.
+pub fn prologue(block: &Region, epoch: Epoch, (wire, incarnation): (u16, u64)) {
     let layout = Layout::new(&[]);
-    block.cell(layout.wire.byte(0)).prepare(u64::from(WIRE_VERSION));
+    block.cell(layout.wire.byte(0)).prepare(u64::from(wire));
     block.cell(layout.epoch.byte(0)).prepare(epoch.0);
     block.cell(layout.incarnation.byte(0)).prepare(incarnation);
     block.cell(layout.magic.byte(0)).publish(MAGIC);

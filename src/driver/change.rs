@@ -55,8 +55,7 @@ impl Driver {
             outcome = self.build(&mut views);
         }
         if let Some(view) = views.untold.take() {
-            say_who_waits(&view);
-            self.application.view(&view);
+            self.tell(&view);
         }
         self.changing = views.is_building();
         self.views = Some(views);
@@ -78,12 +77,18 @@ impl Driver {
             return Ok(());
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
+        // Before any callback: who has just joined looks nowhere else.
+        views.beat(assembly.table.layout.beat.byte(0));
+        if let Some(membership) = self.engine.membership() {
+            assembly.engine.remember(&self.table, membership.roster());
+        }
         let kept = self.keep();
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
+        self.polls = self.fabric.polls();
+        views.beat_in_both(assembly.table.layout.beat.byte(0));
         if let Some(view) = views.untold.take() {
-            say_who_waits(&view);
-            self.application.view(&view);
+            self.tell(&view);
         }
         if self.is_inherited() {
             return Ok(());
@@ -96,15 +101,19 @@ impl Driver {
         lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
         self.engine = assembly.engine;
         self.table = assembly.table;
-        self.polls = self.fabric.polls();
         self.inboxes = assembly.inboxes;
         self.work.clear();
         self.events = Events::default();
-        views.beat(self.table.layout.beat.byte(0));
         self.fabric.poll(true, &mut self.events);
         self.until_tick = 0;
         self.page.write_change(views.changes, &views.last);
         Ok(())
+    }
+
+    /// The callback of a view.
+    fn tell(&mut self, view: &ViewInfo) {
+        say_who_waits(view);
+        self.lending(|driver| driver.application.view(view));
     }
 
     /// What my lanes have in the old view and must send again.
@@ -171,6 +180,7 @@ impl Driver {
             return;
         }
         let (suspects, timings) = (membership.suspects(), membership.timings());
+        views.note(self.engine.suspicions()); // some are not cut off here any more
         let exchange = self.fabric.exchange().expect("views change");
         let mut outcome = Ok(());
         if !views.ready {

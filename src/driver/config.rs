@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a group is opened with, checked, and turned into a view.
 
-use super::network::Network;
-use crate::base::{Epoch, Rank};
+use super::network::{Carrier, Network};
+use crate::base::{Epoch, Rank, Versions};
 use crate::error::{Error, Status};
+use crate::fabric::shm::peers::Peers;
 use crate::group::detector::lag::Lag;
 use crate::group::policy::{Candidate, Plan, Planner, Policy, Rule, Rules, Senders, Standard, Who};
 use crate::group::view::View;
@@ -11,6 +12,7 @@ use crate::limits::*;
 use crate::mem::region::Want;
 use crate::sst::layout::{Mode, Shape};
 use crate::sst::ring::{ring_bytes_min, slot_bytes};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,6 +145,11 @@ pub struct Config {
     pub policy: Option<OwnPolicy>,
     /// Members on other hosts, if there are any.
     pub network: Network,
+    /// Which processes of this host may be members: those of this user, if it says nothing. Each
+    /// member decides for itself, so give it to all.
+    pub peers: Peers,
+    /// The wire versions that this process speaks. There is one, so far; tests of upgrades say others.
+    pub versions: Versions,
 }
 
 impl Config {
@@ -164,6 +171,8 @@ impl Config {
             transfer: crate::transfer::Options::default(),
             policy: None,
             network: Network::default(),
+            peers: Peers::default(),
+            versions: Versions::OURS,
         }
     }
 
@@ -228,6 +237,16 @@ impl Config {
         let (epoch, me) = (Epoch(1), Rank(self.rank));
         let (members, subgroups) = (self.members.into(), plan.subgroups.clone());
         Ok((View { epoch, me, members, subgroups }, plan))
+    }
+
+    /// By what processes on one host find each other: the group's name, and that of the host where a
+    /// machine is parted (`Network::host`).
+    pub fn near_name(&self) -> Cow<'_, str> {
+        match (&self.network.carrier, &self.network.host) {
+            (Carrier::Shm, _) => Cow::Borrowed(&self.group),
+            (_, host) if host.is_empty() => Cow::Borrowed(&self.group),
+            (_, host) => Cow::Owned(format!("{}@{host}", self.group)),
+        }
     }
 
     /// Who places members in shards.

@@ -6,6 +6,7 @@
 //! leave takes effect at once as far as senders go: the doors of all lanes are noted here, too.
 
 use super::clock;
+use super::lending::Lent;
 use crate::fabric::shm::OwnBell;
 use crate::mem::{Cell, Region};
 use crate::sst::producer::{Door, Producer};
@@ -17,8 +18,8 @@ struct Noted {
     leave: bool,
     /// Incarnations.
     suspects: Vec<u64>,
-    /// Where I beat: my control block, and the byte.
-    pulse: Option<(Arc<Region>, usize)>,
+    /// Where I beat: my control block, and the byte; in the middle of a change two of them.
+    pulse: [Option<(Arc<Region>, usize)>; 2],
     /// Of the lanes of the newest view: what is sent elsewhere is refused already.
     doors: Vec<Door>,
 }
@@ -35,11 +36,12 @@ pub struct Wishes {
     /// Something is noted.
     any: Cell,
     noted: Mutex<Noted>,
+    pub(super) lent: Lent,
 }
 
 impl Wishes {
     pub fn new() -> Arc<Wishes> {
-        Arc::new(Wishes { any: Cell::new(0), noted: Mutex::default() })
+        Arc::new(Wishes { any: Cell::new(0), noted: Mutex::default(), lent: Lent::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
@@ -68,14 +70,20 @@ impl Wishes {
 
     /// This process is alive.
     pub fn pulse(&self) {
-        if let Some((block, at)) = &self.lock().pulse {
+        for (block, at) in self.lock().pulse.iter().flatten() {
             block.cell(*at).raise(clock().0);
         }
+        self.lent.beat();
     }
 
     /// From now on this is where I beat.
     pub fn beat_in(&self, block: &Arc<Region>, at: usize) {
-        self.lock().pulse = Some((block.clone(), at));
+        self.lock().pulse = [Some((block.clone(), at)), None];
+    }
+
+    /// There, too, until the next call of `beat_in`.
+    pub fn beat_in_too(&self, block: &Arc<Region>, at: usize) {
+        self.lock().pulse[1] = Some((block.clone(), at));
     }
 }
 
@@ -114,7 +122,8 @@ impl Control {
     /// This process is alive, though its callback takes long: to be called from inside it, at least
     /// twice in the time to suspicion. Costs a lock that is held for as long as such a call takes, by
     /// another thread that calls this or by the polling one between two views; a look at the clock,
-    /// and one atomic instruction.
+    /// and one atomic instruction. With members on other hosts, while a callback runs: a system call
+    /// for each of them; outside of callbacks those hear of it at the next turn.
     pub fn keep_alive(&self) {
         self.wishes.pulse();
     }

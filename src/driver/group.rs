@@ -60,6 +60,9 @@ impl Group {
                 let detail = "members on several hosts may change: membership has to be `views`";
                 return Err(Error::new(Status::Invalid, detail));
             }
+            if several_hosts {
+                config.network.check(config.join, config.members)?;
+            }
             return join(config, application);
         }
         let (view, plan) = config.first()?;
@@ -75,7 +78,7 @@ impl Group {
         let name = format!("squall-{}-{}", config.group, config.rank);
         let own = OwnMemory { name, block_bytes, ring_bytes, lock: config.lock, huge: config.huge };
         let mine = own.make(&sends(&view, view.me), &mut notes)?;
-        prologue(&mine.memory.block, Epoch(1), incarnation());
+        prologue(&mine.memory.block, Epoch(1), (0, incarnation()));
         if !views {
             mine.memory.block.cell(layout.installed.byte(0)).publish(1);
         }
@@ -373,7 +376,7 @@ impl Group {
     /// Writes into a control block what it says before a fixed view begins.
     #[doc(hidden)]
     pub fn prepare(block: &Region) {
-        prologue(block, Epoch(1), incarnation());
+        prologue(block, Epoch(1), (0, incarnation()));
         block.cell(Layout::new(&[]).installed.byte(0)).publish(1);
     }
 

@@ -26,18 +26,20 @@ mod guest;
 use super::Application;
 use super::config::{Config, Idle};
 use super::group::{Group, incarnation};
-use super::letter::{Ask, Letter};
+use super::letter::{Ask, Letter, read_refusal};
 use super::lines::{self, Lines, Myself};
 use super::network::Carrier;
 use super::policy::{Policy, config_text, sends};
-use super::rendezvous::{CALL_AGAIN, name_taken, seat_taken};
+use super::rendezvous::{CALL_AGAIN, name_taken};
 use super::views::Views;
 use super::{state, stats};
 use crate::base::{Epoch, Events, Members, Peer, Rank};
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
-use crate::fabric::shm::door::{Door, Hello, Kind, compare, socket_name};
+use crate::fabric::greeting::cannot_follow;
+use crate::fabric::shm::door::{Door, Hello, Kind, compare};
 use crate::fabric::shm::exchange::OwnMemory;
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::fabric::shm::{Parts, Shm};
 use crate::group::membership::roster::{Address, Member, Roster};
@@ -57,6 +59,7 @@ const SEATS: u16 = 2 * MEMBERS_MAX as u16;
 
 struct Joining<'a> {
     config: &'a Config,
+    place: Place,
     start: Instant,
     hello: Hello,
     /// Calls that wait for an answer.
@@ -98,18 +101,16 @@ fn join_once(
     let policy = Policy::new(config)?;
     let text = config_text(config, &view)?;
     let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
-    hello.incarnation = incarnation();
+    (hello.incarnation, hello.versions) = (incarnation(), config.versions);
     let (calls, connected, asked) = (Vec::new(), Vec::new(), Vec::new());
     let (called, refusal) = (None, None);
+    let place = Place::new(&config.near_name(), &config.peers)?;
     let mut joining =
-        Joining { config, start: *start, hello, calls, called, connected, asked, refusal };
+        Joining { config, place, start: *start, hello, calls, called, connected, asked, refusal };
     if config.network.carrier == Carrier::Shm {
         joining.find()?;
     }
-    let door = Door::new(match config.join {
-        true => joining.sit_down()?,
-        false => joining.take_seat(config.rank)?,
-    });
+    let door = joining.open_door()?;
     let (block_bytes, ring_bytes) = policy.sizes();
     let name = format!("squall-{}-{}", config.group, joining.hello.rank);
     let (lock, huge) = (config.lock, config.huge);
@@ -136,8 +137,8 @@ fn join_once(
     let shm = Shm::new(parts, &nothing)?;
     let (seat, incarnation, largest) =
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
-    let text = &joining.hello.config;
-    let me = Myself { seat, incarnation, text, largest: &largest, page: &page };
+    let (text, place) = (&joining.hello.config, &joining.place);
+    let me = Myself { seat, incarnation, text, largest: &largest, page: &page, place };
     let mut lines = lines::open(config, shm, &me)?;
     joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };
@@ -171,7 +172,7 @@ impl Joining<'_> {
         loop {
             let mut calls = Vec::new();
             for seat in 0..SEATS {
-                if let Some(socket) = self.call(seat)?
+                if let Some(socket) = self.place.call(seat)?
                     && socket.send(&probe.encode(), &[])
                 {
                     calls.push((seat, socket));
@@ -209,21 +210,10 @@ impl Joining<'_> {
         })
     }
 
-    /// Connects to a seat, if somebody of this user has it.
-    fn call(&self, seat: u16) -> Result<Option<Socket>, Error> {
-        let socket = Socket::connect(&socket_name(&self.config.group, seat))?;
-        let Some(socket) = socket else { return Ok(None) };
-        let me = rustix::process::geteuid().as_raw();
-        match socket.credentials() {
-            Some(owner) if owner.uid != me => Err(seat_taken(self.config, seat, owner)),
-            _ => Ok(Some(socket)),
-        }
-    }
-
     /// Whether an answer is a welcome. An error: members have another configuration.
     fn is_welcome(&mut self, theirs: &Hello, seat: u16) -> Result<bool, Error> {
         let who = format!("seat {seat}");
-        if !theirs.config.is_empty() || theirs.wire != self.hello.wire {
+        if !theirs.config.is_empty() {
             compare(&self.hello, theirs, &who)?;
         }
         if let Some((status, sentence)) = &theirs.refusal {
@@ -234,10 +224,18 @@ impl Joining<'_> {
         Ok(theirs.kind == Kind::Welcome)
     }
 
+    fn open_door(&mut self) -> Result<Door, Error> {
+        let listener = match self.config.join {
+            true => self.sit_down()?,
+            false => self.take_seat(self.config.rank)?,
+        };
+        Ok(self.place.door(listener))
+    }
+
     /// Takes the lowest free seat (J2).
     fn sit_down(&mut self) -> Result<Socket, Error> {
         for seat in 0..SEATS {
-            if let Some(listener) = Socket::listen(&socket_name(&self.config.group, seat))? {
+            if let Some(listener) = self.place.listen(seat)? {
                 self.hello.rank = seat;
                 return Ok(listener);
             }
@@ -253,9 +251,8 @@ impl Joining<'_> {
     /// Takes a founder's seat, which is that of its rank.
     fn take_seat(&mut self, rank: u16) -> Result<Socket, Error> {
         self.hello.rank = rank;
-        let name = socket_name(&self.config.group, rank);
-        let listener = Socket::listen(&name)?;
-        listener.ok_or_else(|| name_taken(self.config, &name, &self.hello))
+        let listener = self.place.listen(rank)?;
+        listener.ok_or_else(|| name_taken(self.config, &self.place, &self.hello))
     }
 
     /// Until a view begins that I am in.
@@ -268,6 +265,7 @@ impl Joining<'_> {
                 if let Some(letter) = Letter::decode(&bytes, self.hello.incarnation) {
                     return Ok(letter);
                 }
+                self.hear_refusal(&bytes)?;
             }
             self.connect(lines)?;
             self.ask(lines, &rings)?;
@@ -277,6 +275,13 @@ impl Joining<'_> {
         }
     }
 
+    /// An error: it is one.
+    fn hear_refusal(&self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(wire) = read_refusal(bytes) else { return Ok(()) };
+        let detail = cannot_follow("this process", self.config.versions, wire);
+        Err(Error::new(Status::WireVersion, format!("group {}: {detail}", self.config.group)))
+    }
+
     /// Asks all whom I am connected with, whenever those have changed.
     fn ask(&mut self, lines: &mut Lines, rings: &[usize]) -> Result<(), Error> {
         let mut all = lines.connected();
@@ -284,7 +289,8 @@ impl Joining<'_> {
         if all == self.asked {
             return Ok(());
         }
-        let ask = Ask { seat: self.hello.rank, connected: all.clone() }.encode();
+        let (seat, versions) = (self.hello.rank, self.config.versions);
+        let ask = Ask { seat, versions, connected: all.clone() }.encode();
         let peers: Vec<Peer> = all.iter().filter_map(|who| lines.exchange().peer(*who)).collect();
         for peer in peers {
             lines.exchange().show(Epoch(0), peer, rings)?;
@@ -339,7 +345,7 @@ impl Joining<'_> {
             if known || self.calls.iter().any(|call| call.0 == seat) {
                 continue;
             }
-            if let Some(socket) = self.call(seat)?
+            if let Some(socket) = self.place.call(seat)?
                 && socket.send(&self.hello.encode(), &[shm.bell()])
             {
                 self.calls.push((seat, socket));
@@ -382,7 +388,8 @@ impl Joining<'_> {
         }
         let address = Address { extra: self.hello.rank, ..Address::default() };
         let incarnation = self.hello.incarnation;
-        let alone = Member { seniority: u64::MAX, incarnation, address };
+        let versions = self.config.versions;
+        let alone = Member { seniority: u64::MAX, incarnation, address, versions };
         let before = Roster { epoch: Epoch(0), me: Rank(0), base: 0, members: vec![alone] };
         let none = View { epoch: Epoch(0), me: Rank(0), members: 1, subgroups: Vec::new() };
         let (time, lags) = (self.config.suspicion_ns, policy.lags(self.config));
@@ -413,7 +420,7 @@ mod tests {
         let mut config = Config::new(&group, 0, 1);
         (config.membership, config.idle) = (Changes::Views, Idle::Yield);
         let mut member = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
-        let seat = || Socket::listen(&socket_name(&group, 0)).unwrap();
+        let seat = || Place::usual(&group).listen(0).unwrap();
         member.turn(0).unwrap();
         assert!(seat().is_none());
         member.control().unwrap().leave();

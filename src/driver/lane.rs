@@ -117,7 +117,9 @@ pub struct Dropped<'a> {
     /// To be read until the callback returns.
     pub bytes: &'a [u8],
     /// `NotSender`: this member has no such lane in the new view; `TooLong`: its largest message is
-    /// smaller there; `Left`: this member has left. Of these the message is delivered nowhere.
+    /// smaller there; `Left`: this member has left: alone, or while the subgroup lacked members. Of these
+    /// the message is delivered nowhere; in *received* mode, nowhere else: some members may have had it,
+    /// this one, too.
     ///
     /// Any other: why this member's part is over; `TimedOut`: `close` has waited long enough. It did
     /// not see the message delivered, and others may have it all the same.
@@ -260,9 +262,14 @@ impl Lanes {
         self.shut(engine, status);
         for Entry { subgroup, lane, handover, .. } in &mut self.entries {
             let (subgroup, lane) = (*subgroup, *lane);
-            let at = position(engine, subgroup, lane);
-            let kept = at.map(|at| engine.multicast_mut(at).undelivered(lane.into()));
-            handover.end(kept, why, &mut |what| dropped(of_lane(what, subgroup, lane)));
+            let undelivered = match position(engine, subgroup, lane) {
+                Some(at) => {
+                    let (kept, had) = engine.multicast_mut(at).undelivered(lane.into());
+                    (Some(kept), had)
+                }
+                None => (None, engine.had_of_waiting(subgroup, lane)),
+            };
+            handover.end(undelivered, why, &mut |what| dropped(of_lane(what, subgroup, lane)));
         }
         self.left = false;
     }

@@ -4,12 +4,16 @@
 //! ```text
 //! ask                                   a joiner to every member, again whenever it changes
 //! seat=5
+//! versions=1-2                          the wire versions that it speaks
 //! connected=INCARNATION,INCARNATION…    with whom it has a connection
+//!
+//! no                                    the leader to one that cannot be joined
+//! wire=2                                the wire version that the group runs at
 //!
 //! view                                  a member to one that is joined: what the view begins with
 //! epoch=7
 //! base=12
-//! members=SENIORITY:INCARNATION:SEAT,…  by rank
+//! members=SENIORITY:INCARNATION:SEAT:VERSIONS,…  by rank
 //! ballot=0
 //! agreed=12
 //! suspects=0,2                          ranks
@@ -21,7 +25,7 @@
 //!
 //! What a peer says is checked here, or it is no letter.
 
-use crate::base::{Epoch, Members, Rank};
+use crate::base::{Epoch, Members, Rank, Versions};
 use crate::group::membership::Carry;
 use crate::group::membership::changes::{List, Record};
 use crate::group::membership::roster::{Address, Member, Roster};
@@ -36,6 +40,7 @@ const COUNTS_MAX: u64 = 1 << 31;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ask {
     pub seat: u16,
+    pub versions: Versions,
     /// Incarnations.
     pub connected: Vec<u64>,
 }
@@ -54,15 +59,27 @@ pub struct Letter {
 impl Ask {
     pub fn encode(&self) -> Vec<u8> {
         let connected: Vec<String> = self.connected.iter().map(u64::to_string).collect();
-        format!("ask\nseat={}\nconnected={}\n", self.seat, connected.join(",")).into_bytes()
+        let (seat, versions) = (self.seat, self.versions.text());
+        let connected = connected.join(",");
+        format!("ask\nseat={seat}\nversions={versions}\nconnected={connected}\n").into_bytes()
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Ask> {
         let mut lines = lines_of(bytes, "ask")?;
         let seat = lines.next()?.strip_prefix("seat=")?.parse().ok()?;
+        let versions = Versions::parse(lines.next()?.strip_prefix("versions=")?)?;
         let connected = lines.next()?.strip_prefix("connected=")?;
-        Some(Ask { seat, connected: list(connected, |text| text.parse().ok())? })
+        Some(Ask { seat, versions, connected: list(connected, |text| text.parse().ok())? })
     }
+}
+
+/// That one cannot be joined: the group runs at that wire version. It rose after it had been let in.
+pub fn refusal(wire: u16) -> Vec<u8> {
+    format!("no\nwire={wire}\n").into_bytes()
+}
+
+pub fn read_refusal(bytes: &[u8]) -> Option<u16> {
+    lines_of(bytes, "no")?.next()?.strip_prefix("wire=")?.parse().ok()
 }
 
 impl Letter {
@@ -71,8 +88,10 @@ impl Letter {
         let ranks =
             |set: Members| set.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",");
         let mut text = format!("view\nepoch={}\nbase={}\n", roster.epoch.0, roster.base);
-        let member =
-            |of: &Member| format!("{}:{}:{}", of.seniority, of.incarnation, of.address.extra);
+        let member = |of: &Member| {
+            let (seat, versions) = (of.address.extra, of.versions.text());
+            format!("{}:{}:{seat}:{versions}", of.seniority, of.incarnation)
+        };
         let members: Vec<String> = roster.members.iter().map(member).collect();
         let _ = write!(
             text,
@@ -164,7 +183,8 @@ fn member_of(text: &str) -> Option<Member> {
     let incarnation = parts.next()?.parse().ok()?;
     let extra = parts.next()?.parse().ok()?;
     let address = Address { extra, ..Address::default() };
-    Some(Member { seniority, incarnation, address })
+    let versions = Versions::parse(parts.next()?)?;
+    Some(Member { seniority, incarnation, address, versions })
 }
 
 fn ahead_of(text: &str) -> Option<Ahead> {
@@ -191,8 +211,10 @@ mod tests {
 
     fn letter() -> Letter {
         let seat = |extra| Address { extra, ..Address::default() };
-        let founders = [(71, seat(0)), (72, seat(1)), (73, seat(9))];
-        let roster = Roster { epoch: Epoch(4), ..Roster::first(&founders, Rank(2)) };
+        let versions = |max| Versions { min: 1, max };
+        let founders =
+            [(71, seat(0), versions(1)), (72, seat(1), versions(2)), (73, seat(9), versions(1))];
+        let roster = Roster { epoch: Epoch(4), ..Roster::founded(&founders, Rank(2)) };
         let remove = Change { what: What::Remove { member: 0 }, ends: true };
         let list = List { base: 3, ballot: 1, changes: vec![remove] };
         let suspects = Members::from_ranks([Rank(0)]);
@@ -212,10 +234,12 @@ mod tests {
     fn letters_survive_their_text() {
         let letter = letter();
         assert_eq!(Letter::decode(&letter.encode(), 73), Some(letter));
-        let ask = Ask { seat: 9, connected: vec![71, 72] };
+        let versions = Versions { min: 1, max: 2 };
+        let ask = Ask { seat: 9, versions, connected: vec![71, 72] };
         assert_eq!(Ask::decode(&ask.encode()), Some(ask));
-        let nobody = Ask { seat: 0, connected: Vec::new() };
+        let nobody = Ask { seat: 0, versions, connected: Vec::new() };
         assert_eq!(Ask::decode(&nobody.encode()), Some(nobody));
+        assert_eq!((read_refusal(&refusal(2)), read_refusal(b"no\nwire=x\n")), (Some(2), None));
     }
 
     #[test]
@@ -249,8 +273,11 @@ mod tests {
             ("joined=2", "joined=2,128"),
             (":72:", ":71:"),
             (":72:", ":0:"),
-            ("members=0:71:0,1:", "members=0:71:0,0:"),
+            ("members=0:71:0:1,1:", "members=0:71:0:1,0:"),
             ("2:73:9", "3:73:9"),
+            (":72:1:1-2", ":72:1:2-3"),
+            (":72:1:1-2", ":72:1:0-2"),
+            (":72:1:1-2", ":72:1"),
             ("epoch=4", "epoch=18446744073709551615"),
             ("ballot=1", "ballot=3"),
         ] {

@@ -3,15 +3,16 @@
 //! where the group is on several hosts.
 
 use super::config::Config;
-use super::network::{Carrier, Network, PORT_DEFAULT, SecretFrom};
+use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, SecretFrom};
 use super::policy::config_text;
-use crate::base::Peer;
+use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
+use crate::fabric::shm::place::Place;
 use crate::fabric::shm::{OwnBell, Shm};
 use crate::fabric::tcp::address::{Address, Host, parse};
 use crate::fabric::tcp::door::{Door, Limits};
-use crate::fabric::tcp::handshake::{Terms, Versions};
+use crate::fabric::tcp::handshake::Terms;
 use crate::fabric::tcp::hello::{Hello, Kind};
 use crate::fabric::tcp::lobby::{Lobby, Parts};
 use crate::fabric::tcp::mirror::Measures;
@@ -93,6 +94,17 @@ impl Lines {
         known.into_iter().filter_map(peer).collect()
     }
 
+    /// What one speaks that is connected.
+    pub fn versions(&mut self, incarnation: u64) -> Option<Versions> {
+        let far = match self {
+            Lines::Near(_) => None,
+            Lines::Both(both) => both.far.lobby().and_then(|lobby| {
+                lobby.abouts().iter().find(|of| of.incarnation == incarnation)?.versions
+            }),
+        };
+        far.or_else(|| self.near().versions(incarnation))
+    }
+
     /// Why some host cannot be reached: of the last call that failed, and whether another could do.
     pub fn trouble(&mut self) -> Option<(Error, bool)> {
         let Lines::Both(both) = self else { return None };
@@ -117,6 +129,8 @@ pub struct Myself<'a> {
     pub largest: &'a Layout,
     /// Its statistics.
     pub page: &'a Arc<Region>,
+    /// Where it meets others on this host.
+    pub place: &'a Place,
 }
 
 /// What a process needs that is no member and asks members something over TCP.
@@ -133,34 +147,23 @@ pub struct Inquiry {
 impl Inquiry {
     /// Errors: `Invalid`: an address, or the secret; `System`: it cannot be read.
     pub fn new(config: &Config, kind: Kind) -> Result<Inquiry, Error> {
-        let network = &config.network;
         let rank = if config.join { 0 } else { config.rank };
         let text = match kind {
             Kind::Stat => String::new(),
             _ => config_text(config, &Config { rank, ..config.clone() }.view()?)?,
         };
-        let (source, incarnation) = (source(&listen_at(network)?), 0);
+        let (source, incarnation) = (source(&listen_at(config)?), 0);
         let terms = terms(config, incarnation)?;
-        let hello = Hello::new(kind, &config.group, config.rank, incarnation, &text);
-        let known = if config.join { &network.contacts } else { &network.founders };
-        Ok(Inquiry { terms, hello, source, addresses: all_of(known)? })
+        let mut hello = Hello::new(kind, &config.group, config.rank, incarnation, &text);
+        hello.versions = config.versions;
+        Ok(Inquiry { terms, hello, source, addresses: all_of(whom_to_call(config))? })
     }
 }
 
 fn terms(config: &Config, incarnation: u64) -> Result<Arc<Terms>, Error> {
-    let network = &config.network;
-    let secret = network.secret.as_ref().map(secret).transpose()?;
-    if secret.is_none() && !network.trusted {
-        let detail = "members on other hosts must prove that they belong to the group: give a secret, \
-                      or say that the network is trusted";
-        return Err(Error::new(Status::Invalid, detail));
-    }
-    Ok(Arc::new(Terms {
-        group: config.group.clone(),
-        secret,
-        versions: Versions::OURS,
-        incarnation,
-    }))
+    let secret = config.network.secret.as_ref().map(secret).transpose()?;
+    let (group, versions) = (config.group.clone(), config.versions);
+    Ok(Arc::new(Terms { group, secret, versions, incarnation }))
 }
 
 /// The address of the interface that is listened on, if it is one.
@@ -170,6 +173,15 @@ fn source(listen: &[Address]) -> Option<IpAddr> {
         Host::V6(ip, _) if !ip.is_unspecified() => Some(ip.into()),
         _ => None,
     })
+}
+
+/// The first members; for one that joins, its contacts, if it has any.
+fn whom_to_call(config: &Config) -> &[String] {
+    let network = &config.network;
+    match config.join && !network.contacts.is_empty() {
+        true => &network.contacts,
+        false => &network.founders,
+    }
 }
 
 /// Opens the door to other hosts, and begins to call.
@@ -182,21 +194,23 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     }
     let incarnation = me.incarnation;
     let terms = terms(config, incarnation)?;
-    let listen = listen_at(network)?;
+    let listen = listen_at(config)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
     let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
+    hello.versions = config.versions;
     hello.addresses = advertised(network, &listen, &door)?;
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
     let source = source(&listen);
     let others_only = network.carrier == Carrier::Auto;
-    let mut lobby =
-        Lobby::new(Parts { terms, hello, door, others_only, source, page: Some(me.page.clone()) });
-    if config.join {
-        lobby.call_contacts(&all_of(&network.contacts)?);
-    } else {
-        lobby.call_founders(&all_of(&network.founders)?);
+    let place = identity(network, me.place)?;
+    let page = Some(me.page.clone());
+    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, page, place });
+    let known = all_of(whom_to_call(config))?;
+    match config.join {
+        true => lobby.call_contacts(&known),
+        false => lobby.call_founders(&known),
     }
     let setup = Setup {
         measures: Measures::of(me.largest),
@@ -210,15 +224,48 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)))
 }
 
+/// The same, within a host, for all that share memory. Errors: `Invalid`: `network.host`.
+pub fn near_identity(config: &Config) -> Result<String, Error> {
+    identity(&config.network, &Place::new(&config.near_name(), &config.peers)?)
+}
+
+fn identity(network: &Network, place: &Place) -> Result<String, Error> {
+    Ok(match part_of(network)? {
+        "" => place.identity(),
+        part => format!("{}-{part}", place.identity()),
+    })
+}
+
+fn part_of(network: &Network) -> Result<&str, Error> {
+    let host = &network.host;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if host.len() > HOST_BYTES_MAX || !host.chars().all(fits) {
+        let detail = format!(
+            "name of this host {host:?}: at most {HOST_BYTES_MAX} letters, digits, '-', '_' or '.'"
+        );
+        return Err(Error::new(Status::Invalid, detail));
+    }
+    Ok(host)
+}
+
 fn all_of(addresses: &[String]) -> Result<Vec<Address>, Error> {
     addresses.iter().map(|text| parse(text, Some(PORT_DEFAULT))).collect()
 }
 
-fn listen_at(network: &Network) -> Result<Vec<Address>, Error> {
-    match network.listen.is_empty() {
-        true => Ok(vec![Address { host: Host::Any, port: PORT_DEFAULT }]),
-        false => all_of(&network.listen),
+/// Where a member listens: as it is told, or where the others look for it.
+///
+/// Errors: `Invalid`: an address.
+pub fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
+    let network = &config.network;
+    if !network.listen.is_empty() {
+        return all_of(&network.listen);
     }
+    let mine = network.founders.get(usize::from(config.rank)).filter(|_| !config.join);
+    let port = match mine {
+        Some(mine) => parse(mine, Some(PORT_DEFAULT))?.port, // where the others call
+        None => PORT_DEFAULT,
+    };
+    Ok(vec![Address { host: Host::Any, port }])
 }
 
 /// What others are told: as given, or where the door is.
@@ -253,5 +300,26 @@ fn secret(from: &SecretFrom) -> Result<Secret, Error> {
             })?;
             Secret::from_descriptor(opened.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_founder_listens_where_others_look_for_it() {
+        let mut config = Config::new("g", 0, 3);
+        config.network.founders = ["a:1000", "[::1]:1001", "b"].map(String::from).to_vec();
+        let listen = |config: &Config| listen_at(config).unwrap()[0].to_string();
+        let mut of = |rank| {
+            config.rank = rank;
+            listen(&config)
+        };
+        assert_eq!([of(0), of(1), of(2)], ["*:1000", "*:1001", "*:7471"]);
+        let joins = Config { join: true, rank: 0, ..config.clone() };
+        assert_eq!(listen(&joins), "*:7471");
+        config.network.listen = vec!["10.0.0.1:7".into()];
+        assert_eq!(listen(&config), "10.0.0.1:7");
     }
 }

@@ -20,6 +20,7 @@ pub mod group;
 pub mod idle;
 mod join;
 pub mod lane;
+mod lending;
 mod letter;
 mod lines;
 pub mod network;
@@ -32,7 +33,7 @@ pub mod stats;
 pub mod views;
 mod watch;
 
-pub use lines::Inquiry;
+pub use lines::{Inquiry, listen_at, near_identity};
 
 #[cfg(test)]
 mod leaving_tests;
@@ -48,9 +49,11 @@ use crate::mem::{Batch, Message};
 use crate::sst::Table;
 use crate::sst::inbox::Inbox;
 use crate::transfer::{StateSink, StateSource};
+use control::Wishes;
 use lane::{Dropped, Lanes};
 use state::States;
 use stats::{Counted, Counters, Page};
+use std::sync::Arc;
 use views::{ViewInfo, Views};
 
 /// Turns between two looks at the clock while busy: a look costs about a quarter of a quiet turn.
@@ -155,6 +158,8 @@ pub struct Driver {
     stopped: Option<Status>,
     /// `None`: the view is fixed.
     views: Option<Box<Views>>,
+    /// The same as its detectors'.
+    wishes: Option<Arc<Wishes>>,
     /// Before the next poll of the engine a view change has something to do.
     changing: bool,
     /// Busy turns at the last tick.
@@ -202,6 +207,7 @@ impl Driver {
             lanes,
             stopped: None,
             changing: views.is_some(),
+            wishes: views.as_ref().map(|views| views.detectors.wishes.clone()),
             views,
             busy_before: 0,
             states: States::default(),
@@ -248,7 +254,11 @@ impl Driver {
             let unheard = self.is_silent && views.members() == 1;
             if unheard { 0 } else { limit.min(views.detectors.breath.limit()) }
         });
-        let Ok(delivered) = self.deliver(most) else {
+        let called = match self.work.deliver.is_empty() {
+            true => Ok(0),
+            false => self.lending(|driver| driver.deliver(most)),
+        };
+        let Ok(delivered) = called else {
             return Turn { delivered: 0, busy: false };
         };
         self.engine.done(&self.inboxes, &mut self.table, &self.events, &mut self.work);

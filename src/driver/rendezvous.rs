@@ -17,8 +17,9 @@ use super::policy::config_text;
 use crate::base::Rank;
 use crate::error::{Error, Status};
 use crate::fabric::shm::Neighbour;
-use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse, socket_name};
-use crate::fabric::shm::socket::{Bell, Credentials, Parcel, Socket};
+use crate::fabric::shm::door::{self, Door, Hello, Kind, Visitor, compare, refuse};
+use crate::fabric::shm::place::Place;
+use crate::fabric::shm::socket::{Bell, Parcel, Socket};
 use crate::group::view::View;
 use crate::mem::Region;
 use crate::sst::layout::Layout;
@@ -53,6 +54,7 @@ pub struct Met {
 
 struct Meeting<'a> {
     config: &'a Config,
+    place: Place,
     view: &'a View,
     layout: &'a Layout,
     mine: &'a Mine,
@@ -79,22 +81,24 @@ pub fn meet(
     parks: bool,
 ) -> Result<Met, Error> {
     let mut hello = Hello::new(Kind::Join, config.rank, parks, &config_text(config, view)?);
+    hello.versions = config.versions;
     if config.membership == Changes::Views {
         hello.incarnation = mine.block.cell(layout.incarnation.byte(0)).own();
     }
-    let name = socket_name(&config.group, config.rank);
-    let Some(listener) = Socket::listen(&name)? else {
-        return Err(name_taken(config, &name, &hello));
+    let place = Place::new(&config.near_name(), &config.peers)?;
+    let Some(listener) = place.listen(config.rank)? else {
+        return Err(name_taken(config, &place, &hello));
     };
     let members = view.members;
     let met = Met {
-        door: Door::new(listener),
+        door: place.door(listener),
         hello,
         neighbours: Vec::new(),
         blocks: vec![None; members],
         rings: vec![vec![None; view.subgroups.len()]; members],
     };
-    let mut meeting = Meeting { config, view, layout, mine, met, calls: Vec::new(), refusal: None };
+    let mut meeting =
+        Meeting { config, place, view, layout, mine, met, calls: Vec::new(), refusal: None };
     let start = Instant::now();
     let mut told = Duration::ZERO;
     loop {
@@ -133,7 +137,7 @@ pub fn meet(
 }
 
 /// Why the name cannot be had: who holds it, and whether it is the same group.
-pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
+pub fn name_taken(config: &Config, place: &Place, hello: &Hello) -> Error {
     let (group, rank) = (&config.group, config.rank);
     let in_use = |who: String| {
         let detail = format!(
@@ -142,17 +146,12 @@ pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
         );
         Error::new(Status::InUse, detail)
     };
-    let Ok(Some(socket)) = Socket::connect(name) else { return in_use(String::new()) };
+    let socket = match place.call(rank) {
+        Ok(Some(socket)) => socket,
+        Err(stranger) if stranger.status == Status::ForeignOwner => return stranger,
+        _ => return in_use(String::new()),
+    };
     let Some(owner) = socket.credentials() else { return in_use(String::new()) };
-    let me = rustix::process::geteuid().as_raw();
-    if owner.uid != me {
-        let detail = format!(
-            "group {group} is held by process {} of user {}, this process is user {me}: choose \
-             another name",
-            owner.pid, owner.uid
-        );
-        return Error::new(Status::ForeignOwner, detail);
-    }
     let probe = Hello { kind: Kind::Probe, ..hello.clone() };
     socket.send(&probe.encode(), &[]);
     let until = Instant::now() + PROBE;
@@ -168,17 +167,6 @@ pub fn name_taken(config: &Config, name: &str, hello: &Hello) -> Error {
         std::thread::sleep(CALL_AGAIN);
     }
     in_use(format!(" in process {}", owner.pid))
-}
-
-/// Another user's process has a seat of this group.
-pub fn seat_taken(config: &Config, seat: u16, owner: Credentials) -> Error {
-    let (group, me) = (&config.group, rustix::process::geteuid().as_raw());
-    let detail = format!(
-        "rank {seat} of group {group} is held by process {} of user {}, this process is user {me}: \
-         choose another group name",
-        owner.pid, owner.uid
-    );
-    Error::new(Status::ForeignOwner, detail)
 }
 
 impl Meeting<'_> {
@@ -247,14 +235,7 @@ impl Meeting<'_> {
     }
 
     fn call(&mut self, rank: u16) -> Result<bool, Error> {
-        let group = &self.config.group;
-        let Some(socket) = Socket::connect(&socket_name(group, rank))? else { return Ok(false) };
-        let me = rustix::process::geteuid().as_raw();
-        if let Some(owner) = socket.credentials()
-            && owner.uid != me
-        {
-            return Err(seat_taken(self.config, rank, owner));
-        }
+        let Some(socket) = self.place.call(rank)? else { return Ok(false) };
         if !socket.send(&self.met.hello.encode(), &self.descriptors_for(rank)) {
             return Ok(false);
         }
@@ -299,24 +280,26 @@ impl Meeting<'_> {
     /// Someone has said hello at my door.
     fn receive(&mut self, mut visitor: Visitor) -> Result<(), Error> {
         let theirs = &visitor.hello;
-        let config = self.met.hello.config.clone();
+        let mine = Some(&self.met.hello);
         let who = format!("process {}", theirs.pid);
-        if theirs.wire != self.met.hello.wire || theirs.kind != Kind::Join {
-            let sentence = "the group is still waiting for its members";
-            let (status, sentence) = match compare(&self.met.hello, theirs, &who) {
-                Err(differs) if differs.status == Status::WireVersion => {
-                    (differs.status, differs.detail)
-                }
-                _ => (Status::NotComplete, sentence.into()),
-            };
-            refuse(&visitor.socket, status, &sentence, &config);
-            return Ok(());
-        }
         // The newcomer hears in its own words what differs; this member goes on waiting.
-        if let Err(differs) = compare(&self.met.hello, theirs, &format!("process {}", theirs.pid)) {
-            crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
-            refuse(&visitor.socket, Status::Mismatch, "another configuration", &config);
-            return Ok(());
+        match compare(&self.met.hello, theirs, &who) {
+            Err(differs) if differs.status == Status::WireVersion => {
+                crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
+                refuse(&visitor.socket, differs.status, &differs.detail, mine);
+                return Ok(());
+            }
+            _ if theirs.kind != Kind::Join => {
+                let sentence = "the group is still waiting for its members";
+                refuse(&visitor.socket, Status::NotComplete, sentence, mine);
+                return Ok(());
+            }
+            Err(differs) => {
+                crate::notice!("group {}: refused {who}: {}", self.config.group, differs.detail);
+                refuse(&visitor.socket, Status::Mismatch, "another configuration", mine);
+                return Ok(());
+            }
+            Ok(()) => {}
         }
         let rank = theirs.rank;
         if !self.missing().contains(&rank) {
@@ -326,7 +309,7 @@ impl Meeting<'_> {
             } else {
                 format!("there is no rank {rank} among {members} members")
             };
-            refuse(&visitor.socket, Status::InUse, &sentence, &config);
+            refuse(&visitor.socket, Status::InUse, &sentence, mine);
             return Ok(());
         }
         // Nobody is welcomed whose memory cannot be used: it may be a stranger with the right words.
@@ -334,7 +317,7 @@ impl Meeting<'_> {
         let shown = match self.map(rank, descriptors, visitor.short.take()) {
             Err(fault) if fault.status == Status::PeerFault => {
                 crate::notice!("group {}: refused {who}: {}", self.config.group, fault.detail);
-                refuse(&visitor.socket, Status::PeerFault, &fault.detail, &config);
+                refuse(&visitor.socket, Status::PeerFault, &fault.detail, Some(&self.met.hello));
                 return Ok(());
             }
             shown => shown?,
@@ -376,8 +359,9 @@ impl Meeting<'_> {
         self.refusal = None;
         self.met.rings[usize::from(rank)] = shown.rings;
         self.met.blocks[usize::from(rank)] = Some(Arc::new(shown.block));
-        let (pid, parks, bell) = (hello.pid, hello.parks, shown.bell);
-        self.met.neighbours.push(Neighbour { rank: Rank(rank), pid, parks, socket, bell });
+        let (rank, versions, bell) = (Rank(rank), hello.versions, shown.bell);
+        let (pid, parks) = (hello.pid, hello.parks);
+        self.met.neighbours.push(Neighbour { rank, versions, pid, parks, socket, bell });
     }
 }
 

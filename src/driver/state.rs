@@ -172,7 +172,9 @@ impl States {
         let suspects = suspects(engine);
         for transfer in &mut self.transfers {
             let Some(mut feed) = transfer.feed.take() else { continue };
-            let Some((roster, view, letter)) = views.next(transfer.joiner) else { return };
+            let covers = transfer.covers.unwrap_or(0);
+            let next = views.next(transfer.joiner, covers);
+            let Some((roster, view, letter)) = next else { return };
             let Some(extra) = letter else {
                 let covers = transfer.covers.map(|covers| covers & cover::of(view, roster.me));
                 transfer.covers = covers;
@@ -185,7 +187,6 @@ impl States {
                 continue;
             };
             let need = Need::of(views.present(), (roster, view), transfer.joiner, suspects);
-            let covers = transfer.covers.unwrap_or(0);
             if !need.suits(covers) && !mutant!("state-moved-at-the-end") {
                 feed.give_up_moved(); // S3
                 continue;

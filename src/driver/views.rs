@@ -15,15 +15,17 @@
 //!     enters a view, and enters it only with those that show the same, a majority; else it stops.
 //!     Zeros stand in for the others: what they would write has another layout.
 
+mod blame;
 mod info;
 
 use super::assembly::{Assembly, assemble, prologue};
 use super::clock;
 use super::control::Wishes;
-use super::letter::{Ask, Letter};
+use super::letter::{Ask, Letter, refusal};
 use super::policy::{Policy, reads, sends, shown};
 use super::shortage::Shortage;
 use super::spare::Spare;
+use super::state::cover::Subgroups;
 use super::stats::Steps;
 use super::watch::Detectors;
 use crate::base::{Epoch, Members, Nanos, Peer, Posting, Rank};
@@ -41,7 +43,7 @@ use crate::mem::Region;
 use crate::mutant;
 use crate::sst::layout::Layout;
 pub use info::{MemberInfo, ViewInfo};
-use info::{info_of, member_info};
+use info::{info_of, say_version};
 use std::sync::Arc;
 
 /// What a member needs beyond one view.
@@ -68,7 +70,7 @@ pub struct Views {
     asking: Vec<Asking>,
     /// Incarnations that were handed to the membership in this view.
     handed: Vec<u64>,
-    /// Why somebody became suspect in this view.
+    /// Why somebody is suspect in this view.
     faults: Vec<Suspicion>,
     pub changes: u64,
     /// The last change, as this member went through it.
@@ -161,6 +163,11 @@ impl Views {
         self.detectors.wishes.beat_in(&self.blocks[self.roster.me.index()], beat_at);
     }
 
+    /// The same while the application hears of a view: some may still be in the one before.
+    pub fn beat_in_both(&self, beat_at: usize) {
+        self.detectors.wishes.beat_in_too(&self.blocks[self.roster.me.index()], beat_at);
+    }
+
     pub fn is_asked(&self) -> bool {
         !self.asking.is_empty()
     }
@@ -183,8 +190,14 @@ impl Views {
 
     /// Whom the leader may propose now: those that are connected to every member, and to each other
     /// if they may come together. Each is named once in a view.
-    pub fn requests(&mut self, exchange: &dyn Exchange) -> Vec<Request> {
+    pub fn requests(&mut self, exchange: &mut dyn Exchange) -> Vec<Request> {
         self.forget_ended(exchange);
+        let roster = &self.roster;
+        let follows = |of: &Asking| roster.takes(of.ask.versions);
+        for of in self.asking.iter().filter(|of| !follows(of)) {
+            exchange.say(of.peer, &refusal(roster.wire()));
+        }
+        self.asking.retain(follows);
         let members = &self.roster.members;
         let mut requests = Vec::new();
         for asking in &self.asking {
@@ -197,14 +210,11 @@ impl Views {
             if !self.handed.contains(&asking.incarnation) && here && mutual {
                 self.handed.push(asking.incarnation);
                 let address = Address { extra: asking.ask.seat, ..Address::default() };
-                requests.push(Request { incarnation: asking.incarnation, address });
+                let (incarnation, versions) = (asking.incarnation, asking.ask.versions);
+                requests.push(Request { incarnation, address, versions });
             }
         }
         requests
-    }
-
-    pub fn note(&mut self, suspicions: &[Suspicion]) {
-        self.faults.extend(suspicions);
     }
 
     /// Makes my memory of the next view and shows it to all but `suspects`. Without memory there is
@@ -214,7 +224,7 @@ impl Views {
         let (me, incarnation) = (self.roster.me, self.member(self.roster.me).incarnation);
         let subgroups = sends(&self.view, me);
         let memory = self.spare.make_room(|| exchange.own(next, &subgroups))?;
-        prologue(&memory.block, next, incarnation);
+        prologue(&memory.block, next, (0, incarnation)); // nobody knows yet at which version
         for rank in self.roster.all().without(suspects).iter() {
             if let Some(peer) = self.peers[rank.index()] {
                 exchange.show(next, peer, &reads(&self.view, me, rank))?;
@@ -254,7 +264,8 @@ impl Views {
         let (view, plan) = self.policy.view(roster)?;
         let subgroups = sends(&view, roster.me);
         let own = self.spare.make_room(|| exchange.own(roster.epoch, &subgroups))?;
-        prologue(&own.block, roster.epoch, self.member(self.roster.me).incarnation);
+        let incarnation = self.member(self.roster.me).incarnation;
+        prologue(&own.block, roster.epoch, (roster.wire(), incarnation));
         let (shows, layout) = (self.policy.shows(&plan), Arc::new(view.layout()));
         if let Some(digest) = shows {
             own.block.cell(layout.digest_cell.byte(0)).publish(digest);
@@ -303,13 +314,19 @@ impl Views {
         Letter { roster, carry, joined, assignment }.encode()
     }
 
-    /// While a view is built: it, and the letter of an incarnation that is in it and has my state.
-    pub fn next(&self, joiner: u64) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
+    /// While a view is built: it, and the letter of an incarnation that is in it and has my state of
+    /// these subgroups.
+    pub fn next(
+        &self,
+        joiner: u64,
+        covers: Subgroups,
+    ) -> Option<(&Roster, &View, Option<Vec<u8>>)> {
         let Building { install, view, .. } = self.building.as_ref()?;
         let mut members = install.roster.members.iter();
         let rank = members.position(|member| member.incarnation == joiner);
-        let letter =
-            rank.map(|rank| self.letter(install, Rank(rank as u16), install.carry.ahead.clone()));
+        let mut ahead = install.carry.ahead.clone();
+        ahead.retain(|of| covers >> of.subgroup & 1 == 1);
+        let letter = rank.map(|rank| self.letter(install, Rank(rank as u16), ahead));
         Some((&install.roster, view, letter))
     }
 
@@ -318,12 +335,13 @@ impl Views {
         (&self.roster, &self.view)
     }
 
-    /// What would follow if that process joined now; `None`: no view could.
+    /// What would follow if that process joined now, whatever it speaks; `None`: no view could.
     pub fn foreseen(&self, joiner: u64) -> Option<(Roster, View)> {
         if self.roster.len() >= MEMBERS_MAX {
             return None;
         }
-        let what = What::Join { incarnation: joiner, address: Address::default() };
+        let (address, versions) = (Address::default(), self.member(self.roster.me).versions);
+        let what = What::Join { incarnation: joiner, address, versions };
         let roster = self.roster.next(&[Change { what, ends: true }])?;
         let view = self.policy.view(&roster).ok()?.0;
         Some((roster, view))
@@ -404,7 +422,10 @@ impl Views {
         self.untold = Some(info_of(&roster, &view, joined, left));
         let exchange = fabric.exchange().expect("views change");
         exchange.enter(roster.epoch, roster.me, &peers, &blocks);
+        exchange.speak(roster.wire());
+        say_version(&self.roster, &roster);
         let options = Options { posting: Posting::All, ..self.options };
+        let held = self.held_against(carry.suspects, &roster);
         let evolving = Some((roster.clone(), carry, options));
         let posting = fabric.posting();
         let mut assembly = assemble(view.clone(), &layout, &memories, posting, evolving);
@@ -414,7 +435,7 @@ impl Views {
         };
         self.detectors.begin(roster.members.iter().map(old).collect());
         self.policy.adopt(&plan);
-        self.faults.clear();
+        self.faults = held;
         self.handed.clear();
         // Who has been joined asks no more, whatever becomes of it.
         let is_member = |who: u64| roster.members.iter().any(|member| member.incarnation == who);
@@ -435,13 +456,6 @@ impl Views {
             delivered: Nanos(0),
         };
         assembly
-    }
-
-    /// A member of the old view that is not in the next, and why.
-    fn departed(&self, rank: Rank) -> (MemberInfo, Fault) {
-        let fault = self.faults.iter().find(|suspicion| suspicion.rank == rank);
-        let left = Fault::Left { also: Members::NONE };
-        (member_info(&self.roster, rank), fault.map_or(left, |suspicion| suspicion.fault))
     }
 }
 

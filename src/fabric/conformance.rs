@@ -12,7 +12,7 @@
 //! Nothing here depends on time: `DEADLINE` only turns a hang into a failure.
 
 use super::Fabric;
-use crate::base::{Events, Members, POST_WORDS_MAX, Post, Posting, Rank, RingId};
+use crate::base::{Events, Members, POST_WORDS_MAX, Peer, Post, Posting, Rank, RingId};
 use crate::mem::{Extent, Region};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 pub trait End {
     /// The other one's rank.
     fn peer(&self) -> Rank;
+    /// What the fabric calls it.
+    fn name(&self) -> Peer {
+        Peer(self.peer().0)
+    }
     fn fabric(&mut self) -> &mut dyn Fabric;
     /// My control block, and my mirror of the other's.
     fn mine(&self) -> &Region;
@@ -426,7 +430,7 @@ mod revoke {
 
     pub fn one(side: &mut Side<'_>) -> Outcome {
         side.wait(FLAG, 1)?;
-        let peer = crate::base::Peer(side.end.peer().0);
+        let peer = side.end.name();
         side.end.fabric().revoke(peer);
         let stilled = DATA.map(|word| side.hear(word));
         side.say(TOLD, 1);

@@ -113,6 +113,11 @@ impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Fabric f
         }
     }
 
+    fn beat(&mut self) {
+        self.near.beat();
+        self.far.beat();
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
@@ -262,6 +267,11 @@ impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {
         (self.nears, self.fars) = (ranks(&nears), ranks(&fars));
         self.near.enter(epoch, me, &nears, blocks);
         self.far.enter(epoch, me, &fars, blocks);
+    }
+
+    fn speak(&mut self, wire: u16) {
+        self.near.speak(wire);
+        self.far.speak(wire);
     }
 
     fn alarm(&mut self, after_ns: u64) {

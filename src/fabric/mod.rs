@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod conformance;
+pub mod greeting;
 pub mod mixed;
 pub mod shm;
 #[forbid(unsafe_code)]
@@ -40,6 +41,9 @@ pub trait Fabric: Send {
     fn revoke(&mut self, peer: Peer);
     /// Readable when a peer rings, a connection ends or someone asks for something.
     fn fd(&self) -> BorrowedFd<'_>;
+    /// Sends my beat, if it has moved, to peers that do not read my memory. Between two calls of others
+    /// only, like them, but on any thread. Never blocks.
+    fn beat(&mut self) {}
     /// Says "asleep" to the peers (with `room`: also waiting for room). Then look again, then sleep.
     fn arm(&mut self, room: bool);
     /// Sleeps on what `fd` watches, up to `timeout_ns` (`None`: for ever), then looks.
@@ -144,6 +148,9 @@ pub trait Exchange {
     /// A view begins: its members' connections by rank (mine: `None`) and control blocks. Ends of
     /// connections are reported again, by their new ranks.
     fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]);
+    /// The group runs at that wire version from now on: who comes to the door and does not speak it is
+    /// refused.
+    fn speak(&mut self, wire: u16);
     /// Makes `fd` readable after that time: for who sleeps on it elsewhere, and must beat.
     fn alarm(&mut self, after_ns: u64);
     /// Says something to a peer; `false`: it is gone, or does not read.

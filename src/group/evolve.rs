@@ -185,6 +185,12 @@ impl Engine {
         evolution.again = true;
     }
 
+    /// What this member saw of the view before: tells whether it was expelled there.
+    pub fn remember(&mut self, table: &Table, roster: &Roster) {
+        let evolution = self.evolution.as_mut().expect("views may change");
+        evolution.membership.remember(table, roster);
+    }
+
     pub fn membership(&self) -> Option<&Membership> {
         self.evolution.as_ref().map(|evolution| &evolution.membership)
     }

@@ -2,6 +2,8 @@
 //! The only place with raw shared memory: pages, and the two ways to touch a word of them.
 
 #[cfg(not(loom))]
+pub mod bytes;
+#[cfg(not(loom))]
 pub mod errno;
 #[cfg(not(loom))]
 pub mod extent;

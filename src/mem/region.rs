@@ -94,6 +94,16 @@ mod real {
             Ok(Region { base, len, writable: true, _keep: Keep::Heap(layout, base) })
         }
 
+        /// The same in pages of its own, all of which are there: they go back to the system at the end.
+        pub fn pages(len: usize) -> Result<Region, Error> {
+            let len = len.next_multiple_of(LINE_BYTES).max(LINE_BYTES);
+            let map = MmapOptions::new().len(len).populate().map_anon();
+            let map = map.map_err(|cause| {
+                errno::shortage(&format!("cannot get {}", size_text(len as u64)), &cause)
+            })?;
+            Ok(Self::of_map(map.into(), true))
+        }
+
         /// New zeroed pages of mine, shareable by the descriptor. Not sealed yet.
         ///
         /// `notes` receives one sentence for each thing wanted with `Want::Try` and not had.

@@ -67,6 +67,7 @@ impl File<'_> {
     }
 
     fn subgroups(&self, all: &toml::de::DeArray<'_>, settings: &mut Settings) -> Result<(), Error> {
+        settings.config.subgroups.clear(); // those that the program has set before
         for (index, one) in all.iter().enumerate() {
             let at = one.span().start;
             if index >= SUBGROUPS_MAX {
@@ -77,6 +78,7 @@ impl File<'_> {
                 return Err(self.error(at, "a subgroup is a table: write `[[subgroup]]`"));
             };
             settings.config.subgroups.push(Default::default());
+            settings.origins.insert(format!("subgroup.{index}"), self.origin(at));
             for (name, value) in table {
                 let (at, name) = (name.span().start, name.get_ref().as_ref());
                 let Some(key) = SUBGROUP.iter().find(|key| key.name == name) else {

@@ -35,6 +35,15 @@ fn nanoseconds(time: Duration) -> Wanted<u64> {
     u64::try_from(time.as_nanos()).map_err(|_| "that is more than five hundred years".into())
 }
 
+/// Milliseconds that are whole, so that programs in C and in Rust can say the same.
+fn whole(time: Duration) -> Wanted<Duration> {
+    let millis = time.as_millis();
+    match Duration::from_millis(millis as u64) == time && millis < u128::from(u32::MAX) {
+        true => Ok(time),
+        false => Err(format!("{time:?} must be whole milliseconds, less than {}", u32::MAX)),
+    }
+}
+
 const MEMBERS: u64 = MEMBERS_MAX as u64;
 
 macro_rules! keys {
@@ -89,15 +98,31 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "huge_pages" = "\"no\"", "Pages of 2 MiB: \"no\", \"try\", \"require\".",
         |s, v| s.config.huge = want(v)?;
     "open_timeout" = "\"60s\"", "How long opening waits for the other members.",
-        |s, v| s.config.open_timeout = v.time()?;
+        |s, v| s.config.open_timeout = whole(v.time()?)?;
     "liveness_every" = "\"10ms\"", "How often a busy turn looks at connections.",
         |s, v| s.config.liveness_every_ns = nanoseconds(v.time()?)?;
     "suspicion" = "\"1s\"",
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
-        |s, v| s.config.suspicion_ns = nanoseconds(v.time()?)?;
-    "network.listen" = "[\"*:7471\"]",
-        "Addresses to listen on, HOST:PORT, of an interface or of all. Left out: all, and the port that
-         this member has in `network.founders`.",
+        |s, v| s.config.suspicion_ns = nanoseconds(whole(v.time()?)?)?;
+    "peers.users" = "[]",
+        "Users whose processes may be members on this host, beside this process' own: names or numbers. Give
+         all members the same list.",
+        |s, v| s.config.peers.users = v.names()?;
+    "peers.group" = "\"\"",
+        "A unix group whose processes may be members, by name or number; this process must be of it. \"\":
+         none.",
+        |s, v| s.config.peers.group = v.name()?;
+    "peers.directory" = "\"\"",
+        "A directory in which members on this host find each other, for containers that share a volume and
+         no network; the same for all members, who can read and write it. \"\": none, abstract names.",
+        |s, v| s.config.peers.directory = v.text()?.into();
+    "network.host" = "\"\"",
+        "Parts a machine: members with another name here are on another host, and meet over TCP though
+         they could share memory (other users' containers, say). Letters, digits, '-', '_', '.'.",
+        |s, v| s.config.network.host = v.text()?;
+    "network.listen" = "[]",
+        "Addresses to listen on, HOST:PORT, of an interface or of all (\"*:7471\"). []: all, and the port
+         that `founders` says, else 7471.",
         |s, v| s.config.network.listen = v.texts()?;
     "network.advertise" = "\"\"",
         "The address that others reach this member by, HOST:PORT; \"\": as they see it.",
@@ -106,7 +131,8 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         "Addresses of the first members, by rank: [\"10.0.0.1:7471\", \"node2:7471\"].",
         |s, v| s.config.network.founders = v.texts()?;
     "network.contacts" = "[]",
-        "With join: members, any of which will do; a name may have several addresses.",
+        "With join: members, any of which will do; a name may have several addresses. []: `founders`.
+         Who founds the group needs none.",
         |s, v| s.config.network.contacts = v.texts()?;
     "network.secret_file" = "\"/etc/squall/secret\"",
         "A file that only its owner may read: what it holds proves who belongs to the group. No default.",
@@ -130,7 +156,7 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "transfer.restarts_max" = "3", "How often a transfer may start over.",
         |s, v| s.config.transfer.restarts_max = v.number(0, 1000)? as u32;
     "transfer.patience" = "\"30s\"", "How long the other side of a transfer may stand still.",
-        |s, v| s.config.transfer.patience = v.time()?;
+        |s, v| s.config.transfer.patience = whole(v.time()?)?;
 );
 
 /// Keys of a `[[subgroup]]`.
@@ -139,6 +165,9 @@ pub const SUBGROUP: &[Key<Subgroup>] = keys!(Subgroup:
     "members" = "[]", "Ranks of its members; []: all.", |s, v| s.members = v.ranks()?;
     "senders" = "[]", "Ranks of those who may send; left out: all its members.",
         |s, v| s.senders = Some(v.ranks()?);
+    "senders_first" = "0",
+        "Only the first so many to arrive in a shard send; not with `senders`. 0: no bound.",
+        |s, v| s.senders_first = v.number(0, MEMBERS)? as u16;
     "lanes" = "1", "Sending threads of each sender.",
         |s, v| s.lanes = v.number(1, LANES_MAX as u64)? as u16;
     "mode" = "\"stable\"",
@@ -149,7 +178,7 @@ pub const SUBGROUP: &[Key<Subgroup>] = keys!(Subgroup:
     "window_bytes" = "0", "Bytes of one sender that may be on their way; 0: chosen from the others.",
         |s, v| s.window_bytes = v.bytes(0, RING_BYTES_MAX)?;
     "message_bytes_max" = "\"1MiB\"", "Bytes of the largest message.",
-        |s, v| s.message_bytes_max = v.bytes(0, MESSAGE_BYTES_MAX)? as u32;
+        |s, v| s.message_bytes_max = v.bytes(1, MESSAGE_BYTES_MAX)? as u32;
     "shards" = "1", "How many streams of their own its members are parted into.",
         |s, v| s.shards.count = v.number(1, SUBGROUPS_MAX as u64)? as u16;
     "members_min" = "0", "Members that each shard needs.",
@@ -163,7 +192,7 @@ pub const SUBGROUP: &[Key<Subgroup>] = keys!(Subgroup:
 
 fn lag(text: &str) -> Wanted<Lag> {
     let (what, time) = text.split_once(':').unwrap_or((text, ""));
-    let after_ns = || nanoseconds(Value::Text(time.into()).time()?);
+    let after_ns = || nanoseconds(whole(Value::Text(time.into()).time()?)?);
     match (what, time) {
         ("wait", "") => Ok(Lag::Wait),
         ("report", _) => Ok(Lag::Report { after_ns: after_ns()? }),

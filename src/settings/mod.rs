@@ -8,6 +8,8 @@
 //! An error names the file and line (or the variable), the value, what it may be, and for an unknown
 //! key the nearest one there is. Nothing is opened, resolved or listened on here.
 //!
+//! `load` is for who needs nothing else to open a group; `over` for who has more to say (the C door).
+//!
 //! Cost: one file read; for use before a group is opened.
 
 mod environment;
@@ -17,12 +19,18 @@ pub mod slurm;
 mod value;
 
 use crate::driver::config::{Changes, Config};
-use crate::driver::network::{Carrier, Network};
+use crate::driver::network::Carrier;
 use crate::error::{Error, Status};
 use keys::{ALL, Key, SUBGROUP};
+pub use slurm::Launcher;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read;
 use std::path::Path;
 use value::Value;
+
+/// A file is not longer; what is was no configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a file and the environment say.
 #[derive(Clone, Debug)]
@@ -34,16 +42,6 @@ pub struct Settings {
     pub launcher: Launcher,
     /// Where each key was set that was set.
     origins: BTreeMap<String, Origin>,
-}
-
-/// Who starts the members.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Launcher {
-    /// Rank and addresses are given by hand.
-    #[default]
-    None,
-    /// `SLURM_*` variables say them.
-    Slurm,
 }
 
 /// Where a key was set.
@@ -63,22 +61,14 @@ impl std::fmt::Display for Origin {
 }
 
 impl Settings {
-    /// All defaults: the name of the group is missing.
-    fn new() -> Settings {
-        let mut config = Config::new("", 0, 1);
-        config.subgroups.clear();
+    /// Nothing is set.
+    fn new(config: Config) -> Settings {
         Settings { config, core: None, launcher: Launcher::None, origins: BTreeMap::new() }
     }
 
-    /// Reads a file, then this process' environment.
+    /// Reads a file, then this process' environment: all that a group needs.
     pub fn load(path: &Path) -> Result<Settings, Error> {
-        let text = std::fs::read_to_string(path).map_err(|cause| {
-            let path = path.display();
-            let detail =
-                format!("cannot read {path}: {cause}; `squall config --example` prints one");
-            Error::new(Status::System, detail)
-        })?;
-        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+        let (name, text) = text_of(path)?;
         Settings::read(&name, &text, std::env::vars_os())
     }
 
@@ -92,17 +82,46 @@ impl Settings {
         K: AsRef<std::ffi::OsStr>,
         V: AsRef<std::ffi::OsStr>,
     {
-        let mut settings = Settings::new();
         let variables = environment::wanted(environment)?;
-        file::read(name, text, &mut settings)?;
-        environment::apply(&variables, &mut settings)?;
+        let mut config = Config::new("", 0, 1); // the name is missing
+        config.subgroups.clear();
+        let mut settings = Settings::set_over(config, Some((name, text)), &variables)?;
         if settings.config.subgroups.is_empty() {
             settings.config.subgroups.push(Default::default());
         }
         if settings.launcher == Launcher::Slurm {
-            settings.ask_slurm(&variables)?;
+            slurm::settle(&mut settings.config, |name| variables.slurm.get(name).cloned())?;
         }
-        settings.agree(name)?;
+        settings.complete(name)?;
+        Ok(settings)
+    }
+
+    /// What a file, if there is one, and an environment set over `base`: each key is good, and no two
+    /// contradict each other. Whether that is all that a group needs is not looked at: more may be
+    /// set. `config.subgroups` are those of the file, or else of the base. A launcher is not asked.
+    ///
+    /// Errors: `System`: the file cannot be read. `Invalid`, with the line or variable.
+    pub fn over(
+        base: Config,
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Settings, Error> {
+        let read = file.map(text_of).transpose()?;
+        let text = read.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+        Settings::set_over(base, text, &environment::wanted(environment)?)
+    }
+
+    fn set_over(
+        base: Config,
+        file: Option<(&str, &str)>,
+        variables: &environment::Variables,
+    ) -> Result<Settings, Error> {
+        let mut settings = Settings::new(base);
+        if let Some((name, text)) = file {
+            file::read(name, text, &mut settings)?;
+        }
+        environment::apply(variables, &mut settings)?;
+        settings.agree()?;
         Ok(settings)
     }
 
@@ -127,124 +146,114 @@ impl Settings {
 
     /// Every key that was set, and where.
     pub fn keys(&self) -> impl Iterator<Item = (&str, String)> {
-        self.origins.iter().map(|(key, origin)| (key.as_str(), origin.to_string()))
+        let is_key = |key: &str| key.strip_prefix("subgroup.").is_none_or(|of| of.contains('.'));
+        let keys = self.origins.iter().filter(move |(key, _)| is_key(key));
+        keys.map(|(key, origin)| (key.as_str(), origin.to_string()))
+    }
+
+    /// Whether it was set, and is not a default.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
+
+    /// Whether anything of a `[[subgroup]]` was.
+    pub fn sets_subgroups(&self) -> bool {
+        self.origins.keys().any(|key| key.starts_with("subgroup."))
     }
 
     fn origin(&self, key: &str) -> Option<&Origin> {
         self.origins.get(key)
     }
 
-    /// Rank, members and addresses of a job.
-    fn ask_slurm(&mut self, variables: &environment::Variables) -> Result<(), Error> {
-        let job = slurm::Job::read(|name| variables.slurm.get(name).cloned());
-        let job = job.map_err(|why| Error::new(Status::Invalid, why))?;
-        let port =
-            self.config.network.listen.first().and_then(|of| of.rsplit_once(':')?.1.parse().ok());
-        let port = port.unwrap_or(crate::driver::network::PORT_DEFAULT);
-        (self.config.rank, self.config.members) = (job.rank, job.members);
-        self.config.network.founders = job.addresses(port)?;
-        let mine = &self.config.network.founders[usize::from(job.rank)];
-        if self.config.network.listen.is_empty() {
-            let port = mine.rsplit_once(':').map_or("", |(_, port)| port);
-            self.config.network.listen = vec![format!("*:{port}")];
-        }
-        Ok(())
-    }
-
-    /// Whether the keys fit each other; an error names both.
-    fn agree(&mut self, name: &str) -> Result<(), Error> {
-        let both = |one: &str, two: &str, why: &str| {
-            let (first, second) = (self.origin(one)?, self.origin(two)?);
-            let detail =
-                format!("{first}: `{one}` and `{two}` ({second}) contradict each other: {why}");
-            Some(Error::new(Status::Invalid, detail))
-        };
+    /// Whether the keys fit each other, an error names both; and what follows from one for others.
+    fn agree(&mut self) -> Result<(), Error> {
         let far = self.config.network.carrier != Carrier::Shm;
         let trusted = self.config.network.trusted;
         let by_slurm = self.launcher == Launcher::Slurm;
-        let found = [
+        let fixed = self.config.membership == Changes::Fixed;
+        let (trust, file, fd) =
+            ("network.trusted_network", "network.secret_file", "network.secret_fd");
+        let rows = [
             (self.config.join, "join", "rank", "one that joins is given its rank"),
-            (self.config.join, "join", "network.founders", "name members in `network.contacts`"),
-            (!self.config.join, "members", "network.contacts", "contacts are for one that joins"),
-            (
-                trusted,
-                "network.trusted_network",
-                "network.secret_file",
-                "nothing would be protected",
-            ),
-            (trusted, "network.trusted_network", "network.secret_fd", "nothing would be protected"),
-            (true, "network.secret_file", "network.secret_fd", "there is one secret"),
+            (trusted, trust, file, "nothing would be protected"),
+            (trusted, trust, fd, "nothing would be protected"),
+            (true, file, fd, "there is one secret"),
             (by_slurm, "launcher", "rank", "the launcher says it"),
             (by_slurm, "launcher", "members", "the launcher says it"),
             (by_slurm, "launcher", "network.founders", "the launcher says it"),
             (
-                far && self.config.membership == Changes::Fixed,
+                far && fixed,
                 "fabric",
                 "membership",
                 "between hosts views change: membership = \"views\"",
             ),
         ];
-        for (holds, one, two, why) in found {
-            if let Some(error) = both(one, two, why).filter(|_| holds) {
-                return Err(error);
+        for (holds, one, two, why) in rows {
+            if let (true, Some(first), Some(second)) = (holds, self.origin(one), self.origin(two)) {
+                let detail =
+                    format!("{first}: `{one}` and `{two}` ({second}) contradict each other: {why}");
+                return Err(Error::new(Status::Invalid, detail));
             }
         }
-        if far {
+        if far && self.is_set("fabric") {
             self.config.membership = Changes::Views;
-            self.agree_far()?;
-            self.listen_at_own_port();
-        } else if let Some((key, origin)) =
-            self.origins.iter().find(|(key, _)| key.starts_with("network."))
-        {
-            let detail = format!(
-                "{origin}: `{key}` says nothing with fabric = \"shm\": leave it out, or set fabric to \
-                 \"tcp\" or \"auto\""
-            );
-            return Err(Error::new(Status::Invalid, detail));
         }
-        if self.config.group.is_empty() {
+        let transfer = &mut self.config.transfer;
+        if self.origins.contains_key("transfer.catchup") {
+            transfer.near_bytes = transfer.near_bytes.min(transfer.catchup_bytes as u64 / 4);
+            if !self.origins.contains_key("transfer.catchup_max") {
+                transfer.catchup_bytes_max = transfer.catchup_bytes_max.max(transfer.catchup_bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is all that a group needs.
+    fn complete(&self, name: &str) -> Result<(), Error> {
+        let network = self.origins.iter().find(|(key, _)| key.starts_with("network."));
+        let config = &self.config;
+        match (config.network.carrier, network) {
+            (Carrier::Shm, Some((key, origin))) => {
+                let detail = format!(
+                    "{origin}: `{key}` says nothing with fabric = \"shm\": leave it out, or set \
+                     fabric to \"tcp\" or \"auto\""
+                );
+                return Err(Error::new(Status::Invalid, detail));
+            }
+            (Carrier::Shm, None) => {}
+            _ => config.network.check(config.join, config.members)?,
+        }
+        if config.group.is_empty() {
             let detail = format!("{name}: no name of the group: set `group = \"NAME\"`");
             return Err(Error::new(Status::Invalid, detail));
         }
-        let config = &self.config;
         let checked = match config.join {
             true => Config { rank: 0, ..config.clone() }.view(),
             false => config.view(),
         };
-        checked.map(drop).map_err(|why| Error::new(why.status, format!("{name}: {}", why.detail)))
+        let few = crate::transfer::Options { message_bytes_max: 0, ..config.transfer.clone() };
+        let checked = checked.map(drop).and_then(|()| few.check());
+        checked.map_err(|why| Error::new(why.status, format!("{name}: {}", why.detail)))
     }
+}
 
-    /// A founder that is not told where to listen does so where the others look for it.
-    fn listen_at_own_port(&mut self) {
-        let network = &mut self.config.network;
-        let mine = network.founders.get(usize::from(self.config.rank));
-        let port = mine.and_then(|mine| mine.rsplit_once(':')?.1.parse::<u16>().ok());
-        if let Some(port) = port.filter(|_| network.listen.is_empty() && !self.config.join) {
-            network.listen = vec![format!("*:{port}")];
-        }
+/// What errors call a file, and what is in it.
+fn text_of(path: &Path) -> Result<(String, String), Error> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
+    let shown = path.display();
+    read.map_err(|cause| {
+        let detail = format!("cannot read {shown}: {cause}; `squall config --example` prints one");
+        Error::new(Status::System, detail)
+    })?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let detail =
+            format!("{shown} has more than {FILE_BYTES_MAX} bytes: is that the right file?");
+        return Err(Error::new(Status::Invalid, detail));
     }
-
-    /// What a group across hosts needs beside.
-    fn agree_far(&mut self) -> Result<(), Error> {
-        let missing = |what: &str| Err(Error::new(Status::Invalid, what));
-        let Network { founders, contacts, secret, trusted, .. } = &self.config.network;
-        if self.config.join && contacts.is_empty() {
-            return missing("one that joins across hosts needs `network.contacts`");
-        }
-        if !self.config.join && founders.len() != usize::from(self.config.members) {
-            let (named, members) = (founders.len(), self.config.members);
-            return missing(&format!(
-                "`network.founders` names {named} addresses for {members} members: one each, by rank"
-            ));
-        }
-        if secret.is_none() && !trusted {
-            return missing(
-                "members on other hosts prove that they belong to the group: set \
-                 `network.secret_file` (`squall secret` makes one), or `network.trusted_network = true`",
-            );
-        }
-        Ok(())
-    }
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+    Ok((name, text))
 }
 
 fn bad(origin: &Origin, key: &str, why: &str) -> Error {

@@ -6,8 +6,46 @@
 //! blocks, node by node, which is Slurm's default; another `--distribution` is not known here.
 //! Source of the formats: the manual page of srun, "OUTPUT ENVIRONMENT VARIABLES".
 
+use crate::driver::config::Config;
+use crate::driver::network::{Carrier, PORT_DEFAULT};
 use crate::error::{Error, Status};
 use crate::limits::MEMBERS_MAX;
+
+/// Who starts the members: says which member this is, and where the others are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Launcher {
+    /// Rank and addresses are given by hand.
+    #[default]
+    None,
+    /// `SLURM_*` variables say them.
+    Slurm,
+}
+
+/// Makes rank, members and addresses those of this process' job. `variable`: the environment.
+///
+/// The port that `listen` names is that of the first task of each node; the next ones have the next.
+/// Errors: `Invalid`: no job, or one that is no group.
+pub fn settle(config: &mut Config, variable: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+    let job = Job::read(variable).map_err(|why| Error::new(Status::Invalid, why))?;
+    (config.rank, config.members) = (job.rank, job.members);
+    let network = &mut config.network;
+    if network.carrier == Carrier::Shm {
+        return Ok(());
+    }
+    let split = |of: &String| {
+        let (host, port) = of.rsplit_once(':')?;
+        Some((host.to_string(), port.parse::<u16>().ok()?))
+    };
+    let first = network.listen.first().and_then(split).map_or(PORT_DEFAULT, |(_, port)| port);
+    network.founders = job.addresses(first)?;
+    let at = job.tasks[usize::from(job.rank)].1;
+    for address in &mut network.listen {
+        if let Some((host, port)) = split(address) {
+            *address = format!("{host}:{}", port.saturating_add(at));
+        }
+    }
+    Ok(())
+}
 
 /// A job step, from one of its tasks.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -47,6 +47,20 @@ fn a_file_says_what_a_group_is() {
 }
 
 #[test]
+fn peers_are_named_or_numbered() {
+    let text =
+        "group = \"g\"\n[peers]\nusers = [\"alice\", 1002]\ngroup = 2000\ndirectory = \"/run/g\"";
+    let peers = read(text).unwrap().config.peers;
+    assert_eq!((peers.users, peers.group.as_str()), (vec!["alice".into(), "1002".into()], "2000"));
+    assert_eq!(peers.directory, std::path::Path::new("/run/g"));
+    let variables = [("SQUALL_PEERS__USERS", "bob,17"), ("SQUALL_PEERS__GROUP", "crew")];
+    let settings = Settings::read("squall.toml", text, variables).unwrap();
+    assert_eq!(settings.config.peers.users, ["bob", "17"]);
+    assert_eq!(settings.config.peers.group, "crew");
+    assert!(refused("group = \"g\"\npeers.user = 1").contains("did you mean `peers.users`?"));
+}
+
+#[test]
 fn an_error_names_line_value_and_remedy() {
     let cases = [
         ("group = \"g\"\n\nrnak = 1", "squall.toml:3: unknown key `rnak`; did you mean `rank`?"),
@@ -100,7 +114,7 @@ fn contradictions_name_both_places() {
             format!("{far}network.trusted_network = true\nnetwork.secret_fd = 3"),
             "`network.trusted_network` and `network.secret_fd` (squall.toml:5)",
         ),
-        (far.into(), "`network.secret_file`"),
+        (far.into(), "`secret_file`"),
         (format!("{far}members = 2\nnetwork.secret_fd = 3"), "names 1 addresses for 2 members"),
         (
             "group = \"g\"\nnetwork.listen = [\"a:1\"]".into(),
@@ -113,6 +127,68 @@ fn contradictions_name_both_places() {
     }
     let settings = read(&format!("{far}network.trusted_network = true")).unwrap();
     assert_eq!(settings.config.membership, Changes::Views);
+}
+
+/// One file for all members: who joins has `join = true` in its environment.
+#[test]
+fn one_file_is_for_founders_and_for_those_that_join() {
+    let text = "group = \"g\"\nmembers = 2\nfabric = \"tcp\"\n[network]\n\
+                founders = [\"a:1\", \"b:1\"]\ncontacts = [\"all\"]\nsecret_fd = 3\n";
+    for variable in [("SQUALL_RANK", "1"), ("SQUALL_JOIN", "true")] {
+        let settings = Settings::read("squall.toml", text, [variable]).unwrap();
+        assert_eq!(settings.config.join, variable.0 == "SQUALL_JOIN");
+    }
+    let alone = "group = \"g\"\nfabric = \"tcp\"\njoin = true\nnetwork.secret_fd = 3\n";
+    assert!(refused(alone).contains("`contacts`"), "{}", refused(alone));
+}
+
+/// What a program has set stays, unless file or environment say otherwise; what is missing may come.
+#[test]
+fn settings_over_a_base_need_not_be_complete() {
+    let base = || {
+        let mut base = Config::new("mine", 0, 3);
+        base.subgroups.push(Subgroup { window: 8, ..Subgroup::default() });
+        base.idle = Idle::Spin;
+        base
+    };
+    let over = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+        Settings::over(base(), None, variables).map_err(|why| why.detail)
+    };
+    let settings = over(&[("SQUALL_SUBGROUP__1__LANES", "2"), ("SQUALL_FABRIC", "auto")]).unwrap();
+    let Config { subgroups, idle, group, membership, .. } = &settings.config;
+    assert_eq!((subgroups.len(), subgroups[1].window, subgroups[1].lanes), (2, 8, 2));
+    assert_eq!((*idle, group.as_str(), *membership), (Idle::Spin, "mine", Changes::Views));
+    assert!(settings.sets_subgroups() && settings.is_set("fabric") && !settings.is_set("idle"));
+    assert!(!over(&[]).unwrap().sets_subgroups());
+    let why = over(&[("SQUALL_SUBGROUP__2__LANES", "2")]).unwrap_err();
+    assert!(why.contains("there are 2 [[subgroup]]"), "{why}");
+
+    let file = "[[subgroup]]\n";
+    let mut settings = Settings::new(base());
+    file::read("f", file, &mut settings).unwrap();
+    assert_eq!(settings.config.subgroups, [Subgroup::default()], "those of the file instead");
+    assert!(settings.sets_subgroups());
+}
+
+#[test]
+fn what_cannot_be_told_to_a_c_program_is_refused() {
+    for (key, value) in [("suspicion", "\"250500us\""), ("open_timeout", "\"2000h\"")] {
+        let why = refused(&format!("group = \"g\"\n{key} = {value}"));
+        assert!(why.contains("whole milliseconds"), "{why}");
+    }
+    assert!(refused("group = \"g\"\n[[subgroup]]\nlag = \"evict:1500us\"").contains("whole"));
+}
+
+#[test]
+fn a_buffer_takes_its_bounds_with_it() {
+    let transfer = |text: &str| read(&format!("group = \"g\"\n[transfer]\n{text}"));
+    let small = transfer("catchup = \"1MiB\"").unwrap().config.transfer;
+    assert_eq!(small.near_bytes, 1 << 18);
+    let large = transfer("catchup = \"512MiB\"").unwrap().config.transfer;
+    assert_eq!(large.catchup_bytes_max, 512 << 20);
+    let why = transfer("catchup = \"512MiB\"\ncatchup_max = \"1MiB\"").unwrap_err();
+    assert!(why.contains("catch-up buffer"), "{why}");
 }
 
 #[test]
@@ -137,18 +213,6 @@ fn the_environment_wins_over_the_file() {
     assert!(why.contains("rank 9 of 3 members"), "{why}");
     let why = settings(&[("SQUALL_SUBGROUP__1__WINDOW", "1")]).unwrap_err();
     assert!(why.contains("there are 1 [[subgroup]]"), "{why}");
-}
-
-#[test]
-fn a_founder_listens_where_others_look_for_it() {
-    let text = "group = \"g\"\nmembers = 2\nfabric = \"tcp\"\n\
-                network = { founders = [\"a:1000\", \"[::1]:1001\"], trusted_network = true }\n";
-    let listen = |text: &str| read(text).unwrap().config.network.listen;
-    assert_eq!(listen(text), ["*:1000"]);
-    assert_eq!(listen(&format!("rank = 1\n{text}")), ["*:1001"]);
-    let told = text.replace("founders", "listen = [\"10.0.0.1:7\"], founders");
-    assert_eq!(listen(&told), ["10.0.0.1:7"]);
-    assert!(listen(&text.replace(":1000", "")).is_empty(), "no port there: the default");
 }
 
 #[test]
@@ -179,17 +243,14 @@ fn the_example_is_the_defaults() {
     // Uncommented, each alone is understood, and is its default.
     let untold = ["core", "network.secret_file", "network.secret_fd", "senders", "group"];
     for key in ALL.iter().filter(|key| !untold.contains(&key.name)) {
-        let mut settings = Settings::new();
+        let mut settings = Settings::new(Config::new("", 0, 1));
         file::read("f", &format!("{} = {}", key.name, key.default), &mut settings).unwrap();
         settings.origins.clear();
-        let mut expected = Settings::new();
-        if key.name == "network.listen" {
-            expected.config.network.listen = vec!["*:7471".into()]; // "" means that
-        }
+        let expected = Settings::new(Config::new("", 0, 1));
         assert_eq!(format!("{settings:?}"), format!("{expected:?}"), "{}", key.name);
     }
     for key in SUBGROUP.iter().filter(|key| !untold.contains(&key.name)) {
-        let mut settings = Settings::new();
+        let mut settings = Settings::new(Config::new("", 0, 1));
         let text = format!("[[subgroup]]\n{} = {}", key.name, key.default);
         file::read("f", &text, &mut settings).unwrap();
         assert_eq!(settings.config.subgroups[0], Subgroup::default(), "{}", key.name);

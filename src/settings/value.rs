@@ -110,6 +110,18 @@ impl Value {
         self.list()?.into_iter().map(Value::text).collect()
     }
 
+    /// A name, or a number that stands for it.
+    pub fn name(self) -> Wanted<String> {
+        match self {
+            Value::Number(number) => Ok(number.to_string()),
+            other => other.text(),
+        }
+    }
+
+    pub fn names(self) -> Wanted<Vec<String>> {
+        self.list()?.into_iter().map(Value::name).collect()
+    }
+
     pub fn ranks(self) -> Wanted<Vec<u16>> {
         let rank = |value: Value| value.number(0, u16::MAX.into()).map(|rank| rank as u16);
         self.list()?.into_iter().map(rank).collect()

@@ -28,6 +28,7 @@ use super::producer::Producer;
 use super::ring::Taker;
 use crate::error::Status;
 use crate::mem::{Cell, Exchange};
+use crate::mutant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -458,16 +459,30 @@ impl Handover {
     /// This member's part is over, for the reason `why`: whatever the lane has taken and `kept`, or
     /// an older view, still has is given to `dropped`. `kept` is what was not delivered in the newest
     /// ring, `None` if that takes nothing. The lane is settled.
-    pub fn end(&mut self, kept: Option<Kept>, why: Status, dropped: &mut dyn FnMut(Dropped)) {
+    ///
+    /// `had`: so many of the first that older views have were delivered here (*received* mode). Who goes
+    /// in good order gives them back all the same: others will not get them.
+    pub fn end(
+        &mut self,
+        (kept, had): (Option<Kept>, u64),
+        why: Status,
+        dropped: &mut dyn FnMut(Dropped),
+    ) {
         assert!(self.shut, "what it has taken is known");
+        let mut had =
+            if why == Status::Left || mutant!("wire-had-is-given-back") { 0 } else { had };
+        let newest = usize::from(kept.is_some());
         if let Some(kept) = kept {
             self.sources.push_front(Source { kept, bases: std::mem::take(&mut self.bases) });
         }
-        for source in &mut self.sources {
+        for (at, source) in self.sources.iter_mut().enumerate() {
             source.kept.look();
             while let Some(bytes) = source.kept.first() {
-                let ordinal = source.ordinal();
-                dropped(Dropped { ordinal, bytes, why });
+                if at >= newest && had > 0 {
+                    had -= 1;
+                } else {
+                    dropped(Dropped { ordinal: source.ordinal(), bytes, why });
+                }
                 source.kept.pass();
             }
         }

@@ -234,7 +234,7 @@ fn explore_an_end(fault: Option<&'static str>, changes: bool) {
             count += 1;
         }
         let (kept, mut dropped) = (turn.taker.keep(count), 0);
-        handover.end(Some(kept), Status::Left, &mut |what| {
+        handover.end((Some(kept), 0), Status::Left, &mut |what| {
             assert_eq!((what.ordinal, what.bytes), (count + dropped, &word(count + dropped)[..]));
             dropped += 1;
         });

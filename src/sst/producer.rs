@@ -218,7 +218,7 @@ impl Producer {
 
     #[inline(always)]
     fn send_each<'a>(&mut self, messages: impl Iterator<Item = &'a [u8]>) -> Result<(), Status> {
-        let stopped = self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes");
+        let mut stopped = self.is_stopped();
         // In locals: fields would be stored and loaded again for each message.
         let (mut slot, mut head) = (self.filled, self.head);
         for bytes in messages {
@@ -231,11 +231,20 @@ impl Producer {
             }
             self.send_slowly(bytes)?;
             (slot, head) = (self.filled, self.head);
+            // Its last slot may have been decided (D1): nothing is to be counted beyond that.
+            if !crate::mutant!("lane-many-past-the-last") {
+                stopped = self.is_stopped();
+            }
         }
         if slot > self.filled {
             self.publish_slots(slot, head);
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn is_stopped(&self) -> bool {
+        self.cells.stopped.own() != 0 || crate::mutant!("count-before-bytes")
     }
 
     /// Writes payload and descriptor of a slot at `at`, if that is room that needs no look: where the

@@ -7,10 +7,10 @@ use super::links::{Interface, interfaces};
 use crate::far::{self, Asked};
 use crate::machine::read;
 use crate::text::{bytes_text, time_text};
-use squall::driver::Inquiry;
 use squall::driver::config::Config;
-use squall::driver::network::{Carrier, PORT_DEFAULT};
-use squall::fabric::tcp::address::{Host, parse};
+use squall::driver::network::Carrier;
+use squall::driver::{Inquiry, listen_at};
+use squall::fabric::tcp::address::{Address, Host};
 use squall::fabric::tcp::call::Failure as Unmet;
 use squall::fabric::tcp::hello::Kind;
 use squall::fabric::tcp::terms::{Reason, Versions};
@@ -112,17 +112,15 @@ pub fn lines_of(file: &Path) -> Vec<Line> {
 }
 
 fn listens(config: &Config) -> Vec<Line> {
-    let default = [format!("*:{PORT_DEFAULT}")];
-    let listen = match config.network.listen.is_empty() {
-        true => &default[..],
-        false => &config.network.listen[..],
-    };
-    listen.iter().map(|text| listens_at(text)).collect()
+    match listen_at(config) {
+        Ok(addresses) => addresses.iter().map(listens_at).collect(),
+        Err(why) => vec![Line::lack("listens", config.network.listen.join(", "), why.to_string())],
+    }
 }
 
-fn listens_at(text: &str) -> Line {
-    let numeric = parse(text, Some(PORT_DEFAULT)).and_then(|address| address.numeric());
-    let address = match numeric {
+fn listens_at(address: &Address) -> Line {
+    let text = &address.to_string();
+    let address = match address.numeric() {
         Ok(Some(address)) => address,
         Ok(None) => {
             let remedy =

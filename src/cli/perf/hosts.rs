@@ -157,7 +157,7 @@ impl Crew<'_> {
         let hello = Word::Hello {
             plans: self.plans.iter().map(Plan::agreed).collect(),
             host: machine::host(),
-            place: machine::network_place(),
+            place: machine::network_place(&self.job.config)?,
         };
         self.say(group, &hello)?;
         self.meet(group)?;

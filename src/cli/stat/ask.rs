@@ -6,7 +6,9 @@ use crate::far::{self, Asked};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use squall::driver::Inquiry;
 use squall::driver::stats::{self, Snapshot};
-use squall::fabric::shm::door::{Hello, Kind, socket_name};
+use squall::error::Status;
+use squall::fabric::shm::door::{Hello, Kind};
+use squall::fabric::shm::place::Place;
 use squall::fabric::shm::socket::Socket;
 use squall::fabric::tcp::address::Address;
 use squall::fabric::tcp::hello as far_hello;
@@ -75,28 +77,31 @@ impl Member {
 }
 
 /// Knocks at the doors of all seats of this host and waits for the answers; how many members they say
-/// there are, if they say it.
-pub fn ask_here(group: &str) -> Result<(Vec<Member>, u16), Failure> {
+/// there are, if they say it. `absent`: what to say if nobody is there.
+pub fn ask_here(
+    group: &str,
+    place: &Place,
+    absent: impl Fn() -> String,
+) -> Result<(Vec<Member>, u16), Failure> {
     let mut calls = Vec::new();
     let hello = Hello::new(Kind::Stat, 0, false, "").encode();
     for seat in 0..2 * MEMBERS_MAX as u16 {
-        let Some(socket) = Socket::connect(&socket_name(group, seat))? else { continue };
-        let owner = socket.credentials();
-        let me = rustix::process::geteuid().as_raw();
-        if let Some(owner) = owner
-            && owner.uid != me
-        {
-            let (pid, uid) = (owner.pid, owner.uid);
-            return fail!(
-                "group {group} belongs to user {uid} (process {pid}), this is user {me}: members \
-                 answer their own user only"
-            );
-        }
+        let socket = match place.call(seat) {
+            Ok(None) => continue,
+            Ok(Some(socket)) => socket,
+            Err(why) if why.status == Status::ForeignOwner => {
+                return fail!(
+                    "group {group} is another user's: {why}; `--config` with such a file looks there"
+                );
+            }
+            Err(why) => return Err(why.into()),
+        };
         socket.send(&hello, &[]);
-        calls.push((seat, owner.map_or(0, |owner| owner.pid), socket));
+        let pid = socket.credentials().map_or(0, |owner| owner.pid);
+        calls.push((seat, pid, socket));
     }
     if calls.is_empty() {
-        return fail!("no group {group} on this host{}", others());
+        return fail!("no group {group} {}", absent());
     }
     let deadline = Instant::now() + PATIENCE;
     let mut count = 0;
@@ -194,11 +199,11 @@ fn open(bytes: &[u8], descriptors: Vec<OwnedFd>, count: &mut u16) -> Result<Answ
     let Some(hello) = Hello::decode(bytes) else {
         return Ok(Answer::Refused("answers nonsense".into()));
     };
-    if hello.wire != WIRE_VERSION {
+    if !hello.versions.speaks(WIRE_VERSION as u16) {
         return fail!(
-            "the group speaks wire version {}, this program {WIRE_VERSION}: use the `squall` of \
+            "the group speaks {}, this program wire version {WIRE_VERSION}: use the `squall` of \
              the same version",
-            hello.wire
+            hello.versions
         );
     }
     let members = hello.config.lines().find_map(|line| line.strip_prefix("members="));
@@ -215,7 +220,7 @@ fn open(bytes: &[u8], descriptors: Vec<OwnedFd>, count: &mut u16) -> Result<Answ
 }
 
 /// The groups that there are, for whoever has mistyped one.
-fn others() -> String {
+pub fn others() -> String {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let name = |line: &str| {
         let (_, name) = line.split_once("@squall/")?;
@@ -225,7 +230,9 @@ fn others() -> String {
     groups.sort();
     groups.dedup();
     match groups.is_empty() {
-        true => ", nor any other; a group is there from its first member's open on".into(),
-        false => format!("; there are: {}", groups.join(", ")),
+        true => {
+            "on this host, nor any other; a group is there from its first member's open on".into()
+        }
+        false => format!("on this host; there are: {}", groups.join(", ")),
     }
 }

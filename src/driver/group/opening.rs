@@ -8,8 +8,9 @@ use super::super::policy::Policy;
 use super::super::rendezvous::Met;
 use super::super::views::Views;
 use super::Group;
-use crate::base::Rank;
+use crate::base::{Rank, Versions};
 use crate::error::Error;
+use crate::fabric::shm::door::Hello;
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{Parts, Shm};
@@ -53,6 +54,12 @@ impl Opening<'_> {
         };
         let memories: Vec<Memory> = others.map(memory).collect();
         let views = self.config.membership == Changes::Views;
+        let mut versions = vec![self.config.versions; members];
+        for neighbour in &met.neighbours {
+            versions[neighbour.rank.index()] = neighbour.versions;
+        }
+        let wire = Versions::common(versions.iter().copied()).expect("any two have one in common");
+        memories[me.index()].block.cell(self.layout.wire.byte(0)).publish(u64::from(wire));
         let parts = Parts {
             me,
             members,
@@ -60,12 +67,12 @@ impl Opening<'_> {
             neighbours: met.neighbours,
             bell,
             door: met.door,
-            hello: met.hello,
+            hello: Hello { wire, ..met.hello },
             stats: stats_fd,
             memory: views.then_some(self.own),
         };
         let mut fabric = Shm::new(parts, &self.layout)?;
-        let roster = views.then(|| founders(&memories, &self.layout, me));
+        let roster = views.then(|| founders(&memories, &versions, &self.layout, me));
         let (mut policy, plan) = self.policy;
         policy.adopt(&plan);
         let first = roster.clone().map(|roster| {
@@ -90,11 +97,11 @@ impl Opening<'_> {
 }
 
 /// The first view's members: each says in its control block which incarnation it is.
-fn founders(memories: &[Memory], layout: &Layout, me: Rank) -> Roster {
-    let founder = |(memory, extra): (&Memory, u16)| {
+fn founders(memories: &[Memory], versions: &[Versions], layout: &Layout, me: Rank) -> Roster {
+    let founder = |((memory, versions), extra): ((&Memory, &Versions), u16)| {
         let incarnation = memory.block.cell(layout.incarnation.byte(0)).observe();
-        (incarnation, Address { extra, ..Address::default() })
+        (incarnation, Address { extra, ..Address::default() }, *versions)
     };
-    let all: Vec<(u64, Address)> = memories.iter().zip(0..).map(founder).collect();
-    Roster::first(&all, me)
+    let all: Vec<_> = memories.iter().zip(versions).zip(0..).map(founder).collect();
+    Roster::founded(&all, me)
 }

@@ -2,9 +2,10 @@
 //! Groups as a Rust program uses them, all members in one process.
 
 use super::*;
-use crate::base::Rank;
+use crate::base::{Events, Members, Peer, Post, Posting, Rank};
 use crate::driver::config::{Changes, Config};
 use crate::driver::views::ViewInfo;
+use crate::error::Fault;
 use crate::mem::Message;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -115,6 +116,53 @@ fn keep_alive_beside_the_polling_thread() {
     assert!(outcome.is_ok());
 }
 
+/// Counts beats, and is in its place.
+struct Counts(Arc<Cell>);
+
+impl Fabric for Counts {
+    fn posting(&self) -> Posting {
+        Posting::All
+    }
+    fn polls(&self) -> bool {
+        true
+    }
+    fn post(&mut self, _: &[Post]) {}
+    fn poll(&mut self, _: bool, _: &mut Events) {}
+    fn revoke(&mut self, _: Peer) {}
+    fn beat(&mut self) {
+        self.0.publish(self.0.own() + 1);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        unreachable!("nobody sleeps here")
+    }
+    fn arm(&mut self, _: bool) {}
+    fn sleep(&mut self, _: Option<u64>, _: &mut Events) {}
+    fn disarm(&mut self) {}
+    fn farewell(&mut self) {}
+    fn parks(&self) -> bool {
+        true
+    }
+}
+
+/// Over connections nobody heard of it before the callback was over.
+#[test]
+fn keep_alive_in_a_callback_is_sent() {
+    let mut group = Group::open(&views("sends", 0, 1, 1_000), Box::new(deaf)).unwrap();
+    let (control, beats) = (group.control().unwrap(), Arc::new(Cell::new(0)));
+    let driver = &mut group.driver;
+    (driver.fabric, driver.polls) = (Box::new(Counts(beats.clone())), true);
+    control.keep_alive();
+    assert_eq!(beats.own(), 0, "no callback runs: the next turn sends it");
+    driver.lending(|_| control.keep_alive());
+    assert_eq!(beats.own(), 1);
+    driver.lending(|_| std::thread::scope(|scope| drop(scope.spawn(|| control.keep_alive()))));
+    assert_eq!(beats.own(), 2, "by another thread");
+    let broken = catch_unwind(AssertUnwindSafe(|| driver.lending(|_| panic!("a callback's"))));
+    assert!(broken.is_err() && driver.fabric.parks(), "B2: it is back");
+    driver.polls = false;
+    driver.lending(|driver| assert!(driver.fabric.parks(), "B1"));
+}
+
 /// Where members do not change it was accepted, and nobody would ever have sent it.
 #[test]
 fn a_send_after_close_is_refused() {
@@ -206,4 +254,163 @@ fn the_page_says_that_the_last_member_has_left() {
     };
     assert_eq!(status, Status::Left);
     assert_eq!(group.stats().stopped, u64::from((Status::Left as i32).unsigned_abs()));
+}
+
+/// Says that it is alive as it hears of a view, and notes who has gone from it.
+#[derive(Clone, Default)]
+struct Watcher(Arc<Mutex<(Option<Control>, Vec<u64>, Vec<Fault>)>>);
+
+impl Application for Watcher {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+
+    fn view(&mut self, view: &ViewInfo) {
+        let (control, incarnations, gone) = &mut *self.0.lock().unwrap();
+        control.iter().for_each(Control::keep_alive);
+        *incarnations = view.members.iter().map(|member| member.incarnation).collect();
+        gone.extend(view.left.iter().map(|(_, fault)| fault));
+    }
+}
+
+fn watched(name: &str, members: u16) -> Vec<(Group, Watcher)> {
+    let open = |rank: u16| {
+        let watcher = Watcher::default();
+        // Nobody is suspected for being silent.
+        let group = Group::open(&views(name, rank, members, 0), Box::new(watcher.clone())).unwrap();
+        watcher.0.lock().unwrap().0 = group.control();
+        (group, watcher)
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..members).map(|rank| scope.spawn(move || open(rank))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+/// It beat in the block of the view before, in which one that has just joined does not look: that one
+/// suspected a member whose first callback took long, whatever the callback said.
+#[test]
+fn keep_alive_as_a_view_begins_is_heard_in_that_view() {
+    let mut both = watched("alive-at-once", 2);
+    both[1].0.control().unwrap().leave();
+    while both[0].0.members() == 2 {
+        let _ = both[1].0.poll(8);
+        both[0].0.poll(8).unwrap();
+    }
+    let table = &both[0].0.driver.table;
+    let beat = table.block(Rank(0)).cell(table.layout.beat.byte(0)).observe();
+    assert!(beat > 0, "and nothing else has beaten there yet");
+}
+
+/// The others come to suspect a member that has passed on, and are not in the next view yet when it is.
+/// All that it hears there is that their connections have ended: it said that it was in a minority.
+#[test]
+fn who_is_expelled_as_it_passes_on_says_so() {
+    let mut all = watched("expelled-late", 4);
+    all[3].0.control().unwrap().leave();
+    let mut at = 0;
+    while all[0].0.stage() < Some(Stage::Passed) {
+        let _ = all[at].0.poll(8);
+        at = (at + 1) % 4;
+    }
+    let one = all[0].1.0.lock().unwrap().1[0];
+    for (group, _) in &mut all[1..3] {
+        assert_eq!((group.stage() < Some(Stage::Passed), group.members()), (true, 4));
+        group.control().unwrap().report(one);
+        group.driver.until_tick = 0;
+        group.poll(8).unwrap();
+    }
+    let status = loop {
+        if let Err(status) = all[0].0.poll(8) {
+            break status;
+        }
+    };
+    assert_eq!(status, Status::Expelled);
+}
+
+/// What was held against a member was forgotten with the view: it was said to have left.
+#[test]
+fn who_is_suspected_late_has_not_left() {
+    for stage in [Stage::Agreed, Stage::Passed] {
+        let mut all = watched(&format!("late-{stage:?}"), 4);
+        all[3].0.control().unwrap().leave();
+        let turn = |all: &mut Vec<(Group, Watcher)>, at: usize| {
+            let _ = all[at].0.poll(8);
+            all[0].0.stage() >= Some(stage)
+        };
+        let mut at = 0;
+        while !turn(&mut all, at) {
+            at = (at + 1) % 4;
+        }
+        let suspect = all[0].1.0.lock().unwrap().1[2];
+        all[0].0.control().unwrap().report(suspect);
+        all[0].0.driver.until_tick = 0;
+        while all[..2].iter().any(|of| of.0.members() > 2) {
+            (0..4).for_each(|at| _ = turn(&mut all, at));
+        }
+        for (_, watcher) in &all[..2] {
+            let gone = &watcher.0.lock().unwrap().2;
+            let faults = [Fault::Left { also: Members::NONE }, Fault::Reported { by: Rank(0) }];
+            assert_eq!(gone[..], faults, "{stage:?}");
+        }
+    }
+}
+
+/// Three founders of different versions, whatever the membership: the group runs at what all speak, says so
+/// at its door, and is refused to those who do not speak it. A founder without a version in common with
+/// another one hears both.
+#[test]
+fn founders_agree_on_a_version() {
+    use crate::base::Versions;
+    use crate::fabric::shm::door::{Hello, Kind};
+    use crate::fabric::shm::place::Place;
+    let deliver = |_: u16, _: &[Message]| {};
+    let of = |name: &str, views: bool, rank: u16, (min, max)| {
+        let mut config = Config::new(name, rank, 3);
+        config.membership = if views { Changes::Views } else { Changes::Fixed };
+        config.versions = Versions { min, max };
+        config.open_timeout = std::time::Duration::from_secs(20);
+        config
+    };
+    for views in [false, true] {
+        let name = format!("versions-{views}-{}", std::process::id());
+        let speak = [(1, 3), (2, 4), (1, 2)];
+        let open = |rank: u16| {
+            let config = of(&name, views, rank, speak[usize::from(rank)]);
+            Group::open(&config, Box::new(deliver)).unwrap()
+        };
+        let mut groups = std::thread::scope(|scope| {
+            let others = [1, 2].map(|rank| scope.spawn(move || open(rank)));
+            let mut all = vec![open(0)];
+            all.extend(others.map(|other| other.join().unwrap()));
+            all
+        });
+        let socket = Place::usual(&name).call(1).unwrap().unwrap();
+        assert!(socket.send(&Hello::new(Kind::Stat, 0, false, "").encode(), &[]));
+        let answer = loop {
+            groups.iter_mut().for_each(|group| assert!(group.turn(0).is_ok()));
+            if let Some(answer) = socket.receive() {
+                break Hello::decode(&answer.unwrap().0).unwrap();
+            }
+        };
+        assert_eq!((answer.versions, answer.wire), (Versions { min: 2, max: 4 }, 2));
+    }
+    let name = format!("versions-none-{}", std::process::id());
+    let waits = Place::usual(&name).listen(0).unwrap().unwrap();
+    let mut door = Place::usual(&name).door(waits);
+    let late = std::thread::scope(|scope| {
+        let late = scope
+            .spawn(|| Group::open(&of(&name, false, 1, (2, 3)), Box::new(deliver)).err().unwrap());
+        loop {
+            for visitor in door.visitors(|_| Ok(())) {
+                let mine = Hello::new(Kind::Join, 0, false, "members=3\n");
+                let who = Status::InUse;
+                crate::fabric::shm::door::refuse(&visitor.socket, who, "no", Some(&mine));
+            }
+            if late.is_finished() {
+                return late.join().unwrap();
+            }
+            std::thread::yield_now();
+        }
+    });
+    let named = late.detail.contains("speaks wire version 1, this library speaks wire versions 2");
+    assert!(late.status == Status::WireVersion && named, "{late}");
 }

@@ -206,6 +206,10 @@ impl Attended<'_, '_> {
         self.attended = Instant::now();
         self.lines.fabric().sleep(Some(0), &mut Events::default());
         while let Some((_, bytes)) = self.lines.exchange().heard() {
+            if let Err(refused) = self.joining.hear_refusal(&bytes) {
+                self.trouble = Some(refused);
+                return Err(ErrorKind::Other.into());
+            }
             if self.letter.is_none() {
                 self.letter = Letter::decode(&bytes, self.joining.hello.incarnation).map(Box::new);
             }

@@ -14,7 +14,7 @@ use super::super::letter::Letter;
 use super::super::lines::Lines;
 use super::super::rendezvous::CALL_AGAIN;
 use super::Joining;
-use crate::base::{Epoch, Events, Members, Peer, Rank};
+use crate::base::{Epoch, Events, Members, Peer, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::group::membership::Carry;
 use crate::group::membership::roster::{Address, Roster};
@@ -23,8 +23,8 @@ use std::time::Duration;
 /// How often it is said who is missing.
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
-/// Incarnations by rank.
-type List = Vec<u64>;
+/// Incarnations by rank, with the wire versions that each speaks.
+type List = Vec<(u64, Versions)>;
 
 impl Joining<'_> {
     /// Meets all other founders, and agrees with them; the answer is what the first view begins with.
@@ -55,7 +55,7 @@ impl Joining<'_> {
             if let Some(list) = &mine {
                 let word = |who: &u64| said.iter().find(|(of, _)| of == who).map(|(_, said)| said);
                 let agreed = |who: &u64| *who == self.hello.incarnation || word(who) == Some(list);
-                if list.iter().all(agreed) {
+                if list.iter().all(|(who, _)| agreed(who)) {
                     return Ok(self.begin_all(lines, list));
                 }
             }
@@ -73,15 +73,15 @@ impl Joining<'_> {
     }
 
     /// By rank, where somebody is.
-    fn found_so_far(&self, lines: &mut Lines) -> Vec<Option<u64>> {
+    fn found_so_far(&self, lines: &mut Lines) -> Vec<Option<(u64, Versions)>> {
         let mut found = vec![None; usize::from(self.config.members)];
-        found[usize::from(self.hello.rank)] = Some(self.hello.incarnation);
+        found[usize::from(self.hello.rank)] = Some((self.hello.incarnation, self.config.versions));
         let near = lines.near().neighbours().map(|(who, seat, ..)| (seat, who));
         let near: Vec<(u16, u64)> = near.collect();
         let far = lines.far_ones().into_iter().map(|(seat, _, who)| (seat, who));
         for (seat, who) in near.into_iter().chain(far) {
             if let Some(place) = found.get_mut(usize::from(seat)) {
-                *place = Some(who);
+                *place = lines.versions(who).map(|versions| (who, versions));
             }
         }
         found
@@ -134,19 +134,21 @@ impl Joining<'_> {
         Ok(())
     }
 
-    fn others(&self, lines: &mut Lines, list: &[u64]) -> Vec<(Peer, u16)> {
-        let others = list.iter().zip(0..).filter(|(who, _)| **who != self.hello.incarnation);
-        let peer = |(who, rank): (&u64, u16)| Some((lines.exchange().peer(*who)?, rank));
+    fn others(&self, lines: &mut Lines, list: &List) -> Vec<(Peer, u16)> {
+        let others = list.iter().zip(0..).filter(|((who, _), _)| *who != self.hello.incarnation);
+        let peer =
+            |((who, _), rank): (&(u64, Versions), u16)| Some((lines.exchange().peer(*who)?, rank));
         others.filter_map(peer).collect()
     }
 
     /// All agree: it is begun (F1).
-    fn begin_all(&self, lines: &mut Lines, list: &[u64]) -> Letter {
+    fn begin_all(&self, lines: &mut Lines, list: &List) -> Letter {
         let seat = |extra| Address { extra, ..Address::default() };
-        let founders: Vec<(u64, Address)> =
-            list.iter().zip(0..).map(|(who, rank)| (*who, seat(rank))).collect();
+        let founder =
+            |((who, versions), rank): (&(u64, Versions), u16)| (*who, seat(rank), *versions);
+        let founders: Vec<_> = list.iter().zip(0..).map(founder).collect();
         let letter = |me: Rank| {
-            let roster = Roster::first(&founders, me);
+            let roster = Roster::founded(&founders, me);
             let carry = Carry::first(&roster);
             let joined = Members::from_ranks((0..list.len() as u16).map(Rank));
             Letter { roster, carry, joined, assignment: Vec::new() }
@@ -158,15 +160,20 @@ impl Joining<'_> {
     }
 }
 
-fn encode(list: &[u64]) -> Vec<u8> {
-    let all: Vec<String> = list.iter().map(u64::to_string).collect();
+fn encode(list: &List) -> Vec<u8> {
+    let one = |(who, versions): &(u64, Versions)| format!("{who}:{}", versions.text());
+    let all: Vec<String> = list.iter().map(one).collect();
     format!("found\n{}\n", all.join(",")).into_bytes()
 }
 
 /// `None`: something else.
 fn decode(bytes: &[u8]) -> Option<List> {
     let text = std::str::from_utf8(bytes).ok()?.strip_prefix("found\n")?;
-    text.trim_end().split(',').map(|who| who.parse().ok()).collect()
+    let one = |text: &str| {
+        let (who, versions) = text.split_once(':')?;
+        Some((who.parse().ok()?, Versions::parse(versions)?))
+    };
+    text.trim_end().split(',').map(one).collect()
 }
 
 #[cfg(test)]
@@ -175,8 +182,10 @@ mod tests {
 
     #[test]
     fn lists_survive_their_text() {
-        assert_eq!(decode(&encode(&[7, 9])), Some(vec![7, 9]));
-        for wrong in [&b"found\n"[..], b"found\n1,x\n", b"find\n1\n", b"\xff"] {
+        let list = vec![(7, Versions::OURS), (9, Versions { min: 1, max: 2 })];
+        assert_eq!(decode(&encode(&list)), Some(list));
+        for wrong in [&b"found\n"[..], b"found\n1:1,x:1\n", b"found\n1\n", b"find\n1:1\n", b"\xff"]
+        {
             assert_eq!(decode(wrong), None);
         }
     }

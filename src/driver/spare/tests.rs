@@ -161,6 +161,8 @@ impl Exchange for Played {
         None
     }
     fn enter(&mut self, _: Epoch, _: Rank, _: &[Option<Peer>], _: &[Arc<Region>]) {}
+    fn speak(&mut self, _wire: u16) {}
+
     fn alarm(&mut self, _after_ns: u64) {}
     fn say(&mut self, _to: Peer, _bytes: &[u8]) -> bool {
         true

@@ -68,7 +68,11 @@ mod tests {
     use crate::group::membership::roster::Address;
 
     fn joined(roster: &Roster) -> Roster {
-        let join = What::Join { incarnation: 99, address: Address::default() };
+        let join = What::Join {
+            incarnation: 99,
+            address: Address::default(),
+            versions: crate::base::Versions::OURS,
+        };
         roster.next(&[Change { what: join, ends: true }]).unwrap()
     }
 

@@ -6,6 +6,7 @@ use crate::base::Rank;
 use crate::error::Fault;
 use crate::group::membership::roster::Roster;
 use crate::group::view::{Part, View};
+use crate::log_sink::{Level, say};
 
 /// A member, as the application sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub struct ViewInfo {
     pub epoch: u64,
     /// My rank.
     pub rank: u16,
+    /// The wire version that the view runs at: the highest that all its members speak.
+    pub wire: u16,
     pub members: Vec<MemberInfo>,
     /// Ranks that were not in the view before.
     pub joined: Vec<u16>,
@@ -54,10 +57,20 @@ pub fn info_of(
     ViewInfo {
         epoch: roster.epoch.0,
         rank: roster.me.0,
+        wire: roster.wire(),
         members: members.collect(),
         joined,
         left,
         subgroups: subgroups.collect(),
         parts: view.subgroups.iter().map(|subgroup| subgroup.part).collect(),
+    }
+}
+
+/// A view follows another one: whether that changes the wire version.
+pub fn say_version(old: &Roster, new: &Roster) {
+    let (epoch, before, wire) = (new.epoch.0, old.wire(), new.wire());
+    if wire != before && old.epoch.0 > 0 {
+        let text = format!("view {epoch}: the group runs at wire version {wire} now, not {before}");
+        say(Level::Notice, &text);
     }
 }

@@ -5,11 +5,12 @@
 //! members that do not fit can say in which line:
 //!
 //! ```text
-//! squall 1
+//! squall 1           (the wire versions that it speaks: one, or from which to which, as in 1-2)
 //! kind=join          (join, enter, stat, probe; the answer: welcome, or refuse)
 //! rank=2             (where views change: the seat, which is a founder's first rank)
 //! pid=4711
 //! parks=1
+//! wire=1             (the version that the group runs at, if it runs)
 //! incarnation=…      (with enter and its welcome)
 //! doors=HOST:PORT,…  (likewise: where other hosts reach it, if they do)
 //! text=…             (with refuse: the status and the sentence)
@@ -18,43 +19,31 @@
 //! subgroup.0=…
 //! ```
 //!
-//! D1  Only processes of this user are answered (`SO_PEERCRED`).
+//! D1  Only processes of this user are answered, or of those that the configuration says (`peers`).
+//!     Others are told why; of each user, one is said in the log.
 //! D2  A visitor that says nothing, or nonsense, costs one descriptor for as long as it stays; at
 //!     most `VISITORS_MAX` wait, the oldest leaves first. Nobody else waits for it.
 
-use super::socket::{Credentials, Parcel, Socket};
+use super::peers::{Circle, Stranger};
+use super::socket::{Parcel, Socket};
+use crate::base::Versions;
 use crate::error::{Error, Status};
-use crate::limits::WIRE_VERSION;
+pub use crate::fabric::greeting::{Kind, compare_configs};
+use crate::fabric::greeting::{Speech, compare_versions, parts, refusal};
+use crate::log_sink::{Level, say};
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 const VISITORS_MAX: usize = 64;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// One of the first members.
-    Join,
-    /// Somebody who wants to be joined to a group that runs.
-    Enter,
-    Stat,
-    Probe,
-    Welcome,
-    Refuse,
-}
-
-const KINDS: [(Kind, &str); 6] = [
-    (Kind::Join, "join"),
-    (Kind::Enter, "enter"),
-    (Kind::Stat, "stat"),
-    (Kind::Probe, "probe"),
-    (Kind::Welcome, "welcome"),
-    (Kind::Refuse, "refuse"),
-];
+/// Users whose refusal is said in the log.
+const TOLD_MAX: usize = 16;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     pub kind: Kind,
-    pub wire: u32,
+    pub versions: Versions,
+    /// The version that the group runs at; 0: it does not run yet.
+    pub wire: u16,
     pub rank: u16,
     pub pid: u32,
     /// Whether this member ever sleeps, so that peers must look whether to ring.
@@ -71,20 +60,23 @@ pub struct Hello {
 impl Hello {
     pub fn new(kind: Kind, rank: u16, parks: bool, config: &str) -> Hello {
         let pid = std::process::id();
-        let (wire, config) = (WIRE_VERSION, config.into());
-        let doors = String::new();
-        Hello { kind, wire, rank, pid, parks, incarnation: 0, doors, refusal: None, config }
+        let (versions, wire, config) = (Versions::OURS, 0, config.into());
+        let (incarnation, doors, refusal) = (0, String::new(), None);
+        Hello { kind, versions, wire, rank, pid, parks, incarnation, doors, refusal, config }
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let kind = KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or("", |(_, text)| text);
         let mut text = format!(
-            "squall {}\nkind={kind}\nrank={}\npid={}\nparks={}\n",
-            self.wire,
+            "squall {}\nkind={}\nrank={}\npid={}\nparks={}\n",
+            self.versions.text(),
+            self.kind.text(),
             self.rank,
             self.pid,
             u8::from(self.parks)
         );
+        if self.wire != 0 {
+            text.push_str(&format!("wire={}\n", self.wire));
+        }
         if self.incarnation != 0 {
             text.push_str(&format!("incarnation={}\n", self.incarnation));
         }
@@ -100,35 +92,42 @@ impl Hello {
         text.into_bytes()
     }
 
-    /// `None`: nonsense. A hello of another wire version is understood as far as this line.
+    /// `None`: nonsense. A hello whose versions are all others is understood as far as these.
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let text = std::str::from_utf8(bytes).ok()?;
         let (first, rest) = text.split_once('\n')?;
-        let wire = first.strip_prefix("squall ")?.parse().ok()?;
         let mut hello = Hello::new(Kind::Probe, u16::MAX, false, "");
-        hello.wire = wire;
-        if wire != WIRE_VERSION {
-            return Some(hello);
-        }
-        let (head, config) = rest.split_once("config:\n")?;
-        hello.config = config.into();
+        hello.versions = Versions::parse(first.strip_prefix("squall ")?)?;
+        let other = Versions::common([Versions::OURS, hello.versions]).is_none();
+        hello.clone().with(rest).or_else(|| other.then_some(hello))
+    }
+
+    /// The same with the lines after the first.
+    fn with(mut self, rest: &str) -> Option<Hello> {
+        let (head, config) = parts(rest)?;
+        self.config = config.into();
         for line in head.lines() {
             let (key, value) = line.split_once('=')?;
             match key {
-                "kind" => hello.kind = KINDS.iter().find(|(_, text)| *text == value)?.0,
-                "rank" => hello.rank = value.parse().ok()?,
-                "pid" => hello.pid = value.parse().ok()?,
-                "parks" => hello.parks = value == "1",
-                "incarnation" => hello.incarnation = value.parse().ok()?,
-                "doors" => hello.doors = value.into(),
+                "kind" => self.kind = Kind::parse(value)?,
+                "rank" => self.rank = value.parse().ok()?,
+                "pid" => self.pid = value.parse().ok()?,
+                "parks" => self.parks = value == "1",
+                "wire" => self.wire = value.parse().ok()?,
+                "incarnation" => self.incarnation = value.parse().ok()?,
+                "doors" => self.doors = value.into(),
                 "text" => {
-                    let (status, sentence) = value.split_once(' ')?;
-                    hello.refusal = Some((status.parse().ok()?, sentence.into()));
+                    let (status, sentence) = refusal(value)?;
+                    self.refusal = Some((status, sentence.into()));
                 }
                 _ => {}
             }
         }
-        Some(hello)
+        Some(self)
+    }
+
+    fn speech(&self) -> Speech {
+        Speech { versions: self.versions, wire: self.wire }
     }
 }
 
@@ -148,6 +147,9 @@ pub struct Door {
     /// `None`: closed for good.
     pub listener: Option<Socket>,
     waiting: VecDeque<Socket>,
+    circle: Circle,
+    /// Users that were refused, as far as that has been said.
+    told: Vec<u32>,
     /// Why somebody who knocked could not be let in.
     pub trouble: Option<Error>,
 }
@@ -158,8 +160,15 @@ pub fn socket_name(group: &str, rank: u16) -> String {
 }
 
 impl Door {
+    /// For processes of this user only.
     pub fn new(listener: Socket) -> Door {
-        Door { listener: Some(listener), waiting: VecDeque::new(), trouble: None }
+        Door::of(listener, Circle::own())
+    }
+
+    /// For those of that circle.
+    pub fn of(listener: Socket, circle: Circle) -> Door {
+        let (waiting, told) = (VecDeque::new(), Vec::new());
+        Door { listener: Some(listener), waiting, circle, told, trouble: None }
     }
 
     /// Nobody is answered any more, and the name is free; whoever waits hears of a hang-up.
@@ -174,7 +183,6 @@ impl Door {
         &mut self,
         mut arrived: impl FnMut(&Socket) -> Result<(), Error>,
     ) -> Vec<Visitor> {
-        let me = rustix::process::geteuid().as_raw();
         for _ in 0..VISITORS_MAX {
             let Some(listener) = &self.listener else { break };
             let accepted = listener.accept().unwrap_or_else(|trouble| {
@@ -182,8 +190,9 @@ impl Door {
                 None
             });
             let Some(socket) = accepted else { break };
-            if socket.credentials().is_none_or(|of: Credentials| of.uid != me) {
-                refuse(&socket, Status::ForeignOwner, "this group belongs to another user", "");
+            if let Err(stranger) = self.circle.admits(&socket) {
+                self.tell(&stranger);
+                refuse(&socket, Status::ForeignOwner, &stranger.is_told(), None);
                 continue;
             }
             if let Err(trouble) = arrived(&socket) {
@@ -203,19 +212,30 @@ impl Door {
                 Some(None) => {}
                 Some(Some(Parcel { bytes, descriptors, short })) => match Hello::decode(&bytes) {
                     Some(hello) => visitors.push(Visitor { socket, hello, descriptors, short }),
-                    None => refuse(&socket, Status::Invalid, "that was no hello", ""),
+                    None => refuse(&socket, Status::Invalid, "that was no hello", None),
                 },
             }
         }
         visitors
     }
+
+    fn tell(&mut self, stranger: &Stranger) {
+        if self.told.len() < TOLD_MAX && !self.told.contains(&stranger.uid) {
+            self.told.push(stranger.uid);
+            say(Level::Warning, &format!("at the door of a group, {}", stranger.is_logged()));
+        }
+    }
 }
 
-/// Says no, and why. `config`: mine, so that the other can compare. The last word: to close a
-/// connection with something unread would take the refusal back.
-pub fn refuse(socket: &Socket, status: Status, sentence: &str, config: &str) {
+/// Says no, and why. `mine`: what this process says of itself, so that the other can compare. The last
+/// word: to close a connection with something unread would take the refusal back.
+pub fn refuse(socket: &Socket, status: Status, sentence: &str, mine: Option<&Hello>) {
     socket.deafen();
-    let mut hello = Hello::new(Kind::Refuse, u16::MAX, false, config);
+    let mut hello = Hello::new(Kind::Refuse, u16::MAX, false, "");
+    if let Some(mine) = mine {
+        (hello.versions, hello.wire) = (mine.versions, mine.wire);
+        hello.config = mine.config.clone();
+    }
     hello.refusal = Some((status as i32, sentence.into()));
     socket.send(&hello.encode(), &[]);
 }
@@ -227,34 +247,8 @@ pub fn welcome(visitor: &Visitor, hello: &Hello, descriptors: &[BorrowedFd<'_>])
 
 /// Whether two members fit each other; if not, the sentence that names both values.
 pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
-    if mine.wire != theirs.wire {
-        let (mine, theirs) = (mine.wire, theirs.wire);
-        let detail = format!(
-            "{who} speaks wire version {theirs}, this library speaks {mine}: use one version of \
-             squall in all members"
-        );
-        return Err(Error::new(Status::WireVersion, detail));
-    }
+    compare_versions(mine.speech(), theirs.speech(), who)?;
     compare_configs(&mine.config, &theirs.config, who)
-}
-
-/// Whether two configurations fit each other; if not, the sentence with the first lines that differ.
-pub fn compare_configs(mine: &str, theirs: &str, who: &str) -> Result<(), Error> {
-    if mine == theirs {
-        return Ok(());
-    }
-    let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
-    let (ours, others) = (lines(mine), lines(theirs));
-    let absent = || String::from("nothing");
-    let at = (0..ours.len().max(others.len())).find(|&at| ours.get(at) != others.get(at));
-    let at = at.unwrap_or(0);
-    let ours = ours.get(at).cloned().unwrap_or_else(absent);
-    let others = others.get(at).cloned().unwrap_or_else(absent);
-    let detail = format!(
-        "the group runs with another configuration: {who} has `{others}` where this process \
-         has `{ours}`: open it with the same attributes everywhere, or choose another name"
-    );
-    Err(Error::new(Status::Mismatch, detail))
 }
 
 #[cfg(test)]
@@ -265,10 +259,12 @@ mod tests {
     fn a_hello_survives_its_text() {
         let mut hello = Hello::new(Kind::Refuse, 3, true, "members=3\nsubgroup.0=all\n");
         hello.refusal = Some((-34, "two\nlines".into()));
+        (hello.versions, hello.wire) = (Versions { min: 1, max: 2 }, 2);
         let decoded = Hello::decode(&hello.encode()).unwrap();
         assert_eq!(decoded.refusal, Some((-34, "two lines".into())));
         assert_eq!((decoded.rank, decoded.parks, decoded.kind), (3, true, Kind::Refuse));
         assert_eq!(decoded.config, hello.config);
+        assert_eq!((decoded.versions.text().as_str(), decoded.wire), ("1-2", 2));
     }
 
     #[test]
@@ -278,7 +274,9 @@ mod tests {
         {
             assert_eq!(Hello::decode(bytes), None, "{bytes:?}");
         }
-        assert_eq!(Hello::decode(b"squall 9\nwhatever").unwrap().wire, 9);
+        let later = Versions { min: 9, max: 11 };
+        assert_eq!(Hello::decode(b"squall 9-11\nwhatever").unwrap().versions, later);
+        assert_eq!(Hello::decode(b"squall 1-9\nwhatever"), None, "this can be read");
     }
 
     #[test]
@@ -299,7 +297,7 @@ mod tests {
             let visitor = Socket::connect(&name).unwrap().unwrap();
             (0..unread).for_each(|_| assert!(visitor.send(b"hello", &[])));
             let socket = listener.accept().unwrap().unwrap();
-            refuse(&socket, Status::ForeignOwner, "no", "");
+            refuse(&socket, Status::ForeignOwner, "no", None);
             assert!(!visitor.send(b"too late", &[]));
             drop(socket);
             let (bytes, _) = visitor.receive().unwrap().expect("the refusal");

@@ -200,12 +200,8 @@ impl Shm {
         let who = format!("process {}", theirs.pid);
         if let Err(differs) = door::compare(&self.hello, &theirs, &who) {
             // It hears in its own words what differs.
-            return door::refuse(
-                &visitor.socket,
-                differs.status,
-                &differs.detail,
-                &self.hello.config,
-            );
+            let (status, sentence) = (differs.status, &differs.detail);
+            return door::refuse(&visitor.socket, status, sentence, Some(&self.hello));
         }
         let open = match showroom.admits {
             Admission::All => true,
@@ -214,7 +210,7 @@ impl Shm {
         };
         let refuse = |sentence: &str| {
             let status = Status::NotComplete;
-            door::refuse(&visitor.socket, status, sentence, &self.hello.config);
+            door::refuse(&visitor.socket, status, sentence, Some(&self.hello));
         };
         if let Some(short) = &visitor.short {
             say(Level::Warning, &format!("{who} cannot be joined now: {short}"));
@@ -395,6 +391,10 @@ impl Exchange for Shm {
                 |theirs: &Theirs| theirs.epoch == FIRST && !peers.contains(&Some(theirs.peer));
             showroom.theirs.retain(|theirs| theirs.epoch > epoch || waits(theirs));
         }
+    }
+
+    fn speak(&mut self, wire: u16) {
+        self.hello.wire = wire;
     }
 
     fn alarm(&mut self, after_ns: u64) {

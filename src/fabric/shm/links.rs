@@ -14,7 +14,7 @@ use super::door::Hello;
 use super::exchange::{READ_MAX, Showroom};
 use super::socket::{Bell, Socket, Taken};
 use super::{Link, Shm, rest_of};
-use crate::base::Peer;
+use crate::base::{Peer, Versions};
 use crate::error::Error;
 use crate::mem::Region;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ impl Link {
         Link {
             incarnation,
             seat,
+            versions: Versions::OURS,
             doors: String::new(),
             pid,
             parks,
@@ -151,7 +152,7 @@ impl Shm {
         let block = self.block.clone(); // until it is a member
         let who = (hello.pid, hello.parks);
         let mut link = Link::new((hello.incarnation, hello.rank), who, socket, bell, block);
-        link.doors = hello.doors.clone();
+        (link.versions, link.doors) = (hello.versions, hello.doors.clone());
         self.links[free] = Some(link);
         self.moves += 1;
         Ok(Peer(free as u16))
@@ -164,6 +165,12 @@ impl Shm {
 
     pub fn doors(&self) -> &str {
         &self.hello.doors
+    }
+
+    /// What one speaks that is connected.
+    pub fn versions(&self, incarnation: u64) -> Option<Versions> {
+        let mut links = self.links.iter().flatten();
+        links.find(|link| link.incarnation == incarnation).map(|link| link.versions)
     }
 
     /// Changes when somebody comes or goes, or a view begins.

@@ -15,10 +15,13 @@ pub mod door;
 pub mod exchange;
 pub mod fork;
 mod links;
+pub mod peers;
+pub mod place;
 pub mod socket;
+mod users;
 
 use super::{Exchange, Fabric, Way};
-use crate::base::{Events, Members, Peer, Post, Posting, Rank};
+use crate::base::{Events, Members, Peer, Post, Posting, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::log_sink::{Level, say};
 use crate::mem::{Cell, Region, order};
@@ -53,6 +56,7 @@ const TOKEN_ALARM: u64 = u64::MAX - 3;
 #[derive(Debug)]
 pub struct Neighbour {
     pub rank: Rank,
+    pub versions: Versions,
     pub pid: u32,
     pub parks: bool,
     pub socket: Socket,
@@ -64,6 +68,7 @@ struct Link {
     incarnation: u64,
     /// A founder's is its rank.
     seat: u16,
+    versions: Versions,
     /// Where other hosts reach it.
     doors: String,
     pid: u32,
@@ -187,13 +192,14 @@ impl Shm {
         }
         let mut links: Vec<Option<Link>> = (0..parts.members).map(|_| None).collect();
         let mut peers = vec![None; parts.members];
-        for Neighbour { rank, pid, parks, socket, bell } in parts.neighbours {
+        for Neighbour { rank, versions, pid, parks, socket, bell } in parts.neighbours {
             watch.add(&socket, u64::from(rank.0))?;
             peers[rank.index()] = Some(rank.index());
             let block = parts.blocks[rank.index()].clone();
             let incarnation = block.cell(layout.incarnation.byte(0)).observe();
-            links[rank.index()] =
-                Some(Link::new((incarnation, rank.0), (pid, parks), socket, bell, block));
+            let mut link = Link::new((incarnation, rank.0), (pid, parks), socket, bell, block);
+            link.versions = versions;
+            links[rank.index()] = Some(link);
         }
         let parks = parts.hello.parks;
         let mut showroom = parts.memory.map(Showroom::new);
@@ -348,14 +354,14 @@ impl Shm {
                 Kind::Probe => {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
-                Kind::Join | Kind::Enter | Kind::Welcome | Kind::Refuse => {
+                Kind::Join | Kind::Enter | Kind::Stream | Kind::Welcome | Kind::Refuse => {
                     let sentence = format!(
                         "the group is complete; rank {} is open in process {}: wait for its end, or \
                          choose another name",
                         self.hello.rank, self.hello.pid
                     );
                     let status = Status::InUse;
-                    door::refuse(&visitor.socket, status, &sentence, &self.hello.config);
+                    door::refuse(&visitor.socket, status, &sentence, Some(&self.hello));
                 }
             }
         }
@@ -490,7 +496,8 @@ mod tests {
         };
         let layout = Layout::new(&[shape]);
         let (rank, bell) = (Rank(1), Bell::new().unwrap());
-        let neighbour = Neighbour { rank, pid: 1, parks: true, socket, bell };
+        let versions = Versions::OURS;
+        let neighbour = Neighbour { rank, versions, pid: 1, parks: true, socket, bell };
         let parts = Parts {
             me: Rank(0),
             members: 2,

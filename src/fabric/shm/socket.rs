@@ -2,10 +2,12 @@
 //! Unix sockets that carry descriptors, one message at a time, under a name that leaves no trace.
 //!
 //! The names are abstract: nothing of them is in the file system, and they vanish with their owner
-//! however it ends. A hang-up of a connection means that the process at its other end is gone (or
+//! however it ends. (`place` has others, that are files.) A hang-up of a connection means that the process at its other end is gone (or
 //! has closed it); no process number can be reused in between. Forked children hold neither (`fork`).
 
 use super::fork::Unshared;
+use super::place::SocketFile;
+use super::users;
 use crate::error::{Error, Status};
 use crate::mem::errno::{self, Whose, shortage};
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -23,7 +25,7 @@ use rustix::time::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Descriptors that one message carries at the most: table, bell and a ring per subgroup.
 pub const DESCRIPTORS_MAX: usize = crate::limits::SUBGROUPS_MAX + 8;
@@ -43,16 +45,23 @@ pub fn stream_pair() -> Result<(Unshared, Unshared), Error> {
     made.map_err(|cause| system("cannot make a stream for a state transfer", cause))
 }
 
-/// One end of a connection, or a listener.
+/// One end of a connection, or a listener; and what it is in the file system, if it is.
 #[derive(Debug)]
-pub struct Socket(Unshared);
+pub struct Socket(Unshared, Option<SocketFile>);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.1 = None; // while it still listens: nobody takes the name meanwhile
+    }
+}
 
 /// Who is at the other end, as the kernel says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Credentials {
-    /// 0: a process that this one cannot see (another container).
+    /// 0: of a process namespace that is not seen from here.
     pub pid: u32,
     pub uid: u32,
+    pub gid: u32,
 }
 
 impl AsFd for Socket {
@@ -61,10 +70,9 @@ impl AsFd for Socket {
     }
 }
 
-fn new_socket() -> Result<Unshared, Error> {
+fn unconnected() -> Result<Unshared, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Unshared::make(|| socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None))
-        .map_err(|cause| system("cannot make a Unix socket", cause))
 }
 
 fn address(name: &str) -> Result<SocketAddrUnix, Error> {
@@ -106,24 +114,39 @@ pub enum Taken {
 impl Socket {
     /// Listens under `name`; `Ok(None)` if somebody else does.
     pub fn listen(name: &str) -> Result<Option<Socket>, Error> {
-        let socket = new_socket()?;
-        match bind(&socket, &address(name)?) {
+        Socket::listen_at(&address(name)?, || Ok(None))
+            .map_err(|cause| system("cannot take the group's name", cause))
+    }
+
+    /// The same at an address; `made` is done before anybody can call.
+    pub(super) fn listen_at(
+        address: &SocketAddrUnix,
+        made: impl FnOnce() -> Result<Option<SocketFile>, Errno>,
+    ) -> Result<Option<Socket>, Errno> {
+        let socket = unconnected()?;
+        match bind(&socket, address) {
             Ok(()) => {}
             Err(Errno::ADDRINUSE) => return Ok(None),
-            Err(cause) => return Err(system("cannot take the group's name", cause)),
+            Err(cause) => return Err(cause),
         }
-        listen(&socket, 64).map_err(|cause| system("cannot listen", cause))?;
-        Ok(Some(Socket(socket)))
+        let socket = Socket(socket, made()?);
+        listen(&socket, 64)?;
+        Ok(Some(socket))
     }
 
     /// Connects to who listens under `name`; `Ok(None)` if nobody does (or its queue is full).
     pub fn connect(name: &str) -> Result<Option<Socket>, Error> {
-        let socket = new_socket()?;
-        match connect(&socket, &address(name)?) {
-            Ok(()) => Ok(Some(Socket(socket))),
+        match Socket::connect_at(&address(name)?) {
+            Ok(socket) => Ok(Some(socket)),
             Err(Errno::CONNREFUSED | Errno::AGAIN | Errno::NOENT) => Ok(None),
             Err(cause) => Err(system("cannot connect to a member", cause)),
         }
+    }
+
+    pub(super) fn connect_at(address: &SocketAddrUnix) -> Result<Socket, Errno> {
+        let socket = unconnected()?;
+        connect(&socket, address)?;
+        Ok(Socket(socket, None))
     }
 
     /// The next one who knocks, if any. An error: somebody knocks and cannot be let in, as when this
@@ -131,26 +154,20 @@ impl Socket {
     pub fn accept(&self) -> Result<Option<Socket>, Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match Unshared::make(|| accept_with(&self.0, flags)) {
-            Ok(socket) => Ok(Some(Socket(socket))),
+            Ok(socket) => Ok(Some(Socket(socket, None))),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(cause) => Err(system("cannot meet others", cause)),
         }
     }
 
     pub fn credentials(&self) -> Option<Credentials> {
-        // Not by rustix: its type for this says that a pid is never 0, and that of a process in
-        // another pid namespace is.
-        let mut got = libc::ucred { pid: 0, uid: 0, gid: 0 };
-        let bytes = size_of::<libc::ucred>();
-        let mut len = bytes as libc::socklen_t;
-        let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
-        let descriptor = self.0.as_fd().as_raw_fd();
-        let place = (&raw mut got).cast();
-        // SAFETY: the descriptor is borrowed; `got` and `len` live on this stack, `len` is the size of
-        // `got`, and any bytes are a `ucred`.
-        let failed = unsafe { libc::getsockopt(descriptor, level, name, place, &mut len) };
-        let told = failed == 0 && len as usize == bytes;
-        told.then_some(Credentials { pid: got.pid as u32, uid: got.uid })
+        let libc::ucred { pid, uid, gid } = users::credentials_of(self.as_fd())?;
+        Some(Credentials { pid: pid as u32, uid, gid })
+    }
+
+    /// Its further groups.
+    pub fn groups(&self) -> Vec<u32> {
+        users::groups_of(self.as_fd())
     }
 
     /// Takes nothing more in, and drops what has come. What is sent from now on arrives, even if
@@ -458,7 +475,7 @@ pub mod tests {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        let of = |end| Socket(Unshared::make(|| Ok(end)).unwrap());
+        let of = |end| Socket(Unshared::make(|| Ok(end)).unwrap(), None);
         (of(one), of(other))
     }
 

@@ -4,6 +4,10 @@
 //! Works while some are down: an address at which nobody is, or is not what was looked for, is
 //! passed over, and its trouble is told only if no other address is better. Never waits: `step` is
 //! called again and again, by who has other things to do as well.
+//!
+//! A host that is down is found by silence only, and a name may have many such addresses. So the next
+//! one is tried beside it, `STAGGER` later; but handshakes are made one at a time, so that no member is
+//! met twice.
 
 use super::handshake::{Handshake, Progress};
 use super::hello::Hello;
@@ -21,8 +25,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long one address may take, to the welcome.
+/// How long one address may take to be connected, and to the welcome after that.
 pub const TRY: Duration = Duration::from_secs(3);
+/// How long an address that does not answer keeps the next one waiting, to the connection.
+const STAGGER: Duration = Duration::from_millis(200);
+/// Addresses that are tried at once, at the most: system calls of a step.
+const TRIED_MAX: usize = 16;
 /// Addresses that one step passes over at the most.
 const STEP_TRIES_MAX: usize = 4;
 
@@ -49,10 +57,12 @@ pub struct Call {
     /// Where calls come from: the address of an interface.
     source: Option<IpAddr>,
     each: Duration,
+    /// Those that are not connected yet, in the order of the list.
+    tried: Vec<Talk>,
+    /// When the next one is tried beside them.
+    next: Option<Instant>,
     talk: Option<Talk>,
-    /// It is not connected yet; when the address at hand was called, and how long it took until it was.
-    connecting: bool,
-    called: Option<Instant>,
+    /// How long the address that is talked with took until it was connected.
     connected: Option<Duration>,
     best: Option<Failure>,
 }
@@ -67,9 +77,9 @@ impl Call {
         hello: Hello,
         each: Duration,
     ) -> Call {
-        let left = addresses.into();
-        let (talk, called, connected, best) = (None, None, None, None);
-        Call { terms, hello, left, source, each, talk, connecting: false, called, connected, best }
+        let (left, tried, next, talk, best) = (addresses.into(), Vec::new(), None, None, None);
+        let connected = None;
+        Call { terms, hello, left, source, each, tried, next, talk, connected, best }
     }
 
     /// How long the network took to connect with the last address that could be: without the handshake,
@@ -82,23 +92,57 @@ impl Call {
     pub fn step(&mut self, now: Instant) -> Called {
         for _ in 0..STEP_TRIES_MAX {
             if self.talk.is_none() {
-                let Some(address) = self.left.pop_front() else {
-                    return Called::Failed(self.best.take().unwrap_or_else(no_address));
-                };
-                if let Err(refusal) = self.begin(address, now) {
-                    self.pass_over(refusal, address);
-                    continue;
+                self.connect(now);
+            }
+            if self.talk.is_some() {
+                match self.carry_on(now) {
+                    Ok(called) => return called,
+                    Err((refusal, address)) => self.pass_over(refusal, address),
                 }
+                continue;
             }
-            match self.carry_on(now) {
-                Ok(called) => return called,
-                Err((refusal, address)) => self.pass_over(refusal, address),
+            let due = self.next.is_none_or(|next| now >= next);
+            let may = self.tried.is_empty() || due && self.tried.len() < TRIED_MAX;
+            let Some(address) = self.left.front().copied().filter(|_| may) else { break };
+            self.left.pop_front();
+            match self.begin(address, now) {
+                Ok(talk) => {
+                    self.tried.push(talk);
+                    self.next = Some(now + STAGGER);
+                }
+                Err(refusal) => self.pass_over(refusal, address),
             }
+        }
+        if self.talk.is_none() && self.tried.is_empty() && self.left.is_empty() {
+            return Called::Failed(self.best.take().unwrap_or_else(no_address));
         }
         Called::Waits
     }
 
-    fn begin(&mut self, address: SocketAddr, now: Instant) -> Result<(), Refusal> {
+    /// Looks whether one of those that are tried is connected: that is talked with.
+    fn connect(&mut self, now: Instant) {
+        let mut at = 0;
+        while at < self.tried.len() && self.talk.is_none() {
+            let late = now >= self.tried[at].until;
+            match is_connected(&self.tried[at].socket) {
+                Ok(true) => {
+                    let mut talk = self.tried.remove(at);
+                    let called = talk.until - self.each;
+                    self.connected = Some(now.saturating_duration_since(called));
+                    talk.until = now + self.each; // others may have kept it waiting
+                    self.talk = Some(talk);
+                }
+                Ok(false) if !late => at += 1,
+                outcome => {
+                    let address = self.tried.remove(at).remote;
+                    let cause = outcome.err().unwrap_or(Errno::TIMEDOUT);
+                    self.pass_over(unreachable_there(cause), address);
+                }
+            }
+        }
+    }
+
+    fn begin(&self, address: SocketAddr, now: Instant) -> Result<Talk, Refusal> {
         let own = |error| Refusal { reason: Reason::Refused, error };
         let nonce = secret::random().map_err(own)?;
         let handshake = Handshake::call(self.terms.clone(), self.hello.clone(), nonce);
@@ -121,10 +165,7 @@ impl Call {
             Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
             Err(cause) => return Err(cannot(cause)),
         }
-        self.talk = Some(Talk::new(socket, handshake, address, now + self.each));
-        self.connecting = true;
-        (self.called, self.connected) = (Some(now), None);
-        Ok(())
+        Ok(Talk::new(socket, handshake, address, now + self.each))
     }
 
     /// `Err`: this address is none.
@@ -132,17 +173,6 @@ impl Call {
         let talk = self.talk.as_mut().expect("it has begun");
         let address = talk.remote;
         let late = now >= talk.until;
-        if self.connecting {
-            match is_connected(&talk.socket) {
-                Ok(true) => {
-                    self.connecting = false;
-                    self.connected = self.called.map(|since| now.saturating_duration_since(since));
-                }
-                Ok(false) if !late => return Ok(Called::Waits),
-                Ok(false) => return Err((unreachable_there(Errno::TIMEDOUT), address)),
-                Err(cause) => return Err((unreachable_there(cause), address)),
-            }
-        }
         match talk.step() {
             Stepped::Waits if late => {
                 let detail = format!(

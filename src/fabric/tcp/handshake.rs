@@ -35,6 +35,7 @@ use super::session::Keys;
 use super::terms::{MAGIC, NONCE_BYTES, OPENING_BYTES, Opening};
 pub use super::terms::{Reason, Refusal, Terms, Versions};
 use crate::error::{Error, Status};
+use crate::fabric::greeting::{Speech, compare_versions};
 use std::sync::Arc;
 
 /// Length and kind of a message.
@@ -268,13 +269,9 @@ impl Handshake {
             self.output.extend_from_slice(&self.mine.bytes); // a refusal is read from that
         }
         let (ours, others) = (self.terms.versions, theirs.versions);
-        if Versions::common([ours, others]).is_none() {
-            let detail = format!(
-                "it speaks {others}, this library speaks {ours}: upgrade the older one, or upgrade \
-                 member by member through versions that both speak"
-            );
-            return Err(Refusal::new(Reason::Versions, Status::WireVersion, detail));
-        }
+        let speech = |versions| Speech { versions, wire: 0 };
+        compare_versions(speech(ours), speech(others), "it")
+            .map_err(|error| Refusal { reason: Reason::Versions, error })?;
         if theirs.authenticates != self.mine.authenticates {
             return Err(self.one_trusts());
         }
@@ -358,7 +355,9 @@ impl Handshake {
 
     /// My hello, and its mark.
     fn send_hello(&mut self) {
-        let body = self.hello.as_ref().expect("what is to be said").encode();
+        let hello = self.hello.as_mut().expect("what is to be said");
+        hello.versions = self.terms.versions;
+        let body = hello.encode();
         let label = HELLOS[self.side as usize];
         let mark = match &self.terms.secret {
             Some(secret) => secret.mark(label, &self.marked([&self.asked, &body])).to_vec(),
@@ -383,6 +382,9 @@ impl Handshake {
             body = said;
         }
         let theirs = Hello::decode(body).ok_or_else(|| garbage("its hello is nonsense"))?;
+        if theirs.versions != self.theirs.as_ref().expect("it has opened").versions {
+            return Err(garbage("its hello says other versions than its opening"));
+        }
         self.proven = true;
         match self.side {
             Side::Caller => self.answered(theirs, body),
@@ -463,7 +465,8 @@ impl Handshake {
     ///
     /// Errors: `Invalid`: the hello cannot be said; nothing has happened. Panics if nobody has asked.
     pub fn welcome(&mut self, hello: &Hello) -> Result<(), Error> {
-        let welcome = Hello { kind: Kind::Welcome, refusal: None, ..hello.clone() };
+        let versions = self.terms.versions;
+        let welcome = Hello { kind: Kind::Welcome, refusal: None, versions, ..hello.clone() };
         welcome.check()?;
         let stage = std::mem::replace(&mut self.stage, Stage::Hello);
         let Stage::Asked(theirs) = stage else { panic!("nobody has asked") };

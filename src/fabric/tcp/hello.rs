@@ -10,6 +10,7 @@
 //! rank=2                (where views change: the seat)
 //! pid=4711
 //! incarnation=…         (0: a process that is no member)
+//! speaks=1-2            (the wire versions; the same as in the opening)
 //! wire=0                (the version that the group runs at, if it runs)
 //! host=NAME             (for sentences)
 //! addresses=H:P,[H]:P   (where its door is, for those that it will be made known to)
@@ -24,8 +25,10 @@
 //!     may stand in a sentence of the log.
 
 use super::address::{self, Address};
+use crate::base::Versions;
 use crate::error::{Error, Status};
-use crate::fabric::shm::door::compare_configs;
+pub use crate::fabric::greeting::Kind;
+use crate::fabric::greeting::{self, Speech, compare_configs, compare_versions};
 use crate::limits::NAME_BYTES_MAX;
 use std::net::SocketAddr;
 
@@ -40,30 +43,6 @@ const HOST_BYTES_MAX: usize = 255;
 /// Bytes of a refusal's sentence; more are cut off.
 const SENTENCE_BYTES_MAX: usize = 4096;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// One of the first members.
-    Join,
-    /// Somebody who wants to be joined to a group that runs.
-    Enter,
-    Stat,
-    Probe,
-    /// A state transfer's connection.
-    Stream,
-    Welcome,
-    Refuse,
-}
-
-const KINDS: [(Kind, &str); 7] = [
-    (Kind::Join, "join"),
-    (Kind::Enter, "enter"),
-    (Kind::Stat, "stat"),
-    (Kind::Probe, "probe"),
-    (Kind::Stream, "stream"),
-    (Kind::Welcome, "welcome"),
-    (Kind::Refuse, "refuse"),
-];
-
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     pub kind: Kind,
@@ -72,6 +51,8 @@ pub struct Hello {
     pub pid: u32,
     /// 0: none, it is no member and does not want to be.
     pub incarnation: u64,
+    /// The wire versions that it speaks. What is sent in a handshake says those of its `Terms`.
+    pub versions: Versions,
     /// The wire version that the group runs at; 0: it does not run yet.
     pub wire: u16,
     /// The host's name, for people.
@@ -96,6 +77,7 @@ impl Hello {
             rank,
             pid: std::process::id(),
             incarnation,
+            versions: Versions::OURS,
             wire: 0,
             host,
             addresses: Vec::new(),
@@ -120,14 +102,16 @@ impl Hello {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let kind = KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or("", |(_, text)| text);
         let addresses: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
         let mut text = format!(
-            "kind={kind}\ngroup={}\nrank={}\npid={}\nincarnation={}\nwire={}\nhost={}\naddresses={}\n",
+            "kind={}\ngroup={}\nrank={}\npid={}\nincarnation={}\nspeaks={}\nwire={}\nhost={}\n\
+             addresses={}\n",
+            self.kind.text(),
             self.group,
             self.rank,
             self.pid,
             self.incarnation,
+            self.versions.text(),
             self.wire,
             self.host,
             addresses.join(",")
@@ -167,22 +151,20 @@ impl Hello {
         if text.chars().any(|c| c.is_control() && c != '\n') {
             return None; // O1
         }
-        // At the beginning of a line: a value may end like that.
-        let (head, config) = match text.strip_prefix("config:\n") {
-            Some(config) => ("", config),
-            None => text.split_once("\nconfig:\n")?,
-        };
+        let (head, config) = greeting::parts(text)?;
         let (mut kind, mut group, mut refusal) = (None, None, None);
         let (mut rank, mut pid, mut incarnation, mut wire) = (None, None, None, None);
-        let (mut host, mut addresses, mut more) = (None, None, Vec::new());
+        let (mut versions, mut host) = (None, None);
+        let (mut addresses, mut more) = (None, Vec::new());
         for line in head.lines() {
             let (key, value) = line.split_once('=')?;
             let twice = match key {
-                "kind" => kind.replace(KINDS.iter().find(|(_, text)| *text == value)?.0).is_some(),
+                "kind" => kind.replace(Kind::parse(value)?).is_some(),
                 "group" => group.replace(name(value)?).is_some(),
                 "rank" => rank.replace(value.parse().ok()?).is_some(),
                 "pid" => pid.replace(value.parse().ok()?).is_some(),
                 "incarnation" => incarnation.replace(value.parse().ok()?).is_some(),
+                "speaks" => versions.replace(Versions::parse(value)?).is_some(),
                 "wire" => wire.replace(value.parse().ok()?).is_some(),
                 "host" => host.replace(bounded(value, HOST_BYTES_MAX)?).is_some(),
                 "addresses" => addresses.replace(door_addresses(value)?).is_some(),
@@ -203,6 +185,7 @@ impl Hello {
             rank: rank?,
             pid: pid?,
             incarnation: incarnation.unwrap_or(0),
+            versions: versions.unwrap_or(Versions::OURS),
             wire: wire.unwrap_or(0),
             host: host.unwrap_or_default(),
             addresses: addresses.unwrap_or_default(),
@@ -233,8 +216,8 @@ fn door_addresses(value: &str) -> Option<Vec<Address>> {
 }
 
 fn reason(value: &str) -> Option<(i32, String)> {
-    let (status, sentence) = value.split_once(' ')?;
-    Some((status.parse().ok()?, bounded(sentence, SENTENCE_BYTES_MAX)?))
+    let (status, sentence) = greeting::refusal(value)?;
+    Some((status, bounded(sentence, SENTENCE_BYTES_MAX)?))
 }
 
 /// The text without control characters, and no longer than that.
@@ -247,10 +230,11 @@ fn plain(text: &str, most: usize) -> String {
     plain
 }
 
-/// Whether two members fit each other; if not, the sentence that names both values. Their wire
-/// versions were compared when they met.
+/// Whether two members fit each other; if not, the sentence that names both values.
 pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
     same_group(&mine.group, theirs, who)?;
+    let speech = |of: &Hello| Speech { versions: of.versions, wire: of.wire };
+    compare_versions(speech(mine), speech(theirs), who)?;
     compare_configs(&mine.config, &theirs.config, who)
 }
 

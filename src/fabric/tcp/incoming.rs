@@ -7,10 +7,13 @@
 //!
 //! I1  The buffer is of a fixed size, and holds the longest frame, or the longest sealed record.
 //! I2  A poll reads a bounded number of bytes; what is left keeps the descriptor readable.
+//! I3  While a frame is put off for want of memory (`mirror`, M4), nothing more is read.
 
 use super::mirror::Mirror;
 use super::seal::Sealer;
 use super::wire::{Flaw, HEADER_BYTES, Parser, SAY_BYTES_MAX, SEALED_BYTES_MAX, TAG_BYTES, length};
+use crate::error::Error;
+use crate::mem::bytes::zeroed;
 use crate::mem::stream::receive;
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
@@ -39,21 +42,31 @@ pub struct Incoming {
     upto: usize,
     parser: Parser,
     opener: Option<Sealer>,
+    /// Bytes of frames that were verified and have not been taken, at `from`.
+    verified: usize,
 }
 
 impl Incoming {
     /// `before`: bytes of the stream that have been read already.
-    pub fn new(opener: Option<Sealer>, before: &[u8]) -> Incoming {
+    pub fn new(opener: Option<Sealer>, before: &[u8]) -> Result<Incoming, Error> {
         assert!(before.len() <= BUFFER_BYTES);
-        let mut buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
+        let mut buffer = zeroed(BUFFER_BYTES)?;
         buffer[..before.len()].copy_from_slice(before);
         let parser = Parser::default();
-        Incoming { buffer, from: 0, upto: before.len(), parser, opener }
+        Ok(Incoming { buffer, from: 0, upto: before.len(), parser, opener, verified: 0 })
     }
 
     /// Lands what is there.
     #[inline]
     pub fn poll(&mut self, socket: BorrowedFd<'_>, mirror: &mut Mirror) -> Result<(), Over> {
+        if let Some(due) = mirror.waits() {
+            if due {
+                self.take(mirror).map_err(Over::Flaw)?;
+            }
+            if mirror.waits().is_some() {
+                return Ok(()); // I3
+            }
+        }
         let mut bytes = 0;
         while bytes < POLL_BYTES {
             let ring = match self.parser.pending() {
@@ -76,8 +89,8 @@ impl Incoming {
             self.parser.landed(landed as u32);
             self.upto += got - landed;
             self.take(mirror).map_err(Over::Flaw)?;
-            if got < direct + room {
-                return Ok(()); // that was all
+            if got < direct + room || mirror.waits().is_some() {
+                return Ok(()); // that was all, or I3
             }
             bytes += got;
         }
@@ -97,7 +110,19 @@ impl Incoming {
     fn take_sealed(&mut self, mirror: &mut Mirror) -> Result<(), Flaw> {
         let Some(opener) = &mut self.opener else { return Ok(()) };
         let mut wanted = HEADER_BYTES;
-        while self.upto - self.from >= HEADER_BYTES {
+        loop {
+            if self.verified > 0 {
+                let frames = &self.buffer[self.from..self.from + self.verified];
+                let taken = self.parser.record(frames, mirror)?;
+                (self.from, self.verified) = (self.from + taken, self.verified - taken);
+                if self.verified > 0 {
+                    break; // I3
+                }
+                self.from += TAG_BYTES;
+            }
+            if self.upto - self.from < HEADER_BYTES {
+                break;
+            }
             let here = &mut self.buffer[self.from..self.upto];
             let (header, rest) = here.split_at_mut(HEADER_BYTES);
             let header = header.first_chunk().expect("split there");
@@ -108,8 +133,8 @@ impl Incoming {
             wanted = HEADER_BYTES + bytes as usize;
             let Some(sealed) = rest.get_mut(..bytes as usize) else { break };
             let frames = opener.open(header, sealed).ok_or(Flaw::Forged)?;
-            self.parser.record(frames, mirror)?;
-            self.from += wanted;
+            self.verified = frames.len();
+            self.from += if frames.is_empty() { wanted } else { HEADER_BYTES };
             wanted = HEADER_BYTES;
         }
         self.make_room(wanted);

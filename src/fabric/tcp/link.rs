@@ -6,6 +6,10 @@
 //!     N1): a write that fails only ends the writing.
 //! L2  A socket that is closed here says so to the peer as soon as what waits has gone (`part`), and is
 //!     kept for a while: closed at once, it would take what is on its way along.
+//! L3  Silence ends no connection of a member's (F5): one whose callback takes long may read nothing for
+//!     minutes. A path on which nothing is sent is tried by the kernel now and then, and given up when
+//!     nobody answers (`IDLE`): so who dies with its host before it is a member takes no memory for
+//!     ever. What is closed here is held for a dead path for `CLOSED_MS` more, not for minutes.
 
 use super::incoming::{Incoming, Over};
 use super::mirror::{Measures, Mirror};
@@ -28,6 +32,13 @@ use std::time::{Duration, Instant};
 const UNSENT_BYTES: u32 = 1 << 20;
 /// How long a connection that is closed here is kept for the peer to take what is on its way.
 const PARTING: Duration = Duration::from_millis(500);
+/// How long the kernel waits for any answer to what it sends after that, in milliseconds.
+const CLOSED_MS: u32 = 3_000;
+/// After so long without a word the kernel asks whether the other host is there, so often, at such
+/// intervals (L3).
+const IDLE: Duration = Duration::from_secs(30);
+const IDLE_AGAIN: Duration = Duration::from_secs(10);
+const IDLE_TRIES: u32 = 6;
 /// What such a peer still says is dropped, so much in a look.
 const DROPPED_BYTES: usize = 64 << 10;
 
@@ -83,7 +94,11 @@ pub struct Link {
 impl Link {
     pub fn new(channel: Channel, measures: Arc<Measures>) -> Result<Link, Error> {
         let Channel { socket, incarnation, keys, before } = channel;
-        let set = sockopt::set_tcp_nodelay(&socket, true);
+        let set = sockopt::set_tcp_nodelay(&socket, true)
+            .and_then(|()| sockopt::set_tcp_keepidle(&socket, IDLE))
+            .and_then(|()| sockopt::set_tcp_keepintvl(&socket, IDLE_AGAIN))
+            .and_then(|()| sockopt::set_tcp_keepcnt(&socket, IDLE_TRIES))
+            .and_then(|()| sockopt::set_socket_keepalive(&socket, true));
         set.map_err(|cause| system("cannot set up a connection", cause))?;
         limit_unsent(socket.as_fd(), UNSENT_BYTES);
         let [opener, sealer] = match &keys {
@@ -95,8 +110,8 @@ impl Link {
             incarnation,
             remote: remote.and_then(|remote| SocketAddr::try_from(remote).ok()),
             socket: Some(socket),
-            incoming: Incoming::new(opener, &before),
-            outgoing: Outgoing::new(sealer),
+            incoming: Incoming::new(opener, &before)?,
+            outgoing: Outgoing::new(sealer)?,
             mirror: Mirror::new(measures),
             deaf: false,
             last: false,
@@ -183,6 +198,7 @@ impl Link {
     pub fn close(&mut self) -> Option<Parting> {
         self.outgoing.forget();
         let socket = self.socket.take()?;
+        let _ = sockopt::set_tcp_user_timeout(&socket, CLOSED_MS);
         let _ = shutdown(&socket, Shutdown::Write);
         Some(Parting { socket, until: Instant::now() + PARTING })
     }

@@ -30,6 +30,7 @@ use super::handshake::Terms;
 use super::hello::{Hello, Kind, compare, same_group};
 use super::page;
 use super::session::Session;
+use super::terms::NEAR;
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
@@ -102,6 +103,8 @@ pub struct Parts {
     pub source: Option<IpAddr>,
     /// This member's statistics, for whoever holds the secret.
     pub page: Option<Arc<Region>>,
+    /// Where members on this host meet otherwise: its name among such places.
+    pub place: String,
 }
 
 /// A new connection.
@@ -113,8 +116,8 @@ pub enum New {
 
 impl Lobby {
     pub fn new(parts: Parts) -> Lobby {
-        let Parts { terms, mut hello, door, others_only, source, page } = parts;
-        let host = this_host();
+        let Parts { terms, mut hello, door, others_only, source, page, place } = parts;
+        let host = this_host(&place);
         hello.more.push((HOST.into(), host.clone()));
         let joins = hello.kind == Kind::Enter;
         let (goals, abouts, told) = (Vec::new(), Vec::new(), Vec::new());
@@ -178,6 +181,11 @@ impl Lobby {
     /// What no further call can mend: another configuration.
     pub fn fatal(&self) -> Option<&Error> {
         self.fatal.as_ref()
+    }
+
+    /// The group runs at that wire version: who does not speak it is refused.
+    pub fn runs_at(&mut self, wire: u16) {
+        self.hello.wire = wire;
     }
 
     pub fn abouts(&self) -> &[About] {
@@ -288,7 +296,9 @@ impl Lobby {
             Called::Failed(failure) => {
                 (goal.call, goal.next) = (None, now + CALL_AGAIN);
                 let error = failure.refusal.error;
-                if matches!(error.status, Status::Mismatch | Status::WireVersion) {
+                // What this process lacks others would wait for, were it joined.
+                let lacks = matches!(error.status, Status::Limit | Status::NoMemory);
+                if lacks || matches!(error.status, Status::Mismatch | Status::WireVersion) {
                     self.fatal.get_or_insert(error.clone());
                 }
                 self.trouble = Some(error);
@@ -361,7 +371,7 @@ impl Lobby {
             return refuse(Status::InUse, "this process is connected already"); // Y2
         }
         if self.others_only && host_of(theirs) == self.host {
-            return refuse(Status::InUse, "members on one host meet over shared memory"); // Y3
+            return refuse(Status::InUse, NEAR); // Y3
         }
         match (meets, theirs.kind, self.hello.kind) {
             (Admission::All, Kind::Enter, _) => Ok(()),
@@ -444,6 +454,7 @@ impl Lobby {
                 incarnation: of.incarnation,
                 seat: of.seat,
                 is_member: of.is_member,
+                versions: None,
                 host: self.host.clone(),
                 addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
                 ip: None,

@@ -8,16 +8,22 @@
 //!     them. Bytes of rings are read by the thread that lands them only.
 //! M3  Memory of an epoch is here until the peer has entered it and I have; and then as long as
 //!     somebody reads it (N2).
+//! M4  Memory that cannot be had is a shortage of mine (N3): it is asked for again when the driver wants
+//!     it, and once its peer enters now and then: until it is there, nothing more of that peer lands.
+//! M5  Who has entered an epoch beats in that, and is seen to beat in the one before by me who am still
+//!     in it.
 //!
 //! Cost: a bounds check per frame; memory and its pages when a peer shows it.
 
 use super::wire::{Flaw, Sink, Span, first_u64};
 use crate::base::Epoch;
+use crate::error::Error;
 use crate::fabric::{Memory, Shown, Sizes};
 use crate::mem::{Extent, Region};
 use crate::sst::layout::{Layout, Shape};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Epochs that a peer may have shown and not entered: it is one view ahead, and has shown the next.
 const AHEAD_MAX: usize = 4;
@@ -25,12 +31,15 @@ const AHEAD_MAX: usize = 4;
 const HEARD_MAX: usize = 256;
 const HEARD_BYTES_MAX: usize = 4 << 20;
 
-const PAGE_BYTES: usize = 4096;
+/// Between two tries to get memory for what waits for it.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// How large the memory of any member is, in any view.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Measures {
     pub block_bytes: usize,
+    /// The byte of the word that says "I live".
+    pub beat_at: usize,
     /// By subgroup.
     pub rings: Vec<RingMeasures>,
 }
@@ -47,7 +56,8 @@ impl Measures {
         let ring =
             |shape: &Shape| RingMeasures { lanes: shape.lanes, lane_bytes: shape.lane().bytes };
         let rings = layout.shapes.iter().map(ring).collect();
-        Measures { block_bytes: layout.control_bytes, rings }
+        let beat_at = layout.beat.byte(0);
+        Measures { block_bytes: layout.control_bytes, beat_at, rings }
     }
 }
 
@@ -63,11 +73,15 @@ impl RingMeasures {
     }
 }
 
-/// Zeroed memory whose pages are there: none is to be faulted in when messages come.
-pub fn made(bytes: usize) -> Arc<Region> {
-    let region = Region::heap(bytes);
-    (0..region.size()).step_by(PAGE_BYTES).for_each(|at| region.cell(at).prepare(0));
-    Arc::new(region)
+/// Zeroed memory whose pages are there: none is to be faulted in when messages come. An error is a
+/// shortage of this process.
+pub fn made(bytes: usize) -> Result<Arc<Region>, Error> {
+    #[cfg(test)]
+    match LEFT.get() {
+        0 => return Err(Error::new(crate::error::Status::NoMemory, "a test's")),
+        left => LEFT.set(left - 1),
+    }
+    Region::pages(bytes).map(Arc::new)
 }
 
 /// All of a region, by the byte.
@@ -79,13 +93,51 @@ pub fn extent(region: &Arc<Region>) -> Extent {
 struct Theirs {
     /// 0: the first one it will be in.
     epoch: Epoch,
-    memory: Memory,
+    /// By subgroup: whether it has shown a ring.
+    rings: Vec<bool>,
+    /// What of it is here (M4).
+    block: Option<Arc<Region>>,
+    made: Vec<Option<Arc<Region>>>,
+    /// Words of a block that is not, by their bytes: fewer than it has.
+    early: BTreeMap<u32, u64>,
+}
+
+impl Theirs {
+    fn new(epoch: Epoch, subgroups: usize) -> Theirs {
+        let (block, made, early) = (None, vec![None; subgroups], BTreeMap::new());
+        Theirs { epoch, rings: vec![false; subgroups], block, made, early }
+    }
+
+    /// Gets what is missing of it.
+    fn make(&mut self, measures: &Measures) -> Result<&Arc<Region>, Error> {
+        if self.block.is_none() {
+            let block = made(measures.block_bytes)?;
+            let early = std::mem::take(&mut self.early);
+            early.into_iter().for_each(|(at, word)| block.cell(at as usize).publish(word));
+            self.block = Some(block);
+        }
+        for (at, measures) in measures.rings.iter().enumerate() {
+            if self.rings[at] && self.made[at].is_none() {
+                self.made[at] = Some(made(measures.bytes())?);
+            }
+        }
+        Ok(self.block.as_ref().expect("it is made"))
+    }
+
+    fn land(&mut self, at: u32, words: &[u8]) {
+        match &self.block {
+            Some(block) => land(block, at, words),
+            None => self.early.extend((at..).step_by(8).zip(words.chunks_exact(8).map(first_u64))),
+        }
+    }
 }
 
 /// Where frames land now.
 struct Landing {
     block: Arc<Region>,
     rings: Vec<Option<Extent>>,
+    /// That of the epoch before, while I am in it (M5).
+    before: Option<Arc<Region>>,
 }
 
 pub struct Mirror {
@@ -95,6 +147,8 @@ pub struct Mirror {
     /// The last epoch that the peer has entered, and that I have with this peer.
     entered: Epoch,
     used: Epoch,
+    /// What comes next waits for memory until then (M4).
+    again: Option<Instant>,
     pub heard: VecDeque<Vec<u8>>,
     heard_bytes: usize,
 }
@@ -103,28 +157,53 @@ impl Mirror {
     pub fn new(measures: Arc<Measures>) -> Mirror {
         let (theirs, heard) = (Vec::new(), VecDeque::new());
         let (entered, used) = (Epoch(0), Epoch(0));
-        Mirror { measures, theirs, landing: None, entered, used, heard, heard_bytes: 0 }
+        let (landing, again) = (None, None);
+        Mirror { measures, theirs, landing, entered, used, again, heard, heard_bytes: 0 }
     }
 
-    /// What has been shown of an epoch, if it is all that is wanted.
-    pub fn shown(&self, epoch: Epoch, sizes: &Sizes) -> Option<Shown> {
-        let theirs = self.theirs.iter().find(|theirs| theirs.epoch == epoch)?;
+    /// What has been shown of an epoch, if it is all that is wanted. An error: there is no memory for it
+    /// here (M4).
+    pub fn shown(&mut self, epoch: Epoch, sizes: &Sizes) -> Result<Option<Shown>, Error> {
+        let Some(theirs) = self.theirs.iter_mut().find(|theirs| theirs.epoch == epoch) else {
+            return Ok(None);
+        };
+        let mut wanted = sizes.rings.iter().zip(0..).filter_map(|(ring, at)| ring.map(|_| at));
+        if !wanted.all(|at: usize| theirs.rings.get(at).is_some_and(|shown| *shown)) {
+            return Ok(None);
+        }
+        let block = theirs.make(&self.measures)?.clone();
+        let mut fits = block.size() >= sizes.block;
         let mut rings = vec![None; sizes.rings.len()];
-        let mut fits = theirs.memory.block.size() >= sizes.block;
         for (at, wanted) in sizes.rings.iter().enumerate() {
             let Some(bytes) = wanted else { continue };
-            let ring = theirs.memory.rings.get(at)?.clone()?;
+            let ring = theirs.made[at].as_ref().expect("all that was shown is made");
             fits &= ring.size() >= *bytes;
-            rings[at] = Some(ring);
+            rings[at] = Some(ring.clone());
         }
-        let memory = Memory { block: theirs.memory.block.clone(), rings };
-        Some(if fits { Shown::Memory(memory) } else { Shown::Never })
+        Ok(Some(if fits { Shown::Memory(Memory { block, rings }) } else { Shown::Never }))
+    }
+
+    /// Whether what came last waits for memory, and is to be tried again now (M4).
+    pub fn waits(&self) -> Option<bool> {
+        self.again.map(|at| Instant::now() >= at)
     }
 
     /// I have entered a view with this peer.
     pub fn use_epoch(&mut self, epoch: Epoch) {
         self.used = epoch;
+        if let Some(landing) = self.landing.as_mut().filter(|_| epoch >= self.entered) {
+            landing.before = None;
+        }
         self.prune();
+    }
+
+    /// What the peer shows of an epoch that is to come. What it has shown as its first one it may have
+    /// a name for by now.
+    fn to_come(&mut self, epoch: Epoch) -> Option<&mut Theirs> {
+        let at = |epoch: Epoch| self.theirs.iter().position(|theirs| theirs.epoch == epoch);
+        let first = || at(Epoch(0)).filter(|_| self.entered == Epoch(0));
+        let at = at(epoch).or_else(first).filter(|_| epoch > self.entered)?;
+        Some(&mut self.theirs[at])
     }
 
     /// M3
@@ -161,8 +240,11 @@ impl Sink for Mirror {
         if at % 8 != 0 || words.is_empty() || end > self.measures.block_bytes {
             return Err(Flaw::Words { at, count: (words.len() / 8) as u8 });
         }
-        for (place, word) in (at as usize..).step_by(8).zip(words.chunks_exact(8)) {
-            landing.block.cell(place).publish(first_u64(word)); // M2
+        land(&landing.block, at, words);
+        if let Some(before) =
+            landing.before.as_ref().filter(|_| at as usize == self.measures.beat_at)
+        {
+            before.cell(at as usize).raise(first_u64(words)); // M5
         }
         Ok(())
     }
@@ -195,32 +277,42 @@ impl Sink for Mirror {
                 if ahead.count() >= AHEAD_MAX {
                     return Err(flaw);
                 }
-                let block = made(self.measures.block_bytes);
-                let rings = vec![None; self.measures.rings.len()];
-                self.theirs.push(Theirs { epoch, memory: Memory { block, rings } });
+                self.theirs.push(Theirs::new(epoch, self.measures.rings.len()));
                 self.theirs.len() - 1
             }
         };
         for subgroup in subgroups.chunks_exact(8).map(first_u64) {
             let subgroup = usize::try_from(subgroup).map_err(|_| flaw)?;
-            let measures = self.measures.rings.get(subgroup).ok_or(flaw)?;
-            let ring = &mut self.theirs[at].memory.rings[subgroup];
-            if ring.is_none() {
-                *ring = Some(made(measures.bytes()));
-            }
+            *self.theirs[at].rings.get_mut(subgroup).ok_or(flaw)? = true;
         }
+        let _ = self.theirs[at].make(&self.measures); // else when it is needed (M4)
         Ok(())
     }
 
-    fn enter(&mut self, epoch: Epoch) -> Result<(), Flaw> {
-        let of = |epoch: Epoch| self.theirs.iter().find(|theirs| theirs.epoch == epoch);
-        let first = || of(Epoch(0)).filter(|_| self.entered == Epoch(0));
-        let theirs = of(epoch).or_else(first).filter(|_| epoch > self.entered);
-        let Memory { block, rings } = &theirs.ok_or(Flaw::Enter { epoch: epoch.0 })?.memory;
-        let rings = rings.iter().map(|ring| ring.as_ref().map(extent)).collect();
-        self.landing = Some(Landing { block: block.clone(), rings });
+    fn enter(&mut self, epoch: Epoch) -> Result<bool, Flaw> {
+        let measures = self.measures.clone();
+        let theirs = self.to_come(epoch).ok_or(Flaw::Enter { epoch: epoch.0 })?;
+        let Ok(block) = theirs.make(&measures).cloned() else {
+            self.again = Some(Instant::now() + AGAIN);
+            return Ok(false);
+        };
+        let rings = theirs.made.iter().map(|ring| ring.as_ref().map(extent)).collect();
+        self.again = None;
+        let behind = self.used < epoch;
+        let before = self.landing.take().map(|landing| landing.block).filter(|_| behind);
+        self.landing = Some(Landing { block, rings, before });
         self.entered = epoch;
         self.prune();
+        Ok(true)
+    }
+
+    fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<(), Flaw> {
+        let flaw = Flaw::Ahead { epoch: epoch.0, at, count: (words.len() / 8) as u8 };
+        let end = at as usize + words.len();
+        if at % 8 != 0 || words.is_empty() || end > self.measures.block_bytes {
+            return Err(flaw);
+        }
+        self.to_come(epoch).ok_or(flaw)?.land(at, words);
         Ok(())
     }
 
@@ -232,4 +324,28 @@ impl Sink for Mirror {
         }
         Ok(())
     }
+}
+
+/// M2
+#[inline]
+fn land(block: &Region, at: u32, words: &[u8]) {
+    for (place, word) in (at as usize..).step_by(8).zip(words.chunks_exact(8)) {
+        block.cell(place).publish(first_u64(word));
+    }
+}
+
+#[cfg(test)]
+impl Mirror {
+    /// Of epochs that are not entered.
+    pub(super) fn forget_memory(&mut self) {
+        for theirs in self.theirs.iter_mut().filter(|theirs| theirs.epoch > self.entered) {
+            (theirs.block, theirs.made) = (None, vec![None; theirs.made.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Regions that this thread may still make.
+    pub(super) static LEFT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
 }

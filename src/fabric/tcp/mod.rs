@@ -2,15 +2,16 @@
 //! Members on other hosts: one connection per pair of incarnations, and a mirror on the heap for each
 //! peer and epoch, into which its posts land when this member polls.
 //!
-//! P1  Only the thread that polls touches sockets and mirrors; other threads observe words of mirrors.
+//! P1  Only the thread that polls touches sockets and mirrors, or who has the fabric for it meanwhile
+//!     (`beat`); other threads observe words of mirrors.
 //! P2  A post is on its way when `post` returns, or it waits here and the peer is full; so a post is a
 //!     system call per peer, and so is a poll.
 //! P3  With keys, nothing lands that was not verified (`seal`); without, who can inject into the
 //!     network can write counters. Either way a peer writes its own memory only (`mirror`).
 //! P4  A slow peer costs a bounded amount of memory (`outgoing`) and a system call now and then.
 //!
-//! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4), but not while a callback runs:
-//! then nothing is sent, whatever the callback says (`keep_alive`).
+//! A beat is sent by itself, at looks and before sleep (`Outgoing`, O4); while a callback runs, when that
+//! says so (`keep_alive`, `driver/lending`).
 //!
 //! Sockets are read by `recv` as they come, and watched by who sleeps only. Measured before that was
 //! chosen, 64 B there and back on loopback, both spinning: `recv` and `send` 9.8 us; the same while an
@@ -20,11 +21,13 @@
 //! The records are in `wire`. How two processes find and prove each other: `address` (names), `secret`,
 //! `terms` and `hello` (what is said), `handshake` (in which order), `door` (who listens), `call` (who
 //! calls); all of that ends in a `Session`. Who is trusted with what: `threats.md`. Silence of a network
-//! ends no connection for as long as the kernel tries (F5), about a quarter of an hour.
+//! ends no connection for as long as the kernel tries (F5): while something is to be sent, about a
+//! quarter of an hour; a minute and a half of nothing but its own questions (`link`, L3).
 
 pub mod address;
 pub mod call;
 pub mod door;
+mod exchange;
 pub mod handshake;
 pub mod hello;
 pub mod incoming;
@@ -44,18 +47,17 @@ pub mod wire;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use super::mixed::Neighbour;
 use super::shm::OwnBell;
 use super::shm::socket::{Alarm, Bell, Watch};
-use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes, Way};
+use super::{Admission, Exchange, Fabric, Memory, Way};
 use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::log_sink::{Level, say};
 use crate::mem::{Cell, Region};
 use link::{Channel, Keys, Link, Parting};
 use lobby::{Lobby, New};
-use mirror::{Measures, extent, made};
-use outgoing::{Own, Parcel};
+use mirror::Measures;
+use outgoing::Parcel;
 use session::Session;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -113,6 +115,8 @@ pub struct Tcp {
     mine: Vec<Mine>,
     /// My control block of that view.
     block: Option<Arc<Region>>,
+    /// The beat that was told last before the first one.
+    beat: u64,
     watch: Watch,
     bell: Arc<Bell>,
     asleep_here: Arc<Cell>,
@@ -148,6 +152,7 @@ impl Tcp {
             setup,
             mine: Vec::new(),
             block: None,
+            beat: 0,
             watch,
             bell: Arc::new(bell),
             asleep_here: Arc::new(Cell::new(0)),
@@ -384,9 +389,10 @@ impl Tcp {
         if self.watched && self.awake > LOOKS_AWAKE && !self.sleeps() && !self.are_many() {
             self.watch_none();
         }
-        for link in self.links.iter_mut().flatten() {
-            if link.outgoing.owes_beat() {
-                link.flush();
+        self.beat();
+        for at in 0..self.links.len() {
+            if self.links[at].as_ref().is_some_and(|link| link.mirror.waits() == Some(true)) {
+                self.hear(at);
             }
         }
         if !self.partings.is_empty() {
@@ -509,6 +515,15 @@ impl Fabric for Tcp {
         self.end(usize::from(peer.0));
     }
 
+    fn beat(&mut self) {
+        self.beat_ahead();
+        for link in self.links.iter_mut().flatten() {
+            if link.outgoing.owes_beat() {
+                link.flush();
+            }
+        }
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
@@ -609,198 +624,6 @@ impl Drop for Tcp {
                 return;
             }
             std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-}
-
-impl super::mixed::Borrows for Tcp {
-    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) {
-        self.lend(epoch, own);
-    }
-
-    fn hear_of(&mut self, neighbours: Vec<Neighbour>) {
-        if let Some(lobby) = &mut self.lobby {
-            lobby.hear_of(&neighbours);
-        }
-    }
-}
-
-impl Exchange for Tcp {
-    fn peer(&self, incarnation: u64) -> Option<Peer> {
-        let link = |at: &usize| self.links[*at].as_ref();
-        let its = |at: &usize| link(at).is_some_and(|link| link.incarnation == incarnation);
-        let lives = |at: &usize| link(at).is_some_and(|link| !link.has_ended());
-        let mut all = (0..self.links.len()).filter(its);
-        let found = all.clone().find(lives).or_else(|| all.next());
-        found.map(|at| Peer(at as u16))
-    }
-
-    fn incarnation(&self, peer: Peer) -> Option<u64> {
-        Some(self.link(peer)?.incarnation)
-    }
-
-    fn admit(&mut self, whom: Admission) {
-        self.admits = whom;
-        if let Some(lobby) = self.lobby.as_mut().filter(|_| whom == Admission::All) {
-            lobby.stop_calling();
-        }
-    }
-
-    fn has_ended(&self, peer: Peer) -> bool {
-        self.link(peer).is_none_or(Link::has_ended)
-    }
-
-    fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
-        self.name_first(epoch);
-        let at = match self.mine.iter().position(|mine| mine.epoch == epoch) {
-            Some(at) => at,
-            None => {
-                let rings = vec![None; self.measures.rings.len()];
-                let memory = Memory { block: made(self.measures.block_bytes), rings };
-                self.mine.push(Mine { epoch, memory, seen: Vec::new() });
-                self.mine.len() - 1
-            }
-        };
-        let memory = &mut self.mine[at].memory;
-        for &subgroup in subgroups {
-            let bytes = self.measures.rings[subgroup].bytes();
-            memory.rings[subgroup].get_or_insert_with(|| made(bytes));
-        }
-        Ok(memory.clone())
-    }
-
-    fn show(&mut self, epoch: Epoch, to: Peer, subgroups: &[usize]) -> Result<(), Error> {
-        let mine = self.mine.iter_mut().find(|mine| mine.epoch == epoch);
-        let Mine { seen, .. } = mine.expect("made before it is shown");
-        let before = seen.iter().position(|(peer, _)| *peer == to);
-        let new = |at: &usize| before.is_none_or(|before| !seen[before].1.contains(at));
-        let new: Vec<usize> = subgroups.iter().copied().filter(new).collect();
-        if before.is_some() && new.is_empty() {
-            return Ok(());
-        }
-        match before {
-            Some(before) => seen[before].1.extend(&new),
-            None => seen.push((to, new.clone())),
-        }
-        let Some(link) = self.link_mut(to) else { return Ok(()) };
-        if link.outgoing.is_choked() {
-            self.end(usize::from(to.0)); // what it misses it will never get
-            return Ok(());
-        }
-        link.push(Parcel::Memory { epoch, subgroups: new });
-        link.flush();
-        Ok(())
-    }
-
-    fn shown(&mut self, peer: Peer, epoch: Epoch, sizes: &Sizes) -> Result<Shown, Error> {
-        let Some(link) = self.link(peer) else { return Ok(Shown::Never) };
-        let nothing = if link.has_ended() { Shown::Never } else { Shown::Waits };
-        Ok(link.mirror.shown(epoch, sizes).unwrap_or(nothing))
-    }
-
-    /// Whoever says something is heard: it takes no descriptor.
-    fn shortage(&self) -> Option<Error> {
-        None
-    }
-
-    fn enter(&mut self, epoch: Epoch, me: Rank, peers: &[Option<Peer>], blocks: &[Arc<Region>]) {
-        self.name_first(epoch);
-        let mine = self.mine.iter().find(|mine| mine.epoch == epoch);
-        let memory = &mine.expect("made before it is entered").memory;
-        let block = blocks[me.index()].clone();
-        let own = Arc::new(Own {
-            block: block.clone(),
-            rings: memory.rings.iter().map(|ring| ring.as_ref().map(extent)).collect(),
-            measures: self.measures.clone(),
-            beat_at: self.setup.beat_at,
-        });
-        self.peers = peers.iter().map(|peer| Some(usize::from((*peer)?.0))).collect();
-        for peer in self.peers.iter().flatten() {
-            let Some(link) = &mut self.links[*peer] else { continue };
-            link.mirror.use_epoch(epoch);
-            link.push(Parcel::Enter { epoch, own: own.clone() });
-            // What was written before the first post.
-            prepared(&block, self.measures.block_bytes, |parcel| link.push(parcel));
-        }
-        self.block = Some(block);
-        (self.gone, self.untold) = (Members::NONE, true);
-        self.mine.retain(|mine| mine.epoch > epoch);
-        self.tidy();
-    }
-
-    fn alarm(&mut self, after_ns: u64) {
-        if self.alarm.is_none() {
-            self.alarm = Alarm::new(&self.watch, TOKEN_ALARM).ok();
-        }
-        if let Some(alarm) = &self.alarm {
-            alarm.set(after_ns);
-        }
-    }
-
-    fn say(&mut self, to: Peer, bytes: &[u8]) -> bool {
-        assert!(bytes.len() <= wire::SAY_BYTES_MAX, "the driver's letters are shorter");
-        let Some(link) = self.link_mut(to) else { return false };
-        if link.has_ended() || link.outgoing.is_choked() {
-            return false;
-        }
-        link.push(Parcel::Say(bytes.to_vec()));
-        link.flush();
-        true
-    }
-
-    fn heard(&mut self) -> Option<(Peer, Vec<u8>)> {
-        loop {
-            let mut links = self.links.iter_mut().zip(0..);
-            let next = |(link, at): (&mut Option<Link>, u16)| {
-                Some((Peer(at), link.as_mut()?.mirror.next_heard()?))
-            };
-            let (peer, bytes) = links.find_map(next)?;
-            let members = if self.lobby.is_some() { self.members() } else { Vec::new() };
-            let from = self.incarnation(peer).unwrap_or(0);
-            let taken = self.lobby.as_mut().and_then(|of| of.hears(from, &bytes, &members));
-            let Some(answer) = taken else { return Some((peer, bytes)) };
-            if let Some(answer) = answer {
-                self.say(peer, &answer);
-            }
-        }
-    }
-
-    /// Opens a connection of its own for that, and waits for it.
-    fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool {
-        let Some(who) = self.link(to).map(|link| link.incarnation) else { return false };
-        let Some(call) = self.lobby.as_ref().and_then(|of| of.call_for_stream(who)) else {
-            return false;
-        };
-        match stream::open(call, stream) {
-            Ok(()) => true,
-            Err(trouble) => {
-                say(Level::Notice, &format!("no stream for the state: {trouble}"));
-                false
-            }
-        }
-    }
-
-    fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
-        loop {
-            let (who, stream) = self.offered.pop_front()?;
-            if let Some(peer) = self.peer(who) {
-                return Some((peer, stream));
-            }
-        }
-    }
-}
-
-/// The words of a block that are not zero.
-fn prepared(block: &Region, bytes: usize, mut each: impl FnMut(Parcel)) {
-    let bytes = bytes.min(block.size());
-    for at in (0..bytes).step_by(8 * POST_WORDS_MAX) {
-        let len = POST_WORDS_MAX.min((bytes - at) / 8);
-        let mut values = [0; POST_WORDS_MAX];
-        for (word, value) in values[..len].iter_mut().enumerate() {
-            *value = block.cell(at + word * 8).own();
-        }
-        if values != [0; POST_WORDS_MAX] {
-            each(Parcel::Words { at: at as u32, values, len: len as u8 });
         }
     }
 }

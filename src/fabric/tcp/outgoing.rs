@@ -18,7 +18,9 @@ use super::mirror::Measures;
 use super::seal::Sealer;
 use super::wire::{HEADER_BYTES, SAY_BYTES_MAX, SEALED_BYTES_MAX, Span, TAG_BYTES, Writer, finish};
 use crate::base::{Epoch, POST_WORDS_MAX, RingId};
+use crate::error::Error;
 use crate::limits::POSTS_MAX;
+use crate::mem::bytes::{lack, with_room};
 use crate::mem::stream::{PARTS_MAX, Part, append, send};
 use crate::mem::{Extent, Region};
 use rustix::io::Errno;
@@ -58,10 +60,31 @@ pub struct Own {
 
 /// What is to be sent.
 pub enum Parcel {
-    Words { at: u32, values: [u64; POST_WORDS_MAX], len: u8 },
-    Span { ring: RingId, from: u64, upto: u64 },
-    Memory { epoch: Epoch, subgroups: Vec<usize> },
-    Enter { epoch: Epoch, own: Arc<Own> },
+    Words {
+        at: u32,
+        values: [u64; POST_WORDS_MAX],
+        len: u8,
+    },
+    Span {
+        ring: RingId,
+        from: u64,
+        upto: u64,
+    },
+    Memory {
+        epoch: Epoch,
+        subgroups: Vec<usize>,
+    },
+    /// Words of a block that was shown and is not entered.
+    Ahead {
+        epoch: Epoch,
+        at: u32,
+        values: [u64; POST_WORDS_MAX],
+        len: u8,
+    },
+    Enter {
+        epoch: Epoch,
+        own: Arc<Own>,
+    },
     Say(Vec<u8>),
 }
 
@@ -107,14 +130,18 @@ pub enum Sent {
 }
 
 impl Outgoing {
-    pub fn new(sealer: Option<Sealer>) -> Outgoing {
-        Outgoing {
-            queue: VecDeque::with_capacity(PARCELS_MAX),
+    /// An error: this process has no memory for it.
+    pub fn new(sealer: Option<Sealer>) -> Result<Outgoing, Error> {
+        let mut queue = VecDeque::new();
+        let kept = queue.try_reserve_exact(PARCELS_MAX);
+        kept.map_err(|_| lack(PARCELS_MAX * size_of::<Parcel>()))?;
+        Ok(Outgoing {
+            queue,
             letters: 0,
             sealer,
             own: None,
             beat: 0,
-            copied: Vec::with_capacity(SEALED_BYTES_MAX + HEADER_BYTES),
+            copied: with_room(SEALED_BYTES_MAX + HEADER_BYTES)?,
             pieces: Vec::with_capacity(PARTS_MAX),
             bytes: 0,
             sent: 0,
@@ -122,7 +149,7 @@ impl Outgoing {
             wait: 0,
             waited: 0,
             full: 0,
-        }
+        })
     }
 
     #[inline]
@@ -172,7 +199,7 @@ impl Outgoing {
     /// Bytes that wait, and how often a try to send found no room.
     pub fn load(&self) -> (u64, u64) {
         let bytes = |parcel: &Parcel| match parcel {
-            Parcel::Words { len, .. } => 8 * u64::from(*len),
+            Parcel::Words { len, .. } | Parcel::Ahead { len, .. } => 8 * u64::from(*len),
             Parcel::Span { from, upto, .. } => upto - from,
             Parcel::Say(bytes) => bytes.len() as u64,
             Parcel::Memory { .. } | Parcel::Enter { .. } => 0,
@@ -320,6 +347,9 @@ impl Outgoing {
                 return over;
             }
             Some(Parcel::Memory { epoch, subgroups }) => writer.memory(*epoch, subgroups),
+            Some(Parcel::Ahead { epoch, at, values, len }) => {
+                writer.ahead(*epoch, *at, &values[..usize::from(*len)]);
+            }
             // What is in the record before it lies in other rings.
             Some(Parcel::Enter { .. }) if !whole => return false,
             Some(Parcel::Enter { epoch, own }) => {

@@ -18,6 +18,7 @@
 //! hello thirty (`seal` has figures).
 
 use crate::error::{Error, Status};
+use crate::fabric::shm::socket::system;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{Mode, OFlags, fstat, open};
@@ -113,16 +114,13 @@ impl Secret {
 
     /// From a file. Blocks as reading a file does.
     ///
-    /// Errors: `System`: it cannot be read. `Invalid`: it is no regular file, another user's, open
-    /// to others, or holds no secret.
+    /// Errors: `System`, `Limit`: it cannot be read. `Invalid`: it is no regular file, another user's,
+    /// open to others, or holds no secret.
     pub fn from_file(path: &Path) -> Result<Secret, Error> {
         let name = path.display();
         // A FIFO would let this wait for its writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let cannot = |cause| {
-            let detail = format!("the group secret in {name} cannot be read: {cause}");
-            Error::new(Status::System, detail)
-        };
+        let cannot = |cause| system(&format!("the group secret in {name} cannot be read"), cause);
         let file = open(path, flags, Mode::empty()).map_err(cannot)?;
         let found = fstat(&file).map_err(cannot)?; // of what is open, whatever the name means by now
         let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);

@@ -6,16 +6,24 @@
 //! goes through the other end over the network, one each way, sealed as records are. They end with
 //! either end of it. What a stranger changes, drops or repeats ends the stream.
 //!
+//! X1  A path that is dead ends it, too: within `DEAD` at the side that waits for bytes; the one that
+//!     has some on their way is the transfer's to judge, by its patience.
+//! X2  When the transfer has ended here, what it has sent last still goes, for as long as it moves on
+//!     within `LINGER`; what comes is dropped, `DROPPED_BYTES` at the most. Closed at once, the socket
+//!     would take the last words along.
+//!
 //! Cost: two threads and a copy at each side, for as long as a transfer takes.
 
 use super::call::{Call, Called};
 use super::seal::Sealer;
 use super::session::Session;
+use super::talk::{Silence, end_after};
 use super::wire::{HEADER_BYTES, MAGIC, TAG_BYTES, length};
 use crate::error::{Error, Status};
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::system;
 use crate::mem::thread::block_signals;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, dup, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
@@ -27,6 +35,11 @@ use std::time::{Duration, Instant};
 
 /// Bytes of one record.
 const CHUNK: usize = 64 << 10;
+/// The other host's kernel says nothing for about seven seconds.
+const DEAD: Silence =
+    Silence { idle: Duration::from_secs(2), every: Duration::from_secs(1), count: 5 };
+const LINGER: Duration = Duration::from_secs(3);
+const DROPPED_BYTES: usize = 1 << 20;
 /// Between two looks at a call.
 const STEP: Duration = Duration::from_micros(200);
 
@@ -34,6 +47,53 @@ const STEP: Duration = Duration::from_micros(200);
 struct Ends {
     local: Unshared,
     far: Unshared,
+}
+
+impl Ends {
+    /// Until the far end stirs. `false`: it does not, and nobody waits for it here any more (X2).
+    fn wait(&self, what: PollFlags) -> bool {
+        let mut both = [PollFd::new(&self.far, what), PollFd::new(&self.local, PollFlags::empty())];
+        loop {
+            match poll(&mut both, None) {
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+                Ok(_) if !both[0].revents().is_empty() => return true,
+                Ok(_) => break,
+            }
+        }
+        let linger = Timespec { tv_sec: LINGER.as_secs() as i64, tv_nsec: 0 };
+        loop {
+            match poll(&mut both[..1], Some(&linger)) {
+                Err(Errno::INTR) => {}
+                outcome => return outcome.is_ok_and(|count| count > 0),
+            }
+        }
+    }
+
+    /// Sends them all to the far end.
+    fn send(&self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            match send(&self.far, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if self.wait(PollFlags::OUT) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// How many bytes have come; 0 at the end, `None`: it broke.
+    fn receive(&self, bytes: &mut [u8]) -> Option<usize> {
+        loop {
+            match recv(&self.far, &mut *bytes, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => return Some(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if self.wait(PollFlags::IN) => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 /// Calls, and carries `local` over the connection from then on. Waits for the answer, for as long as a
@@ -68,7 +128,7 @@ fn trouble(cause: Errno) -> Error {
 fn carry(session: Session, local: Unshared) -> Result<(), Error> {
     let Session { socket: far, keys, leftover, .. } = session;
     ioctl_fionbio(&local, false).map_err(trouble)?;
-    ioctl_fionbio(&far, false).map_err(trouble)?;
+    end_after(&far, DEAD).map_err(trouble)?;
     let ends = Arc::new(Ends { local, far });
     let (sealer, opener) = match &keys {
         Some(keys) => (Some(Sealer::new(&keys.send)), Some(Sealer::new(&keys.receive))),
@@ -76,14 +136,15 @@ fn carry(session: Session, local: Unshared) -> Result<(), Error> {
     };
     let both = ends.clone();
     begin(move || {
-        out(&both, sealer);
-        let _ = shutdown(&both.far, Shutdown::Write);
+        let whole = out(&both, sealer);
+        let _ = shutdown(&both.far, if whole { Shutdown::Write } else { Shutdown::Both });
     })?;
     begin(move || {
         let whole = inwards(&ends, opener, &leftover);
         // Who has sent all may still be sent to.
         let _ = shutdown(&ends.local, if whole { Shutdown::Write } else { Shutdown::Both });
         if !whole {
+            drop_rest(&ends);
             let _ = shutdown(&ends.far, Shutdown::Both);
         }
     })
@@ -102,13 +163,13 @@ fn begin(work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     })
 }
 
-/// From here to there, to the end.
-fn out(ends: &Ends, mut sealer: Option<Sealer>) {
+/// From here to there, to the end; whether all has been sent.
+fn out(ends: &Ends, mut sealer: Option<Sealer>) -> bool {
     let mut bytes = vec![0; CHUNK];
     let mut record = Vec::with_capacity(HEADER_BYTES + CHUNK + 8 + TAG_BYTES);
     while let Some(count) = read(ends.local.as_fd(), &mut bytes) {
         let sent = match &mut sealer {
-            None => write(ends.far.as_fd(), &bytes[..count]),
+            None => ends.send(&bytes[..count]),
             Some(sealer) => {
                 // A record is a multiple of 8 bytes; the first word says how many count.
                 let padded = 8 + count.next_multiple_of(8);
@@ -119,18 +180,19 @@ fn out(ends: &Ends, mut sealer: Option<Sealer>) {
                 record.extend_from_slice(&bytes[..count]);
                 record.resize(HEADER_BYTES + padded, 0);
                 sealer.seal(&mut record);
-                write(ends.far.as_fd(), &record)
+                ends.send(&record)
             }
         };
         if !sent {
-            return;
+            return false;
         }
     }
+    true
 }
 
 /// From there to here; whether it came to its end in good order.
 fn inwards(ends: &Ends, opener: Option<Sealer>, before: &[u8]) -> bool {
-    let mut source = Source { far: ends.far.as_fd(), before };
+    let mut source = Source { ends, before };
     let mut bytes = vec![0; CHUNK + 8 + TAG_BYTES];
     let Some(mut opener) = opener else {
         loop {
@@ -164,7 +226,7 @@ fn inwards(ends: &Ends, opener: Option<Sealer>, before: &[u8]) -> bool {
 
 /// What comes from there, after what came with the handshake.
 struct Source<'a> {
-    far: BorrowedFd<'a>,
+    ends: &'a Ends,
     before: &'a [u8],
 }
 
@@ -178,13 +240,7 @@ impl Source<'_> {
             self.before = rest;
             return Some(count);
         }
-        loop {
-            match recv(self.far, &mut *bytes, RecvFlags::empty()) {
-                Ok((count, _)) => return Some(count),
-                Err(Errno::INTR) => {}
-                Err(_) => return None,
-            }
-        }
+        self.ends.receive(bytes)
     }
 
     /// Fills them all. `Some(false)`: it ended before the first; `None`: in the middle.
@@ -197,6 +253,16 @@ impl Source<'_> {
             }
         }
         Some(true)
+    }
+}
+
+/// What comes though nobody takes it (X2).
+fn drop_rest(ends: &Ends) {
+    let (mut bytes, until) = ([0; 4096], Instant::now() + LINGER);
+    for _ in 0..DROPPED_BYTES / bytes.len() {
+        if ends.receive(&mut bytes).is_none_or(|count| count == 0) || Instant::now() > until {
+            return;
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::fabric::shm::socket::system;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, getsockname, recv, send, sockopt};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of one read.
 const PART_BYTES: usize = 4096;
@@ -23,6 +23,28 @@ const PART_BYTES: usize = 4096;
 const READS_MAX: u32 = 256;
 /// Reads of one step; the rest at the next look.
 const STEP_READS_MAX: u32 = 8;
+
+/// After which silence of the other's *kernel* a connection ends on which nothing of mine is on its way:
+/// that of one that joins and whose host has failed would stay for ever. About as long as the kernel
+/// tries where something is.
+const SILENCE: Silence =
+    Silence { idle: Duration::from_secs(60), every: Duration::from_secs(60), count: 14 };
+
+/// Asks after `idle`, so often, and takes no answer for an end.
+#[derive(Clone, Copy)]
+pub struct Silence {
+    pub idle: Duration,
+    pub every: Duration,
+    pub count: u32,
+}
+
+/// From now on the connection ends after such a silence.
+pub fn end_after(socket: &Unshared, silence: Silence) -> Result<(), Errno> {
+    sockopt::set_tcp_keepidle(socket, silence.idle)?;
+    sockopt::set_tcp_keepintvl(socket, silence.every)?;
+    sockopt::set_tcp_keepcnt(socket, silence.count)?;
+    sockopt::set_socket_keepalive(socket, true)
+}
 
 pub struct Talk {
     pub socket: Unshared,
@@ -113,6 +135,7 @@ impl Talk {
         let remote = self.remote;
         let what = "cannot use a member's connection";
         sockopt::set_tcp_nodelay(&self.socket, true).map_err(|cause| system(what, cause))?;
+        end_after(&self.socket, SILENCE).map_err(|cause| system(what, cause))?;
         let local = getsockname(&self.socket).map_err(|cause| system(what, cause))?;
         let local = SocketAddr::try_from(local).map_err(|cause| system(what, cause))?;
         let agreed = self.handshake.agreed().expect("both have agreed");

@@ -3,47 +3,14 @@
 //! may hear, and why two do not belong together.
 
 use super::secret::Secret;
+pub use crate::base::Versions;
 use crate::error::{Error, Status};
-use crate::limits::WIRE_VERSION;
-use std::fmt;
 
 pub const OPENING_BYTES: usize = 48;
 pub const NONCE_BYTES: usize = 32;
 pub const MAGIC: &[u8; 6] = b"SQUALL";
 const FORM: u8 = 1;
 const AUTHENTICATES: u8 = 1;
-
-/// The wire versions that a process speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Versions {
-    pub min: u16,
-    pub max: u16,
-}
-
-impl Versions {
-    /// This library's.
-    pub const OURS: Versions = Versions { min: 1, max: WIRE_VERSION as u16 };
-
-    /// What a group of such members runs at: the highest that all speak, which is the highest of the
-    /// member that lags behind most. `None`: there is none.
-    pub fn common(all: impl IntoIterator<Item = Versions>) -> Option<u16> {
-        let any = Versions { min: 1, max: u16::MAX };
-        let of_both =
-            |a: Versions, b: Versions| Versions { min: a.min.max(b.min), max: a.max.min(b.max) };
-        let common = all.into_iter().fold(any, of_both);
-        (common.min <= common.max).then_some(common.max)
-    }
-}
-const _: () = assert!(WIRE_VERSION >= 1 && WIRE_VERSION <= u16::MAX as u32);
-
-impl fmt::Display for Versions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.min == self.max {
-            true => write!(f, "wire version {}", self.max),
-            false => write!(f, "wire versions {} to {}", self.min, self.max),
-        }
-    }
-}
 
 /// What a process asks of everybody whom it meets.
 #[derive(Clone, Debug)]
@@ -82,6 +49,10 @@ pub enum Reason {
 }
 
 pub const REASONS: usize = 10;
+
+/// Told to a caller that is on the same host. Founders call before they know where the others are, so that
+/// is no trouble, and not for the log.
+pub const NEAR: &str = "members on one host meet over shared memory";
 
 /// That they do not, and the sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]

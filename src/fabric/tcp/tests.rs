@@ -2,22 +2,23 @@
 //! Members over loopback in one process: the promises, and what a stream can do to them.
 
 use super::link::Keys;
-use super::mirror::RingMeasures;
+use super::mirror::{RingMeasures, extent};
 use super::*;
 use crate::base::RingId;
 use crate::fabric::conformance::{CHECKS, Check, End, WORDS, run};
+use crate::fabric::{Shown, Sizes};
 use crate::mem::Extent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::{TcpListener, TcpStream};
 
 const BLOCK_BYTES: usize = WORDS * 8 + 256;
-const BEAT_AT: usize = WORDS * 8;
+pub(super) const BEAT_AT: usize = WORDS * 8;
 const CLOSED_AT: usize = WORDS * 8 + 128;
-const LANE_BYTES: u64 = 1 << 20;
+pub(super) const LANE_BYTES: u64 = 1 << 20;
 
 fn setup(lane_bytes: u64) -> Setup {
     let rings = vec![RingMeasures { lanes: 2, lane_bytes }];
-    let measures = Measures { block_bytes: BLOCK_BYTES, rings };
+    let measures = Measures { block_bytes: BLOCK_BYTES, beat_at: BEAT_AT, rings };
     Setup { measures, beat_at: BEAT_AT, closed_at: CLOSED_AT, parks: true, views: true }
 }
 
@@ -31,16 +32,16 @@ fn channels(of: [u64; 2], sealed: bool) -> [Channel; 2] {
 }
 
 /// A member and what it sees: its memory, and by rank the mirrors of the others.
-struct Node {
-    tcp: Tcp,
+pub(super) struct Node {
+    pub(super) tcp: Tcp,
     me: usize,
-    own: Memory,
+    pub(super) own: Memory,
     seen: Vec<Option<Memory>>,
     events: Events,
 }
 
 /// So many members, each connected with each, who have shown their memory of epoch 1 and entered it.
-fn members(count: usize, sealed: bool, lane_bytes: u64) -> Vec<Node> {
+pub(super) fn members(count: usize, sealed: bool, lane_bytes: u64) -> Vec<Node> {
     let mut nodes: Vec<Node> = (0..count)
         .map(|me| {
             let mut tcp = Tcp::new(setup(lane_bytes)).unwrap();
@@ -56,7 +57,6 @@ fn members(count: usize, sealed: bool, lane_bytes: u64) -> Vec<Node> {
         }
     }
     nodes.iter_mut().for_each(|node| node.show(Epoch(1)));
-    nodes.iter_mut().for_each(|node| node.own.block.cell(BEAT_AT).publish(1));
     nodes.iter_mut().for_each(|node| node.enter(Epoch(1)));
     // That the others have entered is an event, too: tests begin after it.
     let all_heard =
@@ -67,23 +67,34 @@ fn members(count: usize, sealed: bool, lane_bytes: u64) -> Vec<Node> {
     nodes
 }
 
-fn sizes(lane_bytes: u64) -> Sizes {
+pub(super) fn sizes(lane_bytes: u64) -> Sizes {
     Sizes { block: BLOCK_BYTES, rings: vec![Some(2 * lane_bytes as usize)] }
 }
 
 impl Node {
-    fn peer(&self, rank: usize) -> Option<Peer> {
+    pub(super) fn peer(&self, rank: usize) -> Option<Peer> {
         self.tcp.peer(rank as u64 + 1).filter(|_| rank != self.me)
     }
 
-    fn show(&mut self, epoch: Epoch) {
+    pub(super) fn show(&mut self, epoch: Epoch) {
         for rank in (0..self.seen.len()).filter(|rank| *rank != self.me) {
             let peer = self.peer(rank).unwrap();
             self.tcp.show(epoch, peer, &[0]).unwrap();
         }
     }
 
-    fn enter(&mut self, epoch: Epoch) {
+    /// Makes memory of the epoch after the first, and shows it.
+    pub(super) fn show_next(&mut self, subgroups: &[usize]) {
+        self.tcp.own(Epoch(2), subgroups).unwrap();
+        self.show(Epoch(2));
+    }
+
+    pub(super) fn next_block(&self) -> Arc<Region> {
+        let mine = self.tcp.mine.iter().find(|mine| mine.epoch == Epoch(2));
+        mine.unwrap().memory.block.clone()
+    }
+
+    pub(super) fn enter(&mut self, epoch: Epoch) {
         let lane_bytes = self.tcp.measures.rings[0].lane_bytes;
         for rank in (0..self.seen.len()).filter(|rank| *rank != self.me) {
             let peer = self.peer(rank).unwrap();
@@ -103,20 +114,21 @@ impl Node {
         };
         let blocks: Vec<Arc<Region>> = self.seen.iter().enumerate().map(block).collect();
         let peers: Vec<Option<Peer>> = (0..self.seen.len()).map(|rank| self.peer(rank)).collect();
+        self.own.block.cell(BEAT_AT).raise(1); // with `enter`, not before
         self.tcp.enter(epoch, Rank(self.me as u16), &peers, &blocks);
     }
 
-    fn poll(&mut self) {
+    pub(super) fn poll(&mut self) {
         self.events.full = Members::NONE;
         self.tcp.poll(false, &mut self.events);
     }
 
-    fn others(&self) -> Members {
+    pub(super) fn others(&self) -> Members {
         let others = (0..self.seen.len()).filter(|rank| *rank != self.me);
         Members::from_ranks(others.map(|rank| Rank(rank as u16)))
     }
 
-    fn words(&mut self, to: Members, word: usize, value: u64) {
+    pub(super) fn words(&mut self, to: Members, word: usize, value: u64) {
         self.own.block.cell(word * 8).publish(value);
         let mut values = [0; POST_WORDS_MAX];
         values[0] = value;
@@ -127,7 +139,7 @@ impl Node {
         extent(self.own.rings[0].as_ref().unwrap())
     }
 
-    fn word_of(&self, rank: usize, word: usize) -> u64 {
+    pub(super) fn word_of(&self, rank: usize, word: usize) -> u64 {
         self.seen[rank].as_ref().unwrap().block.cell(word * 8).observe()
     }
 
@@ -135,7 +147,7 @@ impl Node {
         extent(self.seen[rank].as_ref().unwrap().rings[0].as_ref().unwrap())
     }
 
-    fn until(&mut self, what: &str, mut so: impl FnMut(&mut Node) -> bool) {
+    pub(super) fn until(&mut self, what: &str, mut so: impl FnMut(&mut Node) -> bool) {
         let end = Instant::now() + Duration::from_secs(30);
         while !so(self) {
             assert!(Instant::now() < end, "never: {what}");

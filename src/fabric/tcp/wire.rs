@@ -10,16 +10,19 @@
 //! memory   3       count   0           0            epoch (8 bytes); `count` subgroups, 8 bytes each
 //! enter    4       0       0           0            epoch (8 bytes)
 //! say      5       0       0           length       so many bytes, and zeros up to a multiple of 8
+//! ahead    6       count   0           byte `at`    epoch (8 bytes); `count` words, as `words`
 //! ```
 //!
 //! All little-endian; every frame is a multiple of 8 bytes. A frame lies in one record; what is longer
-//! goes in several spans. Words and spans are of the epoch that was entered last.
+//! goes in several spans. Words and spans are of the epoch that was entered last; `ahead` is what the
+//! control block of one says that was shown and is not entered yet.
 //!
 //! W1  The parser reads what is there and never waits, allocates, or panics; what it does not know is
 //!     a `Flaw`, and the end of the connection.
 //! W2  Bytes reach the `Sink` in the order sent (F2). It is asked before the first byte of a span is
 //!     given to it, so that what lies elsewhere never lands anywhere.
 //! W3  A span may come in pieces, as the stream does; every other frame is taken whole.
+//! W4  The sink may put `enter` off, for want of memory: it stays where it is, and so does all behind it.
 
 use crate::base::Epoch;
 use std::fmt;
@@ -41,6 +44,7 @@ pub const SPAN: u8 = 2;
 pub const MEMORY: u8 = 3;
 pub const ENTER: u8 = 4;
 pub const SAY: u8 = 5;
+pub const AHEAD: u8 = 6;
 
 /// What a peer has sent that no correct member sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +58,7 @@ pub enum Flaw {
     Span { subgroup: u16, lane: u8, from: u64, len: u32 },
     Memory { epoch: u64 },
     Enter { epoch: u64 },
+    Ahead { epoch: u64, at: u32, count: u8 },
     BeforeEnter,
     SaysTooMuch { bytes: u32 },
 }
@@ -74,6 +79,12 @@ impl fmt::Display for Flaw {
             }
             Flaw::Memory { epoch } => write!(f, "memory of epoch {epoch} that cannot be"),
             Flaw::Enter { epoch } => write!(f, "epoch {epoch} entered without memory, or again"),
+            Flaw::Ahead { epoch, at, count } => {
+                write!(
+                    f,
+                    "{count} words at byte {at} of its block in epoch {epoch}, of which it has none"
+                )
+            }
             Flaw::BeforeEnter => write!(f, "words or spans before it entered a view"),
             Flaw::SaysTooMuch { bytes } => write!(f, "{bytes} bytes to be listened to, too much"),
         }
@@ -105,7 +116,10 @@ pub trait Sink {
     /// The next piece of it, at its beginning.
     fn piece(&mut self, span: &Span, bytes: &[u8]);
     fn memory(&mut self, epoch: Epoch, subgroups: &[u8]) -> Result<(), Flaw>;
-    fn enter(&mut self, epoch: Epoch) -> Result<(), Flaw>;
+    /// `false`: not yet (W4).
+    fn enter(&mut self, epoch: Epoch) -> Result<bool, Flaw>;
+    /// Words for the control block of an epoch that is not entered.
+    fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<(), Flaw>;
     fn say(&mut self, bytes: &[u8]) -> Result<(), Flaw>;
 }
 
@@ -146,12 +160,13 @@ impl Parser {
         }
     }
 
-    /// Takes the frames of one record that has been verified.
-    pub fn record(&mut self, frames: &[u8], sink: &mut impl Sink) -> Result<(), Flaw> {
+    /// Takes the frames of one record that has been verified, or what is left of them; how many bytes.
+    /// Fewer than all: a frame was put off (W4).
+    pub fn record(&mut self, frames: &[u8], sink: &mut impl Sink) -> Result<usize, Flaw> {
         self.rest = frames.len() as u32;
         let taken = self.frames(frames, sink)?;
-        assert!(taken == frames.len() && self.rest == 0, "a frame lies in one record");
-        Ok(())
+        assert!(taken + self.rest as usize == frames.len(), "a frame lies in one record");
+        Ok(taken)
     }
 
     /// The span that the next bytes of the stream belong to.
@@ -194,7 +209,8 @@ impl Parser {
         Ok(at)
     }
 
-    /// Takes the next frame, of a span the beginning; how many bytes. 0: it is not all there.
+    /// Takes the next frame, of a span the beginning; how many bytes. 0: it is not all there, or was put
+    /// off.
     fn frame(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, Flaw> {
         let Some(head) = bytes.first_chunk::<8>() else { return Ok(0) };
         let [kind, count, low, high, ..] = *head;
@@ -202,7 +218,7 @@ impl Parser {
         let body = match kind {
             WORDS => usize::from(count) * 8,
             SPAN | ENTER => 8,
-            MEMORY => 8 + usize::from(count) * 8,
+            MEMORY | AHEAD => 8 + usize::from(count) * 8,
             SAY if value as usize > SAY_BYTES_MAX => {
                 return Err(Flaw::SaysTooMuch { bytes: value });
             }
@@ -228,7 +244,9 @@ impl Parser {
                 self.span = Some(span);
             }
             MEMORY => sink.memory(Epoch(first_u64(body)), &body[8..])?,
-            ENTER => sink.enter(Epoch(first_u64(body)))?,
+            ENTER if !sink.enter(Epoch(first_u64(body)))? => return Ok(0),
+            ENTER => {}
+            AHEAD => sink.ahead(Epoch(first_u64(body)), value, &body[8..])?,
             _ => sink.say(&body[..value as usize])?,
         }
         Ok(8 + body.len())
@@ -283,6 +301,12 @@ impl Writer<'_> {
     pub fn enter(&mut self, epoch: Epoch) {
         self.head(ENTER, 0, 0, 0);
         self.word(epoch.0);
+    }
+
+    pub fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u64]) {
+        self.head(AHEAD, words.len(), 0, at);
+        self.word(epoch.0);
+        words.iter().for_each(|word| self.word(*word));
     }
 
     pub fn say(&mut self, bytes: &[u8]) {

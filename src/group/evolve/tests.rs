@@ -7,7 +7,7 @@ use super::super::membership::roster::{Address, Roster};
 use super::super::view::{Subgroup, View};
 use super::super::{Engine, Work};
 use super::*;
-use crate::base::{Epoch, Posting, Rank};
+use crate::base::{Epoch, Posting, Rank, Versions};
 use crate::limits::{BATCH_MAX, COUNT_MAX};
 use crate::mem::{Batch, Region};
 use crate::sst::inbox::Inbox;
@@ -216,7 +216,11 @@ fn a_liar_is_suspected_at_worst() {
                 let _ = cast.players[from].producer.send(&dice.word().to_le_bytes());
             }
             if step > 40 && dice.below(60) == 0 {
-                let request = Request { incarnation: 99, address: Address::default() };
+                let request = Request {
+                    incarnation: 99,
+                    address: Address::default(),
+                    versions: Versions::OURS,
+                };
                 let who = dice.below(members);
                 match dice.below(3) {
                     0 => cast.players[who].engine.ask_to_leave(),

@@ -7,7 +7,7 @@
 //! word 0   kind (bits 0..8), ends a batch (bit 8), extra of the address (16..32), position (32..64)
 //! word 1   ballot: the leader's seniority; join: the incarnation; leave, remove: the seniority
 //! word 2   join: address
-//! word 3   join: address
+//! word 3   join: the lowest (bits 0..16) and the highest (16..32) wire version that it speaks
 //! ```
 //!
 //! L1  Records are only appended. A `ballot` record says: from here on I follow the leader of that
@@ -15,8 +15,10 @@
 //! L2  A list consists of whole batches: its last change ends one. The next view is the old one
 //!     after the first batch.
 //! L3  Positions count the changes of the group's whole life; a list begins at its view's base.
+//! L4  Who joins speaks the version of the view that it is proposed in (`Roster::wire`).
 
 use super::roster::{Address, Roster};
+use crate::base::Versions;
 use crate::limits::MEMBERS_MAX;
 use crate::sst::layout::RECORD_WORDS;
 
@@ -25,6 +27,7 @@ pub enum What {
     Join {
         incarnation: u64,
         address: Address,
+        versions: Versions,
     },
     /// Asked for by the member, by seniority; it takes part until the next view is installed.
     Leave {
@@ -64,9 +67,10 @@ impl Record {
         };
         let ends = if change.ends { ENDS } else { 0 };
         match change.what {
-            What::Join { incarnation, address: Address { words, extra } } => {
+            What::Join { incarnation, address: Address { word, extra }, versions } => {
                 let extra = u64::from(extra) << 16;
-                [head(JOIN, at) | ends | extra, incarnation, words[0], words[1]]
+                let versions = u64::from(versions.min) | u64::from(versions.max) << 16;
+                [head(JOIN, at) | ends | extra, incarnation, word, versions]
             }
             What::Leave { member } => [head(LEAVE, at) | ends, member, 0, 0],
             What::Remove { member } => [head(REMOVE, at) | ends, member, 0, 0],
@@ -83,8 +87,12 @@ impl Record {
                 return (record.words() == words).then_some(record);
             }
             JOIN => {
-                let address = Address { words: [one, two], extra: (head >> 16) as u16 };
-                What::Join { incarnation: who, address }
+                let address = Address { word: one, extra: (head >> 16) as u16 };
+                let versions = Versions { min: two as u16, max: (two >> 16) as u16 };
+                if !versions.is_sound() {
+                    return None;
+                }
+                What::Join { incarnation: who, address, versions }
             }
             LEAVE => What::Leave { member: who },
             REMOVE => What::Remove { member: who },
@@ -173,10 +181,11 @@ impl List {
     fn takes(&self, what: What, roster: &Roster) -> bool {
         let gone = |member| self.removes(member, self.upto());
         match what {
-            What::Join { incarnation, .. } => {
+            What::Join { incarnation, versions, .. } => {
                 let joins = |change: &&Change| matches!(change.what, What::Join { .. });
                 let joined = self.changes.iter().filter(joins).count();
                 incarnation != 0
+                    && roster.takes(versions) // L4
                     && roster.members.iter().all(|member| member.incarnation != incarnation)
                     && !self.joins(incarnation)
                     && roster.len() + joined < MEMBERS_MAX
@@ -196,8 +205,11 @@ mod tests {
     use super::*;
     use crate::base::Rank;
 
-    const JOINER: What =
-        What::Join { incarnation: 77, address: Address { words: [u64::MAX, 3], extra: 0xbeef } };
+    const JOINER: What = What::Join {
+        incarnation: 77,
+        address: Address { word: u64::MAX, extra: 0xbeef },
+        versions: Versions { min: 1, max: 0xfffe },
+    };
 
     fn roster() -> Roster {
         let founders = [1, 2, 3].map(|id| (id, Address::default()));
@@ -226,6 +238,10 @@ mod tests {
             words[0] |= 1 << 9;
             assert_eq!(Record::of_words(words), None, "an unknown bit");
         }
+        let versions = |min: u64, max: u64| [JOIN, 77, 0, min | max << 16];
+        assert!(Record::of_words(versions(2, 3)).is_some());
+        let wrong = [versions(0, 0), versions(3, 2), versions(1, 1 << 16 | 1)];
+        assert!(wrong.iter().all(|words| Record::of_words(*words).is_none()));
         for words in [[0; 4], [9, 1, 0, 0], [REMOVE, 1, 1, 0], [BALLOT, 1, 0, 1]] {
             assert_eq!(Record::of_words(words), None);
         }
@@ -253,8 +269,13 @@ mod tests {
         let mut takes = |at, what| list.apply(change(at, what, false), 3, false, &roster);
         assert!(!takes(4, JOINER), "a gap");
         assert!(takes(3, JOINER) && !takes(4, JOINER), "twice");
-        let known = What::Join { incarnation: 2, address: Address::default() };
-        assert!(!takes(4, known), "a member already");
+        let join = |incarnation, versions| {
+            let address = Address::default();
+            What::Join { incarnation, address, versions }
+        };
+        assert!(!takes(4, join(2, Versions::OURS)), "a member already");
+        let later = Versions { min: Versions::OURS.max + 1, max: 9 };
+        assert!(!takes(4, join(78, later)), "it does not speak what the view does (L4)");
         assert!(!takes(4, What::Remove { member: 3 }) && !takes(4, What::Leave { member: 9 }));
         assert!(takes(4, What::Leave { member: 1 }) && !takes(5, What::Leave { member: 1 }));
         assert!(takes(5, What::Remove { member: 1 }), "who leaves can still fail");

@@ -173,6 +173,7 @@ impl Membership {
         let joins = self.requests.iter().map(|request| What::Join {
             incarnation: request.incarnation,
             address: request.address,
+            versions: request.versions,
         });
         let (old, mut gone, mut come) = (members.len(), 0, 0);
         for what in leaves.chain(joins) {

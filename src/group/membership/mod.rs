@@ -19,6 +19,7 @@
 //! Cost: a quiet poll is one load per other member (`cold`) and nothing else. Only a view change
 //! allocates.
 
+mod before;
 pub mod changes;
 mod courier;
 mod leader;
@@ -34,11 +35,12 @@ mod tests;
 
 use super::multicast::ahead::Ahead;
 use super::view::Subgroup;
-use crate::base::{Members, Nanos, Posting, Rank};
+use crate::base::{Members, Nanos, Posting, Rank, Versions};
 use crate::error::{Fault, Status, Suspicion};
 use crate::mutant;
 use crate::sst::Table;
 use crate::sst::layout::{Layout, RECORD_WORDS, RECORDS_MAX};
+use before::Before;
 use changes::{Change, List, Record};
 use courier::Courier;
 use roster::{Address, Roster, is_majority};
@@ -173,6 +175,8 @@ pub struct Timings {
 pub struct Request {
     pub incarnation: u64,
     pub address: Address,
+    /// One that does not speak the view's version is not proposed (L4).
+    pub versions: Versions,
 }
 
 pub struct Membership {
@@ -189,6 +193,7 @@ pub struct Membership {
     /// What I began with, for those who join with my state.
     ahead: Vec<Ahead>,
     courier: Courier,
+    before: Option<Before>,
     /// Whom to suspect from the beginning of the next view.
     late: Members,
     frozen: bool,
@@ -236,6 +241,7 @@ impl Membership {
             requests: Vec::new(),
             ahead,
             courier,
+            before: None,
             late: Members::NONE,
             frozen: false,
             uncounted: true,
@@ -406,7 +412,10 @@ impl Membership {
         if is_majority(all.without(suspects).len(), whole) || self.breaks_the_tie() {
             return Ok(());
         }
-        Err(Stop::Partitioned { suspects })
+        match self.expelled_before() {
+            Some(by) => Err(Stop::Expelled { by }),
+            None => Err(Stop::Partitioned { suspects }),
+        }
     }
 
     /// Of two members the first goes on alone, if the user wants that. Only where no majority of a
@@ -460,12 +469,13 @@ impl Membership {
     }
 
     /// A process asks to join. Only a leader's requests are proposed: tell `leader` of others. A
-    /// wish lasts as long as the view: whoever is not in the next one asks again there.
+    /// wish lasts as long as the view: whoever is not in the next one asks again there. Whoever cannot
+    /// be in it (`Roster::takes`) is ignored.
     pub fn ask_to_join(&mut self, request: Request) {
         assert!(request.incarnation != 0);
         let known = |member: &roster::Member| member.incarnation == request.incarnation;
         let member = self.roster.members.iter().any(known) && !mutant!("view-member-joins-again");
-        if !member {
+        if !member && self.roster.takes(request.versions) {
             self.requests.retain(|other| other.incarnation != request.incarnation);
             self.requests.push(request);
         }

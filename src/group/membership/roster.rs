@@ -4,15 +4,18 @@
 //! A member's *seniority* is the position of its join in the list of all changes of the group's
 //! life: unique, never used again, and in every view it rises with the rank. Founders joined at
 //! positions 0, 1, 2 …
+//!
+//! A view runs at the highest wire version that all its members speak. Everybody computes it from the
+//! list of members; and as whoever joins speaks the version at hand, it never falls.
 
 use super::changes::{Change, What};
-use crate::base::{Epoch, Members, Rank};
+use crate::base::{Epoch, Members, Rank, Versions};
 use crate::limits::MEMBERS_MAX;
 
 /// Where a member can be reached; the driver knows how to read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Address {
-    pub words: [u64; 2],
+    pub word: u64,
     pub extra: u16,
 }
 
@@ -23,6 +26,7 @@ pub struct Member {
     /// Chosen anew at every start of a process; never 0.
     pub incarnation: u64,
     pub address: Address,
+    pub versions: Versions,
 }
 
 /// The members of a view, as one of them sees it.
@@ -37,11 +41,21 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// The first view: incarnations and addresses by rank.
+    /// The first view, of members that speak what this library does: incarnations and addresses by rank.
     pub fn first(founders: &[(u64, Address)], me: Rank) -> Roster {
+        let of = |&(incarnation, address): &_| (incarnation, address, Versions::OURS);
+        Roster::founded(&founders.iter().map(of).collect::<Vec<_>>(), me)
+    }
+
+    /// The first view, of members that have a version in common.
+    pub fn founded(founders: &[(u64, Address, Versions)], me: Rank) -> Roster {
         assert!(me.index() < founders.len() && founders.len() <= MEMBERS_MAX);
-        let member =
-            |(&(incarnation, address), seniority)| Member { seniority, incarnation, address };
+        let member = |(&(incarnation, address, versions), seniority)| Member {
+            seniority,
+            incarnation,
+            address,
+            versions,
+        };
         let members: Vec<Member> = founders.iter().zip(0..).map(member).collect();
         Roster { epoch: Epoch(1), me, base: members.len() as u64, members }
     }
@@ -51,7 +65,8 @@ impl Roster {
         let rises = |pair: &[Member]| pair[0].seniority < pair[1].seniority;
         let one = |(at, member): (usize, &Member)| {
             let same = |other: &Member| other.incarnation == member.incarnation;
-            member.incarnation != 0 && !self.members[..at].iter().any(same)
+            let whole = member.incarnation != 0 && member.versions.is_sound();
+            whole && !self.members[..at].iter().any(same)
         };
         self.epoch.0 > 0
             && self.me.index() < self.members.len()
@@ -59,6 +74,24 @@ impl Roster {
             && self.members.windows(2).all(rises)
             && self.members.last().is_some_and(|last| last.seniority < self.base)
             && self.members.iter().enumerate().all(one)
+            && self.version().is_some()
+    }
+
+    fn version(&self) -> Option<u16> {
+        Versions::common(self.members.iter().map(|member| member.versions))
+    }
+
+    /// The wire version that this view runs at.
+    pub fn wire(&self) -> u16 {
+        if crate::mutant!("view-version-is-mine") {
+            return self.members[self.me.index()].versions.max;
+        }
+        self.version().expect("all of them speak what the view before did")
+    }
+
+    /// Whether one that speaks those may join.
+    pub fn takes(&self, versions: Versions) -> bool {
+        versions.speaks(self.wire()) || crate::mutant!("view-joiner-speaks-anything")
     }
 
     pub fn len(&self) -> usize {
@@ -90,8 +123,11 @@ impl Roster {
         }
         for (change, seniority) in batch.iter().zip(self.base..) {
             match change.what {
-                What::Join { incarnation, address } => {
-                    members.push(Member { seniority, incarnation, address });
+                What::Join { incarnation, address, mut versions } => {
+                    if crate::mutant!("view-version-of-who-joins-is-mine") {
+                        versions = self.members[self.me.index()].versions;
+                    }
+                    members.push(Member { seniority, incarnation, address, versions });
                 }
                 What::Leave { member } | What::Remove { member } => {
                     members.retain(|other| other.seniority != member);
@@ -149,7 +185,8 @@ mod tests {
     #[test]
     fn the_next_view_keeps_the_old_order_and_appends_who_joined() {
         let old = roster(4, 3);
-        let join = What::Join { incarnation: 900, address: Address::default() };
+        let (address, versions) = (Address::default(), Versions::OURS);
+        let join = What::Join { incarnation: 900, address, versions };
         let next = old.next(&batch(&[What::Leave { member: 1 }, join])).unwrap();
         let seniorities: Vec<u64> = next.members.iter().map(|member| member.seniority).collect();
         assert_eq!(seniorities, [0, 2, 3, 5], "the join stood at position 5");
@@ -163,13 +200,15 @@ mod tests {
     #[test]
     fn a_roster_that_cannot_be_is_told() {
         type Deed = fn(&mut Roster);
-        let deeds: [Deed; 6] = [
+        let deeds: [Deed; 8] = [
             |r| r.epoch = Epoch(0),
             |r| r.me = Rank(4),
             |r| r.members[2].seniority = 1,
             |r| r.base = 3,
             |r| r.members[1].incarnation = 0,
             |r| r.members[3].incarnation = 100,
+            |r| r.members[1].versions = Versions { min: 0, max: 1 },
+            |r| r.members[1].versions = Versions { min: 7, max: 8 },
         ];
         assert!(roster(4, 3).is_sound());
         for (at, deed) in deeds.iter().enumerate() {
@@ -177,6 +216,34 @@ mod tests {
             deed(&mut roster);
             assert!(!roster.is_sound(), "{at}");
         }
+    }
+
+    /// A rolling upgrade, a member at a time: the version rises with the view that has no old one left.
+    #[test]
+    fn a_view_runs_at_what_all_its_members_speak() {
+        let (one, both, two) = ((1, 1), (1, 2), (2, 3));
+        let of = |(min, max): (u16, u16)| Versions { min, max };
+        let join = |incarnation, versions| {
+            let address = Address::default();
+            What::Join { incarnation, address, versions: of(versions) }
+        };
+        let founders = [one, both, one].map(of);
+        let founders = [1, 2, 3].map(|id| (id, Address::default(), founders[id as usize - 1]));
+        let mut view = Roster::founded(&founders, Rank(1));
+        let mut versions = vec![view.wire()];
+        assert!(view.takes(of(one)) && view.takes(of(both)) && !view.takes(of(two)));
+        let steps = [
+            vec![What::Leave { member: 0 }, join(4, both)],
+            vec![What::Remove { member: 2 }],
+            vec![join(5, two)],
+            vec![What::Leave { member: 1 }, What::Leave { member: 4 }],
+        ];
+        for step in steps {
+            view = view.next(&batch(&step)).unwrap_or_else(|| view.clone());
+            versions.push(view.wire());
+        }
+        assert_eq!(versions, [1, 1, 2, 2, 2]);
+        assert!(view.is_sound() && !view.takes(of(one)) && view.takes(of(two)));
     }
 
     /// R3, against all pairs of majorities of small views.

@@ -5,7 +5,7 @@ use super::changes::{Change, Record, What};
 use super::explorer::{Dice, Plan, explore, explore_plan};
 use super::roster::{Address, Roster};
 use super::{Carry, Decision, Membership, Options, Request, Stop};
-use crate::base::{Count, Epoch, Members, Nanos, Post, Posting, Rank};
+use crate::base::{Count, Epoch, Members, Nanos, Post, Posting, Rank, Versions};
 use crate::error::{Fault, Suspicion};
 use crate::group::view::Subgroup;
 use crate::mem::Region;
@@ -167,7 +167,11 @@ fn of_two_the_first_goes_on_alone_if_that_was_asked_for() {
 #[test]
 fn a_change_is_agreed_when_all_who_are_left_hold_it() {
     let mut bench = bench(3);
-    bench.membership.ask_to_join(Request { incarnation: 9, address: Address::default() });
+    bench.membership.ask_to_join(Request {
+        incarnation: 9,
+        address: Address::default(),
+        versions: Versions::OURS,
+    });
     bench.poll();
     let join = bench.membership.changes()[0];
     for rank in [1, 2] {
@@ -188,7 +192,7 @@ fn a_new_leader_waits_for_all_and_adopts_the_best_list() {
     bench.lose(0);
     bench.poll();
     assert_eq!(bench.own(bench.layout.changes), 1, "not yet");
-    let what = What::Join { incarnation: 9, address: Address::default() };
+    let what = What::Join { incarnation: 9, address: Address::default(), versions: Versions::OURS };
     let join = Change { what, ends: true };
     bench.journal(2, 1, Record::Change { at: 3, change: join });
     bench.write(2, bench.layout.changes, 0, 2);
@@ -234,7 +238,11 @@ fn nonsense_makes_its_owner_suspect_and_never_panics() {
 
 /// All agree to one who joins, are wedged with those receipts, and show a cut, if there is one.
 fn all_wedged(bench: &mut Bench, received: [u64; 2], cut: Option<[u64; 2]>) {
-    bench.membership.ask_to_join(Request { incarnation: 9, address: Address::default() });
+    bench.membership.ask_to_join(Request {
+        incarnation: 9,
+        address: Address::default(),
+        versions: Versions::OURS,
+    });
     bench.poll();
     bench.membership.receipt(0, &[Count(4), Count(2)], &[Count(1), Count(1)]);
     bench.poll();
@@ -344,7 +352,11 @@ fn an_end_is_no_suspicion_of_one_that_has_passed_on() {
 /// says nothing more here, and who is cut off without a word takes that for a failure.
 fn who_has_passed_hears(fault: Fault) -> (Decision, Carry) {
     let mut pair = Pair::new();
-    pair.members[0].ask_to_join(Request { incarnation: 9, address: Address::default() });
+    pair.members[0].ask_to_join(Request {
+        incarnation: 9,
+        address: Address::default(),
+        versions: Versions::OURS,
+    });
     let passed = (0..100).any(|_| {
         pair.poll(1, &[]);
         pair.poll(0, &[]);
@@ -431,7 +443,7 @@ fn a_process_that_asks_twice_is_proposed_once() {
     let mut bench = bench(3);
     for extra in [1, 2] {
         let address = Address { extra, ..Address::default() };
-        bench.membership.ask_to_join(Request { incarnation: 9, address });
+        bench.membership.ask_to_join(Request { incarnation: 9, address, versions: Versions::OURS });
     }
     bench.poll();
     let changes = bench.membership.changes();
@@ -444,7 +456,11 @@ fn a_process_that_asks_twice_is_proposed_once() {
 #[test]
 fn a_carry_that_cannot_be_is_told() {
     type Deed = fn(&mut Carry);
-    let join = |at: u64| What::Join { incarnation: 90 + at, address: Address::default() };
+    let join = |at: u64| What::Join {
+        incarnation: 90 + at,
+        address: Address::default(),
+        versions: Versions::OURS,
+    };
     let deeds: [Deed; 9] = [
         |c| c.suspects.insert(Rank(1)),
         |c| c.suspects.insert(Rank(3)),
@@ -585,7 +601,11 @@ fn nobody_waits_for_one_who_was_suspect_before() {
 #[test]
 fn the_steps_of_a_view_change_in_order() {
     let mut bench = bench(1);
-    bench.membership.ask_to_join(Request { incarnation: 9, address: Address::default() });
+    bench.membership.ask_to_join(Request {
+        incarnation: 9,
+        address: Address::default(),
+        versions: Versions::OURS,
+    });
     bench.poll();
     assert!(bench.decision.wedge && bench.membership.agreed() == 2);
     bench.membership.receipt(0, &[Count(5)], &[Count(3)]);

@@ -24,7 +24,9 @@
 use super::Multicast;
 use crate::base::{Count, Number};
 use crate::group::Engine;
+use crate::group::membership::Membership;
 use crate::group::membership::roster::Roster;
+use crate::group::view::View;
 use crate::limits::{COUNT_MAX, LANES_MAX, SUBGROUPS_MAX};
 use crate::mem::Batch;
 use crate::mutant;
@@ -52,16 +54,21 @@ impl Ahead {
         };
         all.iter().all(sound)
     }
+
+    /// A5: whether that lane keeps what it has for a view with members enough. Who is no sender in the
+    /// meantime sends nothing of it again.
+    fn waits(&self, view: &View, roster: &Roster) -> bool {
+        let subgroup = view.subgroups.get(usize::from(self.subgroup));
+        let sender = roster.rank_of(self.sender);
+        subgroup.zip(sender).is_some_and(|(subgroup, sender)| subgroup.waits(sender))
+    }
 }
 
 impl Engine {
     /// Begins a view with what this member has had of it.
     pub(in crate::group) fn begin_ahead(&mut self, roster: &Roster, ahead: &[Ahead]) {
-        let lacks = |of: &&Ahead| {
-            let subgroup = self.view.subgroups.get(usize::from(of.subgroup));
-            subgroup.is_some_and(|subgroup| subgroup.part.lacks > 0)
-        };
-        self.ahead = ahead.iter().filter(lacks).copied().collect();
+        let waits = |of: &&Ahead| of.waits(&self.view, roster);
+        self.ahead = ahead.iter().filter(waits).copied().collect();
         for multicast in self.multicasts.iter_mut().filter(|of| of.mode == Mode::Received) {
             let subgroup = multicast.subgroup;
             let senders = &self.view.subgroups[subgroup].senders;
@@ -76,6 +83,14 @@ impl Engine {
             multicast.ahead = (0..senders.len()).map(count).collect();
             multicast.ending.careful = multicast.ahead.iter().any(|count| count.0 > 0);
         }
+    }
+
+    /// How many of the first messages that a lane of mine keeps for its subgroup's members I have had.
+    pub fn had_of_waiting(&self, subgroup: u16, lane: u16) -> u64 {
+        let Some(roster) = self.membership().map(Membership::roster) else { return 0 };
+        let mine = (subgroup, roster.seniority(roster.me), lane);
+        let its = |of: &&Ahead| (of.subgroup, of.sender, of.lane) == mine;
+        self.ahead.iter().find(its).map_or(0, |of| of.count)
     }
 
     /// What this member will have had of the next view, when all of this one is delivered. Of senders
@@ -164,7 +179,9 @@ impl Multicast {
 mod tests {
     use super::super::super::transcript::Stage;
     use super::*;
-    use crate::base::Rank;
+    use crate::base::{Epoch, Rank};
+    use crate::group::membership::roster::Address;
+    use crate::group::view::Subgroup;
     use crate::sst::layout::Shape;
 
     /// Two members, of which 0 sends; it has sent so many, in runs of two.
@@ -203,6 +220,22 @@ mod tests {
         let multicast = stage.players[member].engine.multicast_mut(0);
         multicast.ahead = vec![Count(ahead)];
         multicast.ending.careful = true;
+    }
+
+    /// A sender that is moved elsewhere while the subgroup lacks members gives back what it has; when it
+    /// comes back, the first of its new messages were passed over by those who had had old ones.
+    #[test]
+    fn what_a_member_is_ahead_of_waits_with_senders_that_wait() {
+        let founders: Vec<_> = (1..4).map(|id| (id, Address::default())).collect();
+        let roster = Roster::first(&founders, Rank(0));
+        let shape = stage(0).layout.shapes[0];
+        let subgroup = Subgroup::lacking(1, vec![Rank(0), Rank(1)], &[Rank(1)], 1, shape);
+        let view = View { epoch: Epoch(2), me: Rank(0), members: 3, subgroups: vec![subgroup] };
+        let waits = |subgroup: u16, sender: u64| {
+            Ahead { subgroup, sender, lane: 0, count: 3 }.waits(&view, &roster)
+        };
+        assert_eq!([0, 1, 2, 3].map(|sender| waits(0, sender)), [false, true, false, false]);
+        assert!(!waits(1, 1), "no such subgroup");
     }
 
     #[test]

@@ -24,11 +24,11 @@ impl Multicast {
         })
     }
 
-    /// What of a lane of mine was not delivered here.
-    pub fn undelivered(&mut self, lane: usize) -> Kept {
+    /// What of a lane of mine was not delivered here; and how many were that are still to be sent again.
+    pub fn undelivered(&mut self, lane: usize) -> (Kept, u64) {
         let (s, taker) = (self.lanes[lane].s, &mut self.lanes[lane].taker);
         // Of what is sent again it has delivered the first in an earlier view.
-        let ahead = self.ahead[s].0.min(taker.slots);
-        taker.keep(ahead.max(self.consumed[s].0))
+        let (ahead, there) = (self.ahead[s].0, taker.slots + taker.waiting());
+        (taker.keep(ahead.min(there).max(self.consumed[s].0)), ahead.saturating_sub(there))
     }
 }

@@ -65,7 +65,7 @@ pub struct Candidate {
 /// A view's members as candidates; `name_of` says what each calls itself.
 pub fn candidates(members: &[Member], name_of: impl Fn(&Member) -> String) -> Vec<Candidate> {
     let of = |member: &Member| {
-        let Member { seniority, incarnation, address } = *member;
+        let Member { seniority, incarnation, address, .. } = *member;
         Candidate { seniority, incarnation, seat: address.extra, name: name_of(member) }
     };
     members.iter().map(of).collect()

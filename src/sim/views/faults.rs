@@ -5,7 +5,7 @@
 use super::node::Node;
 use super::plan::Budget;
 use super::world::{Life, Start, World};
-use crate::base::{Members, Nanos};
+use crate::base::{Members, Nanos, Versions};
 use crate::error::Fault;
 use crate::group::membership::roster::{Address, Roster};
 use crate::group::membership::stage::Stage;
@@ -404,7 +404,11 @@ impl World {
         let Ok(mut life) = self.lives[who].try_borrow_mut() else { return false };
         let Life::Up(node) = &mut *life else { return false };
         let incarnation = joiner as u64 + 1;
-        node.engine.ask_to_join(Request { incarnation, address: Address::default() });
+        node.engine.ask_to_join(Request {
+            incarnation,
+            address: Address::default(),
+            versions: Versions::OURS,
+        });
         self.wake(who, true);
         true
     }

@@ -4,7 +4,7 @@
 
 use super::lane::{Hand, Name};
 use super::node::Node;
-use super::oracle::GRUDGE;
+use super::oracle::{GRUDGE, OPINION};
 use super::world::{Life, World};
 use crate::base::{Members, Rank};
 use crate::error::{Fault, Status};
@@ -81,6 +81,25 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Who stops in a minority has not been told before, by one that it has lost, that it is expelled.
+    pub fn says_why(&self, reason: Stop, world: &World) -> Result<(), Broken> {
+        let Stop::Partitioned { suspects } = reason else { return Ok(()) };
+        let eras = world.eras.borrow();
+        let Some(era) = eras.get(&(self.epoch - 1)) else { return Ok(()) };
+        let Some(me) = era.rank(self.process) else { return Ok(()) };
+        for process in suspects.iter().map(|rank| self.view[rank.index()]) {
+            let Some(rank) = era.rank(process) else { continue };
+            let mirror = era.wires.mirror(rank.index(), me.index());
+            if mirror.cell(era.layout.suspects.byte(0)).observe() >> me.0 & 1 == 1 {
+                let detail = format!("{} was told so by {process}; {reason:?}", self.process);
+                return Err((OPINION, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn taker<'a>(engine: &'a mut Engine, name: &Name) -> Option<&'a mut Taker> {
     let mut multicasts = engine.multicasts().iter();
     let at = multicasts.position(|multicast| multicast.subgroup == name.subgroup)?;
@@ -135,8 +154,14 @@ impl Node {
                 let here = usize::from(name.lane) < multicast.lanes.len();
                 multicast.subgroup == name.subgroup && here
             });
-            let kept = at.map(|at| self.engine.multicast_mut(at).undelivered(name.lane.into()));
-            end.end(kept, status, &mut |dropped| {
+            let undelivered = match at {
+                Some(at) => {
+                    let (kept, had) = self.engine.multicast_mut(at).undelivered(name.lane.into());
+                    (Some(kept), had)
+                }
+                None => (None, self.engine.had_of_waiting(name.subgroup as u16, name.lane)),
+            };
+            end.end(undelivered, status, &mut |dropped| {
                 world.tallies.one(Row::HandedBack);
                 let lane = (name.process, name.lane);
                 let mut oracle = world.oracle.borrow_mut();

@@ -207,6 +207,7 @@ impl Node {
         }
         self.wedged = wedged;
         if let Some(reason) = self.engine.stop_reason() {
+            world.check(self.says_why(reason, world));
             self.hand_back(reason, world);
             world.stops(self.process, self.engine.stop_reason());
         }

@@ -19,6 +19,7 @@ pub const VIEWS: &str = "2, 3 same epoch, same view; each a later one";
 pub const EMPTY: &str = "on receipt: what came is delivered before the view ends";
 pub const GRUDGE: &str = "2 who has left is nobody's suspect";
 pub const INCLUSION: &str = "2 a process is in its views, and stops only when it was suspected";
+pub const OPINION: &str = "2 who has read that it is suspected says that it was expelled";
 pub const AGREEMENT: &str = "15 one change per position, never taken back";
 pub const CUTS: &str = "11 all act on the same cut";
 pub const PRIMARY: &str = "4 a majority of a view makes the next";
@@ -182,14 +183,17 @@ impl Oracle {
     }
 
     /// A process that is out, with no call of its application's under way: it has delivered all of
-    /// its own messages, or had them given back.
+    /// its own messages, or had them given back; those, too, that it has delivered *on receipt* and
+    /// that wait for members, if it leaves.
     pub fn has_accounted(&self, who: usize, reason: Stop) -> Result<(), Broken> {
-        for subgroup in (0..self.modes.len()).filter(|at| self.modes[*at] == Mode::Stable) {
+        for subgroup in 0..self.modes.len() {
             for lane in self.lanes(subgroup).into_iter().filter(|lane| lane.0 == who) {
                 let count = self.count(subgroup, lane);
                 let next = self.next(who, subgroup, lane);
                 let back = self.back.get(&(subgroup, lane)).cloned().unwrap_or_default();
-                let all = back == (next..count).collect::<Vec<u64>>();
+                let more = reason == Stop::Left && self.modes[subgroup] == Mode::Received;
+                let first = back.first().filter(|first| more && **first < next).unwrap_or(&next);
+                let all = back == (*first..count).collect::<Vec<u64>>();
                 let last = self.installed.get(&who).and_then(|epoch| self.views.get(epoch));
                 let waits = last.is_some_and(|view| self.lacks(subgroup, view));
                 if !all || reason == Stop::Left && !back.is_empty() && !waits {

@@ -343,8 +343,11 @@ impl World {
                     (0..lanes).map(move |lane| (at, lane))
                 })
                 .collect();
-            let (node, lanes) = era.build(&self.plan, process, roster, carry);
+            let (mut node, lanes) = era.build(&self.plan, process, roster, carry);
             drop(eras);
+            if let Life::Up(before) = &*self.lives[process].borrow() {
+                node.engine.remember(&before.table, before.membership().roster());
+            }
             let mut kept = kept;
             let mut kept_of = |subgroup: usize, lane: u16| {
                 let its = |of: &KeptOf| (of.0, of.1) == (subgroup, lane);

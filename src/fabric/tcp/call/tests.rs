@@ -4,8 +4,12 @@
 use super::super::door::Limits;
 use super::super::door::tests::{hello, open, secret, serve, terms, wait_for};
 use super::*;
+use rustix::net::{getsockname, listen};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An address at which nobody listens.
 fn deserted() -> SocketAddr {
@@ -92,6 +96,52 @@ fn nobody_there_is_said_with_the_address() {
     assert!(error.detail.contains(&format!("at {there}: nobody listens")), "{error}");
     let nowhere = fails(call(Vec::new()), Instant::now);
     assert!(nowhere.remote.is_none() && nowhere.refusal.error.detail.contains("no address"));
+}
+
+/// Listens with a queue that is full: calls hear nothing, as of a host that is down.
+fn deaf() -> (OwnedFd, Vec<TcpStream>, SocketAddr) {
+    let listener =
+        socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    listen(&listener, 0).unwrap();
+    let there = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
+    let soon = Duration::from_millis(50);
+    let queue = std::iter::from_fn(|| TcpStream::connect_timeout(&there, soon).ok()).collect();
+    (listener, queue, there)
+}
+
+/// A name of ten hosts that are down, and one that is not: each of them would take all the time.
+#[test]
+fn silent_addresses_are_tried_beside_each_other() {
+    let mine = terms(Some(secret(0)), 99);
+    let mut member = open("127.0.0.1:0", &terms(Some(secret(0)), 7), Limits::default());
+    let (_listener, _queue, deaf) = deaf();
+    let addresses = [vec![deaf; 10], member.addresses()].concat();
+    let mut call = Call::new(addresses, None, mine.clone(), hello(&mine), PATIENCE);
+    let (start, mut now, mut met) = (Instant::now(), Instant::now(), false);
+    while !met && now < start + PATIENCE / 2 {
+        serve(&mut member, &hello(&mine), Instant::now());
+        met = matches!(call.step(now), Called::Met(_));
+        std::thread::sleep(Duration::from_micros(200));
+        now += STAGGER / 4;
+    }
+    assert!(met);
+}
+
+/// However many there are, few are tried at once, and in the end all have been.
+#[test]
+fn many_silent_addresses_are_bounded() {
+    let mine = terms(None, 99);
+    let (_listener, _queue, deaf) = deaf();
+    let count = 3 * TRIED_MAX;
+    let mut call = Call::new(vec![deaf; count], None, mine.clone(), hello(&mine), TRY);
+    let (start, mut now, mut most) = (Instant::now(), Instant::now(), 0);
+    while !matches!(call.step(now), Called::Failed(_)) {
+        most = most.max(call.tried.len());
+        now += STAGGER / 4;
+        assert!(now < start + 8 * TRY);
+    }
+    assert_eq!(most, TRY.as_millis().div_ceil(STAGGER.as_millis()).min(TRIED_MAX as u128) as usize);
 }
 
 /// It takes the call and says nothing: the time is up.

@@ -37,6 +37,7 @@ fn nonsense_is_no_hello() {
         "kind=join\ngroup=g\nrank=1\nrank=1\npid=2\nconfig:\n",
         "kind=join\ngroup=g\nrank=1\npid=2\nx=1\nx=2\nconfig:\n",
         "kind=join\ngroup=g\nrank=1\npid=2\nnoise\nconfig:\n",
+        "kind=join\ngroup=g\nrank=1\npid=2\nspeaks=2-1\nconfig:\n",
         "kind=join\ngroup=g\nrank=1\npid=2\naddresses=x\nconfig:\n",
         "kind=join\ngroup=g\nrank=1\npid=2\ntext=no\nconfig:\n",
         "kind=join\ngroup=g\nrank=1\npid=2\nhost=\x1b[2J\nconfig:\n",
@@ -74,14 +75,17 @@ fn a_mismatch_names_both_values() {
     let error = compare(&mine, &theirs, "rank 1").unwrap_err();
     assert_eq!(error.status, Status::Mismatch);
     assert!(error.detail.contains("`members=4`") && error.detail.contains("`members=3`"));
+    (theirs.config, theirs.wire) = (mine.config.clone(), 2);
+    let error = compare(&mine, &theirs, "rank 1").unwrap_err();
+    assert_eq!(error.status, Status::WireVersion, "{error}");
     theirs.group = "other".into();
     let error = compare(&mine, &theirs, "rank 1").unwrap_err();
     assert!(error.detail.contains("`other`") && error.detail.contains("`demo`"), "{error}");
 }
 
 fn line() -> impl Strategy<Value = String> {
-    let key = "(kind|group|rank|pid|incarnation|wire|host|addresses|text|[a-z]{0,4})";
-    let value = "(join|enter|demo|[0-9]{1,21}|-3[0-9] [a-z ]{0,9}|\\[::1\\]:7|a:1,b:2|.{0,12})";
+    let key = "(kind|group|rank|pid|incarnation|speaks|wire|host|addresses|text|[a-z]{0,4})";
+    let value = "(join|enter|demo|1-2|[0-9]{1,21}|-3[0-9] [a-z ]{0,9}|\\[::1\\]:7|a:1,b:2|.{0,12})";
     prop_oneof![
         6 => (key, value).prop_map(|(key, value)| format!("{key}={value}\n")),
         1 => Just("config:\n".to_string()),

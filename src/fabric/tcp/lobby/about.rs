@@ -5,6 +5,7 @@ use super::super::address::{Address, Host, parse};
 use super::super::hello::Hello;
 use super::super::wire::SAY_BYTES_MAX;
 use super::HERE_MAX;
+use crate::base::Versions;
 use std::net::{IpAddr, SocketAddr};
 
 /// The key of a hello that says on which host a process is.
@@ -19,6 +20,8 @@ pub struct About {
     pub incarnation: u64,
     pub seat: u16,
     pub is_member: bool,
+    /// `None`: it has no connection here.
+    pub versions: Option<Versions>,
     /// Those that can meet over shared memory have the same.
     pub host: String,
     pub addresses: Vec<Address>,
@@ -38,6 +41,7 @@ pub(super) fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
         incarnation: hello.incarnation,
         seat: hello.rank,
         is_member: false,
+        versions: Some(hello.versions),
         host: host_of(hello).into(),
         addresses,
         ip: Some(remote.ip()),
@@ -98,16 +102,16 @@ pub(super) fn entry(line: &str) -> Option<About> {
     let host = parts.next()?.to_string();
     let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
     let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    Some(About { incarnation, seat, is_member, host, addresses, ip: None })
+    let (versions, ip) = (None, None);
+    Some(About { incarnation, seat, is_member, versions, host, addresses, ip })
 }
 
-/// The same for processes that see each other's sockets of this host: one machine, one boot, one
-/// network namespace.
-pub(super) fn this_host() -> String {
+/// The same for processes that can meet over shared memory: one machine, one boot, one place
+/// (`shm::place`).
+pub(super) fn this_host(place: &str) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let space = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
-    let digits = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-    format!("{}-{}", digits(&boot), digits(&space.to_string_lossy()))
+    let boot: String = boot.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{boot}-{place}")
 }
 
 #[cfg(test)]
@@ -121,6 +125,7 @@ mod tests {
             incarnation,
             seat: 1,
             is_member: false,
+            versions: None,
             host: "h".repeat(bytes),
             addresses: vec![parse("10.0.0.1:7471", None).unwrap()],
             ip: None,

@@ -19,13 +19,14 @@ const LANE_BYTES: u64 = 320;
 
 fn mirror() -> Mirror {
     let ring = RingMeasures { lanes: 2, lane_bytes: LANE_BYTES };
-    Mirror::new(Arc::new(Measures { block_bytes: BLOCK_BYTES, rings: vec![ring, ring] }))
+    let measures = Measures { block_bytes: BLOCK_BYTES, beat_at: 64, rings: vec![ring, ring] };
+    Mirror::new(Arc::new(measures))
 }
 
-fn seen(mirror: &Mirror, epoch: u64) -> Memory {
+fn seen(mirror: &mut Mirror, epoch: u64) -> Memory {
     let sizes = Sizes { block: BLOCK_BYTES, rings: vec![Some(2 * LANE_BYTES as usize), None] };
     match mirror.shown(Epoch(epoch), &sizes) {
-        Some(Shown::Memory(memory)) => memory,
+        Ok(Some(Shown::Memory(memory))) => memory,
         _ => panic!("it was shown"),
     }
 }
@@ -84,7 +85,7 @@ fn what_is_no_record_or_frame_is_refused() {
         let (mut parser, mut mirror) = begun();
         assert_eq!(parser.take(&bytes, &mut mirror), Err(Flaw::Length { bytes: length }));
     }
-    for kind in [0, 6, 255] {
+    for kind in [0, 7, 255] {
         refused(Flaw::NoFrame { kind }, |writer| writer.head(kind, 0, 0, 0));
     }
     refused(Flaw::CutFrame { kind: WORDS, rest: 16 }, |writer| {
@@ -135,6 +136,13 @@ fn epochs_come_in_their_order() {
     refused(Flaw::Memory { epoch: 0 }, |writer| writer.memory(Epoch(0), &[0]));
     refused(Flaw::Memory { epoch: 2 }, |writer| writer.memory(Epoch(2), &[2]));
     refused(Flaw::Memory { epoch: 2 }, |writer| writer.memory(Epoch(2), &[usize::MAX]));
+    let at = BLOCK_BYTES as u32 - 8;
+    refused(Flaw::Ahead { epoch: 1, at: 0, count: 1 }, |writer| writer.ahead(Epoch(1), 0, &[1]));
+    refused(Flaw::Ahead { epoch: 2, at: 0, count: 1 }, |writer| writer.ahead(Epoch(2), 0, &[1]));
+    refused(Flaw::Ahead { epoch: 2, at, count: 2 }, |writer| {
+        writer.memory(Epoch(2), &[]);
+        writer.ahead(Epoch(2), at, &[1, 2]);
+    });
     refused(Flaw::Memory { epoch: 6 }, |writer| {
         (2..7).for_each(|epoch| writer.memory(Epoch(epoch), &[]));
     });
@@ -168,10 +176,10 @@ fn the_first_epoch_may_be_any() {
         writer.words(8, &[5]);
     });
     assert_eq!(parser.take(&bytes, &mut mirror), Ok(bytes.len()));
-    assert_eq!(seen(&mirror, 0).block.cell(8).observe(), 5);
+    assert_eq!(seen(&mut mirror, 0).block.cell(8).observe(), 5);
     mirror.use_epoch(Epoch(7));
     let sizes = Sizes { block: BLOCK_BYTES, rings: Vec::new() };
-    assert!(mirror.shown(Epoch(0), &sizes).is_none(), "both have entered");
+    assert!(mirror.shown(Epoch(0), &sizes).unwrap().is_none(), "both have entered");
     let again = record(|writer| writer.memory(Epoch(0), &[0]));
     assert_eq!(parser.take(&again, &mut mirror), Err(Flaw::Memory { epoch: 0 }));
 }
@@ -182,6 +190,7 @@ enum Step {
     Span(Span, u8),
     Memory(u64, Vec<usize>),
     Enter(u64),
+    Ahead(u64, u32, Vec<u64>),
     Say(Vec<u8>),
     Raw(Vec<u8>),
 }
@@ -191,7 +200,9 @@ fn step() -> impl Strategy<Value = Step> {
     let at = prop_oneof![8 => word, 1 => any::<u32>()];
     let place = (0u16..3, 0u8..3, 0u64..50, 0u32..50)
         .prop_map(|(subgroup, lane, from, len)| span(subgroup, lane, from * 8, len * 8));
+    let ahead = (0u64..9, at.clone(), prop::collection::vec(any::<u64>(), 0..9));
     prop_oneof![
+        2 => ahead.prop_map(|(e, a, w)| Step::Ahead(e, a, w)),
         4 => (at, prop::collection::vec(any::<u64>(), 0..9)).prop_map(|(a, w)| Step::Words(a, w)),
         4 => (place, any::<u8>()).prop_map(|(span, fill)| Step::Span(span, fill)),
         1 => (0u64..9, prop::collection::vec(0usize..3, 0..3)).prop_map(|(e, s)| Step::Memory(e, s)),
@@ -211,6 +222,7 @@ fn write(steps: &[Step], writer: &mut Writer) {
             }
             Step::Memory(epoch, subgroups) => writer.memory(Epoch(*epoch), subgroups),
             Step::Enter(epoch) => writer.enter(Epoch(*epoch)),
+            Step::Ahead(epoch, at, words) => writer.ahead(Epoch(*epoch), *at, words),
             Step::Say(bytes) => writer.say(bytes),
             Step::Raw(bytes) => {
                 writer.0.extend(bytes);
@@ -223,7 +235,7 @@ fn write(steps: &[Step], writer: &mut Writer) {
 /// Gives a stream to a parser in pieces; what came of it, and where things landed.
 fn outcome(stream: &[u8], cuts: &[usize]) -> (Option<Flaw>, Vec<u64>, Vec<u8>, usize) {
     let (mut parser, mut mirror) = begun();
-    let memory = seen(&mirror, 1);
+    let memory = seen(&mut mirror, 1);
     let (mut from, mut shown, mut flaw) = (0, 0, None);
     for cut in cuts.iter().copied().chain([usize::MAX]) {
         shown = stream.len().min(shown + cut.min(stream.len()));

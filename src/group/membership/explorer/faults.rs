@@ -222,10 +222,17 @@ impl World {
     /// A process that is not a member asks one to join.
     pub fn ask(&mut self, other: usize, who: usize) {
         if matches!(self.processes[other], Phase::Unborn | Phase::Asking) {
+            let versions = self.plan.versions(other);
+            // At the door; or it has come before the group rose, and is told so.
+            let cannot = |up: &super::Up| !up.membership.roster().takes(versions);
+            if self.up(who).is_some_and(cannot) {
+                return;
+            }
             self.processes[other] = Phase::Asking;
             let Phase::Up(up) = &mut self.processes[who] else { return };
             let incarnation = other as u64 + 1;
-            up.membership.ask_to_join(Request { incarnation, address: Address::default() });
+            let request = Request { incarnation, address: Address::default(), versions };
+            up.membership.ask_to_join(request);
         }
     }
 

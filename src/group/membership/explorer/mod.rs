@@ -156,7 +156,11 @@ impl World {
         World {
             net: Net::new(plan.seed, processes, BLOCK_BYTES, plan.eager),
             processes: (0..processes).map(|_| Phase::Unborn).collect(),
-            oracle: Oracle::new(plan.founders, plan.tie_break),
+            oracle: Oracle::new(
+                plan.founders,
+                plan.tie_break,
+                (0..processes).map(|who| plan.versions(who)).collect(),
+            ),
             tally: BTreeMap::new(),
             trail: Vec::new(),
             told: false,
@@ -204,10 +208,10 @@ impl World {
     }
 
     fn found(&mut self) -> Result<(), Broken> {
-        let founders: Vec<_> =
-            (0..self.plan.founders as u64).map(|id| (id + 1, Address::default())).collect();
+        let founder = |who: usize| (who as u64 + 1, Address::default(), self.plan.versions(who));
+        let founders: Vec<_> = (0..self.plan.founders).map(founder).collect();
         for who in 0..self.plan.founders {
-            let roster = Roster::first(&founders, Rank(who as u16));
+            let roster = Roster::founded(&founders, Rank(who as u16));
             let carry = Carry::first(&roster);
             self.enter(who, roster, carry)?;
         }
@@ -219,6 +223,7 @@ impl World {
         self.note(|| format!("{who} enters {} as {roster:?} with {carry:?}", roster.epoch.0));
         self.oracle.install(who, &roster)?;
         self.count("installs", 1);
+        self.count("installs at a later version", u64::from(roster.wire() > 1));
         let specs = subgroups(&self.plan, roster.len());
         let shapes: Vec<Shape> = specs.iter().map(|spec| spec.shape).collect();
         let layout = Arc::new(Layout::new(&shapes));

@@ -51,12 +51,19 @@ const MUTANTS: &[(&str, &str)] = &[
     ("view-count-read-twice", "j 108, T2: each word is read once"),
     ("view-order-is-local", "j 71: the next view is the same function everywhere"),
     ("view-passing-is-not-heard", "T4: who passed tells those who wait for the dead"),
+    ("view-version-is-mine", "a view runs at what all its members speak"),
+    ("view-version-of-who-joins-is-mine", "a member speaks what it has said"),
+    ("view-joiner-speaks-anything", "L4: who joins speaks the version at hand: it never falls"),
 ];
 
 /// Found in the simulated world (`sim/views/mutants.rs`), where queues are full more often, and by
 /// name in `membership/tests.rs`: the explorer's connections do not end before its members do.
-const ELSEWHERE: [&str; 3] =
-    ["view-goes-without-a-word", "view-passed-is-lost", "view-passed-suspects"];
+const ELSEWHERE: [&str; 4] = [
+    "view-before-is-forgotten",
+    "view-goes-without-a-word",
+    "view-passed-is-lost",
+    "view-passed-suspects",
+];
 
 /// Seeds after which a fault counts as not found.
 fn seeds_max() -> u64 {

@@ -5,7 +5,7 @@
 
 use super::super::changes::Change;
 use super::super::roster::Roster;
-use crate::base::Count;
+use crate::base::{Count, Versions};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub type Broken = String;
@@ -29,6 +29,10 @@ pub struct Oracle {
     /// Who has asked to leave.
     pub leavers: BTreeSet<usize>,
     pub tie_break: bool,
+    /// What each process speaks.
+    versions: Vec<Versions>,
+    /// By epoch: the wire version.
+    wires: BTreeMap<u64, u16>,
 }
 
 fn process(incarnation: u64) -> usize {
@@ -36,8 +40,29 @@ fn process(incarnation: u64) -> usize {
 }
 
 impl Oracle {
-    pub fn new(founders: usize, tie_break: bool) -> Oracle {
-        Oracle { founders: founders as u64, tie_break, ..Oracle::default() }
+    pub fn new(founders: usize, tie_break: bool, versions: Vec<Versions>) -> Oracle {
+        Oracle { founders: founders as u64, tie_break, versions, ..Oracle::default() }
+    }
+
+    /// A view runs at the highest version that all its members speak, wherever it is installed, and at
+    /// no lower one than the view before.
+    fn version(
+        &mut self,
+        who: usize,
+        epoch: u64,
+        members: &[usize],
+        wire: u16,
+    ) -> Result<(), Broken> {
+        let common = Versions::common(members.iter().map(|member| self.versions[*member]));
+        let before = self.wires.get(&(epoch - 1)).copied().unwrap_or(1);
+        if common != Some(wire) || wire < before {
+            return Err(format!(
+                "wire version: {epoch} runs at {wire} at {who}, after {before}, and its members speak \
+                 {common:?}"
+            ));
+        }
+        self.wires.insert(epoch, wire);
+        Ok(())
     }
 
     /// 2, 3, 4: view agreement, increasing epochs, primary partition.
@@ -52,6 +77,7 @@ impl Oracle {
         if members[roster.me.index()] != who {
             return Err(format!("self-inclusion: {who} in view {epoch} {members:?}"));
         }
+        self.version(who, epoch, &members, roster.wire())?;
         let mine = self.installed.entry(who).or_default();
         if mine.last().is_some_and(|last| *last >= epoch) {
             return Err(format!("{who} installs {epoch} after {mine:?}"));

@@ -3,7 +3,7 @@
 
 use super::super::stage::Stage;
 use super::net::Dice;
-use crate::base::Rank;
+use crate::base::{Rank, Versions};
 use crate::group::view::Subgroup;
 use crate::sst::layout::{Mode, Shape};
 
@@ -128,6 +128,21 @@ impl Plan {
 }
 
 impl Plan {
+    /// What a process speaks. In a third of the seeds a group is upgraded: some of its founders and most
+    /// of those that come speak a version more, and some only that.
+    pub fn versions(&self, who: usize) -> Versions {
+        if self.seed % 3 != 1 {
+            return Versions::OURS;
+        }
+        let mut dice = Dice::new(self.seed ^ 0x7665_7273 ^ (who as u64) << 32);
+        let (old, both, new) = ((1, 1), (1, 2), (2, 3));
+        let (min, max) = match who < self.founders {
+            true => dice.pick(&[old, both, both]),
+            false => dice.pick(&[both, both, old, new]),
+        };
+        Versions { min, max }
+    }
+
     /// Joins and messages, and no fault of its own.
     pub fn calm_join(seed: u64) -> Plan {
         Plan {

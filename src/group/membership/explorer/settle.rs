@@ -89,7 +89,12 @@ impl World {
     pub fn is_at_rest(&self) -> bool {
         let up = self.all_up();
         // Who asked to join is in, who asked to leave is out; the last one has nobody to ask.
-        let asking = self.processes.iter().any(|phase| matches!(phase, Phase::Asking));
+        let takes = |who: &usize, joiner: usize| {
+            self.up(*who).expect("up").membership.roster().takes(self.plan.versions(joiner))
+        };
+        let asks = |joiner: usize| matches!(self.processes[joiner], Phase::Asking);
+        let asks = |joiner: usize| asks(joiner) && up.iter().all(|who| takes(who, joiner));
+        let asking = (0..self.processes.len()).any(asks);
         let leaving = up.iter().any(|who| self.oracle.leavers.contains(who));
         if (asking && !up.is_empty()) || (leaving && up.len() > 1 && !self.plan.tie_break) {
             return false;
