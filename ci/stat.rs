@@ -102,6 +102,32 @@ fn a_group_that_is_not_there_is_told() {
     assert!(text_of(&output.stderr).contains("no group no-such-group-here on this host"));
 }
 
+/// Where a configuration says that members meet; without it nobody is found.
+#[test]
+fn members_in_a_directory_are_found() {
+    let name = format!("stat-place-{}", std::process::id());
+    let directory = std::env::temp_dir().join(format!("squall-{name}"));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("g.toml");
+    let text = format!("group = \"{name}\"\nmembers = 1\npeers.directory = {directory:?}\n");
+    std::fs::write(&file, text).unwrap();
+    let stat = || squall(&["stat", "--config", file.to_str().unwrap()]);
+    let output = stat();
+    let why = text_of(&output.stderr);
+    let there = format!("no group {name} in {}", directory.display());
+    assert!(output.status.code() == Some(1) && why.contains(&there), "{why}");
+    let mut config = Config::new(&name, 0, 1);
+    config.peers.directory = directory.clone();
+    let group = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
+    let polling = group.spawn(None).unwrap();
+    let output = stat();
+    let text = text_of(&output.stdout);
+    assert!(text.contains(&format!("group {name}: 1 member")), "{text}{}", text_of(&output.stderr));
+    assert!(!squall(&["stat", &name]).status.success());
+    drop(polling);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
 #[test]
 fn the_machine_is_described() {
     let lines = json_of(&["info", "--json"]);
@@ -140,8 +166,11 @@ fn a_shard_that_waits_is_told() {
     let polling = group.spawn(None).unwrap();
     let output = squall(&["stat", &name]);
     let text = text_of(&output.stdout);
-    let waits = "subgroup 0: stable mode, 0 senders, waits for 1 more\n";
-    assert!(text.contains(waits), "{text}");
+    let shard = |at: u32| format!("subgroup {at} (shard {at} of the configured subgroup 0)");
+    let waits = format!("{}: stable mode, 0 senders, waits for 1 more\n", shard(0));
+    assert!(text.contains(&waits), "{text}");
+    let empty = format!("{}: stable mode, 0 senders, waits for 2 more, no members\n", shard(1));
+    assert!(text.contains(&empty), "{text}");
     assert!(
         text.contains(
             "subgroup 2 (shard 0 of the configured subgroup 1): stable mode, 1 senders\n"
@@ -150,6 +179,8 @@ fn a_shard_that_waits_is_told() {
     let value = json_of(&["stat", &name, "--json"]);
     assert_eq!(value["members"][0]["subgroups"][0]["lacks"], 1);
     assert_eq!(value["members"][0]["evicted"], 0);
+    let shard = &value["subgroups"][1];
+    assert_eq!([&shard["members"], &shard["lacks"], &shard["of"]], [0, 2, 0], "{value}");
     drop(polling);
 }
 

@@ -139,7 +139,8 @@ fn lobby(told: &Told) -> Lobby {
     let at = parse(&at, None).expect("an address");
     let door = Door::open(&[at], terms.clone(), Limits::default()).expect("a port");
     let hello = Hello::new(Wants::Join, "tcp-bench", told.rank, incarnation, "");
-    Lobby::new(Parts { terms, hello, door, others_only: false, source: None, place: String::new() })
+    let (source, page, place) = (None, None, String::new());
+    Lobby::new(Parts { terms, hello, door, others_only: false, source, page, place })
 }
 
 /// By rank: all members' memory, and as whom this one knows them.

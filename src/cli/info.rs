@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `squall info`: what this machine offers for Squall, what it lacks, and the remedy for each lack.
-//! What can be tried is tried; what cannot is read from the kernel's files.
+//! What can be tried is tried; what cannot is read from the kernel's files. With a configuration file also
+//! what its network comes to.
+
+mod links;
+mod network;
 
 use crate::failure::Failure;
 use crate::machine::{self, field, read};
@@ -13,10 +17,12 @@ use squall::driver::config::Config;
 use squall::mem::Region;
 use squall::mem::region::{Want, memlock_limit};
 use std::fs;
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
   squall info
+  squall info --config demo.toml   where this member would listen, what names mean, who answers
   squall info --json | jq '.[] | select(.state != \"ok\")'
 
 States: ok; note: works, could be faster or more; LACK: something that Squall can use is missing.
@@ -26,6 +32,9 @@ The exit status is 0 unless shared memory itself does not work.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
+    /// A configuration file: try the network as its member would use it. Nothing is opened or joined
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -39,30 +48,30 @@ enum State {
 }
 
 struct Line {
-    name: &'static str,
+    name: String,
     state: State,
     found: String,
     remedy: String,
 }
 
 impl Line {
-    fn ok(name: &'static str, found: impl Into<String>) -> Line {
-        Line { name, state: State::Ok, found: found.into(), remedy: String::new() }
+    fn ok(name: impl Into<String>, found: impl Into<String>) -> Line {
+        Line { name: name.into(), state: State::Ok, found: found.into(), remedy: String::new() }
     }
 
-    fn note(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Line {
-        Line { name, state: State::Note, found: found.into(), remedy: remedy.into() }
+    fn note(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Line {
+        Line { name: name.into(), state: State::Note, found: found.into(), remedy: remedy.into() }
     }
 
-    fn lack(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Line {
-        Line { name, state: State::Lack, found: found.into(), remedy: remedy.into() }
+    fn lack(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Line {
+        Line { name: name.into(), state: State::Lack, found: found.into(), remedy: remedy.into() }
     }
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
     let memory = shared_memory();
     let works = memory.state == State::Ok;
-    let lines = [
+    let mut lines = vec![
         kernel(),
         cores(),
         isolation(),
@@ -78,6 +87,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         rdma(),
         gpu(),
     ];
+    lines.extend(network::lines());
+    if let Some(file) = &options.config {
+        lines.extend(network::lines_of(file));
+    }
     if options.json {
         let lines: Vec<Value> = lines.iter().map(line_json).collect();
         say(&format!("{:#}", Value::from(lines)))?;
@@ -116,7 +129,7 @@ fn table(lines: &[Line]) -> String {
     }
     table.set_header(["what", "", "found"]);
     for line in lines {
-        table.add_row([line.name, state_text(line.state), &line.found]);
+        table.add_row([line.name.as_str(), state_text(line.state), &line.found]);
     }
     format!("{table}{}", remedies(lines))
 }
@@ -348,7 +361,7 @@ fn rdma() -> Line {
         return Line::note(
             "RDMA",
             "no device in /sys/class/infiniband",
-            "only for groups across hosts: a device and its driver, or soft-RoCE (`modprobe rdma_rxe`)",
+            "not needed: between hosts members meet over TCP (RDMA is to come)",
         );
     }
     let port = |device: &String| {

@@ -2,6 +2,9 @@
 //! Facts of this machine that belong beside every figure.
 
 use serde_json::{Value, json};
+use squall::driver::config::Config;
+use squall::driver::near_identity;
+use squall::error::Error;
 use std::fs;
 
 /// The first line of a file, trimmed; `None`: there is no such file, or it is empty.
@@ -32,6 +35,17 @@ pub fn processor() -> String {
 /// How many cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
+/// The host's name, as it calls itself.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The same for processes that meet over shared memory: one boot, one place.
+pub fn network_place(config: &Config) -> Result<String, Error> {
+    let boot = read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(format!("{boot} {}", near_identity(config)?))
 }
 
 pub fn line() -> String {

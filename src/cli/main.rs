@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `squall` program: measure, use and look at groups on this host. One file per verb; the
+//! The `squall` program: measure, use and look at groups, on this host and on others. One file per verb; the
 //! library knows nothing of it.
 //!
 //! Results go to standard output, everything else to standard error. Exit status 0: done; 1: it
@@ -11,6 +11,7 @@
 mod cat;
 mod config;
 mod failure;
+mod far;
 mod info;
 mod machine;
 mod perf;
@@ -30,12 +31,14 @@ Examples:
   squall cat --group demo --members 2 --rank 0     (and --rank 1 in another terminal)
   squall stat demo                        look into that group from a third one
   squall info                             what this machine lacks, and the remedies
+  squall perf --config demo.toml          the same between hosts: on each of them, with the same file
+  squall stat --config demo.toml          look into a group on several hosts
   squall secret FILE                      make what members on several hosts prove themselves with
   squall sim --seconds 10                 search a simulated world for a wrong order
 
 `squall VERB --help` has more.";
 
-/// Totally ordered multicast between the processes of a host.
+/// Totally ordered multicast between processes, on one host or several.
 #[derive(Parser)]
 #[command(name = "squall", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Arguments {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `squall perf`: how fast the engine is on this machine, beside what the machine can do at all.
+//! `squall perf`: how fast the engine is on this machine, or between hosts, beside what the machine or
+//! the network can do at all.
 
 mod crew;
 mod failover;
 mod floor;
 mod hlog;
+mod hosts;
 mod member;
 mod message;
 mod plan;
@@ -33,6 +35,15 @@ Examples:
   squall perf failover --times 200              kill -9 to the first delivery in the next view
   squall perf rate --group g --rank 0           one member by hand; start rank 1 elsewhere, same flags
 
+Between hosts: on each the same command with the same file (`squall config --example` lists its keys),
+and its own rank, in the file or as SQUALL_RANK. Rank 0 prints for all; whoever is missing is named.
+  squall perf --config demo.toml                a tour of some ten seconds
+  squall perf --config demo.toml lat --seconds 10
+The file says who the members are, how they meet, what they do when idle (`idle`) and on which core
+(`core`); its subgroups are not used. The floor is bare TCP between rank 0 and the first member on
+another host: there and back for `lat`, a one-way stream for `rate` and `bw`, over a port of its own
+(--floor-port, if a firewall is between). Between hosts clocks differ: latency is from send to stable.
+
 Every member checks every message while it measures: each sender's sequence, the total order, and
 the checksum of one text in 64. A violation ends the run with status 1.
 The floor (cache-line round trip by two lines, one each way; eventfd round trip; memcpy) is measured
@@ -40,16 +51,22 @@ in the same run, on the same cores; ratio is engine / floor.";
 
 /// Measure the engine on this machine, beside the machine's floor.
 #[derive(Args)]
-#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(after_help = EXAMPLES)]
 pub struct Options {
     #[command(subcommand)]
     test: Option<TestVerb>,
+    /// A configuration file: be one of the members that it names, on several hosts
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// With --config: the port of rank 0 that the bare TCP floor is measured over [default: any]
+    #[arg(long, value_name = "PORT", global = true)]
+    floor_port: Option<u16>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// About how long the tour takes
-    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
-    seconds: f64,
+    /// About how long the tour takes [default: 30; with --config 12]
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
     /// Cores to use, like 0,2-3; member i runs on the (i modulo length)-th [default: all]
     #[arg(long, value_parser = parse_cores, value_name = "LIST")]
     cores: Option<Cores>,
@@ -58,6 +75,7 @@ pub struct Options {
 #[derive(Subcommand)]
 enum TestVerb {
     /// Latency of one paced sender: to stable at the sender, to delivery at each receiver
+    #[command(alias = "latency")]
     Lat {
         #[command(flatten)]
         common: Common,
@@ -74,6 +92,7 @@ enum TestVerb {
     /// Messages per second delivered at each member, all senders at full speed
     Rate(Common),
     /// Bytes per second delivered at each member, one sender with large messages
+    #[command(alias = "bandwidth")]
     Bw(Common),
     Failover(failover::Options),
     #[command(hide = true)]
@@ -99,9 +118,9 @@ struct Common {
     /// Bytes of a message [default: lat 64, rate 100, bw 1MiB]
     #[arg(long, value_parser = parse_message_bytes, value_name = "BYTES")]
     size: Option<u32>,
-    /// Members of the group, one process each
-    #[arg(long, default_value_t = 2)]
-    members: u16,
+    /// Members of the group, one process each [default: 2]
+    #[arg(long)]
+    members: Option<u16>,
     /// How many of them are senders [default: lat and bw 1, rate all]
     #[arg(long)]
     senders: Option<u16>,
@@ -135,8 +154,20 @@ type Cores = std::sync::Arc<[usize]>;
 
 pub fn run(options: &Options) -> Result<(), Failure> {
     let cores = options.cores.as_deref().map(<[usize]>::to_vec);
+    if options.test.is_some() && (options.json || options.seconds.is_some() || cores.is_some()) {
+        return fail!("give --json, --seconds and --cores after the test, as its own options");
+    }
+    if let Some(file) = &options.config {
+        return between_hosts(options, file);
+    }
+    if options.floor_port.is_some() {
+        return fail!("--floor-port is for members on several hosts: add --config FILE");
+    }
     match &options.test {
-        None => tour::run(&cores.map_or_else(own_cores, Ok)?, options.seconds, options.json),
+        None => {
+            let seconds = options.seconds.unwrap_or(30.0);
+            tour::run(&cores.map_or_else(own_cores, Ok)?, seconds, options.json)
+        }
         Some(TestVerb::Member { rank, plan, parent }) => {
             crew::die_with(*parent)?;
             let plan: Plan =
@@ -165,6 +196,37 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         Some(TestVerb::Rate(common)) => whole(Test::Rate, common),
         Some(TestVerb::Bw(common)) => whole(Test::Bw, common),
     }
+}
+
+/// This process is one member of a measurement between hosts.
+fn between_hosts(options: &Options, file: &Path) -> Result<(), Failure> {
+    let job = hosts::Job::read(file, options.floor_port.unwrap_or(0))?;
+    let (test, common, pace) = match &options.test {
+        None if options.cores.is_some() => {
+            return fail!("--cores: with --config each member's core is `core` in its file");
+        }
+        None => return job.tour(options.seconds.unwrap_or(12.0), options.json),
+        Some(TestVerb::Lat { common, pace, hlog: None, plot: None }) => (Test::Lat, common, *pace),
+        Some(TestVerb::Lat { .. }) => return fail!("--hlog and --plot: not with --config yet"),
+        Some(TestVerb::Rate(common)) => (Test::Rate, common, None),
+        Some(TestVerb::Bw(common)) => (Test::Bw, common, None),
+        Some(_) => return fail!("--config: only for lat, rate, bw and the tour"),
+    };
+    let by_file = [
+        (common.members.is_some(), "--members", "members"),
+        (common.rank.is_some(), "--rank", "rank"),
+        (common.group.is_some(), "--group", "group"),
+        (common.idle.is_some(), "--idle", "idle"),
+        (common.cores.is_some(), "--cores", "core"),
+    ];
+    if let Some((_, option, key)) = by_file.iter().find(|(given, ..)| *given) {
+        return fail!("{option}: with --config the file says it (`{key}`)");
+    }
+    let mut plan = job.plan(test, common.size);
+    plan.senders = common.senders.unwrap_or(plan.senders);
+    (plan.window, plan.seconds, plan.plant) = (common.window, common.seconds, common.plant);
+    plan.pace_ns = pace.unwrap_or(plan.pace_ns);
+    job.run(vec![plan], common.json)
 }
 
 fn whole(test: Test, common: &Common) -> Result<(), Failure> {
@@ -216,7 +278,7 @@ fn make_plan(test: Test, common: &Common, pace: Option<u64>) -> Result<Plan, Fai
         Some(cores) => cores.to_vec(),
         None => own_cores()?,
     };
-    let members = common.members;
+    let members = common.members.unwrap_or(2);
     let idle = common.idle.unwrap_or_else(|| idle_for(members, &cores));
     let crowded = usize::from(members) > cores.len();
     if idle == IdleOption::Spin && crowded {
@@ -226,18 +288,13 @@ fn make_plan(test: Test, common: &Common, pace: Option<u64>) -> Result<Plan, Fai
              time slices; --idle yield is for that"
         ));
     }
-    let size = match test {
-        Test::Lat => 64,
-        Test::Rate => 100,
-        Test::Bw => 1 << 20,
-    };
     let slow = idle == IdleOption::Park || crowded;
     Ok(Plan {
         test,
         group: common.group.clone().unwrap_or_else(group_name),
         members,
         senders: common.senders.unwrap_or(if test == Test::Rate { members } else { 1 }),
-        size: common.size.unwrap_or(size),
+        size: common.size.unwrap_or(test.size()),
         window: common.window,
         idle,
         cores,

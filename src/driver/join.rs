@@ -140,7 +140,7 @@ fn join_once(
     let (seat, incarnation, largest) =
         (joining.hello.rank, joining.hello.incarnation, policy.largest());
     let (text, place) = (&joining.hello.config, &joining.place);
-    let me = Myself { seat, incarnation, text, largest: &largest, secret, place };
+    let me = Myself { seat, incarnation, text, largest: &largest, secret, page: &page, place };
     let mut lines = lines::open(config, shm, &me)?;
     joining.hello.doors = lines.doors();
     let sends = if config.join { policy.joiner_sends() } else { sends(&view, Rank(config.rank)) };

@@ -4,6 +4,7 @@
 
 use super::config::Config;
 use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, SecretFrom};
+use super::policy::config_text;
 use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::mixed::{Mixed, far, near};
@@ -18,6 +19,7 @@ use crate::fabric::tcp::mirror::Measures;
 use crate::fabric::tcp::secret::Secret;
 use crate::fabric::tcp::{Setup, Tcp};
 use crate::fabric::{Exchange, Fabric};
+use crate::mem::Region;
 use crate::sst::layout::Layout;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -127,6 +129,8 @@ pub struct Myself<'a> {
     pub largest: &'a Layout,
     /// As `secret_of` has found it.
     pub secret: Option<&'a Secret>,
+    /// Its statistics.
+    pub page: &'a Arc<Region>,
     /// Where it meets others on this host.
     pub place: &'a Place,
 }
@@ -140,6 +144,47 @@ pub fn secret_of(config: &Config) -> Result<Option<Secret>, Error> {
     from.map(secret).transpose()
 }
 
+/// What a process needs that is no member and asks members something over TCP.
+pub struct Inquiry {
+    pub terms: Arc<Terms>,
+    /// With the configuration, so that who is asked can compare.
+    pub hello: Hello,
+    /// Calls come from this interface.
+    pub source: Option<IpAddr>,
+    /// The first members, or contacts.
+    pub addresses: Vec<Address>,
+}
+
+impl Inquiry {
+    /// Errors: `Invalid`: an address, or the secret; `System`: it cannot be read.
+    pub fn new(config: &Config, kind: Kind) -> Result<Inquiry, Error> {
+        let rank = if config.join { 0 } else { config.rank };
+        let text = match kind {
+            Kind::Stat => String::new(),
+            _ => config_text(config, &Config { rank, ..config.clone() }.view()?)?,
+        };
+        let (source, incarnation) = (source_of(&listen_at(config)?), 0);
+        let terms = terms(config, secret_of(config)?, incarnation);
+        let mut hello = Hello::new(kind, &config.group, config.rank, incarnation, &text);
+        hello.versions = config.versions;
+        Ok(Inquiry { terms, hello, source, addresses: all_of(whom_to_call(config))? })
+    }
+}
+
+fn terms(config: &Config, secret: Option<Secret>, incarnation: u64) -> Arc<Terms> {
+    let (group, versions) = (config.group.clone(), config.versions);
+    Arc::new(Terms { group, secret, versions, incarnation })
+}
+
+/// The first members; for one that joins, its contacts, if it has any.
+fn whom_to_call(config: &Config) -> &[String] {
+    let network = &config.network;
+    match config.join && !network.contacts.is_empty() {
+        true => &network.contacts,
+        false => &network.founders,
+    }
+}
+
 /// Opens the door to other hosts, and begins to call.
 ///
 /// Errors: `Invalid`: an address, or the secret; `InUse`: a port; `Limit`, `System`.
@@ -148,30 +193,24 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     if network.carrier == Carrier::Shm {
         return Ok(Lines::Near(Box::new(shm)));
     }
-    let (group, incarnation) = (config.group.clone(), me.incarnation);
-    let secret = me.secret.cloned();
-    let terms = Arc::new(Terms { group, secret, versions: config.versions, incarnation });
+    let terms = terms(config, me.secret.cloned(), me.incarnation);
     let listen = listen_at(config)?;
     let door = Door::open(&listen, terms.clone(), Limits::default())?;
     let kind = if config.join { Kind::Enter } else { Kind::Join };
-    let mut hello = Hello::new(kind, &config.group, me.seat, incarnation, me.text);
+    let mut hello = Hello::new(kind, &config.group, me.seat, me.incarnation, me.text);
     hello.versions = config.versions;
     hello.addresses = advertised(network, &door)?;
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
     let source = source_of(&listen);
     let others_only = network.carrier == Carrier::Auto;
-    let place = match part_of(network)? {
-        "" => me.place.identity(),
-        part => format!("{}-{part}", me.place.identity()),
-    };
-    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, place });
-    if config.join {
-        let contacts =
-            if network.contacts.is_empty() { &network.founders } else { &network.contacts };
-        lobby.call_contacts(&all_of(contacts)?);
-    } else {
-        lobby.call_founders(&all_of(&network.founders)?);
+    let place = identity(network, me.place)?;
+    let page = Some(me.page.clone());
+    let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, page, place });
+    let known = all_of(whom_to_call(config))?;
+    match config.join {
+        true => lobby.call_contacts(&known),
+        false => lobby.call_founders(&known),
     }
     let setup = Setup {
         measures: Measures::of(me.largest),
@@ -183,6 +222,18 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     let mut tcp = Tcp::new(setup)?;
     tcp.attend(lobby)?;
     Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)))
+}
+
+/// The same, within a host, for all that share memory. Errors: `Invalid`: `network.host`.
+pub fn near_identity(config: &Config) -> Result<String, Error> {
+    identity(&config.network, &Place::new(&config.near_name(), &config.peers)?)
+}
+
+fn identity(network: &Network, place: &Place) -> Result<String, Error> {
+    Ok(match part_of(network)? {
+        "" => place.identity(),
+        part => format!("{}-{part}", place.identity()),
+    })
 }
 
 fn part_of(network: &Network) -> Result<&str, Error> {
@@ -201,7 +252,10 @@ fn all_of(addresses: &[String]) -> Result<Vec<Address>, Error> {
     addresses.iter().map(|text| parse(text, Some(PORT_DEFAULT))).collect()
 }
 
-fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
+/// Where a member listens: as it is told, or where the others look for it.
+///
+/// Errors: `Invalid`: an address.
+pub fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
     let network = &config.network;
     if !network.listen.is_empty() {
         return all_of(&network.listen);
@@ -305,5 +359,21 @@ mod tests {
         config.network.carrier = Carrier::Tcp;
         assert!(secret_of(&config).unwrap().is_some());
         assert!(secret_of(&config).is_err(), "that is how it is: so `join` reads it once");
+    }
+
+    #[test]
+    fn a_founder_listens_where_others_look_for_it() {
+        let mut config = Config::new("g", 0, 3);
+        config.network.founders = ["a:1000", "[::1]:1001", "b"].map(String::from).to_vec();
+        let listen = |config: &Config| listen_at(config).unwrap()[0].to_string();
+        let mut of = |rank| {
+            config.rank = rank;
+            listen(&config)
+        };
+        assert_eq!([of(0), of(1), of(2)], ["*:1000", "*:1001", "*:7471"]);
+        let joins = Config { join: true, rank: 0, ..config.clone() };
+        assert_eq!(listen(&joins), "*:7471");
+        config.network.listen = vec!["10.0.0.1:7".into()];
+        assert_eq!(listen(&config), "10.0.0.1:7");
     }
 }

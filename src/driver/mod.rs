@@ -33,6 +33,8 @@ pub mod stats;
 pub mod views;
 mod watch;
 
+pub use lines::{Inquiry, listen_at, near_identity};
+
 #[cfg(test)]
 mod leaving_tests;
 
@@ -379,6 +381,9 @@ impl Driver {
             self.tick_views();
         }
         self.write_page(now);
+        if look {
+            self.write_ways();
+        }
         true
     }
 
@@ -500,7 +505,12 @@ impl Driver {
     pub fn refresh(&mut self) {
         if !self.is_inherited() {
             self.write_page(clock());
+            self.write_ways();
         }
+    }
+
+    fn write_ways(&self) {
+        self.fabric.ways(&mut |rank, way| self.page.write_way(rank, way));
     }
 
     fn write_page(&self, now: Nanos) {

@@ -5,17 +5,23 @@
 //! `TICK_TURNS` busy turns), mapped read-only by whoever asks at the door. Words are independent;
 //! a reader may see some of one tick and some of the next.
 
-use crate::base::Nanos;
+use crate::base::{Nanos, Rank};
 use crate::error::Status;
+use crate::fabric::Way;
 use crate::group::Engine;
 use crate::group::multicast::{Multicast, Tally};
+use crate::group::view::{Part, View};
 use crate::mem::Region;
 use crate::sst::layout::Mode;
 use crate::transfer;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+mod read;
+pub use read::read;
+
 /// The first word of the page: "sqstat" and a format byte.
-pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x02");
+pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x03");
 
 /// State transfers of a page: those that the member gives its state by at the same time, at the
 /// most, and the one by which it got its own.
@@ -28,12 +34,24 @@ const TRANSFERS_AT: usize = 32;
 const TRANSFER_WORDS: usize = 16;
 const _: () = assert!(transfer::progress::WORDS + 2 <= TRANSFER_WORDS);
 
-const HEAD_WORDS: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
+/// By rank, how that member is reached: 0: it is not, or it is this one; `BY_SHM` or `BY_TCP`; the address
+/// (family 4 or 6 above the port, then 16 bytes of it); bytes that wait; how often there was no room.
+const PEERS_AT: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
+const PEER_WORDS: usize = 8;
+const BY_SHM: u64 = 1;
+const BY_TCP: u64 = 2;
+
+/// After those: the subgroups of the view, each with what belongs to its members by rank.
 const SUBGROUP_WORDS: usize = 32;
+
+/// Where a subgroup begins, with room for so many members.
+fn subgroup_at(at: usize, room: usize) -> usize {
+    PEERS_AT + room * PEER_WORDS + at * (SUBGROUP_WORDS + room)
+}
 
 /// Bytes of the page of a group.
 pub fn page_bytes(subgroups: usize, members: usize) -> usize {
-    (HEAD_WORDS + subgroups * (SUBGROUP_WORDS + members)) * 8
+    subgroup_at(subgroups, members) * 8
 }
 
 /// What the driver counts.
@@ -163,7 +181,24 @@ pub struct Snapshot {
     pub last: Steps,
     pub counters: Counters,
     pub subgroups: Vec<SubgroupSnapshot>,
+    /// Those that it does not belong to, some of which may have no members at all.
+    pub elsewhere: Vec<Elsewhere>,
+    /// By rank: how that member is reached.
+    pub peers: Vec<Option<Way>>,
     pub transfers: Vec<Transferred>,
+}
+
+/// A subgroup of the view that the member does not belong to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    pub subgroup: u64,
+    pub received_mode: bool,
+    pub members: u64,
+    pub senders: u64,
+    /// As in `SubgroupSnapshot`.
+    pub of: u64,
+    pub shard: u64,
+    pub lacks: u64,
 }
 
 /// One subgroup of a page. Only subgroups that the member belongs to are there.
@@ -214,6 +249,41 @@ impl Page {
         self.region.cell(word * 8).prepare(value);
     }
 
+    /// What does not change within a view.
+    #[cold]
+    fn write_view(&self, view: &View) {
+        for (at, subgroup) in view.subgroups.iter().enumerate() {
+            let base = subgroup_at(at, self.room);
+            let Part { of, shard, lacks } = subgroup.part;
+            let words = [
+                (0, at as u64),
+                (1, u64::from(subgroup.shape.mode == Mode::Received)),
+                (2, subgroup.senders.len() as u64),
+                (13, of.into()),
+                (14, shard.into()),
+                (15, lacks.into()),
+                (16, subgroup.members.len() as u64),
+                (17, u64::from(subgroup.has(view.me))),
+            ];
+            words.iter().for_each(|(word, value)| self.put(base + word, *value));
+        }
+        (0..self.room).for_each(|rank| self.put(PEERS_AT + rank * PEER_WORDS, 0));
+    }
+
+    /// How a member is reached; some stores.
+    pub fn write_way(&self, rank: Rank, way: Way) {
+        if rank.index() >= self.room {
+            return;
+        }
+        let base = PEERS_AT + rank.index() * PEER_WORDS;
+        let Way::Tcp { remote, queued_bytes, full } = way else {
+            return self.put(base, BY_SHM);
+        };
+        let (place, [high, low]) = words_of(remote);
+        let words = [BY_TCP, place, high, low, queued_bytes, full];
+        words.iter().enumerate().for_each(|(at, word)| self.put(base + at, *word));
+    }
+
     /// Writes everything; about ten stores and as many per subgroup, to lines nobody else writes.
     pub fn write(
         &self,
@@ -224,24 +294,24 @@ impl Page {
         counted: &[Counted],
     ) {
         let stopped = stopped.map_or(0, |status| u64::from((status as i32).unsigned_abs()));
+        let view = engine.view();
+        if self.region.cell(5 * 8).own() != engine.epoch().0 {
+            self.write_view(view);
+        }
         let head = [engine.epoch().0, stopped, now.0];
         let turned =
             [counters.turns, counters.busy_turns, counters.sleeps, counters.loop_gap_max_ns];
-        self.put(2, u64::from(engine.view().me.0));
-        self.put(3, engine.view().members as u64);
-        self.put(4, engine.multicasts().len() as u64);
+        self.put(2, u64::from(view.me.0));
+        self.put(3, view.members as u64);
+        self.put(4, view.subgroups.len() as u64);
         self.put(23, counters.evicted);
         head.iter().chain(&turned).enumerate().for_each(|(at, value)| self.put(5 + at, *value));
-        for (at, multicast) in engine.multicasts().iter().enumerate() {
-            let base = HEAD_WORDS + at * (SUBGROUP_WORDS + self.room);
+        for multicast in engine.multicasts() {
+            let base = subgroup_at(multicast.subgroup, self.room);
             let [prefix, stable, done] = multicast.own_progress();
-            let part = engine.view().subgroups[multicast.subgroup].part;
             let counted = &counted[multicast.subgroup];
             let (tally, delivered) = (counted.tally(multicast), counted.delivered);
             let words = [
-                multicast.subgroup as u64,
-                u64::from(multicast.mode == Mode::Received),
-                multicast.slots().len() as u64,
                 prefix.0,
                 stable.0,
                 done.0,
@@ -252,14 +322,11 @@ impl Page {
                 delivered.messages,
                 delivered.bytes,
                 delivered.batches,
-                part.of.into(),
-                part.shard.into(),
-                part.lacks.into(),
             ];
-            words.iter().enumerate().for_each(|(i, value)| self.put(base + i, *value));
+            words.iter().enumerate().for_each(|(i, value)| self.put(base + 3 + i, *value));
             let ranks = base + SUBGROUP_WORDS;
-            (0..engine.view().members).for_each(|rank| self.put(ranks + rank, u64::MAX));
-            self.put(ranks + usize::from(engine.view().me.0), prefix.0);
+            (0..view.members).for_each(|rank| self.put(ranks + rank, u64::MAX));
+            self.put(ranks + view.me.index(), prefix.0);
             for (rank, number) in multicast.progress() {
                 self.put(ranks + rank.index(), number.0);
             }
@@ -287,84 +354,62 @@ impl Page {
     }
 }
 
-/// Decodes a page. `None`: it is none, or not yet.
-pub fn read(region: &Region) -> Option<Snapshot> {
-    let word = |at: usize| (at * 8 + 8 <= region.size()).then(|| region.cell(at * 8).observe());
-    if word(0)? != STATS_MAGIC {
-        return None;
+/// An address as words: family and port; and its bytes.
+fn words_of(address: Option<SocketAddr>) -> (u64, [u64; 2]) {
+    let halves = |bytes: u128| [(bytes >> 64) as u64, bytes as u64];
+    match address {
+        None => (0, [0; 2]),
+        Some(SocketAddr::V4(v4)) => {
+            (4 << 16 | u64::from(v4.port()), halves(u128::from(v4.ip().to_bits())))
+        }
+        Some(SocketAddr::V6(v6)) => (6 << 16 | u64::from(v6.port()), halves(v6.ip().to_bits())),
     }
-    let members = word(3)? as usize;
-    let (subgroups, room) = (word(4)? as usize, word(12)? as usize);
-    if members > room || page_bytes(subgroups.min(1 << 10), room.min(1 << 10)) > region.size() {
-        return None;
-    }
-    let mut snapshot = Snapshot {
-        pid: word(1)?,
-        rank: word(2)?,
-        members: members as u64,
-        epoch: word(5)?,
-        stopped: word(6)?,
-        at: Nanos(word(7)?),
-        changes: word(13)?,
-        last: Steps {
-            suspected: Nanos(word(14)?),
-            wedged: Nanos(word(15)?),
-            agreed: Nanos(word(16)?),
-            echoed: Nanos(word(17)?),
-            ended: Nanos(word(18)?),
-            passed: Nanos(word(19)?),
-            installed: Nanos(word(20)?),
-            built: Nanos(word(21)?),
-            delivered: Nanos(word(22)?),
-        },
-        counters: Counters {
-            turns: word(8)?,
-            busy_turns: word(9)?,
-            sleeps: word(10)?,
-            loop_gap_max_ns: word(11)?,
-            evicted: word(23)?,
-        },
-        subgroups: Vec::new(),
-        transfers: (0..=TAKEN).filter_map(|place| transferred(place, &word)).collect(),
-    };
-    for at in 0..subgroups {
-        let base = HEAD_WORDS + at * (SUBGROUP_WORDS + room);
-        let get = |i: usize| word(base + i).unwrap_or(0);
-        let delivered = Delivered { messages: get(10), bytes: get(11), batches: get(12) };
-        snapshot.subgroups.push(SubgroupSnapshot {
-            subgroup: get(0),
-            received_mode: get(1) == 1,
-            senders: get(2),
-            prefix: get(3),
-            stable: get(4),
-            delivered_number: get(5),
-            sent: get(6),
-            nulls: get(7),
-            announced: get(8),
-            pressed: get(9),
-            delivered,
-            of: get(13),
-            shard: get(14),
-            lacks: get(15),
-            progress: (0..members).map(|rank| get(SUBGROUP_WORDS + rank)).collect(),
-        });
-    }
-    Some(snapshot)
-}
-
-fn transferred(place: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Transferred> {
-    let base = TRANSFERS_AT + place * TRANSFER_WORDS;
-    let kind = word(base)?;
-    let words = std::array::from_fn(|at| word(base + 2 + at).unwrap_or(u64::MAX));
-    let progress = transfer::Snapshot::of_words(words)?;
-    let known = kind == GIVES || kind == TAKES;
-    known.then_some(Transferred { gives: kind == GIVES, other: word(base + 1)?, progress })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_tells_how_members_are_reached() {
+        let region = Arc::new(Region::heap(page_bytes(1, 4)));
+        let page = Page::new(region.clone(), 4);
+        page.put(3, 4);
+        let tcp = |text: &str| {
+            let remote = Some(text.parse().unwrap());
+            Way::Tcp { remote, queued_bytes: 7, full: 9 }
+        };
+        let ways = [Way::Shm, tcp("10.0.0.1:7471"), tcp("[2001:db8::7]:9")];
+        (1..4).zip(ways).for_each(|(rank, way)| page.write_way(Rank(rank), way));
+        let expected = [None, Some(ways[0]), Some(ways[1]), Some(ways[2])];
+        assert_eq!(read(&region).unwrap().peers, expected);
+        page.write_way(Rank(63), Way::Shm); // there is no room: nothing else is overwritten
+        assert_eq!(read(&region).unwrap().peers, expected);
+    }
     use crate::transfer::{Phase, Snapshot};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(crate::fabric::tcp::session::cases(500))]
+        /// Pages come over the network, too.
+        #[test]
+        fn fuzz_a_page_may_say_anything(
+            words in vec(prop_oneof![Just(0), 0..200u64, any::<u64>()], 0..2000),
+            sound in any::<bool>(),
+        ) {
+            let region = Region::heap(words.len() * 8 + 8);
+            words.iter().enumerate().for_each(|(at, word)| region.cell(at * 8).prepare(*word));
+            if sound {
+                region.cell(0).prepare(STATS_MAGIC);
+            }
+            if let Some(page) = read(&region) {
+                prop_assert!(sound || words[0] == STATS_MAGIC);
+                prop_assert_eq!(page.peers.len() as u64, page.members);
+                prop_assert!(page.subgroups.len() + page.elsewhere.len() <= 1 << 10);
+            }
+        }
+    }
 
     #[test]
     fn a_page_tells_of_transfers() {

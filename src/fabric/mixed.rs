@@ -12,7 +12,7 @@
 //!
 //! Cost: a turn in which nobody is far is that of the near fabric, and one test.
 
-use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes};
+use super::{Admission, Exchange, Fabric, Memory, Shown, Sizes, Way};
 use crate::base::{Epoch, Events, Members, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::fabric::shm::socket::Watch;
@@ -135,6 +135,11 @@ impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Fabric f
     fn disarm(&mut self) {
         self.near.disarm();
         self.far.disarm();
+    }
+
+    fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
+        self.near.ways(tell);
+        self.far.ways(tell);
     }
 
     fn farewell(&mut self) {

@@ -23,6 +23,7 @@ pub mod tcp;
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::mem::Region;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -49,6 +50,11 @@ pub trait Fabric: Send {
     fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events);
     /// Says "awake". Cheap if not armed.
     fn disarm(&mut self);
+    /// Tells by what each peer is reached, by rank of the view entered last: for whoever looks from
+    /// outside, now and then. No system call.
+    fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
+        let _ = tell;
+    }
     /// Tells the peers that this member leaves in good order.
     fn farewell(&mut self);
     /// Whether this member ever sleeps: else `arm` is refused by the driver.
@@ -57,6 +63,20 @@ pub trait Fabric: Send {
     fn exchange(&mut self) -> Option<&mut dyn Exchange> {
         None
     }
+}
+
+/// By what a peer is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Shm,
+    Tcp {
+        /// The other end of the connection.
+        remote: Option<SocketAddr>,
+        /// Bytes that wait here, because its socket has no room.
+        queued_bytes: u64,
+        /// How often a try to send found none.
+        full: u64,
+    },
 }
 
 /// One member's memory in one epoch, as it lies here.

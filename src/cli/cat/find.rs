@@ -2,8 +2,8 @@
 //! What a group that runs was founded with: whoever joins it needs not be told.
 
 use crate::failure::{Failure, fail};
-use squall::fabric::shm::door::{Hello, Kind, socket_name};
-use squall::fabric::shm::socket::Socket;
+use squall::fabric::shm::door::{Hello, Kind};
+use squall::fabric::shm::place::Place;
 use squall::limits::{MEMBERS_MAX, WIRE_VERSION};
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,12 @@ pub struct Founded {
 
 /// Asks the members that are there, until one answers or the time is over.
 pub fn find(group: &str, patience: Duration) -> Result<Founded, Failure> {
-    let start = Instant::now();
+    let (start, place) = (Instant::now(), Place::usual(group));
     let probe = Hello::new(Kind::Probe, u16::MAX, false, "").encode();
     loop {
         let mut calls = Vec::new();
         for seat in 0..2 * MEMBERS_MAX as u16 {
-            if let Some(socket) = Socket::connect(&socket_name(group, seat))?
+            if let Some(socket) = place.connect(seat)?
                 && socket.send(&probe, &[])
             {
                 calls.push(socket);

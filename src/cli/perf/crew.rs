@@ -144,7 +144,7 @@ fn told(failures: &[(usize, ExitStatus, String)]) -> Result<(), Failure> {
 }
 
 /// All members delivered the same messages in the same order: the same count, the same hash.
-fn agreed(reports: &[Report]) -> Result<(), Failure> {
+pub fn agreed(reports: &[Report]) -> Result<(), Failure> {
     let first = &reports[0];
     for other in &reports[1..] {
         if (other.total, other.hash) != (first.total, first.hash) {

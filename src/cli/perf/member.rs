@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One member of a measurement: it sends what the plan says, checks and counts what is delivered.
 //!
-//! Rank 0 says START with the measured time (all clocks of a host are one); data flows until it is
-//! over; each sender says END; when all have, each says FINAL; when all have, the member is done.
+//! Rank 0 says START with the measured time; data flows until it is over; each sender says END; when
+//! all have, each says FINAL; when all have, the member is done. All clocks of a host are one; of
+//! members on several hosts each measures as long, from when START comes to it.
 
 use super::message::{Checkpoint, END, FINAL, Meaning, Reader, START, Writer, touch};
 use super::plan::{Plan, Report, Stage, Test, new_histogram};
@@ -11,6 +12,7 @@ use crate::text::{IdleOption, time_text};
 use hdrhistogram::Histogram;
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::{Pace, pin};
+use squall::driver::stats::SubgroupSnapshot;
 use squall::driver::{Application, clock};
 use squall::error::{Status, Suspicion};
 use squall::mem::{Cell, Message};
@@ -47,14 +49,16 @@ struct Record {
     /// (time, messages) at the first and at the last batch of the measured time.
     first: Option<(u64, u64)>,
     last: (u64, u64),
-    /// When the START was due, and the measured time.
+    /// When the START was due, and the measured time; by this member's own clock (`far`).
+    far: bool,
     base: u64,
     begin: u64,
     end: u64,
     pace_ns: u64,
     warm_up_ns: u64,
     latency: Option<Histogram<u64>>,
-    violation: Option<String>,
+    rank: u16,
+    trouble: Option<String>,
     suspicion: Option<Suspicion>,
 }
 
@@ -67,21 +71,49 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Record> {
     shared.record.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-struct Receiver(Arc<Shared>);
+/// One measurement of a member: what is delivered in its subgroup goes here.
+#[derive(Clone)]
+pub struct Track(Arc<Shared>);
 
-impl Application for Receiver {
-    fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
+impl Track {
+    /// `far`: members are on several hosts.
+    pub fn new(plan: &Plan, rank: u16, far: bool) -> Track {
+        let cell = || Cell::new(0);
+        let board = Board {
+            now: cell(),
+            delivered: cell(),
+            begin: cell(),
+            end: cell(),
+            ends: cell(),
+            finals: cell(),
+            failed: cell(),
+            checkpoint: cell(),
+            hash: cell(),
+        };
+        let record = Record::new(plan, rank, far && rank > 0);
+        Track(Arc::new(Shared { board, record: Mutex::new(record) }))
+    }
+
+    /// It ends with that.
+    #[cold]
+    pub fn fail(&self, why: String) {
+        lock(&self.0).trouble.get_or_insert(why);
+        self.0.board.failed.prepare(1);
+    }
+
+    #[inline]
+    pub fn deliver(&self, batch: &[Message]) {
         let now = clock().0;
         let mut record = lock(&self.0);
         let before = record.reader.newest();
         for message in batch {
             match record.reader.take(message) {
                 Ok(Meaning::Data { sequence }) => record.data(now, message, sequence),
-                Ok(meaning) => record.control(&self.0.board, meaning),
+                Ok(meaning) => record.control(&self.0.board, meaning, now),
                 Err(why) => {
-                    record.violation.get_or_insert(why);
-                    self.0.board.failed.prepare(1);
-                    return;
+                    let why = format!("VIOLATION at rank {}: {why}", record.rank);
+                    drop(record);
+                    return self.fail(why);
                 }
             }
         }
@@ -95,27 +127,37 @@ impl Application for Receiver {
         board.delivered.prepare(record.reader.delivered());
         record.count(now);
     }
+}
+
+struct Receiver(Track);
+
+impl Application for Receiver {
+    fn deliver(&mut self, _subgroup: u16, batch: &[Message]) {
+        self.0.deliver(batch);
+    }
 
     fn stopped(&mut self, _status: Status, suspicion: Option<Suspicion>) {
-        lock(&self.0).suspicion = suspicion;
+        lock(&self.0.0).suspicion = suspicion;
     }
 }
 
 impl Record {
-    fn new(plan: &Plan, rank: u16) -> Record {
+    fn new(plan: &Plan, rank: u16, far: bool) -> Record {
         let mut reader = Reader::new(rank, plan.members, plan.senders, plan.window, plan.size);
         reader.plant(plan.plant);
         Record {
             reader,
             first: None,
             last: (0, 0),
+            far,
             base: 0,
             begin: u64::MAX,
             end: 0,
             pace_ns: plan.pace_ns,
             warm_up_ns: warm_up_ns(plan),
-            latency: (plan.test == Test::Lat).then(new_histogram),
-            violation: None,
+            latency: (plan.test == Test::Lat && !far).then(new_histogram),
+            rank,
+            trouble: None,
             suspicion: None,
         }
     }
@@ -136,9 +178,11 @@ impl Record {
     }
 
     #[cold]
-    fn control(&mut self, board: &Board, meaning: Meaning) {
+    fn control(&mut self, board: &Board, meaning: Meaning, now: u64) {
         match meaning {
             Meaning::Start { begin, end } => {
+                let mine = if self.far { now + self.warm_up_ns } else { begin };
+                let (begin, end) = (mine, mine + (end - begin));
                 (self.base, self.begin, self.end) = (begin - self.warm_up_ns, begin, end);
                 board.begin.prepare(begin);
                 board.end.prepare(end);
@@ -177,26 +221,28 @@ pub fn run(plan: &Plan, rank: u16) -> Result<Report, Failure> {
         // Timers that are 50 us late by default would be measured as latency.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
     }
-    let cell = || Cell::new(0);
-    let board = Board {
-        now: cell(),
-        delivered: cell(),
-        begin: cell(),
-        end: cell(),
-        ends: cell(),
-        finals: cell(),
-        failed: cell(),
-        checkpoint: cell(),
-        hash: cell(),
-    };
-    let shared = Arc::new(Shared { board, record: Mutex::new(Record::new(plan, rank)) });
-    let mut group = Group::open(&plan.config(rank), Box::new(Receiver(shared.clone())))?;
+    let track = Track::new(plan, rank, false);
+    let mut group = Group::open(&plan.config(rank), Box::new(Receiver(track.clone())))?;
+    let report = run_in(&mut group, plan, rank, 0, &track)?;
+    group.close();
+    Ok(report)
+}
+
+/// Runs one measurement in a subgroup of a group that is open.
+pub fn run_in(
+    group: &mut Group,
+    plan: &Plan,
+    rank: u16,
+    subgroup: u16,
+    track: &Track,
+) -> Result<Report, Failure> {
     let mut member = Member {
         plan,
         rank,
-        sender: group.sender(0, 0),
+        subgroup,
+        sender: group.sender(subgroup, 0),
         writer: Writer::new(rank, plan.size, plan.plant.filter(|_| rank == 0)),
-        shared: shared.clone(),
+        shared: track.0.clone(),
         step: if rank == 0 { Step::Start } else { Step::Await },
         due: 0,
         late: new_histogram(),
@@ -206,11 +252,9 @@ pub fn run(plan: &Plan, rank: u16) -> Result<Report, Failure> {
         hopeless: None,
     };
     let (wall, ran) = (clock().0, ran_ns());
-    member.converse(&mut group)?;
+    member.converse(group)?;
     let share = (ran_ns() - ran) as f64 / (clock().0 - wall).max(1) as f64;
-    let report = member.report(&mut group, share);
-    group.close();
-    Ok(report)
+    Ok(member.report(group, share))
 }
 
 /// What a member does next.
@@ -234,6 +278,7 @@ enum Step {
 struct Member<'a> {
     plan: &'a Plan,
     rank: u16,
+    subgroup: u16,
     sender: Option<Sender>,
     writer: Writer,
     shared: Arc<Shared>,
@@ -258,8 +303,8 @@ impl Member<'_> {
             let turn = group.turn(u32::MAX);
             let board = &self.shared.board;
             if board.failed.own() != 0 {
-                let why = lock(&self.shared).violation.take().unwrap_or_default();
-                return fail!("VIOLATION at rank {}: {why}", self.rank);
+                let why = lock(&self.shared).trouble.clone().unwrap_or_default();
+                return fail!("{why}");
             }
             if board.finals.own() == u64::from(self.plan.senders) {
                 return Ok(());
@@ -424,7 +469,8 @@ impl Member<'_> {
 
     fn report(&mut self, group: &mut Group, ran: f64) -> Report {
         let stats = group.stats();
-        let subgroup = stats.subgroups.first().cloned().unwrap_or_default();
+        let mine = |of: &&SubgroupSnapshot| of.subgroup == u64::from(self.subgroup);
+        let subgroup = stats.subgroups.iter().find(mine).cloned().unwrap_or_default();
         let record = lock(&self.shared);
         let (first, last) = (record.first.unwrap_or_default(), record.last);
         let mut stages = Vec::new();

@@ -7,7 +7,7 @@ use crate::failure::{Failure, fail};
 use crate::text::{IdleOption, time_text};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use squall::driver::config::Config;
+use squall::driver::config::{Config, SubgroupConfig};
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -26,6 +26,15 @@ impl Test {
             Test::Bw => "bw",
         }
     }
+
+    /// Bytes of a message, if nothing else is said.
+    pub fn size(self) -> u32 {
+        match self {
+            Test::Lat => 64,
+            Test::Rate => 100,
+            Test::Bw => 1 << 20,
+        }
+    }
 }
 
 /// One measurement, the same for all its members.
@@ -39,7 +48,7 @@ pub struct Plan {
     pub size: u32,
     pub window: u32,
     pub idle: IdleOption,
-    /// Member i runs on `cores[i % len]`.
+    /// Member i runs on `cores[i % len]`; none: members on several hosts say it themselves.
     pub cores: Vec<usize>,
     pub seconds: f64,
     /// Nanoseconds between two sends of `lat`.
@@ -61,12 +70,31 @@ impl Plan {
     pub fn config(&self, rank: u16) -> Config {
         let mut config = Config::new(&self.group, rank, self.members);
         config.idle = self.idle.into();
-        let subgroup = &mut config.subgroups[0];
-        subgroup.senders = Some((0..self.senders).collect());
-        subgroup.window = self.window;
-        subgroup.message_bytes_max = self.size.max(super::message::CONTROL_BYTES as u32);
+        config.subgroups = vec![self.subgroup()];
         config.open_timeout = Duration::from_secs(60);
         config
+    }
+
+    /// What all members on several hosts must have the same of.
+    pub fn agreed(&self) -> serde_json::Value {
+        serde_json::json!({
+            "test": self.test.name(),
+            "members": self.members,
+            "senders": self.senders,
+            "size": self.size,
+            "window": self.window,
+            "seconds": self.seconds.to_string(), // as text, so that it comes back the same
+            "pace_ns": if self.test == Test::Lat { self.pace_ns } else { 0 },
+        })
+    }
+
+    pub fn subgroup(&self) -> SubgroupConfig {
+        SubgroupConfig {
+            senders: Some((0..self.senders).collect()),
+            window: self.window,
+            message_bytes_max: self.size.max(super::message::CONTROL_BYTES as u32),
+            ..SubgroupConfig::default()
+        }
     }
 
     /// What can be refused before anything is started.

@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 
 /// What the machine can do without an engine.
 pub enum Floor {
-    /// A round trip between the sender's core and the first receiver's, median in nanoseconds.
+    /// A round trip between the sender and the first receiver, median in nanoseconds.
     RoundTrip { what: &'static str, p50_ns: u64 },
-    /// Copies of a message per second.
-    Copies { per_second: f64 },
+    /// Messages per second that go the same way without an engine.
+    Flow { what: &'static str, per_second: f64 },
+    /// It could not be measured.
+    Missing { why: String },
 }
 
 impl Floor {
@@ -34,7 +36,10 @@ impl Floor {
                 };
                 Floor::RoundTrip { what, p50_ns }
             }
-            _ => Floor::Copies { per_second: floor::copies_per_second(cores[0], plan.size)? },
+            _ => {
+                let per_second = floor::copies_per_second(cores[0], plan.size)?;
+                Floor::Flow { what: "memcpy", per_second }
+            }
         })
     }
 }
@@ -81,12 +86,13 @@ impl Outcome {
         Ok(self)
     }
 
-    fn ratio(&self) -> f64 {
+    fn ratio(&self) -> Option<f64> {
         match &self.floor {
             Floor::RoundTrip { p50_ns, .. } => {
-                self.stable().value_at_quantile(0.5) as f64 / (*p50_ns).max(1) as f64
+                Some(self.stable().value_at_quantile(0.5) as f64 / (*p50_ns).max(1) as f64)
             }
-            Floor::Copies { per_second } => self.rates()[1] / per_second,
+            Floor::Flow { per_second, .. } => Some(self.rates()[1] / per_second),
+            Floor::Missing { .. } => None,
         }
     }
 
@@ -109,25 +115,36 @@ impl Outcome {
     /// Test, members, size, result, floor, ratio: a row of the table.
     pub fn row(&self) -> [String; 6] {
         let plan = &self.plan;
-        let (result, floor) = match &self.floor {
-            Floor::RoundTrip { what, p50_ns } => {
+        let result = match plan.test {
+            Test::Lat => {
                 let stable = self.stable();
                 let at = |quantile| time_text(stable.value_at_quantile(quantile));
-                let result = format!("p50 {}, p99 {}, p99.9 {}", at(0.5), at(0.99), at(0.999));
-                (result, format!("{} {what}", time_text(*p50_ns)))
+                format!("p50 {}, p99 {}, p99.9 {}", at(0.5), at(0.99), at(0.999))
             }
-            Floor::Copies { per_second } => {
+            Test::Rate | Test::Bw => {
                 let [least, median, most] = self.rates().map(|rate| self.flow_text(rate));
                 let spread =
                     if least == most { String::new() } else { format!(" ({least} - {most})") };
-                (format!("{median}{spread}"), format!("{} memcpy", self.flow_text(*per_second)))
+                format!("{median}{spread}")
             }
+        };
+        let floor = match &self.floor {
+            Floor::RoundTrip { what, p50_ns } => format!("{} {what}", time_text(*p50_ns)),
+            Floor::Flow { what, per_second } => format!("{} {what}", self.flow_text(*per_second)),
+            Floor::Missing { .. } => "not measured".into(),
         };
         let senders =
             if plan.senders == plan.members { "all".into() } else { plan.senders.to_string() };
         let members = format!("{} ({senders} send)", plan.members);
         let test = format!("{} {}", plan.test.name(), idle_name(plan.idle));
-        [test, members, bytes_text(plan.size.into()), result, floor, digits(self.ratio())]
+        [
+            test,
+            members,
+            bytes_text(plan.size.into()),
+            result,
+            floor,
+            self.ratio().map_or("-".into(), digits),
+        ]
     }
 
     pub fn json(&self) -> Value {
@@ -143,8 +160,9 @@ impl Outcome {
             "latency": stages,
             "floor": match &self.floor {
                 Floor::RoundTrip { what, p50_ns } => json!({ "what": what, "p50_ns": p50_ns }),
-                Floor::Copies { per_second } => json!({
-                    "what": "memcpy",
+                Floor::Missing { why } => json!({ "missing": why }),
+                Floor::Flow { what, per_second } => json!({
+                    "what": what,
                     "messages_per_second": per_second,
                     "bytes_per_second": per_second * size,
                 }),
@@ -170,12 +188,7 @@ impl Outcome {
         say(&format!("{}\n", conditions(plan)))?;
         say(&table(&[self.row()]))?;
         if plan.test == Test::Lat {
-            say("")?;
-            say(&latency_table(&self.stages()))?;
-            say(
-                "Latency counts from the time a send was intended, whether or not it could be made \
-                 then\n(no coordinated omission).",
-            )?;
+            say_latency(&self.stages())?;
         }
         disturbed(std::slice::from_ref(self))?;
         say(&verified(std::slice::from_ref(self)))
@@ -196,18 +209,24 @@ fn idle_name(idle: IdleOption) -> &'static str {
     }
 }
 
-fn conditions(plan: &Plan) -> String {
-    let cores: Vec<String> = (0..plan.members).map(|rank| plan.core(rank).to_string()).collect();
+pub fn conditions(plan: &Plan) -> String {
+    let cores: Vec<String> = match plan.cores.is_empty() {
+        true => Vec::new(),
+        false => (0..plan.members).map(|rank| plan.core(rank).to_string()).collect(),
+    };
+    let cores = match cores.is_empty() {
+        true => String::new(),
+        false => format!(", members on cores {}", cores.join(",")),
+    };
     let pace = match plan.test {
         Test::Lat => format!(", a send each {}", time_text(plan.pace_ns)),
         _ => String::new(),
     };
     format!(
-        "{} s measured after {} s of warm-up, window {}, members on cores {}{pace}",
+        "{} s measured after {} s of warm-up, window {}{cores}{pace}",
         digits(plan.seconds),
         digits(plan.warm_up_seconds()),
-        plan.window,
-        cores.join(",")
+        plan.window
     )
 }
 
@@ -242,6 +261,13 @@ pub fn table(rows: &[[String; 6]]) -> String {
         table.column_mut(column).expect("it has six").set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
+}
+
+pub fn say_latency(stages: &[Stage]) -> Result<(), Failure> {
+    say("")?;
+    say(&latency_table(stages))?;
+    say("Latency counts from the time a send was intended, whether or not it could be made then\n\
+         (no coordinated omission).")
 }
 
 fn latency_table(stages: &[Stage]) -> String {

@@ -72,8 +72,9 @@ impl Joining<'_> {
             }
             if waited >= said + SAY_EVERY {
                 said = waited;
-                let missing = self.missing(lines);
-                crate::notice!("group {}: waiting for rank {missing:?}", self.config.group);
+                let missing = self.whom(&self.missing(lines));
+                let why = self.refusal.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+                crate::notice!("group {}: waiting for {missing}{why}", self.config.group);
             }
         }
     }
@@ -103,11 +104,23 @@ impl Joining<'_> {
         found.iter().enumerate().filter(|(_, who)| who.is_none()).map(|(rank, _)| rank).collect()
     }
 
+    /// For sentences: ranks, and where they should be.
+    fn whom(&self, missing: &[usize]) -> String {
+        let one = |rank: &usize| match self.config.network.founders.get(*rank) {
+            Some(address) => format!("rank {rank} ({address})"),
+            None => format!("rank {rank}"),
+        };
+        match missing.is_empty() {
+            true => "all to have met each other".into(),
+            false => missing.iter().map(one).collect::<Vec<_>>().join(", "),
+        }
+    }
+
     fn not_founded(&mut self, lines: &mut Lines) -> Error {
         let missing = self.missing(lines);
         let who = match missing.is_empty() {
             true => "not all have met each other".to_string(),
-            false => format!("rank {missing:?} did not arrive"),
+            false => format!("{} did not arrive", self.whom(&missing)),
         };
         let why = self.refusal.take().map(|refusal| format!("; {refusal}")).unwrap_or_default();
         let detail = format!(

@@ -20,7 +20,7 @@ pub mod place;
 pub mod socket;
 mod users;
 
-use super::{Exchange, Fabric};
+use super::{Exchange, Fabric, Way};
 use crate::base::{Events, Members, Peer, Post, Posting, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::log_sink::{Level, say};
@@ -445,6 +445,14 @@ impl Fabric for Shm {
             self.asleep -= state;
             self.block.cell(self.asleep_at).publish(self.asleep);
             self.asleep_here.publish(self.asleep);
+        }
+    }
+
+    fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            if peer.and_then(|peer| self.link(peer)).is_some_and(|link| !link.ended) {
+                tell(rank, Way::Shm);
+            }
         }
     }
 

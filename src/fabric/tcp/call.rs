@@ -64,6 +64,8 @@ pub struct Call {
     /// When the next one is tried beside them.
     next: Option<Instant>,
     talk: Option<Talk>,
+    /// How long the address that is talked with took until it was connected.
+    connected: Option<Duration>,
     best: Option<Failure>,
     /// Of all addresses that were passed over (`Failure::is_hopeless`).
     differ: bool,
@@ -80,7 +82,25 @@ impl Call {
         each: Duration,
     ) -> Call {
         let (left, tried, next, talk, best) = (addresses.into(), Vec::new(), None, None, None);
-        Call { terms, hello, left, source, each, tried, next, talk, best, differ: true }
+        Call {
+            terms,
+            hello,
+            left,
+            source,
+            each,
+            tried,
+            next,
+            talk,
+            connected: None,
+            best,
+            differ: true,
+        }
+    }
+
+    /// How long the network took to connect with the last address that could be: without the handshake,
+    /// and as exactly as `step` was called.
+    pub fn connected_after(&self) -> Option<Duration> {
+        self.connected
     }
 
     /// Goes on. Some system calls at the most. After `Met` or `Failed` it is over, and fails.
@@ -124,6 +144,8 @@ impl Call {
             match is_connected(&self.tried[at].socket) {
                 Ok(true) => {
                     let mut talk = self.tried.remove(at);
+                    let called = talk.until - self.each;
+                    self.connected = Some(now.saturating_duration_since(called));
                     talk.until = now + self.each; // others may have kept it waiting
                     self.talk = Some(talk);
                 }

@@ -21,7 +21,7 @@ use super::hello::Hello;
 use super::secret;
 use super::session::Session;
 use super::talk::{Stepped, Talk};
-use super::terms::{REASONS, Reason, Refusal, Terms};
+use super::terms::{NEAR, REASONS, Reason, Refusal, Terms};
 use crate::error::{Error, Status};
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::{EVENTS_MAX, Watch, system};
@@ -406,6 +406,9 @@ impl Door {
 
     /// Counts, and says it if it is new (E4).
     fn tell(&mut self, refusal: &Refusal, remote: SocketAddr, now: Instant) {
+        if refusal.error.detail == NEAR {
+            return;
+        }
         let told = &mut self.told[refusal.reason as usize];
         told.count += 1;
         if refusal.reason == Reason::Itself && self.terms.incarnation != 0 {

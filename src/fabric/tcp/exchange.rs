@@ -2,7 +2,7 @@
 //! Memory of epochs to come, shown to the others by frames: it is made at once at their side, and
 //! what the control block says already is said with it, and again whenever it is shown again.
 //!
-//! X1  Until this member enters its first view nothing but `ahead` tells the others of its block: so its
+//! X1  Until this member enters a view nothing but `ahead` tells the others of its block there: so its
 //!     beat goes that way, too (`beat_ahead`).
 //! X2  An epoch is entered behind what was posted in the one before, with all that its block says by then.
 
@@ -222,9 +222,10 @@ impl Exchange for Tcp {
 }
 
 impl Tcp {
-    /// While I am in no view: that I live, to all who have been shown what I shall be in (X1).
+    /// That I live, to all who have been shown what I shall be in: who is there already looks nowhere
+    /// else, while I am in no view yet, or in a callback of the one before (X1).
     pub(super) fn beat_ahead(&mut self) {
-        let (None, Some(mine)) = (&self.block, self.mine.last()) else { return };
+        let Some(mine) = self.mine.last() else { return };
         let beat = mine.memory.block.cell(self.setup.beat_at).own();
         if mine.epoch == FIRST || beat == self.beat {
             return;

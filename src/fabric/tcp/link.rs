@@ -22,8 +22,8 @@ use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::system;
 use crate::mem::stream::{limit_unsent, receive, unsent};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown, sockopt};
-use std::net::TcpStream;
+use rustix::net::{Shutdown, getpeername, shutdown, sockopt};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +68,8 @@ pub struct Keys {
 
 pub struct Link {
     pub incarnation: u64,
+    /// The other end, for whoever looks.
+    pub remote: Option<SocketAddr>,
     /// `None`: nothing comes, and nothing goes.
     socket: Option<Unshared>,
     incoming: Incoming,
@@ -96,8 +98,10 @@ impl Link {
             Some(keys) => [Some(Sealer::new(&keys.receive)), Some(Sealer::new(&keys.send))],
             None => [None, None],
         };
+        let remote = getpeername(&socket).ok().flatten();
         Ok(Link {
             incarnation,
+            remote: remote.and_then(|remote| SocketAddr::try_from(remote).ok()),
             socket: Some(socket),
             incoming: Incoming::new(opener, &before)?,
             outgoing: Outgoing::new(sealer)?,

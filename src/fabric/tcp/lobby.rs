@@ -33,12 +33,15 @@ use super::address::{Address, parse};
 use super::call::{Call, TRY};
 use super::door::{Arrival, Door, Visitor};
 use super::handshake::Terms;
-use super::hello::{Hello, Kind, compare};
+use super::hello::{Hello, Kind, compare, same_group};
+use super::page;
 use super::session::Session;
+use super::terms::NEAR;
 use crate::error::{Error, Status};
 use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
-pub use about::About;
+use crate::mem::Region;
+pub use about::{About, told_of};
 use about::{HOST, about, entry, host_of, list, settle, this_host};
 use goals::{Goal, Whom};
 use std::net::IpAddr;
@@ -63,6 +66,7 @@ pub struct Lobby {
     others_only: bool,
     /// Calls come from this interface.
     source: Option<IpAddr>,
+    page: Option<Arc<Region>>,
     pub door: Door,
     goals: Vec<Goal>,
     /// All that are connected.
@@ -86,6 +90,8 @@ pub struct Parts {
     pub door: Door,
     pub others_only: bool,
     pub source: Option<IpAddr>,
+    /// This member's statistics, for whoever holds the secret.
+    pub page: Option<Arc<Region>>,
     /// Where members on this host meet otherwise: its name among such places.
     pub place: String,
 }
@@ -99,7 +105,7 @@ pub enum New {
 
 impl Lobby {
     pub fn new(parts: Parts) -> Lobby {
-        let Parts { terms, mut hello, door, others_only, source, place } = parts;
+        let Parts { terms, mut hello, door, others_only, source, page, place } = parts;
         let host = this_host(&place);
         hello.more.push((HOST.into(), host.clone()));
         let (joins, founds) = (hello.kind == Kind::Enter, hello.kind == Kind::Join);
@@ -113,6 +119,7 @@ impl Lobby {
             host,
             others_only,
             source,
+            page,
             door,
             goals,
             abouts,
@@ -270,16 +277,21 @@ impl Lobby {
     fn decide(&mut self, visitor: Visitor, meets: Admission, members: &[u64]) {
         let theirs = &visitor.hello;
         let refuse = |status: Status, sentence: &str| Err((status, sentence.to_string()));
-        let outcome = match compare(&self.hello, theirs, &visitor.who()) {
+        let kind = theirs.kind;
+        // Who only looks has no configuration.
+        let fits = match kind {
+            Kind::Stat => same_group(&self.hello.group, theirs, &visitor.who()),
+            _ => compare(&self.hello, theirs, &visitor.who()),
+        };
+        let outcome = match fits {
             Err(differs) => Err((differs.status, differs.detail)),
             Ok(()) => match theirs.kind {
-                Kind::Probe => Ok(()),
+                Kind::Probe | Kind::Stat => Ok(()),
                 Kind::Stream if self.is_connected(theirs.incarnation) => Ok(()),
                 Kind::Stream => {
                     refuse(Status::NotComplete, "this process is not connected with it")
                 }
                 Kind::Join | Kind::Enter => self.may_come(theirs, meets),
-                Kind::Stat => refuse(Status::Invalid, "ask on its own host: `squall stat GROUP`"),
                 Kind::Welcome | Kind::Refuse => refuse(Status::Invalid, "that is an answer"),
             },
         };
@@ -287,10 +299,11 @@ impl Lobby {
             Ok(()) => {
                 let mut welcome = Hello { kind: Kind::Welcome, ..self.hello.clone() };
                 welcome.more.push(("here".into(), self.here(members).replace('\n', ";")));
-                // It cannot fail but for a hello of ours that is too long: then without the list.
-                if welcome.check().is_err() {
-                    welcome.more.pop();
+                if let Some(page) = self.page.as_ref().filter(|_| kind == Kind::Stat) {
+                    welcome.more.push((page::KEY.into(), page::encode(page)));
                 }
+                // It cannot fail but for a hello of ours that is too long: then without page and list.
+                while welcome.check().is_err() && welcome.more.pop().is_some() {}
                 let _ = self.door.welcome(visitor, &welcome);
             }
             Err((status, sentence)) => self.door.refuse(visitor, &self.hello, status, &sentence),
@@ -308,7 +321,7 @@ impl Lobby {
         if self.others_only && host_of(theirs) == self.host {
             return match (meets, theirs.kind) {
                 (Admission::All, Kind::Enter) => Ok(()), // it is not kept
-                _ => refuse(Status::InUse, "members on one host meet over shared memory"), // Y3
+                _ => refuse(Status::InUse, NEAR),        // Y3
             };
         }
         if self.abouts.len() >= PEERS_MAX {

@@ -35,6 +35,7 @@ pub mod link;
 pub mod lobby;
 pub mod mirror;
 pub mod outgoing;
+pub mod page;
 pub mod seal;
 pub mod secret;
 pub mod session;
@@ -48,7 +49,7 @@ mod tests;
 
 use super::shm::OwnBell;
 use super::shm::socket::{Alarm, Bell, Watch};
-use super::{Admission, Exchange, Fabric, Memory};
+use super::{Admission, Exchange, Fabric, Memory, Way};
 use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::log_sink::{Level, say};
@@ -604,6 +605,16 @@ impl Fabric for Tcp {
             link.awaited = false;
             if let Some(socket) = link.socket() {
                 self.watch.await_writable(socket, peer as u64, false);
+            }
+        }
+    }
+
+    fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
+        for (peer, rank) in self.peers.iter().zip((0..).map(Rank)) {
+            let link = peer.and_then(|peer| self.links[peer].as_ref());
+            if let Some(link) = link.filter(|link| !link.has_ended()) {
+                let (queued_bytes, full) = link.outgoing.load();
+                tell(rank, Way::Tcp { remote: link.remote, queued_bytes, full });
             }
         }
     }

@@ -115,6 +115,8 @@ pub struct Outgoing {
     /// Polls until a full socket is tried again, and how many it was last time.
     wait: u32,
     waited: u32,
+    /// How often a try to send found no room.
+    full: u64,
 }
 
 /// How a try to send came out.
@@ -146,6 +148,7 @@ impl Outgoing {
             late: None,
             wait: 0,
             waited: 0,
+            full: 0,
         })
     }
 
@@ -191,6 +194,18 @@ impl Outgoing {
     /// Whether so much waits that the peer cannot be told anything.
     pub fn is_choked(&self) -> bool {
         self.parcels() >= PARCELS_MAX || self.letters > LETTERS_BYTES_MAX
+    }
+
+    /// Bytes that wait, and how often a try to send found no room.
+    pub fn load(&self) -> (u64, u64) {
+        let bytes = |parcel: &Parcel| match parcel {
+            Parcel::Words { len, .. } | Parcel::Ahead { len, .. } => 8 * u64::from(*len),
+            Parcel::Span { from, upto, .. } => upto - from,
+            Parcel::Say(bytes) => bytes.len() as u64,
+            Parcel::Memory { .. } | Parcel::Enter { .. } => 0,
+        };
+        let queued: u64 = self.queue.iter().map(bytes).sum();
+        (queued + (self.bytes - self.sent) as u64, self.full)
     }
 
     /// Nothing of it goes any more.
@@ -246,6 +261,7 @@ impl Outgoing {
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => {}
                 Err(_) => return Sent::Ended,
             }
+            self.full += 1;
             self.waited = (2 * self.waited).clamp(1, PATIENCE_MAX);
             self.wait = self.waited - 1;
             return Sent::Some;

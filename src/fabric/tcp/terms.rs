@@ -52,6 +52,10 @@ pub enum Reason {
 
 pub const REASONS: usize = 11;
 
+/// Told to a caller that is on the same host. Founders call before they know where the others are, so that
+/// is no trouble, and not for the log.
+pub const NEAR: &str = "members on one host meet over shared memory";
+
 /// That they do not, and the sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {

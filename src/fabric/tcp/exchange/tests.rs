@@ -63,6 +63,19 @@ fn who_joins_beats_before_it_enters() {
     two.until("it beats", |_| seen.block.cell(BEAT_AT).observe() == 99);
 }
 
+/// Over two fabrics at once it was expelled after a long callback: those that had passed on heard nothing.
+#[test]
+fn who_is_behind_is_seen_to_beat_in_the_next_view() {
+    let (mut one, mut two) = two(true);
+    one.show_next(&[0]);
+    two.show_next(&[0]);
+    shown(&mut two, 2);
+    two.enter(Epoch(2));
+    one.next_block().cell(BEAT_AT).publish(99); // `keep_alive` writes it, in both
+    one.tcp.beat();
+    two.until("it beats", |two| two.word_of(0, BEAT_AT / 8) == 99);
+}
+
 /// M5
 #[test]
 fn who_is_ahead_is_seen_to_beat() {

@@ -84,6 +84,15 @@ pub(super) fn list<'a>(all: impl Iterator<Item = (&'a About, bool)>) -> String {
     text
 }
 
+/// For one that is no member: whom a welcome tells of. Who has sent it is `from`.
+pub fn told_of(welcome: &Hello, from: IpAddr) -> Vec<About> {
+    let here = welcome.more.iter().find(|(key, _)| key == "here").map_or("", |(_, text)| text);
+    let mut all: Vec<About> = here.split(';').take(HERE_MAX).filter_map(entry).collect();
+    let addresses = all.iter_mut().flat_map(|about| &mut about.addresses);
+    addresses.for_each(|address| settle(address, from));
+    all
+}
+
 pub(super) fn entry(line: &str) -> Option<About> {
     let mut parts = line.split(' ');
     let incarnation = parts.next()?.parse().ok().filter(|who| *who != 0)?;

@@ -28,8 +28,15 @@ impl One {
         let door = open(address, &terms, Limits::default());
         let mut hello = Hello::new(kind, group, rank, incarnation, "founders=2\n");
         hello.addresses = door.addresses().into_iter().map(Address::from).collect();
-        let parts =
-            Parts { terms, hello, door, others_only: false, source: None, place: "".into() };
+        let parts = Parts {
+            terms,
+            hello,
+            door,
+            others_only: false,
+            source: None,
+            page: None,
+            place: "".into(),
+        };
         One { lobby: Lobby::new(parts), admits: Admission::Higher, kept: Vec::new() }
     }
 
