@@ -388,7 +388,8 @@ impl Membership {
 
     /// V1. My own rank is nobody's to suspect here: who hears of such a belief stops.
     fn suspect(&mut self, rank: Rank, fault: Fault, decision: &mut Decision) {
-        assert!(rank != self.me() && rank.index() < self.rows.len(), "a peer of this view");
+        let is_peer = rank != self.me() && rank.index() < self.rows.len();
+        assert!(is_peer, "a peer of this view: {rank:?}, {fault:?}");
         if self.suspects().contains(rank) {
             return;
         }

@@ -135,7 +135,9 @@ impl Node {
         self.turn.events.full = world.full(self.epoch, self.rank());
         self.turn.events.lost = Members::NONE;
         for (&process, rank) in self.view.iter().zip((0..).map(Rank)) {
-            let gone = world.is_gone(process) && !self.told.contains(rank);
+            // Who ends in the middle of its own turn has no connection with itself that tells it.
+            let other = process != self.process;
+            let gone = other && world.is_gone(process) && !self.told.contains(rank);
             let landed = || world.has_landed(process, self.process);
             if gone && landed() && (world.hush.get() || world.dice.chance(40)) {
                 self.told.insert(rank);
