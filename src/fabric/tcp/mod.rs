@@ -555,7 +555,8 @@ impl Fabric for Tcp {
     fn beat(&mut self) {
         self.beat_ahead();
         for link in self.links.iter_mut().flatten() {
-            if link.outgoing.owes_beat() {
+            // What waits may be the view that I beat in.
+            if link.outgoing.owes_beat() || link.outgoing.has_waiting() {
                 link.flush();
             }
         }

@@ -163,7 +163,7 @@ impl Outgoing {
     /// Whether anything waits: then there is no room for posts.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.late.is_none() && (self.sent < self.bytes || !self.queue.is_empty())
+        self.late.is_none() && self.has_waiting()
     }
 
     /// What was pushed last is no news: it may wait for some (O5). False: no more.
@@ -229,6 +229,12 @@ impl Outgoing {
             return false;
         }
         true
+    }
+
+    /// Whether anything waits, urgent or not.
+    #[inline]
+    pub fn has_waiting(&self) -> bool {
+        self.sent < self.bytes || !self.queue.is_empty()
     }
 
     /// Whether my beat has moved since it was sent.

@@ -76,6 +76,20 @@ fn who_is_behind_is_seen_to_beat_in_the_next_view() {
     two.until("it beats", |two| two.word_of(0, BEAT_AT / 8) == 99);
 }
 
+/// What says that I have passed on waited for room in the socket; a callback then took long, and what it
+/// sent was beats in a view that the others were not told of.
+#[test]
+fn a_beat_takes_along_what_waits() {
+    let (mut one, mut two) = two(true);
+    one.show_next(&[0]);
+    two.show_next(&[0]);
+    shown(&mut two, 2);
+    one.enter(Epoch(2));
+    one.own.block.cell(BEAT_AT).publish(500);
+    one.tcp.beat();
+    two.until("it beats in the view before", |two| two.word_of(0, BEAT_AT / 8) == 500);
+}
+
 /// M5
 #[test]
 fn who_is_ahead_is_seen_to_beat() {
