@@ -6,8 +6,9 @@
 //! goes through the other end over the network, one each way, sealed as records are. They end with
 //! either end of it. What a stranger changes, drops or repeats ends the stream.
 //!
-//! X1  A path that is dead ends it, too: within `DEAD` at the side that waits for bytes; the one that
-//!     has some on their way is the transfer's to judge, by its patience.
+//! X1  A path that is dead ends it, too: within `DEAD` at the side that waits for bytes; and at the joiner,
+//!     which opens it, with bytes on their way, too: they are few, and a source takes them at once. A
+//!     joiner may take its time: what is on its way there is the transfer's to judge, by its patience.
 //! X2  When the transfer has ended here, what it has sent last still goes, for as long as it moves on
 //!     within `LINGER`; what comes is dropped, `DROPPED_BYTES` at the most. Closed at once, the socket
 //!     would take the last words along.
@@ -27,7 +28,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, dup, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
-    socketpair,
+    socketpair, sockopt,
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -38,6 +39,7 @@ const CHUNK: usize = 64 << 10;
 /// The other host's kernel says nothing for about seven seconds.
 const DEAD: Silence =
     Silence { idle: Duration::from_secs(2), every: Duration::from_secs(1), count: 5 };
+const DEAD_MS: u32 = 7_000;
 const LINGER: Duration = Duration::from_secs(3);
 const DROPPED_BYTES: usize = 1 << 20;
 /// Between two looks at a call.
@@ -109,6 +111,7 @@ pub fn open(mut call: Call, whom: u64, local: BorrowedFd<'_>) -> Result<(), Erro
                 return Err(Error::new(Status::PeerFault, detail));
             }
             Called::Met(session) => {
+                sockopt::set_tcp_user_timeout(&session.socket, DEAD_MS).map_err(trouble)?;
                 let local = Unshared::make(|| dup(local));
                 return carry(*session, local.map_err(trouble)?, Arc::new(()));
             }
