@@ -1976,7 +1976,7 @@ static void reads_in_order(void)
   CHECK(attr.flags == (SQUALL_FLAG_LOCK | SQUALL_FLAG_REQUIRE_LOCK) && mine[1].window == 0);
   setenv("SQUALL_RNAK", "2", 1);
   squall_group_attr_t before = attr;
-  SAYS(squall_group_attr_read(&attr, NULL), SQUALL_INVALID, "SQUALL_RNAK", "`rank`");
+  SAYS(squall_group_attr_read(&attr, NULL), SQUALL_INVALID, "SQUALL_RNAK", "SQUALL_RANK?");
   CHECK(memcmp(&before, &attr, sizeof attr) == 0); /* as it was */
   unsetenv("SQUALL_RNAK"), unsetenv("SQUALL_RANK");
   unsetenv("SQUALL_NETWORK__FOUNDERS"), unsetenv("SQUALL_SUBGROUP__1__WINDOW");
@@ -2032,7 +2032,8 @@ static void part_read(void)
   UNREADABLE("rank = 'x'", ".toml:1", "rank", "0 to 63");
   UNREADABLE("rank = \n", ".toml:1");
   UNREADABLE("suspicion = '1500us'", ".toml:1", "whole milliseconds");
-  UNREADABLE("group = \"a\\u0000b\"", "group", "zero byte");
+  UNREADABLE("group = 'a/b'", ".toml:1", "group", "letters");
+  UNREADABLE("peers.group = \"a\\u0000b\"", "peers.group", "zero byte");
   UNREADABLE("peers.users = ['a,b']", "peers.users", "comma");
   UNREADABLE("join = true\nrank = 1", ".toml:1", "`join`", "`rank`", ".toml:2");
   UNREADABLE("[network]\nsecret_fd = 3\nsecret_file = 'x'", "one secret");

@@ -114,6 +114,12 @@ impl Default for SubgroupConfig {
     }
 }
 
+/// Whether that may be the name of a group.
+pub fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(fits)
+}
+
 /// Everything that `Group::open` needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -184,11 +190,7 @@ impl Config {
     /// The same, and the plan that it is made from.
     pub fn first(&self) -> Result<(View, Plan), Error> {
         let bad = |detail: String| Err(Error::new(Status::Invalid, detail));
-        let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.group.is_empty()
-            || self.group.len() > NAME_BYTES_MAX
-            || !self.group.chars().all(name)
-        {
+        if !is_name(&self.group) {
             return bad(format!(
                 "group name {:?} must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'",
                 self.group

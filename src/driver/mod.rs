@@ -33,7 +33,7 @@ pub mod stats;
 pub mod views;
 mod watch;
 
-pub use lines::{Inquiry, listen_at, near_identity};
+pub use lines::{Inquiry, listen_at, misplaced, near_identity};
 
 #[cfg(test)]
 mod leaving_tests;

@@ -9,7 +9,7 @@
 mod words;
 
 use super::super::letter::Letter;
-use super::super::lines::Lines;
+use super::super::lines::{Lines, misplaced};
 use super::super::rendezvous::CALL_AGAIN;
 use super::Joining;
 use crate::base::{Epoch, Events, Members, Peer, Rank, Versions};
@@ -74,6 +74,7 @@ impl Joining<'_> {
                 said = waited;
                 let missing = self.whom(&self.missing(lines));
                 let why = self.refusal.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+                let why = why + &self.misplaced();
                 crate::notice!("group {}: waiting for {missing}{why}", self.config.group);
             }
         }
@@ -116,6 +117,11 @@ impl Joining<'_> {
         }
     }
 
+    /// For sentences: whether this is the member that it says.
+    fn misplaced(&self) -> String {
+        misplaced(self.config).map(|why| format!("; {why}")).unwrap_or_default()
+    }
+
     fn not_founded(&mut self, lines: &mut Lines) -> Error {
         let missing = self.missing(lines);
         let who = match missing.is_empty() {
@@ -123,6 +129,7 @@ impl Joining<'_> {
             false => format!("{} did not arrive", self.whom(&missing)),
         };
         let why = self.refusal.take().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+        let why = why + &self.misplaced();
         let detail = format!(
             "group {}: {who} within {:.1} s{why}; start it with the same name and configuration, or \
              wait longer",
