@@ -348,6 +348,7 @@ impl Shm {
         for visitor in visitors {
             match visitor.hello.kind {
                 Kind::Enter | Kind::Probe if self.showroom.is_some() => self.let_in(visitor),
+                Kind::Join if self.begins() => self.let_in(visitor),
                 Kind::Stat => {
                     door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
                 }
@@ -355,9 +356,12 @@ impl Shm {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
                 Kind::Join | Kind::Enter | Kind::Stream | Kind::Welcome | Kind::Refuse => {
+                    let what = match self.showroom {
+                        Some(_) => "the group runs already: join it (`join = true`)",
+                        None => "the group is complete",
+                    };
                     let sentence = format!(
-                        "the group is complete; rank {} is open in process {}: wait for its end, or \
-                         choose another name",
+                        "{what}; rank {} is open in process {}: wait for its end, or choose another name",
                         self.hello.rank, self.hello.pid
                     );
                     let status = Status::InUse;
