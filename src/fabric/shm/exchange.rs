@@ -205,7 +205,11 @@ impl Shm {
         }
         let open = match showroom.admits {
             Admission::All => true,
-            Admission::Higher => theirs.kind != Kind::Probe && theirs.rank > self.hello.rank,
+            Admission::Higher => match theirs.kind {
+                Kind::Enter => theirs.rank > self.hello.rank,
+                Kind::Join => self.founds && theirs.rank > self.hello.rank,
+                _ => false,
+            },
             Admission::Nobody => false,
         };
         let refuse = |sentence: &str| {
