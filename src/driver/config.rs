@@ -285,7 +285,12 @@ impl Config {
         let policy = if self.policy.is_some() { "own" } else { "standard" };
         let time = self.suspicion_ns;
         let first = format!("subgroups={subgroups}\nsuspicion_ns={time}\npolicy={policy}\n");
-        first + &rules.agreed_text()
+        self.name_text() + &first + &rules.agreed_text()
+    }
+
+    /// It is in the names of sockets, but who may write their directory may give them others.
+    fn name_text(&self) -> String {
+        format!("group={}\n", self.group)
     }
 
     /// What all members of one view must agree on, a line per figure (`fabric::shm::door`).
@@ -293,7 +298,8 @@ impl Config {
         let list = |ranks: &[Rank]| {
             ranks.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",")
         };
-        let mut text = format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len());
+        let mut text = self.name_text();
+        text.push_str(&format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len()));
         // Who beats for a longer time than others have patience for would be suspected.
         text.push_str(&format!("suspicion_ns={}\n", self.suspicion_ns));
         for (at, subgroup) in view.subgroups.iter().enumerate() {

@@ -9,7 +9,7 @@ use super::super::rendezvous::Met;
 use super::super::views::Views;
 use super::Group;
 use crate::base::{Rank, Versions};
-use crate::error::Error;
+use crate::error::{Error, Status};
 use crate::fabric::shm::door::Hello;
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
@@ -58,7 +58,10 @@ impl Opening<'_> {
         for neighbour in &met.neighbours {
             versions[neighbour.rank.index()] = neighbour.versions;
         }
-        let wire = Versions::common(versions.iter().copied()).expect("any two have one in common");
+        let wire = Versions::common(versions.iter().copied()).ok_or_else(|| {
+            let detail = "members that have met each other have no wire version in common";
+            Error::new(Status::PeerFault, detail) // any two have, or one has not said the truth
+        })?;
         memories[me.index()].block.cell(self.layout.wire.byte(0)).publish(u64::from(wire));
         let parts = Parts {
             me,

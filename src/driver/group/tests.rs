@@ -4,9 +4,12 @@
 use super::*;
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};
 use crate::driver::config::{Changes, Config};
+use crate::driver::control::Control;
 use crate::driver::views::ViewInfo;
 use crate::error::Fault;
+use crate::fabric::Exchange;
 use crate::mem::Message;
+use crate::transfer::{Checkpoint, NoState, StateSink, StateSource, Version};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
@@ -161,6 +164,137 @@ fn keep_alive_in_a_callback_is_sent() {
     assert!(broken.is_err() && driver.fabric.parks(), "B2: it is back");
     driver.polls = false;
     driver.lending(|driver| assert!(driver.fabric.parks(), "B1"));
+}
+
+/// As a fabric of connections, but for beats, which are counted.
+struct Polled(Box<dyn Fabric>, Arc<Cell>);
+
+impl Fabric for Polled {
+    fn posting(&self) -> Posting {
+        self.0.posting()
+    }
+    fn polls(&self) -> bool {
+        true
+    }
+    fn post(&mut self, posts: &[Post]) {
+        self.0.post(posts);
+    }
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        self.0.poll(look, events);
+    }
+    fn revoke(&mut self, peer: Peer) {
+        self.0.revoke(peer);
+    }
+    fn beat(&mut self) {
+        self.1.publish(self.1.own() + 1);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+    fn arm(&mut self, room: bool) {
+        self.0.arm(room);
+    }
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.0.sleep(timeout_ns, events);
+    }
+    fn disarm(&mut self) {
+        self.0.disarm();
+    }
+    fn farewell(&mut self) {
+        self.0.farewell();
+    }
+    fn parks(&self) -> bool {
+        self.0.parks()
+    }
+    fn exchange(&mut self) -> Option<&mut dyn Exchange> {
+        self.0.exchange()
+    }
+}
+
+/// Gives a state, and says that it lives while it makes it; takes one.
+struct Slow(Arc<Mutex<Option<Control>>>);
+
+impl Application for Slow {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+    fn source(&mut self) -> Option<&mut dyn StateSource> {
+        Some(self)
+    }
+    fn sink(&mut self) -> Option<&mut dyn StateSink> {
+        Some(self)
+    }
+}
+
+impl StateSource for Slow {
+    fn checkpoint_open(&mut self, version: &Version) -> Result<Box<dyn Checkpoint>, Error> {
+        self.0.lock().unwrap().iter().for_each(Control::keep_alive);
+        NoState.checkpoint_open(version)
+    }
+}
+
+impl StateSink for Slow {
+    fn begin(&mut self, _: &Version) -> Result<(), Error> {
+        Ok(())
+    }
+    fn load(&mut self, _: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+    fn loaded(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+}
+
+/// A checkpoint that takes long stands in no turn's way but this member's own, which others suspected.
+#[test]
+fn keep_alive_in_a_checkpoint_is_sent() {
+    let (config, beats) = (views("checkpoint", 0, 1, 0), Arc::new(Cell::new(0)));
+    let control = Arc::new(Mutex::new(None));
+    let mut group = Group::open(&config, Box::new(Slow(control.clone()))).unwrap();
+    *control.lock().unwrap() = group.control();
+    let driver = &mut group.driver;
+    let fabric = std::mem::replace(&mut driver.fabric, Box::new(Counts(beats.clone())));
+    (driver.fabric, driver.polls) = (Box::new(Polled(fabric, beats.clone())), true);
+    let joins = Config { join: true, ..config };
+    std::thread::scope(|scope| {
+        let joiner = scope.spawn(move || Group::open(&joins, Box::new(Slow(Arc::default()))));
+        while group.members() == 1 && !joiner.is_finished() {
+            let _ = group.poll(8);
+        }
+        while !joiner.is_finished() {
+            let _ = group.poll(8);
+        }
+        assert!(joiner.join().unwrap().is_ok());
+    });
+    assert_eq!(beats.own(), 1);
+}
+
+/// Who may write a directory in which two groups meet that are alike put the one's socket where the
+/// other's was looked for, and members of both were a third group.
+#[test]
+fn a_socket_of_another_group_is_none_of_ours() {
+    let directory = std::env::temp_dir().join(format!("squall-moved-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let open = |group: &'static str, rank: u16| {
+        let mut config = Config::new(group, rank, 2);
+        config.peers.directory = directory.clone();
+        config.open_timeout = Duration::from_millis(800);
+        Group::open(&config, Box::new(deaf)).err()
+    };
+    let [waits, comes] = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| open("one", 0));
+        let moved = || {
+            std::fs::rename(directory.join("squall.one.0"), directory.join("squall.other.0"))
+                .is_ok()
+        };
+        while !moved() && !waits.is_finished() {
+            std::thread::yield_now();
+        }
+        [open("other", 1), waits.join().unwrap()]
+    });
+    std::fs::remove_dir_all(&directory).unwrap();
+    let (waits, comes) = (waits.expect("no group"), comes.expect("no group"));
+    let both = [&waits, &comes].map(|error| error.status);
+    assert!(both.contains(&Status::Mismatch), "{waits}; {comes}");
 }
 
 /// Where members do not change it was accepted, and nobody would ever have sent it.

@@ -40,8 +40,10 @@ impl Joining<'_> {
                     let members = &letter.roster.members;
                     let one = |member: &Member| (member.incarnation, member.versions);
                     let list = members.iter().map(one).collect::<List>();
-                    self.begin_all(lines, &list);
-                    return Ok(Some(letter));
+                    if words.may_begin(&list) {
+                        return Ok(Some(self.begin_all(lines, &list)));
+                    }
+                    continue;
                 }
                 if let (Some(who), Some(word)) =
                     (lines.exchange().incarnation(peer), Word::decode(&bytes))
@@ -152,8 +154,9 @@ impl Joining<'_> {
         for (peer, _) in self.others(lines, &word.list) {
             if !told.contains(&peer) && !lines.exchange().has_ended(peer) {
                 lines.exchange().show(Epoch(0), peer, rings)?;
-                lines.exchange().say(peer, &word.encode());
-                told.push(peer);
+                if lines.exchange().say(peer, &word.encode()) {
+                    told.push(peer);
+                }
             }
         }
         Ok(())

@@ -3,12 +3,13 @@
 //! for it.
 
 use super::super::mirror::LEFT;
-use super::super::tests::{BEAT_AT, LANE_BYTES, Node, members, sizes};
+use super::super::tests::{BEAT_AT, LANE_BYTES, Node, members, readable, sizes};
 use super::*;
 use crate::base::Events;
 use crate::error::Status;
 use crate::fabric::Fabric;
 use crate::mutants::plant;
+use std::time::{Duration, Instant};
 
 fn two(sealed: bool) -> (Node, Node) {
     let mut nodes = members(2, sealed, LANE_BYTES);
@@ -144,5 +145,51 @@ fn without_memory_for_a_mirror_its_peer_waits() {
             assert_eq!([40, 72].map(|at| seen.block.cell(at).observe()), [1, 3]);
             two.enter(Epoch(2));
         }
+    }
+}
+
+/// Its socket stayed readable, and whoever sleeps on the descriptor woke again and again; or it did not,
+/// since all was read, and nobody woke to try again.
+#[test]
+fn what_waits_for_memory_ends_no_sleep() {
+    for sealed in [false, true] {
+        let (mut one, mut two) = two(sealed);
+        one.show_next(&[0]);
+        two.show_next(&[0]);
+        two.until("it is shown", |two| {
+            two.tcp.poll(true, &mut Events::default());
+            two.tcp.links[0].as_ref().unwrap().mirror.has_shown(Epoch(2))
+        });
+        two.tcp.links[0].as_mut().unwrap().mirror.forget_memory();
+        one.enter(Epoch(2));
+        one.words(one.others(), 6, 1);
+        LEFT.set(0);
+        let waits = |two: &Node| two.tcp.links[0].as_ref().unwrap().mirror.is_put_off();
+        let sleep = |two: &mut Node| two.tcp.sleep(Some(1_000_000_000), &mut Events::default());
+        two.tcp.arm(false);
+        two.until("it enters", |two| {
+            sleep(two);
+            waits(two)
+        });
+        assert!(readable(&two.tcp, Duration::from_secs(20)), "nobody wakes to try again");
+        one.words(one.others(), 6, 2);
+        let start = Instant::now();
+        (0..6).for_each(|_| sleep(&mut two));
+        let slept = start.elapsed();
+        assert!(slept >= Duration::from_millis(50), "6 wakes in {slept:?}");
+        LEFT.set(usize::MAX);
+        two.until("what waited", |two| {
+            sleep(two);
+            !waits(two)
+        });
+        let seen = shown(&mut two, 2);
+        one.words(one.others(), 7, 3);
+        two.until("it is watched again", |two| {
+            sleep(two);
+            seen.block.cell(56).observe() == 3
+        });
+        assert_eq!(seen.block.cell(48).observe(), 2);
+        two.tcp.disarm();
+        two.enter(Epoch(2));
     }
 }
