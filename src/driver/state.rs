@@ -334,7 +334,7 @@ impl Driver {
     /// A look at the clock: who asks for my state, and what transfers want (S1).
     #[cold]
     pub(super) fn feed(&mut self) {
-        let Driver { engine, fabric, application, views, states, now, page, stopped, .. } = self;
+        let Driver { engine, fabric, views, states, stopped, .. } = self;
         let Some((views, exchange)) = views.as_mut().zip(fabric.exchange()) else { return };
         let of = Giver { views, suspects: suspects(engine), stopped: stopped.is_some() };
         while let Some((peer, stream)) = exchange.offered() {
@@ -345,16 +345,28 @@ impl Driver {
         if of.stopped || views.is_building() || states.transfers.is_empty() {
             return;
         }
-        for transfer in &mut states.transfers {
+        let gone = |of: &Transfer| {
             // Its place may be another process' by now.
-            let its = exchange.incarnation(transfer.peer) == Some(transfer.joiner);
-            let gone = !its || exchange.has_ended(transfer.peer);
-            if transfer.attend(&of, engine, &mut **application) || gone {
+            let its = exchange.incarnation(of.peer) == Some(of.joiner);
+            !its || exchange.has_ended(of.peer)
+        };
+        let bit = |(at, of): (usize, &Transfer)| u32::from(gone(of)) << at;
+        let gone = states.transfers.iter().enumerate().map(bit).sum();
+        self.lending(|driver| driver.attend(gone));
+        self.states.show(self.now, &self.page);
+        self.states.tell_progress(self.now);
+    }
+
+    /// `gone`: transfers to such as are, a bit each. Opening a checkpoint may take long.
+    fn attend(&mut self, gone: u32) {
+        let Driver { engine, application, views, states, stopped, .. } = self;
+        let Some(views) = views else { return };
+        let of = Giver { views, suspects: suspects(engine), stopped: stopped.is_some() };
+        for (at, transfer) in states.transfers.iter_mut().enumerate() {
+            if transfer.attend(&of, engine, &mut **application) || gone >> at & 1 == 1 {
                 transfer.feed = None;
             }
         }
-        states.show(*now, page);
-        states.tell_progress(*now);
     }
 
     /// A view has just been seen to follow: feeds end, or go on into it.
