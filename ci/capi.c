@@ -509,7 +509,8 @@ static void part_arguments(void)
   REFUSED(attr.members = 65, "65 members", "64");
   REFUSED(attr.members = 65537, "65537");
   REFUSED(attr.idle = 3, "idle", "3");
-  REFUSED(attr.flags = 1024, "flags", "0x400");
+  REFUSED(attr.flags = 2048, "flags", "0x800");
+  REFUSED(attr.flags = SQUALL_FLAG_TIE_BREAK, "SQUALL_FLAG_TIE_BREAK", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.membership = 2, "membership 2");
   REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffffc00");

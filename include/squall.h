@@ -147,6 +147,12 @@
 #define SQUALL_FLAG_REQUIRE_HUGE 512
 
 /**
+ * Of two members the one of the lower rank goes on alone when it loses the other; else neither is a
+ * majority, and both stop. At all members or at none; only with SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_FLAG_TIE_BREAK 1024
+
+/**
  * In `suspicion_ms`: silence is never held against a member.
  */
 #define SQUALL_SUSPICION_NEVER UINT32_MAX
@@ -1244,7 +1250,7 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  * have the names of their keys (open_timeout is `open_timeout_ms`, members_min `shard_members_min`), but:
  *
  *   group                        `name`
- *   join                         SQUALL_FLAG_JOIN
+ *   join, tie_break              SQUALL_FLAG_JOIN, SQUALL_FLAG_TIE_BREAK
  *   lock, huge_pages             SQUALL_FLAG_LOCK, SQUALL_FLAG_REQUIRE_LOCK, and the like for huge ones
  *   core                         `core` and SQUALL_FLAG_PIN: a program that polls itself pins its own
  *                                thread, and takes that flag away

@@ -429,6 +429,7 @@ impl Joining<'_> {
         let first = (before, none);
         let mut views = Box::new(Views::new(policy, first, time, &lags, exchange, vec![block]));
         views.untold = None;
+        views.options = self.config.options();
         let install = Install { roster, carry, joined, gone: Members::NONE };
         views.begin(install, Timings::default(), super::clock(), exchange)?;
         while !views.gather(super::clock(), lines.exchange())? {

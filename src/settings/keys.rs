@@ -141,6 +141,10 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "suspicion" = "\"1s\"",
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
         |s, v| s.config.suspicion_ns = suspicion(v)?;
+    "tie_break" = "false",
+        "With membership = \"views\": of two members the first goes on alone when it loses the other. Else
+         neither is a majority, and both stop. The same at all members.",
+        |s, v| s.config.tie_break = v.switch()?;
     "peers.users" = "[]",
         "Users whose processes may be members on this host, beside this process' own: names or numbers. Give
          all members the same list.",

@@ -3,13 +3,14 @@
 
 use super::*;
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};
-use crate::driver::config::{Changes, Config};
-use crate::driver::control::Control;
+use crate::driver::config::{Changes, Config, OwnPolicy};
+use crate::driver::policy::config_text;
 use crate::driver::views::ViewInfo;
 use crate::error::Fault;
-use crate::fabric::Exchange;
+use crate::group::detector::lag::Lag;
+use crate::group::policy::Standard;
 use crate::mem::Message;
-use crate::transfer::{Checkpoint, NoState, StateSink, StateSource, Version};
+use crate::transfer::{Checkpoint, StateSink, StateSource, Version};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
@@ -166,10 +167,10 @@ fn keep_alive_in_a_callback_is_sent() {
     driver.lending(|driver| assert!(driver.fabric.parks(), "B1"));
 }
 
-/// As a fabric of connections, but for beats, which are counted.
-struct Polled(Box<dyn Fabric>, Arc<Cell>);
+/// A fabric that must be told to send a beat.
+struct Deputy(Box<dyn Fabric>, Arc<Cell>);
 
-impl Fabric for Polled {
+impl Fabric for Deputy {
     fn posting(&self) -> Posting {
         self.0.posting()
     }
@@ -206,32 +207,62 @@ impl Fabric for Polled {
     fn parks(&self) -> bool {
         self.0.parks()
     }
-    fn exchange(&mut self) -> Option<&mut dyn Exchange> {
+    fn exchange(&mut self) -> Option<&mut dyn crate::fabric::Exchange> {
         self.0.exchange()
     }
 }
 
-/// Gives a state, and says that it lives while it makes it; takes one.
-struct Slow(Arc<Mutex<Option<Control>>>);
+/// Says in callbacks that it lives, and notes how many beats that has sent.
+#[derive(Clone)]
+struct Busy {
+    control: Arc<Mutex<Option<Control>>>,
+    noted: Arc<Mutex<Vec<(&'static str, u64)>>>,
+    beats: Arc<Cell>,
+}
 
-impl Application for Slow {
+impl Busy {
+    fn works(&self, what: &'static str) {
+        let before = self.beats.own();
+        self.control.lock().unwrap().iter().for_each(Control::keep_alive);
+        self.noted.lock().unwrap().push((what, self.beats.own() - before));
+    }
+
+    fn has_done(&self, what: &str) -> bool {
+        self.noted.lock().unwrap().iter().any(|(noted, _)| *noted == what)
+    }
+}
+
+impl Application for Busy {
     fn deliver(&mut self, _: u16, _: &[Message]) {}
+
+    fn lags(&mut self, _: u16, _: u16, _: u64) {
+        self.works("lags");
+    }
+
     fn source(&mut self) -> Option<&mut dyn StateSource> {
         Some(self)
     }
+}
+
+impl StateSource for Busy {
+    fn checkpoint_open(&mut self, _: &Version) -> Result<Box<dyn Checkpoint>, Error> {
+        self.works("opens a checkpoint");
+        Err(Error::new(Status::Mismatch, "it was only to be asked"))
+    }
+}
+
+/// Loads nothing.
+struct Stateless;
+
+impl Application for Stateless {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+
     fn sink(&mut self) -> Option<&mut dyn StateSink> {
         Some(self)
     }
 }
 
-impl StateSource for Slow {
-    fn checkpoint_open(&mut self, version: &Version) -> Result<Box<dyn Checkpoint>, Error> {
-        self.0.lock().unwrap().iter().for_each(Control::keep_alive);
-        NoState.checkpoint_open(version)
-    }
-}
-
-impl StateSink for Slow {
+impl StateSink for Stateless {
     fn begin(&mut self, _: &Version) -> Result<(), Error> {
         Ok(())
     }
@@ -244,28 +275,41 @@ impl StateSink for Slow {
     fn deliver(&mut self, _: u16, _: &[Message]) {}
 }
 
-/// A checkpoint that takes long stands in no turn's way but this member's own, which others suspected.
+/// Over connections deliveries and view callbacks sent it at once, and no others: who took long to open
+/// a checkpoint was expelled, whatever it said meanwhile.
 #[test]
-fn keep_alive_in_a_checkpoint_is_sent() {
-    let (config, beats) = (views("checkpoint", 0, 1, 0), Arc::new(Cell::new(0)));
-    let control = Arc::new(Mutex::new(None));
-    let mut group = Group::open(&config, Box::new(Slow(control.clone()))).unwrap();
-    *control.lock().unwrap() = group.control();
-    let driver = &mut group.driver;
-    let fabric = std::mem::replace(&mut driver.fabric, Box::new(Counts(beats.clone())));
-    (driver.fabric, driver.polls) = (Box::new(Polled(fabric, beats.clone())), true);
-    let joins = Config { join: true, ..config };
-    std::thread::scope(|scope| {
-        let joiner = scope.spawn(move || Group::open(&joins, Box::new(Slow(Arc::default()))));
-        while group.members() == 1 && !joiner.is_finished() {
-            let _ = group.poll(8);
-        }
-        while !joiner.is_finished() {
-            let _ = group.poll(8);
-        }
-        assert!(joiner.join().unwrap().is_ok());
+fn keep_alive_is_sent_in_callbacks_of_every_kind() {
+    let (control, noted) = (Arc::default(), Arc::default());
+    let busy = Busy { control, noted, beats: Arc::new(Cell::new(0)) };
+    let mut config = views("busy", 0, 2, 0);
+    config.subgroups[0].lag = Lag::Report { after_ns: 5_000_000 };
+    let other = Config { rank: 1, ..config.clone() };
+    let (mut one, mut two) = std::thread::scope(|scope| {
+        let two = scope.spawn(|| Group::open(&other, Box::new(deaf)).unwrap());
+        (Group::open(&config, Box::new(busy.clone())).unwrap(), two.join().unwrap())
     });
-    assert_eq!(beats.own(), 1);
+    *busy.control.lock().unwrap() = one.control();
+    let driver = &mut one.driver;
+    let nowhere = Box::new(Counts(Arc::new(Cell::new(0))));
+    let fabric = std::mem::replace(&mut driver.fabric, nowhere);
+    (driver.fabric, driver.polls) = (Box::new(Deputy(fabric, busy.beats.clone())), true);
+    let mut sender = one.sender(0, 0).unwrap();
+    while !busy.has_done("lags") {
+        let _ = sender.send(b"nobody takes it");
+        one.poll(8).unwrap();
+    }
+    let joins = Config { join: true, ..config.clone() };
+    std::thread::scope(|scope| {
+        let three = scope.spawn(|| Group::open(&joins, Box::new(Stateless)));
+        while !three.is_finished() {
+            (one.poll(8).unwrap(), two.poll(8).unwrap());
+            std::thread::yield_now();
+        }
+        assert_eq!(three.join().unwrap().err().unwrap().status, Status::Mismatch);
+    });
+    assert!(busy.has_done("opens a checkpoint"));
+    let noted = busy.noted.lock().unwrap();
+    assert!(noted.iter().all(|(_, beats)| *beats == 1), "{noted:?}");
 }
 
 /// Who may write a directory in which two groups meet that are alike put the one's socket where the
@@ -434,6 +478,41 @@ fn keep_alive_as_a_view_begins_is_heard_in_that_view() {
     assert!(beat > 0, "and nothing else has beaten there yet");
 }
 
+/// One that waits for the others' memory of the next view beat in the view before only. Who has joined
+/// does not look there: it suspected that member before that one's own patience was over, and with a
+/// member that had failed in the same moment those that were left were no majority.
+#[test]
+fn who_builds_a_view_beats_in_it() {
+    let founded = |rank: u16| {
+        let mut config = views("builds", rank, 3, 0);
+        // With a policy of its own each waits for what the others' has answered (I4).
+        config.policy = Some(OwnPolicy(Arc::new(Standard)));
+        Group::open(&config, Box::new(deaf)).unwrap()
+    };
+    let mut all: Vec<Group> = std::thread::scope(|scope| {
+        let all = [0, 1, 2].map(|rank| scope.spawn(move || founded(rank)));
+        all.map(|one| one.join().unwrap()).into()
+    });
+    all[2].control().unwrap().leave();
+    let builds = |group: &Group| group.driver.views.as_ref().unwrap().is_building();
+    let mut at = 0;
+    while !builds(&all[0]) {
+        let _ = all[at].poll(8);
+        at = (at + 1) % 3;
+        assert_eq!(all[0].members(), 3, "it waits for the others");
+    }
+    let driver = &mut all[0].driver;
+    let beat_at = driver.table.layout.beat.byte(0);
+    let next = driver.fabric.exchange().unwrap().own(Epoch(2), &[]).unwrap().block;
+    let beat = |block: &Region| block.cell(beat_at).observe();
+    let before = [beat(driver.table.block(Rank(0))), beat(&next)];
+    driver.views.as_mut().unwrap().detectors.beats.begin(); // a beat is due
+    driver.now = crate::driver::clock();
+    driver.watch();
+    let after = [beat(driver.table.block(Rank(0))), beat(&next)];
+    assert!(before[0] < after[0] && before[1] < after[1], "{before:?} {after:?}");
+}
+
 /// The others come to suspect a member that has passed on, and are not in the next view yet when it is.
 /// All that it hears there is that their connections have ended: it said that it was in a minority.
 #[test]
@@ -564,4 +643,45 @@ fn who_is_gone_is_noticed_where_turns_are_slow() {
         std::thread::sleep(Duration::from_millis(12));
         assert!(start.elapsed() < Duration::from_secs(300), "never suspected");
     }
+}
+
+/// The protocol had it, the simulator and the model tried it, and nobody could ask for it.
+#[test]
+fn of_two_members_the_first_goes_on_alone_if_that_is_chosen() {
+    for (tie_break, lost) in [(true, 1), (true, 0), (false, 1)] {
+        let open = |rank: u16| {
+            let mut config = views(&format!("tie-{tie_break}-{lost}"), rank, 2, 0);
+            config.tie_break = tie_break;
+            Group::open(&config, Box::new(deaf)).unwrap()
+        };
+        let mut both = std::thread::scope(|scope| {
+            let other = scope.spawn(|| open(1));
+            vec![open(0), other.join().unwrap()]
+        });
+        // Both have seen each other in this view.
+        (0..100).for_each(|at| _ = both[at % 2].poll(8).unwrap());
+        drop(both.remove(lost));
+        let group = &mut both[0];
+        let end = loop {
+            match group.poll(8) {
+                Ok(_) if group.members() == 2 => {}
+                outcome => break outcome,
+            }
+        };
+        let goes_on = tie_break && lost == 1;
+        let want = if goes_on { Ok(0) } else { Err(Status::Partitioned) };
+        assert_eq!(end, want, "{tie_break} {lost}");
+        if goes_on {
+            let mut sender = group.sender(0, 0).unwrap();
+            while sender.send(b"alone") == Err(Status::Again) {
+                group.poll(8).unwrap();
+            }
+            while group.poll(8).unwrap() == 0 {}
+        }
+    }
+    let text = |tie_break: bool| {
+        let config = Config { tie_break, ..views("tie", 0, 2, 0) };
+        config_text(&config, &config.view().unwrap()).unwrap()
+    };
+    assert_ne!(text(true), text(false), "all must agree on it");
 }

@@ -98,8 +98,10 @@ impl Joining<'_> {
         found
     }
 
+    /// `None`: somebody is missing, or they say that they speak what not all can.
     fn everybody(&self, lines: &mut Lines) -> Option<List> {
-        self.found_so_far(lines).into_iter().collect()
+        let all: List = self.found_so_far(lines).into_iter().collect::<Option<_>>()?;
+        Versions::common(all.iter().map(|(_, versions)| *versions)).map(|_| all)
     }
 
     fn missing(&self, lines: &mut Lines) -> Vec<usize> {

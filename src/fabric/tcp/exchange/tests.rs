@@ -91,6 +91,32 @@ fn a_beat_takes_along_what_waits() {
     two.until("it beats in the view before", |two| two.word_of(0, BEAT_AT / 8) == 500);
 }
 
+/// With the view came what the block had said when it was entered, behind the beat of when that was sent:
+/// that one was taken back. Who looked in between held it against the member, at once.
+fn a_beat_as_a_view_is_entered(sealed: bool) -> bool {
+    let (mut one, mut two) = two(sealed);
+    one.show_next(&[0]);
+    two.show_next(&[0]);
+    let seen = shown(&mut two, 2);
+    one.next_block().cell(BEAT_AT).publish(100); // while it waited for the others' memory
+    one.enter(Epoch(2));
+    one.own.block.cell(BEAT_AT).publish(500); // in the callback of the view
+    one.tcp.beat();
+    let peer = one.peer(1).unwrap();
+    assert!(one.tcp.say(peer, b"that was it"));
+    two.until("the letter, which comes after it", |two| two.tcp.heard().is_some());
+    seen.block.cell(BEAT_AT).observe() == 500
+}
+
+#[test]
+fn no_beat_is_taken_back() {
+    assert!(a_beat_as_a_view_is_entered(false) && a_beat_as_a_view_is_entered(true));
+    plant(Some("tcp-beat-said-twice"));
+    let found = !a_beat_as_a_view_is_entered(false);
+    plant(None);
+    assert!(found, "tcp-beat-said-twice");
+}
+
 /// M5
 #[test]
 fn who_is_ahead_is_seen_to_beat() {
