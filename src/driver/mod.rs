@@ -419,7 +419,8 @@ impl Driver {
     /// Says "asleep", then looks again. True: nothing is to be done, sleeping is safe. The next
     /// turn says "awake".
     pub fn arm(&mut self) -> bool {
-        self.fabric.arm(self.engine.waits_for_room());
+        let room = self.engine.waits_for_room();
+        self.fabric.arm(room);
         self.armed = true;
         if self.polls {
             self.poll_fabric();
@@ -432,7 +433,10 @@ impl Driver {
             self.fabric.disarm();
             return false;
         }
-        if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
+        // A send that was refused between the two looks has not rung, and nobody was asked to tell of room.
+        let refused = !room && self.engine.waits_for_room();
+        let has_work = self.engine.has_work(&self.table, &self.events);
+        if has_work || refused || self.stopped_state().is_some() {
             self.armed = false;
             self.fabric.disarm();
             return false;

@@ -69,6 +69,83 @@ fn a_refused_send_wakes_its_poller() {
     assert!(sender.send(b"room again").is_ok());
 }
 
+/// A fabric in front of which a thread that sends is quick: it is refused after the look that says
+/// whether this member waits for room, and before the word that says so to the others.
+struct Quick {
+    fabric: Box<dyn Fabric>,
+    sender: Option<Sender>,
+}
+
+impl Fabric for Quick {
+    fn posting(&self) -> Posting {
+        self.fabric.posting()
+    }
+    fn post(&mut self, posts: &[Post]) {
+        self.fabric.post(posts);
+    }
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        self.fabric.poll(look, events);
+    }
+    fn revoke(&mut self, peer: Peer) {
+        self.fabric.revoke(peer);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fabric.fd()
+    }
+    fn arm(&mut self, room: bool) {
+        if let Some(mut sender) = self.sender.take() {
+            assert_eq!(sender.send(b"no room"), Err(Status::Again));
+        }
+        self.fabric.arm(room);
+    }
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.fabric.sleep(timeout_ns, events);
+    }
+    fn disarm(&mut self) {
+        self.fabric.disarm();
+    }
+    fn farewell(&mut self) {}
+    fn parks(&self) -> bool {
+        self.fabric.parks()
+    }
+}
+
+/// The bell that a refused send rings is for one that sleeps. One that was just about to was not rung
+/// for, slept without saying that it waits for room, and nobody told it of any.
+#[test]
+fn a_send_that_is_refused_as_its_poller_falls_asleep_is_told_of_room() {
+    let name = format!("quick-{}", std::process::id());
+    let open = |rank: u16| {
+        let mut config = Config::new(&name, rank, 2);
+        config.subgroups[0].window = 1;
+        config.subgroups[0].message_bytes_max = 64;
+        Group::open(&config, Box::new(deaf)).unwrap()
+    };
+    let (mut one, mut two) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| open(1));
+        (open(0), other.join().unwrap())
+    });
+    let mut sender = one.sender(0, 0).unwrap();
+    sender.send(b"fills the window").unwrap();
+    one.turn(0).unwrap();
+    two.turn(0).unwrap(); // received there, and not released
+    assert_eq!(one.poll(1), Ok(1));
+    while one.driver.engine.has_work(&one.driver.table, &Events::default()) {
+        one.turn(0).unwrap();
+    }
+    let nobody: Box<dyn Fabric> = Box::new(Counts(Arc::new(Cell::new(0))));
+    let fabric = std::mem::replace(&mut one.driver.fabric, nobody);
+    one.driver.fabric = Box::new(Quick { fabric, sender: Some(sender) });
+    while !one.arm().unwrap() {
+        one.turn(0).unwrap();
+    }
+    assert_eq!(two.poll(1), Ok(1));
+    two.turn(0).unwrap(); // what a turn delivers, the next one releases
+    let start = Instant::now();
+    one.driver.sleep(Some(20_000_000_000));
+    assert!(start.elapsed() < Duration::from_secs(10), "nobody told of room");
+}
+
 fn deaf(_: u16, _: &[Message]) {}
 
 fn views(name: &str, rank: u16, members: u16, suspicion_ms: u64) -> Config {
