@@ -1126,7 +1126,7 @@ typedef struct squall_stats_t {
   uint64_t slowest;
   /**
    * Of the whole member: turns, those with work, sleeps, the longest time between two looks at
-   * the clock in nanoseconds (a look comes every 32 busy turns).
+   * the clock in nanoseconds (a look comes every 32 turns, or sooner).
    */
   uint64_t turns;
   uint64_t busy_turns;

@@ -10,7 +10,6 @@ use super::attr::{
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
 use super::place::Places;
-use super::turnstile::{Turnstile, Way};
 use super::view::with_view;
 use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
@@ -24,6 +23,7 @@ use crate::error::{Error, Status, Suspicion};
 use crate::fabric::shm::fork::forks;
 use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
+use crate::mem::turnstile::{Turnstile, Way};
 use crate::mem::{Cell, Message, Region};
 use crate::transfer::{StateSink, StateSource};
 use std::cell::UnsafeCell;
