@@ -63,6 +63,10 @@ const TICK_TURNS: u32 = 32;
 /// look was taken for the end of a pause of my own, and who was gone was never suspected.
 const TICK_LATE_NS: u64 = 2_000_000;
 
+/// Where views change: turns between two looks whether the next tick is late already. Who polls now and
+/// then, or begins to wait for its core, would not beat for 32 of those turns, and be suspected.
+const LATE_TURNS: u32 = 4;
+
 /// What the application does with its messages. Called on the thread that polls.
 pub trait Application: Send {
     /// A batch of a subgroup, in order; never empty. The bytes may be read until this returns.
@@ -232,6 +236,9 @@ impl Driver {
             return Turn { delivered: 0, busy: false };
         }
         self.until_tick -= 1;
+        if self.until_tick % LATE_TURNS == 1 && self.views.is_some() {
+            self.hurry();
+        }
         self.counters.turns += 1;
         if self.polls {
             self.poll_fabric();
@@ -352,6 +359,14 @@ impl Driver {
             }
         }
         Ok(delivered)
+    }
+
+    /// The next turn reads what is due by the clock, if turns have become slow.
+    #[inline(never)]
+    fn hurry(&mut self) {
+        if clock().0 > self.now.0 + TICK_LATE_NS {
+            self.until_tick = 0;
+        }
     }
 
     /// Reads the clock, and what is due by it. False: there is nothing any more.

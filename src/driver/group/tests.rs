@@ -5,6 +5,7 @@ use super::*;
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};
 use crate::driver::config::{Changes, Config};
 use crate::driver::views::ViewInfo;
+use crate::driver::{LATE_TURNS, TICK_TURNS};
 use crate::error::Fault;
 use crate::mem::Message;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -507,4 +508,25 @@ fn who_is_gone_is_noticed_where_turns_are_slow() {
         std::thread::sleep(Duration::from_millis(12));
         assert!(start.elapsed() < Duration::from_secs(300), "never suspected");
     }
+}
+
+/// Who polled often and then now and then (every 40 ms, say) did not beat for 32 turns, longer than the time
+/// to suspicion, and was expelled.
+#[test]
+fn who_begins_to_poll_rarely_beats_in_time() {
+    let mut group = Group::open(&views("rarely", 0, 1, 1_000), Box::new(deaf)).unwrap();
+    let ticked = |group: &Group| {
+        let driver = &group.driver;
+        driver.tick_turns == TICK_TURNS && driver.until_tick == TICK_TURNS - 1
+    };
+    while !ticked(&group) {
+        group.poll(8).unwrap();
+    }
+    let (before, mut turns) = (group.driver.now, 0);
+    while group.driver.now == before {
+        std::thread::sleep(Duration::from_millis(3)); // later than `TICK_LATE_NS`
+        group.poll(8).unwrap();
+        turns += 1;
+    }
+    assert!(turns <= LATE_TURNS, "{turns} turns");
 }
