@@ -653,6 +653,7 @@ static void part_sizes(void)
     {3, 4, 0, SQUALL_WRONG_SIZE},
     {4, 4, 0, SQUALL_WRONG_SIZE},
     {39, 39, 0, SQUALL_WRONG_SIZE}, /* less than version 1 of the smallest */
+    {60, 60, 0, SQUALL_WRONG_SIZE}, /* ends in the middle of a pointer: of no version */
     {64, 64, 0, SQUALL_OK}, /* of version 0.1, before networks */
     {256, 256, 0, SQUALL_OK},
     {256, 256, 1, SQUALL_WRONG_SIZE},

@@ -1132,7 +1132,7 @@ typedef struct squall_stats_t {
   uint64_t slowest;
   /**
    * Of the whole member: turns, those with work, sleeps, the longest time between two looks at
-   * the clock in nanoseconds (a look comes every 32 busy turns).
+   * the clock in nanoseconds (a look comes every 32 turns, or sooner).
    */
   uint64_t turns;
   uint64_t busy_turns;
@@ -1361,8 +1361,9 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
 /**
  * Opens a group and waits until all its members have.
  *
- * Processes of one user on one host that open the same name with the same attributes, each with
- * its own rank, form the group; they may start in any order. With `fabric` they may be on several
+ * Processes of one user (or of those that `peers_users` and `peers_group` name) on one host that open
+ * the same name with the same attributes, each with its own rank, form the group; they may start in
+ * any order. With `fabric` they may be on several
  * hosts, and prove to each other that they have the group's secret. Waiting, it goes on calling those
  * that are not there yet, and looks names up anew.
  *
@@ -1436,8 +1437,9 @@ int squall_group_members(squall_group_t group);
  * @return How many were delivered (>= 0), or
  *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
  *         SQUALL_OWN_THREAD  the group polls itself;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
- *                            everything that was stable has been delivered;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_LEFT  the group is over, and everything that was stable has
+ *                            been delivered;
+ *         SQUALL_PEER_FAULT  it is over at once: what a member wrote is nonsense;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
  *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process

@@ -257,8 +257,10 @@ pub(super) unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> R
     // SAFETY: as promised, a `u32` comes first.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
     let ours = size_of::<T>();
-    // A struct that nobody initialised says any size: what is out of the question is not read.
-    let plausible = size >= least && size <= STRUCT_BYTES_MAX;
+    // A struct that nobody initialised says any size: what is out of the question is not read. Nor is
+    // one that ends in the middle of a field: half of a pointer would be one, too.
+    let whole = size % std::mem::align_of::<T>() == 0;
+    let plausible = whole && size >= least && size <= STRUCT_BYTES_MAX;
     // SAFETY: as promised, `size` bytes are there.
     let unknown = |i: usize| unsafe { at.cast::<u8>().add(i).read() } != 0;
     if !plausible || (ours..size).any(unknown) {

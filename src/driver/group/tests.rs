@@ -6,6 +6,7 @@ use crate::base::{Events, Members, Peer, Post, Posting, Rank};
 use crate::driver::config::{Changes, Config, OwnPolicy};
 use crate::driver::policy::config_text;
 use crate::driver::views::ViewInfo;
+use crate::driver::{LATE_TURNS, TICK_TURNS};
 use crate::error::Fault;
 use crate::group::detector::lag::Lag;
 use crate::group::policy::Standard;
@@ -71,6 +72,83 @@ fn a_refused_send_wakes_its_poller() {
     two.turn(0).unwrap(); // what a turn delivers, the next one releases
     one.turn(0).unwrap();
     assert!(sender.send(b"room again").is_ok());
+}
+
+/// A fabric in front of which a thread that sends is quick: it is refused after the look that says
+/// whether this member waits for room, and before the word that says so to the others.
+struct Quick {
+    fabric: Box<dyn Fabric>,
+    sender: Option<Sender>,
+}
+
+impl Fabric for Quick {
+    fn posting(&self) -> Posting {
+        self.fabric.posting()
+    }
+    fn post(&mut self, posts: &[Post]) {
+        self.fabric.post(posts);
+    }
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        self.fabric.poll(look, events);
+    }
+    fn revoke(&mut self, peer: Peer) {
+        self.fabric.revoke(peer);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fabric.fd()
+    }
+    fn arm(&mut self, room: bool) {
+        if let Some(mut sender) = self.sender.take() {
+            assert_eq!(sender.send(b"no room"), Err(Status::Again));
+        }
+        self.fabric.arm(room);
+    }
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.fabric.sleep(timeout_ns, events);
+    }
+    fn disarm(&mut self) {
+        self.fabric.disarm();
+    }
+    fn farewell(&mut self) {}
+    fn parks(&self) -> bool {
+        self.fabric.parks()
+    }
+}
+
+/// The bell that a refused send rings is for one that sleeps. One that was just about to was not rung
+/// for, slept without saying that it waits for room, and nobody told it of any.
+#[test]
+fn a_send_that_is_refused_as_its_poller_falls_asleep_is_told_of_room() {
+    let name = format!("quick-{}", std::process::id());
+    let open = |rank: u16| {
+        let mut config = Config::new(&name, rank, 2);
+        config.subgroups[0].window = 1;
+        config.subgroups[0].message_bytes_max = 64;
+        Group::open(&config, Box::new(deaf)).unwrap()
+    };
+    let (mut one, mut two) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| open(1));
+        (open(0), other.join().unwrap())
+    });
+    let mut sender = one.sender(0, 0).unwrap();
+    sender.send(b"fills the window").unwrap();
+    one.turn(0).unwrap();
+    two.turn(0).unwrap(); // received there, and not released
+    assert_eq!(one.poll(1), Ok(1));
+    while one.driver.engine.has_work(&one.driver.table, &Events::default()) {
+        one.turn(0).unwrap();
+    }
+    let nobody: Box<dyn Fabric> = Box::new(Counts(Arc::new(Cell::new(0))));
+    let fabric = std::mem::replace(&mut one.driver.fabric, nobody);
+    one.driver.fabric = Box::new(Quick { fabric, sender: Some(sender) });
+    while !one.arm().unwrap() {
+        one.turn(0).unwrap();
+    }
+    assert_eq!(two.poll(1), Ok(1));
+    two.turn(0).unwrap(); // what a turn delivers, the next one releases
+    let start = Instant::now();
+    one.driver.sleep(Some(20_000_000_000));
+    assert!(start.elapsed() < Duration::from_secs(10), "nobody told of room");
 }
 
 fn deaf(_: u16, _: &[Message]) {}
@@ -684,4 +762,25 @@ fn of_two_members_the_first_goes_on_alone_if_that_is_chosen() {
         config_text(&config, &config.view().unwrap()).unwrap()
     };
     assert_ne!(text(true), text(false), "all must agree on it");
+}
+
+/// Who polled often and then now and then (every 40 ms, say) did not beat for 32 turns, longer than the time
+/// to suspicion, and was expelled.
+#[test]
+fn who_begins_to_poll_rarely_beats_in_time() {
+    let mut group = Group::open(&views("rarely", 0, 1, 1_000), Box::new(deaf)).unwrap();
+    let ticked = |group: &Group| {
+        let driver = &group.driver;
+        driver.tick_turns == TICK_TURNS && driver.until_tick == TICK_TURNS - 1
+    };
+    while !ticked(&group) {
+        group.poll(8).unwrap();
+    }
+    let (before, mut turns) = (group.driver.now, 0);
+    while group.driver.now == before {
+        std::thread::sleep(Duration::from_millis(3)); // later than `TICK_LATE_NS`
+        group.poll(8).unwrap();
+        turns += 1;
+    }
+    assert!(turns <= LATE_TURNS, "{turns} turns");
 }
