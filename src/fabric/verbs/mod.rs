@@ -17,3 +17,6 @@ pub mod queue;
 mod setup;
 pub mod slots;
 pub mod sys;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
