@@ -3,6 +3,8 @@
 //!
 //! X1  The device lives as long as anything made of it: memory and queues hold it by their `Arc`.
 //! X2  Asynchronous events are acknowledged as they are read, so that no `destroy` waits for one.
+//! X3  A forked child has the descriptors of its parent's device, but none of these objects: dropped
+//!     there, they leave everything as it is.
 //!
 //! Cost: system calls, all of them; nothing here is on the hot path.
 
@@ -10,6 +12,7 @@ use super::gid::{Choice, Entry, Found, Gid, Kind, State, pick};
 use super::sys::bindings::*;
 use super::sys::{Table, zeroed};
 use crate::error::{Error, Status};
+use crate::mem::Cell;
 use std::ffi::{CStr, c_int};
 use std::fs;
 use std::io;
@@ -56,6 +59,8 @@ pub struct Device {
     found: Found,
     pub(super) gid: Entry,
     limits: Limits,
+    /// In which process it was opened (X3).
+    process: Cell,
 }
 
 // SAFETY: libibverbs' objects may be used by any thread, several at a time ("thread safe" by
@@ -123,7 +128,19 @@ impl Device {
         let domain = NonNull::new(domain)
             .ok_or_else(|| refused(&format!("{}: no protection domain", found.device)))?;
         let (table, context) = context.keep();
-        Ok(Arc::new(Device { table, context, domain, found, gid, limits }))
+        let process = Cell::new(u64::from(std::process::id()));
+        Ok(Arc::new(Device { table, context, domain, found, gid, limits, process }))
+    }
+
+    /// Whether this is the process that opened it. A system call.
+    pub(super) fn is_mine(&self) -> bool {
+        self.process.own() == u64::from(std::process::id())
+    }
+
+    /// What a forked child would find.
+    #[cfg(test)]
+    pub(super) fn is_a_childs(&self) {
+        self.process.prepare(0);
     }
 
     pub fn name(&self) -> &str {
@@ -188,6 +205,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if !self.is_mine() {
+            return; // X3
+        }
         // SAFETY: the last `Arc`: nothing made of the two is left (X1).
         unsafe {
             (self.table.dealloc_pd)(self.domain.as_ptr());

@@ -324,7 +324,7 @@ fn a_bell_wakes_who_sleeps() {
         let (mut one, mut other) = pair_of(&a, &b, &depths(32, 4));
         let remote = other.remote();
         for round in 1..=40 {
-            other.completions.arm().unwrap();
+            other.completions.arm(false).unwrap();
             one.queue.words(&remote, 0, &[round]);
             one.queue.post(false).unwrap();
             world.run();
@@ -420,7 +420,7 @@ fn every_refusal_is_said_and_leaves_nothing() {
         let other = Queue::new(&completions, 1, &depths(8, 2))?;
         let _memory = Memory::target(&device, Arc::new(Region::heap(4096)))?;
         queue.connect(&other.endpoint(), &device.place(), &Manner::default())?;
-        completions.arm()
+        completions.arm(false)
     };
     let mut refused = 0;
     for call in [
@@ -650,6 +650,34 @@ fn memory_that_is_not_given_back_stays_where_it_is() {
 }
 
 #[test]
+fn a_forked_child_ends_nothing_of_its_parents() {
+    let world = World::new(1);
+    let (a, b) = (world.process(), world.process());
+    let (one, other) = pair_of(&a, &b, &depths(8, 0));
+    other.device.is_a_childs();
+    drop(other);
+    assert_eq!((b.queues(), b.registered()), (1, 2), "all of it is the parent's");
+    drop(one);
+    assert_eq!((a.queues(), a.registered()), (0, 0));
+    must_panic("1 queue pairs are left", || drop(world));
+}
+
+#[test]
+fn whoever_waits_for_room_is_woken_by_any_completion() {
+    let world = World::new(1);
+    let (mut one, other) = pair(&world, &depths(8, 0));
+    for all in [false, true] {
+        one.completions.arm(all).unwrap();
+        one.queue.words(&other.remote(), 0, &[1]);
+        one.queue.settle().unwrap();
+        world.run();
+        assert_eq!(readable(one.completions.fd()), all);
+        assert_eq!(one.completions.woken(), usize::from(all));
+        one.poll();
+    }
+}
+
+#[test]
 fn an_ordered_device_is_accepted_and_another_is_not() {
     for calls in [true, false] {
         let world = World::new(11);
@@ -834,7 +862,7 @@ fn real_bells_wake() {
         connect(&mut one, &mut other);
         let remote = other.remote();
         for round in 1..=10 {
-            other.completions.arm().unwrap();
+            other.completions.arm(false).unwrap();
             one.queue.words(&remote, 8, &[round]);
             one.queue.post(true).unwrap();
             patiently("a bell", || readable(other.completions.fd()));
