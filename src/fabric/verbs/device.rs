@@ -87,7 +87,7 @@ pub enum News {
 /// Errors: `System` if the kernel has no RDMA, with the remedy.
 pub fn list(table: &Arc<Table>) -> Result<Vec<Found>, Error> {
     let mut all = Vec::new();
-    for context in open_all(table)?.0 {
+    for context in open_all(table, None)?.0 {
         all.extend(context.ports()?);
     }
     Ok(all)
@@ -98,7 +98,11 @@ impl Device {
     ///
     /// Errors: `System` where there is none, or not the one named, with what there is and the remedy.
     pub fn open(table: &Arc<Table>, choice: &Choice) -> Result<Arc<Device>, Error> {
-        let (opened, refused) = open_all(table)?;
+        let mut all = open_all(table, choice.device.as_deref())?;
+        if all.0.is_empty() {
+            all = open_all(table, None)?; // For the text of the refusal.
+        }
+        let (opened, refused) = all;
         let mut found = Vec::new();
         let mut of_whom = Vec::new();
         for (at, context) in opened.iter().enumerate() {
@@ -113,7 +117,10 @@ impl Device {
         let mut opened = opened;
         let context = opened.swap_remove(of_whom[at]);
         let limits = context.limits(found[at].port)?;
-        Device::of(context, found.swap_remove(at), gid, limits)
+        let mut found = found.swap_remove(at);
+        // On InfiniBand that is what naming one means: there is a router between the members.
+        found.needs_gid |= choice.gid_index.is_some();
+        Device::of(context, found, gid, limits)
     }
 
     fn of(
@@ -251,8 +258,12 @@ impl Drop for Context {
     }
 }
 
-/// Opens every device that opens; beside that why the last that does not does not.
-fn open_all(table: &Arc<Table>) -> Result<(Vec<Context>, Option<Error>), Error> {
+/// Opens every device that opens, or the one of that name; beside that why the last that does not does
+/// not.
+fn open_all(
+    table: &Arc<Table>,
+    only: Option<&str>,
+) -> Result<(Vec<Context>, Option<Error>), Error> {
     let mut count: c_int = 0;
     let list = (table.get_device_list)(&mut count);
     let Some(list) = NonNull::new(list) else {
@@ -274,6 +285,9 @@ fn open_all(table: &Arc<Table>) -> Result<(Vec<Context>, Option<Error>), Error> 
             (device, CStr::from_ptr((table.get_device_name)(device)))
         };
         let name = name.to_string_lossy().into_owned();
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
         // SAFETY: an entry of the list; the field is the public struct's.
         let transport = unsafe { (*device).transport_type };
         if transport != ibv_transport_type::IBV_TRANSPORT_IB {
