@@ -513,7 +513,7 @@ static void part_arguments(void)
   REFUSED(attr.flags = SQUALL_FLAG_TIE_BREAK, "SQUALL_FLAG_TIE_BREAK", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.membership = 2, "membership 2");
-  REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffffc00");
+  REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffff800");
   REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
