@@ -297,6 +297,17 @@ impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {
         }
     }
 
+    fn reach(&mut self, to: Peer, stream: OwnedFd) -> bool {
+        match side(to) {
+            Side::Near(to) => self.near.reach(to, stream),
+            Side::Far(to) => self.far.reach(to, stream),
+        }
+    }
+
+    fn reached(&mut self) -> Option<(u64, OwnedFd)> {
+        self.near.reached().or_else(|| self.far.reached())
+    }
+
     fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
         let close = self.near.offered().map(|(peer, stream)| (near(peer), stream));
         close.or_else(|| self.far.offered().map(|(peer, stream)| (far(peer), stream)))

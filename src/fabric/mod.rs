@@ -161,4 +161,14 @@ pub trait Exchange {
     fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool;
     /// What a peer has handed over.
     fn offered(&mut self) -> Option<(Peer, OwnedFd)>;
+    /// Hands a peer one end of a stream, for registered memory; `false`: as `say`. Never waits: what
+    /// becomes of it later is seen at the other end.
+    fn reach(&mut self, to: Peer, stream: OwnedFd) -> bool {
+        let _ = (to, stream);
+        false
+    }
+    /// What an incarnation has handed over for that.
+    fn reached(&mut self) -> Option<(u64, OwnedFd)> {
+        None
+    }
 }

@@ -7,8 +7,12 @@ pub mod bytes;
 pub mod errno;
 #[cfg(not(loom))]
 pub mod extent;
+#[cfg(not(loom))]
+pub mod host;
 pub mod message;
 pub mod order;
+#[cfg(not(loom))]
+pub mod place;
 pub mod region;
 #[cfg(not(loom))]
 pub mod stream;

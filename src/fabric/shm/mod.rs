@@ -354,7 +354,12 @@ impl Shm {
                 Kind::Probe => {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
-                Kind::Join | Kind::Enter | Kind::Stream | Kind::Welcome | Kind::Refuse => {
+                Kind::Join
+                | Kind::Enter
+                | Kind::Stream
+                | Kind::Reach
+                | Kind::Welcome
+                | Kind::Refuse => {
                     let sentence = format!(
                         "the group is complete; rank {} is open in process {}: wait for its end, or \
                          choose another name",

@@ -1,0 +1,535 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What threads of the application, the polling thread and the memory thread have in common.
+//!
+//! D1  The lock is held for some instructions only, never while bytes are moved or anybody waits.
+//! D2  Bytes are moved in *steps* of the memory thread's. A step begins under the lock, where what may
+//!     not be touched any more is seen; so whoever changes that under the lock, and then finds no step
+//!     at work on it, knows that there will be none (R5, R6).
+//! D3  An operation counts until it has been polled: there is always a place for its completion.
+
+use super::{
+    ANNOUNCED_MAX, Access, Completion, Info, OPEN_MAX, Operation, Path, Region, Rights, Stream,
+    Ticket, What, worker,
+};
+use crate::error::{Error, Status};
+use crate::mem::Cell;
+use crate::mem::place::Place;
+use crate::mutant;
+use rustix::event::{EventfdFlags, eventfd};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Regions of one member.
+const REGIONS_MAX: usize = 4096;
+
+/// A region, and how many operations of mine use it.
+struct Lent {
+    region: Arc<Region>,
+    uses: usize,
+}
+
+/// What the thread is to know.
+#[derive(Default)]
+pub(super) struct Mail {
+    pub asked: Vec<Operation>,
+    /// Streams that it wants; `None`: there is none.
+    pub opened: Vec<(u64, Option<Stream>)>,
+    pub offered: Vec<(u64, Stream)>,
+    /// Whose streams are to end.
+    pub fenced: Vec<u64>,
+    /// Announcements have been polled.
+    pub has_room: bool,
+}
+
+/// What the thread is doing (D2).
+#[derive(Clone, Copy)]
+struct Step {
+    whom: u64,
+    region: u64,
+}
+
+#[derive(Default)]
+struct State {
+    regions: BTreeMap<u64, Lent>,
+    /// The number of the newest one.
+    newest: u64,
+    mail: Mail,
+    /// Incarnations: they do not come again.
+    fenced: BTreeSet<u64>,
+    stopped: Option<Status>,
+    step: Option<Step>,
+    /// Operations that were accepted and have not been polled.
+    open: usize,
+    done: VecDeque<Completion>,
+    announced: VecDeque<Completion>,
+    /// To whom the thread wants a stream.
+    wants: Vec<u64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Something can be polled.
+    news: Condvar,
+    /// A step is over.
+    steps: Condvar,
+    /// The driver has something to do; so many completions can be polled.
+    wanted: Cell,
+    there: Cell,
+    /// Of the thread; there is one once it was begun.
+    bell: OnceLock<OwnedFd>,
+    /// Wakes the polling thread.
+    wake: Box<dyn Fn() + Send + Sync>,
+    pub incarnation: u64,
+    /// What the thread runs.
+    run: fn(&Shared),
+}
+
+/// Registered memory of a member: for any thread of its process, and for callbacks.
+#[derive(Clone)]
+pub struct Memories(Arc<Shared>);
+
+/// The same for the driver; with it the thread ends.
+pub struct Owner(Memories);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the memory thread.
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.get().expect("made before the thread").as_fd()
+    }
+
+    /// For the thread: what is new, and whether it is over.
+    pub fn take_mail(&self) -> (Mail, Option<Status>) {
+        let mut state = self.lock();
+        (std::mem::take(&mut state.mail), state.stopped)
+    }
+
+    /// For the thread: begins a step that is for `whom` and touches a region of mine (0: none). `None`:
+    /// nothing of theirs may be touched any more.
+    pub fn enter(&self, whom: u64, region: u64) -> Option<Option<Arc<Region>>> {
+        let mut state = self.lock();
+        let fenced = state.fenced.contains(&whom) && !mutant!("memory-fence-unseen");
+        if fenced || state.stopped.is_some() {
+            return None;
+        }
+        state.step = Some(Step { whom, region });
+        Some(state.regions.get(&region).map(|lent| lent.region.clone()))
+    }
+
+    /// For the thread: that step is over, and what it has touched let go.
+    pub fn leave(&self) {
+        self.lock().step = None;
+        self.steps.notify_all();
+    }
+
+    /// For the thread: operations of mine are over.
+    pub fn complete(&self, over: impl IntoIterator<Item = (Operation, Status)>) {
+        let (mut state, mut any) = (self.lock(), false);
+        for (operation, status) in over {
+            any = true;
+            if let Some(lent) = state.regions.get_mut(&operation.access.region) {
+                lent.uses -= 1;
+            }
+            state.done.push_back(operation.is_over(status));
+        }
+        self.tell(state, any);
+    }
+
+    /// For the thread: somebody has put something here. `false`: not now.
+    pub fn announce(&self, what: Completion) -> bool {
+        let mut state = self.lock();
+        if state.announced.len() >= ANNOUNCED_MAX {
+            return false;
+        }
+        state.announced.push_back(what);
+        self.tell(state, true);
+        true
+    }
+
+    fn tell(&self, state: MutexGuard<'_, State>, any: bool) {
+        self.there.publish((state.done.len() + state.announced.len()) as u64);
+        drop(state);
+        if any {
+            self.news.notify_all();
+            (self.wake)();
+        }
+    }
+
+    /// For the thread: a stream to that one is wanted.
+    pub fn want(&self, whom: u64) {
+        self.lock().wants.push(whom);
+        self.wanted.publish(1);
+        (self.wake)();
+    }
+
+    /// Returns when the thread is at no step that `is_theirs` (D2). `state` has been changed so that
+    /// there will be none.
+    fn pass(&self, mut state: MutexGuard<'_, State>, is_theirs: impl Fn(&Step) -> bool) {
+        while state.step.as_ref().is_some_and(&is_theirs) && !mutant!("memory-step-not-awaited") {
+            state = self.steps.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The thread of this member, unless it runs.
+fn start(shared: &Arc<Shared>, state: &mut State) -> Result<(), Error> {
+    if state.thread.is_some() {
+        return Ok(());
+    }
+    if shared.bell.get().is_none() {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|cause| {
+            let detail = format!(
+                "cannot make a descriptor for registered memory: {cause}; raise the limit with \
+                 `ulimit -n`"
+            );
+            Error::new(Status::Limit, detail)
+        })?;
+        let _ = shared.bell.set(bell);
+    }
+    let theirs = shared.clone();
+    let run = move || {
+        crate::mem::thread::block_signals();
+        (theirs.run)(&theirs);
+    };
+    let spawned = std::thread::Builder::new().name("squall-memory".into()).spawn(run);
+    state.thread = Some(spawned.map_err(|cause| {
+        let what = format!("cannot start the thread that moves registered memory: {cause}");
+        let remedy = "raise the limit of threads (`ulimit -u`, or pids.max of the control group)";
+        Error::new(Status::Limit, format!("{what}; {remedy}"))
+    })?);
+    Ok(())
+}
+
+fn invalid<T>(detail: String) -> Result<T, Error> {
+    Err(Error::new(Status::Invalid, detail))
+}
+
+fn no_region<T>(region: u64) -> Result<T, Error> {
+    invalid(format!(
+        "{region} is no registered memory of this member: it was deregistered, or never was"
+    ))
+}
+
+fn path_of(place: &Place) -> Path {
+    match place {
+        Place::Host(_) => Path::Staged,
+    }
+}
+
+/// Whether `bytes` from `from` on are within `all`.
+fn is_within(from: u64, bytes: u64, all: u64) -> bool {
+    from.checked_add(bytes).is_some_and(|end| end <= all)
+}
+
+impl Memories {
+    /// Lends memory to the other members, as far as `rights` say, and to operations of this one.
+    /// `direct`: only if a network device reads and writes it itself.
+    ///
+    /// Errors: `NotDirect`; `Limit`: 4096 regions, or threads; why the group is over. Any thread.
+    pub fn register(&self, place: Place, rights: Rights, direct: bool) -> Result<u64, Error> {
+        if direct {
+            let detail = "no network device reads and writes that memory itself here: register it \
+                          without asking for that, and it is copied";
+            return Err(Error::new(Status::NotDirect, detail));
+        }
+        let mut state = self.0.lock();
+        if let Some(status) = state.stopped {
+            return Err(status.into());
+        }
+        if state.regions.len() >= REGIONS_MAX {
+            let detail = format!(
+                "{REGIONS_MAX} regions are registered: deregister one, or register \
+                                  fewer and larger ones"
+            );
+            return Err(Error::new(Status::Limit, detail));
+        }
+        start(&self.0, &mut state)?;
+        state.newest += 1;
+        let (number, path) = (state.newest, path_of(&place));
+        let region = Arc::new(Region { number, place, rights, path });
+        state.regions.insert(number, Lent { region, uses: 0 });
+        Ok(number)
+    }
+
+    /// Takes it back. When this returns nobody touches it any more (R6): it waits for a step of the
+    /// memory thread's at the most. Operations of others on it end with `NoRegion`.
+    ///
+    /// Errors: `Again`: operations of mine on it have not completed, poll; `Invalid`. Any thread.
+    pub fn deregister(&self, region: u64) -> Result<(), Error> {
+        let mut state = self.0.lock();
+        match state.regions.get(&region) {
+            None => return no_region(region),
+            Some(lent) if lent.uses > 0 => {
+                let detail = format!(
+                    "{} operations on memory {region} have not completed: poll, then \
+                                      try again",
+                    lent.uses
+                );
+                return Err(Error::new(Status::Again, detail));
+            }
+            Some(_) => {}
+        }
+        if mutant!("memory-not-taken-back") {
+            return Ok(());
+        }
+        let lent = state.regions.remove(&region);
+        self.0.pass(state, |step| step.region == region);
+        drop(lent);
+        Ok(())
+    }
+
+    /// What names it elsewhere. `Invalid`: there is no such region. Any thread.
+    pub fn ticket(&self, region: u64) -> Result<Ticket, Error> {
+        let state = self.0.lock();
+        let Some(Lent { region, .. }) = state.regions.get(&region) else {
+            return no_region(region);
+        };
+        let bytes = region.place.bytes();
+        Ok(Ticket::new(self.0.incarnation, region.number, bytes, region.rights))
+    }
+
+    /// What was registered, and how it is reached. `Invalid`: there is no such region. Any thread.
+    pub fn info(&self, region: u64) -> Result<Info, Error> {
+        let state = self.0.lock();
+        let Some(Lent { region, .. }) = state.regions.get(&region) else {
+            return no_region(region);
+        };
+        Ok(Info { bytes: region.place.bytes(), rights: region.rights, path: region.path })
+    }
+
+    /// Writes bytes of a region of mine to where the ticket says. Never blocks. The bytes must stay as
+    /// they are until it has completed.
+    ///
+    /// Errors: `Again`: `OPEN_MAX` operations are open, poll; `Invalid`: a range; `Denied`: the ticket
+    /// has no such right; `Gone`: its owner is no member any more; why the group is over. Any thread.
+    pub fn put(&self, access: &Access) -> Result<(), Error> {
+        self.ask(What::Put, access)
+    }
+
+    /// Reads bytes from where the ticket says into a region of mine. As `put`; until it has completed,
+    /// what is there is undefined.
+    pub fn get(&self, access: &Access) -> Result<(), Error> {
+        self.ask(What::Get, access)
+    }
+
+    fn ask(&self, what: What, access: &Access) -> Result<(), Error> {
+        let (ticket, rights) = (&access.ticket, access.ticket.rights());
+        if !is_within(access.at, access.bytes, ticket.bytes()) {
+            return invalid(format!(
+                "{} bytes from {} on, of a ticket for {}",
+                access.bytes,
+                access.at,
+                ticket.bytes()
+            ));
+        }
+        let may = if what == What::Put { rights.write } else { rights.read };
+        if !may {
+            return Err(denied(what));
+        }
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        if let Some(status) = state.stopped {
+            return Err(status.into());
+        }
+        if state.fenced.contains(&ticket.incarnation()) {
+            let detail = format!("{} is no member any more", ticket.incarnation());
+            return Err(Error::new(Status::Gone, detail));
+        }
+        let Some(lent) = state.regions.get_mut(&access.region) else {
+            return no_region(access.region);
+        };
+        let all = lent.region.place.bytes();
+        if !is_within(access.offset, access.bytes, all) {
+            return invalid(format!(
+                "{} bytes from {} on, of a region of {all}",
+                access.bytes, access.offset
+            ));
+        }
+        if state.open >= OPEN_MAX {
+            return Err(Status::Again.into());
+        }
+        state.open += 1; // D3
+        lent.uses += 1;
+        let mine = lent.region.clone();
+        state.mail.asked.push(Operation { what, mine, access: *access });
+        let first = state.mail.asked.len() == 1;
+        drop(guard);
+        if first {
+            self.0.ring(); // the thread takes all of them at once
+        }
+        Ok(())
+    }
+
+    /// Takes completions and announcements, as many as there are and fit; how many. Any thread.
+    pub fn poll(&self, places: &mut [Completion]) -> usize {
+        if self.0.there.observe() == 0 || places.is_empty() {
+            return 0;
+        }
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        let was_full = state.announced.len() >= ANNOUNCED_MAX;
+        let mut taken = 0;
+        for place in places {
+            *place = match state.done.pop_front() {
+                Some(done) => {
+                    state.open -= 1; // D3
+                    done
+                }
+                None => match state.announced.pop_front() {
+                    Some(announced) => announced,
+                    None => break,
+                },
+            };
+            taken += 1;
+        }
+        let has_room = was_full && state.announced.len() < ANNOUNCED_MAX;
+        state.mail.has_room |= has_room;
+        self.0.tell(guard, false);
+        if has_room {
+            self.0.ring();
+        }
+        taken
+    }
+
+    /// Waits until `poll` would find something, or the time is over (`None`: for ever); whether it
+    /// would. It returns at once when the group is over. Any thread but, of a group that is polled by
+    /// its caller, that one: without turns no stream is opened.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut state = self.0.lock();
+        while state.done.is_empty() && state.announced.is_empty() && state.stopped.is_none() {
+            let Some(until) = until else {
+                state = self.0.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let Some(rest) = until.checked_duration_since(Instant::now()) else { break };
+            let woken = self.0.news.wait_timeout(state, rest);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !state.done.is_empty() || !state.announced.is_empty()
+    }
+}
+
+/// A ticket, or a region, without the right.
+fn denied(what: What) -> Error {
+    let right = if what == What::Put { "written" } else { "read" };
+    let detail =
+        format!("that memory may not be {right} by others: its owner has registered it so");
+    Error::new(Status::Denied, detail)
+}
+
+impl Owner {
+    /// Of a member with that incarnation. `wake`: its polling thread, whatever that does.
+    pub fn new(incarnation: u64, wake: Box<dyn Fn() + Send + Sync>) -> Owner {
+        Owner::running(incarnation, wake, worker::run)
+    }
+
+    /// The same with another thread.
+    pub(super) fn running(
+        incarnation: u64,
+        wake: Box<dyn Fn() + Send + Sync>,
+        run: fn(&Shared),
+    ) -> Owner {
+        Owner(Memories(Arc::new(Shared {
+            state: Mutex::default(),
+            news: Condvar::new(),
+            steps: Condvar::new(),
+            wanted: Cell::new(0),
+            there: Cell::new(0),
+            bell: OnceLock::new(),
+            wake,
+            incarnation,
+            run,
+        })))
+    }
+
+    /// What the thread sees.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.0.0.clone()
+    }
+
+    pub fn memories(&self) -> Memories {
+        self.0.clone()
+    }
+
+    /// Whether somebody waits for a stream: one load.
+    #[inline]
+    pub fn is_wanted(&self) -> bool {
+        self.0.0.wanted.observe() != 0
+    }
+
+    /// To whom a stream is to be opened. Each is answered by `opened`.
+    pub fn wants(&self) -> Vec<u64> {
+        let mut state = self.0.0.lock();
+        self.0.0.wanted.publish(0);
+        std::mem::take(&mut state.wants)
+    }
+
+    /// Here it is; `None`: there can be none, operations on that one's memory end with `Gone`.
+    pub fn opened(&self, whom: u64, stream: Option<Stream>) {
+        self.0.0.lock().mail.opened.push((whom, stream));
+        self.0.0.ring();
+    }
+
+    /// Somebody has opened one to this member.
+    pub fn offered(&self, whom: u64, stream: Stream) -> Result<(), Error> {
+        let mut state = self.0.0.lock();
+        if state.stopped.is_some() || state.fenced.contains(&whom) {
+            return Ok(()); // hung up on
+        }
+        start(&self.0.0, &mut state)?;
+        state.mail.offered.push((whom, stream));
+        drop(state);
+        self.0.0.ring();
+        Ok(())
+    }
+
+    /// That incarnation is no member any more (R5). Waits for a step of the memory thread's at the
+    /// most.
+    pub fn fence(&self, whom: u64) {
+        let mut state = self.0.0.lock();
+        if !state.fenced.insert(whom) {
+            return;
+        }
+        state.mail.fenced.push(whom);
+        self.0.0.ring();
+        self.0.0.pass(state, |step| step.whom == whom);
+    }
+
+    /// The group is over: what is open ends with that status, and nobody touches memory of this
+    /// member. Waits as `fence`.
+    pub fn stop(&self, status: Status) {
+        let mut state = self.0.0.lock();
+        if state.stopped.is_some() {
+            return;
+        }
+        state.stopped = Some(status);
+        self.0.0.ring();
+        self.0.0.news.notify_all();
+        self.0.0.pass(state, |_| true);
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop(Status::Closed);
+        let thread = self.0.0.lock().thread.take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
