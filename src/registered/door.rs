@@ -405,21 +405,29 @@ impl Memories {
     }
 
     /// Waits until `poll` would find something, or the time is over (`None`: for ever); whether it
-    /// would. It returns at once when the group is over. Any thread but, of a group that is polled by
-    /// its caller, that one: without turns no stream is opened.
-    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+    /// would. Any thread but the one that polls the group: without turns no stream is opened.
+    ///
+    /// Errors: why the group is over, if there is nothing to be polled.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<bool, Error> {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = self.0.lock();
-        while state.done.is_empty() && state.announced.is_empty() && state.stopped.is_none() {
+        loop {
+            if !state.done.is_empty() || !state.announced.is_empty() {
+                return Ok(true);
+            }
+            if let Some(status) = state.stopped.filter(|_| state.open == 0) {
+                return Err(status.into());
+            }
             let Some(until) = until else {
                 state = self.0.news.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let Some(rest) = until.checked_duration_since(Instant::now()) else { break };
+            let Some(rest) = until.checked_duration_since(Instant::now()) else {
+                return Ok(false);
+            };
             let woken = self.0.news.wait_timeout(state, rest);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        !state.done.is_empty() || !state.announced.is_empty()
     }
 }
 

@@ -99,7 +99,7 @@ struct Open {
 struct World {
     dice: Dice,
     members: Vec<Member>,
-    windows: Vec<(Buffer, Option<Ticket>, u64)>,
+    windows: Vec<(Buffer, Ticket, u64)>,
     purses: Vec<(Buffer, u64)>,
     open: BTreeMap<u64, Open>,
     tags: u64,
@@ -123,7 +123,7 @@ impl World {
         };
         let window = |of: &Member| {
             let (buffer, number) = register(of, MEMBERS * SHARE, both);
-            (buffer, Some(of.memories.ticket(number).unwrap()), number)
+            (buffer, of.memories.ticket(number).unwrap(), number)
         };
         let windows = members.iter().map(window).collect();
         let purses = members.iter().map(|of| register(of, SLOTS * SHARE, Rights::default()));
@@ -146,7 +146,7 @@ impl World {
 
     fn issue(&mut self) {
         let (by, whose) = (self.dice.below(MEMBERS), self.dice.below(MEMBERS));
-        let Some(ticket) = self.windows[whose].1 else { return };
+        let ticket = self.windows[whose].1;
         let taken = |slot: &usize| self.open.values().any(|of| of.by == by && of.slot == *slot);
         let Some(slot) = (0..SLOTS).find(|slot| !taken(slot)) else { return };
         let len = [0, 1, 8, 77, 1000, SHARE][self.dice.below(6)];
@@ -269,9 +269,9 @@ impl World {
                 }
             }
             _ => {
-                let (_, ticket, number) = &mut self.windows[member];
-                if ticket.is_some() && self.dice.below(4) == 0 {
-                    let number = *number;
+                let number = self.windows[member].2;
+                if number != 0 && self.dice.below(4) == 0 {
+                    self.windows[member].2 = 0;
                     self.members[member].memories.deregister(number).unwrap();
                     self.freeze(member, 0, MEMBERS * SHARE);
                     (0..MEMBERS).for_each(|by| drop(self.model.insert((by, member), None)));
@@ -512,24 +512,24 @@ fn bytes_go_there_and_back_between_threads() {
     owners[0].opened(2, Some(Box::new(one)));
     owners[1].offered(1, Box::new(two)).unwrap();
     let mut places = [NONE; 2];
-    assert!(memories[1].wait(None) && memories[1].poll(&mut places) == 1);
+    assert!(memories[1].wait(None).unwrap() && memories[1].poll(&mut places) == 1);
     assert_eq!((places[0].word, places[0].what, places[0].bytes), (77, What::Announced, bytes));
     let mut there = vec![0; words];
     theirs.read(0, &mut there);
     assert!(there == wanted);
-    assert!(memories[0].wait(None) && memories[0].poll(&mut places) == 1);
+    assert!(memories[0].wait(None).unwrap() && memories[0].poll(&mut places) == 1);
     assert_eq!((places[0].status, places[0].what), (Status::Ok, What::Put));
     mine.write(0, &vec![0; words]);
     memories[0].get(&Access { announce: None, ..put }).unwrap();
-    assert!(memories[0].wait(None) && memories[0].poll(&mut places) == 1);
+    assert!(memories[0].wait(None).unwrap() && memories[0].poll(&mut places) == 1);
     mine.read(0, &mut there);
     assert!(places[0].status == Status::Ok && there == wanted);
-    assert!(!memories[0].wait(Some(Duration::from_millis(1))));
+    assert!(!memories[0].wait(Some(Duration::from_millis(1))).unwrap());
     // The other one ends in the middle.
     memories[0].get(&Access { announce: None, ..put }).unwrap();
     let [first, second] = owners;
     drop(second);
-    assert!(memories[0].wait(None) && memories[0].poll(&mut places) == 1);
+    assert!(memories[0].wait(None).unwrap() && memories[0].poll(&mut places) == 1);
     assert!([Status::Gone, Status::Ok].contains(&places[0].status));
     drop(first);
     assert_eq!(memories[0].get(&put).unwrap_err().status, Status::Closed);
