@@ -441,6 +441,9 @@ pub unsafe extern "C" fn squall_memory_poll(
         if completions.is_null() && most > 0 {
             return invalid("completions is NULL");
         }
+        if !memories.is_there() {
+            return Ok(0);
+        }
         let mut taken = [NONE; POLLED_MAX];
         let most = POLLED_MAX.min(most as usize);
         let count = memories.poll(&mut taken[..most]);

@@ -12,6 +12,7 @@ use crate::error::Status;
 use crate::fabric::Exchange;
 use crate::fabric::shm::OwnBell;
 use crate::fabric::shm::fork::{Unshared, forks};
+use crate::group::membership::roster::Roster;
 use crate::log_sink::{Level, say};
 use crate::registered::{Memories, Owner, Stream};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -62,7 +63,7 @@ impl Reach {
             return;
         }
         for whom in self.owner().wants() {
-            let peer = exchange.peer(whom).filter(|_| views.knows(whom));
+            let peer = exchange.peer(whom).filter(|_| is_member(views, whom));
             let stream = peer.and_then(|peer| open(peer, exchange));
             self.owner().opened(whom, stream);
         }
@@ -75,6 +76,12 @@ impl Drop for Reach {
             std::mem::forget(self.owner.take()); // a child: that thread is its parent's
         }
     }
+}
+
+/// Of this view, or of the one that is built.
+fn is_member(views: &Views, who: u64) -> bool {
+    let is_in = |of: &Roster| of.members.iter().any(|member| member.incarnation == who);
+    is_in(views.present().0) || views.next(0, 0).is_some_and(|(next, ..)| is_in(next))
 }
 
 /// A stream to that peer. `None`: it is gone, or this process lacks something.
@@ -127,3 +134,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -402,12 +402,6 @@ impl Views {
         building.compare(mine, |rank| late || absent.contains(&rank), Nanos(waited), &self.sizes)
     }
 
-    /// Whether that process is a member of this view, or of the one that is built.
-    pub fn knows(&self, incarnation: u64) -> bool {
-        let next = self.building.iter().flat_map(|building| &building.install.roster.members);
-        self.roster.members.iter().chain(next).any(|member| member.incarnation == incarnation)
-    }
-
     /// The connections of all in this view, and in the one that is built.
     pub fn everyone(&self) -> Vec<Peer> {
         let next = self.building.iter().flat_map(|building| &building.peers);

@@ -9,7 +9,7 @@
 
 use super::{
     ANNOUNCED_MAX, Access, Completion, Info, OPEN_MAX, Operation, Path, Region, Rights, Stream,
-    Ticket, What, worker,
+    Ticket, What,
 };
 use crate::error::{Error, Status};
 use crate::mem::Cell;
@@ -46,38 +46,38 @@ pub(super) struct Mail {
 
 /// What the thread is doing (D2).
 #[derive(Clone, Copy)]
-struct Step {
-    whom: u64,
-    region: u64,
+pub(super) struct Step {
+    pub whom: u64,
+    pub region: u64,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     regions: BTreeMap<u64, Lent>,
     /// The number of the newest one.
     newest: u64,
-    mail: Mail,
+    pub mail: Mail,
     /// Incarnations: they do not come again.
-    fenced: BTreeSet<u64>,
-    stopped: Option<Status>,
+    pub fenced: BTreeSet<u64>,
+    pub stopped: Option<Status>,
     step: Option<Step>,
     /// Operations that were accepted and have not been polled.
     open: usize,
     done: VecDeque<Completion>,
     announced: VecDeque<Completion>,
     /// To whom the thread wants a stream.
-    wants: Vec<u64>,
-    thread: Option<JoinHandle<()>>,
+    pub wants: Vec<u64>,
+    pub thread: Option<JoinHandle<()>>,
 }
 
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Something can be polled.
-    news: Condvar,
+    pub news: Condvar,
     /// A step is over.
     steps: Condvar,
     /// The driver has something to do; so many completions can be polled.
-    wanted: Cell,
+    pub wanted: Cell,
     there: Cell,
     /// Of the thread; there is one once it was begun.
     bell: OnceLock<OwnedFd>,
@@ -90,18 +90,29 @@ pub(super) struct Shared {
 
 /// Registered memory of a member: for any thread of its process, and for callbacks.
 #[derive(Clone)]
-pub struct Memories(Arc<Shared>);
-
-/// The same for the driver; with it the thread ends.
-pub struct Owner(Memories);
+pub struct Memories(pub(super) Arc<Shared>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn new(incarnation: u64, wake: Box<dyn Fn() + Send + Sync>, run: fn(&Shared)) -> Shared {
+        Shared {
+            state: Mutex::default(),
+            news: Condvar::new(),
+            steps: Condvar::new(),
+            wanted: Cell::new(0),
+            there: Cell::new(0),
+            bell: OnceLock::new(),
+            wake,
+            incarnation,
+            run,
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes the memory thread.
-    fn ring(&self) {
+    pub fn ring(&self) {
         if let Some(bell) = self.bell.get() {
             let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
         }
@@ -177,7 +188,7 @@ impl Shared {
 
     /// Returns when the thread is at no step that `is_theirs` (D2). `state` has been changed so that
     /// there will be none.
-    fn pass(&self, mut state: MutexGuard<'_, State>, is_theirs: impl Fn(&Step) -> bool) {
+    pub fn pass(&self, mut state: MutexGuard<'_, State>, is_theirs: impl Fn(&Step) -> bool) {
         while state.step.as_ref().is_some_and(&is_theirs) && !mutant!("memory-step-not-awaited") {
             state = self.steps.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -185,7 +196,7 @@ impl Shared {
 }
 
 /// The thread of this member, unless it runs.
-fn start(shared: &Arc<Shared>, state: &mut State) -> Result<(), Error> {
+pub(super) fn start(shared: &Arc<Shared>, state: &mut State) -> Result<(), Error> {
     if state.thread.is_some() {
         return Ok(());
     }
@@ -373,9 +384,15 @@ impl Memories {
         Ok(())
     }
 
+    /// Whether `poll` would find something: one load.
+    #[inline]
+    pub fn is_there(&self) -> bool {
+        self.0.there.observe() != 0
+    }
+
     /// Takes completions and announcements, as many as there are and fit; how many. Any thread.
     pub fn poll(&self, places: &mut [Completion]) -> usize {
-        if self.0.there.observe() == 0 || places.is_empty() {
+        if !self.is_there() || places.is_empty() {
             return 0;
         }
         let mut guard = self.0.lock();
@@ -437,107 +454,4 @@ fn denied(what: What) -> Error {
     let detail =
         format!("that memory may not be {right} by others: its owner has registered it so");
     Error::new(Status::Denied, detail)
-}
-
-impl Owner {
-    /// Of a member with that incarnation. `wake`: its polling thread, whatever that does.
-    pub fn new(incarnation: u64, wake: Box<dyn Fn() + Send + Sync>) -> Owner {
-        Owner::running(incarnation, wake, worker::run)
-    }
-
-    /// The same with another thread.
-    pub(super) fn running(
-        incarnation: u64,
-        wake: Box<dyn Fn() + Send + Sync>,
-        run: fn(&Shared),
-    ) -> Owner {
-        Owner(Memories(Arc::new(Shared {
-            state: Mutex::default(),
-            news: Condvar::new(),
-            steps: Condvar::new(),
-            wanted: Cell::new(0),
-            there: Cell::new(0),
-            bell: OnceLock::new(),
-            wake,
-            incarnation,
-            run,
-        })))
-    }
-
-    /// What the thread sees.
-    #[cfg(test)]
-    pub(super) fn shared(&self) -> Arc<Shared> {
-        self.0.0.clone()
-    }
-
-    pub fn memories(&self) -> Memories {
-        self.0.clone()
-    }
-
-    /// Whether somebody waits for a stream: one load.
-    #[inline]
-    pub fn is_wanted(&self) -> bool {
-        self.0.0.wanted.observe() != 0
-    }
-
-    /// To whom a stream is to be opened. Each is answered by `opened`.
-    pub fn wants(&self) -> Vec<u64> {
-        let mut state = self.0.0.lock();
-        self.0.0.wanted.publish(0);
-        std::mem::take(&mut state.wants)
-    }
-
-    /// Here it is; `None`: there can be none, operations on that one's memory end with `Gone`.
-    pub fn opened(&self, whom: u64, stream: Option<Stream>) {
-        self.0.0.lock().mail.opened.push((whom, stream));
-        self.0.0.ring();
-    }
-
-    /// Somebody has opened one to this member.
-    pub fn offered(&self, whom: u64, stream: Stream) -> Result<(), Error> {
-        let mut state = self.0.0.lock();
-        if state.stopped.is_some() || state.fenced.contains(&whom) {
-            return Ok(()); // hung up on
-        }
-        start(&self.0.0, &mut state)?;
-        state.mail.offered.push((whom, stream));
-        drop(state);
-        self.0.0.ring();
-        Ok(())
-    }
-
-    /// That incarnation is no member any more (R5). Waits for a step of the memory thread's at the
-    /// most.
-    pub fn fence(&self, whom: u64) {
-        let mut state = self.0.0.lock();
-        if !state.fenced.insert(whom) {
-            return;
-        }
-        state.mail.fenced.push(whom);
-        self.0.0.ring();
-        self.0.0.pass(state, |step| step.whom == whom);
-    }
-
-    /// The group is over: what is open ends with that status, and nobody touches memory of this
-    /// member. Waits as `fence`.
-    pub fn stop(&self, status: Status) {
-        let mut state = self.0.0.lock();
-        if state.stopped.is_some() {
-            return;
-        }
-        state.stopped = Some(status);
-        self.0.0.ring();
-        self.0.0.news.notify_all();
-        self.0.0.pass(state, |_| true);
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.stop(Status::Closed);
-        let thread = self.0.0.lock().thread.take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
-        }
-    }
 }

@@ -29,6 +29,7 @@
 
 mod caller;
 mod door;
+mod owner;
 mod target;
 mod ticket;
 mod wire;
@@ -37,7 +38,8 @@ mod worker;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use door::{Memories, Owner};
+pub use door::Memories;
+pub use owner::Owner;
 pub use ticket::Ticket;
 
 use crate::error::Status;
