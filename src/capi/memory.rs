@@ -5,12 +5,15 @@ use super::attr;
 use super::handle::{self, squall_group_t};
 use super::{guard, refusal, refuse};
 use crate::error::{Error, Status};
+use crate::mem::cuda::{Cuda, Device};
+use crate::mem::dmabuf::DmaBuf;
 use crate::mem::host::Host;
 use crate::mem::place::Place;
 use crate::mem::thread::this_thread;
 use crate::registered::{Access, Completion, Memories, Path, Rights, Ticket, What};
 use std::ffi::{c_int, c_void};
 use std::mem::size_of;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// Memory of the host's, at `address`.
@@ -267,6 +270,20 @@ fn place_of(attr: &squall_memory_attr_t) -> Result<Place, Error> {
             }
             // SAFETY: the caller lends it until it takes it back (above).
             Ok(Place::Host(unsafe { Host::new(attr.address.cast(), attr.length) }))
+        }
+        SQUALL_MEMORY_CUDA => {
+            Device::new(Cuda::get()?, attr.address.addr() as u64, attr.length).map(Place::Device)
+        }
+        SQUALL_MEMORY_DMABUF => {
+            if attr.descriptor < 0 || !attr.address.is_null() {
+                return invalid(format!(
+                    "a dma-buf has a descriptor, not an address: descriptor {}, address {:p}",
+                    attr.descriptor, attr.address
+                ));
+            }
+            // SAFETY: a number that the caller says is a descriptor of its; it is copied at once.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(attr.descriptor) };
+            DmaBuf::new(descriptor, attr.offset, attr.length).map(Place::DmaBuf)
         }
         kind => invalid(format!("attr.kind {kind} is none that this library knows")),
     }

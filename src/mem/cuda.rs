@@ -21,6 +21,7 @@ use crate::mutant;
 use rustix::io::Errno;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::ptr::{null, null_mut};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -30,7 +31,7 @@ pub mod standin;
 /// Bytes of the pinned buffer of a region.
 const BOUNCE_BYTES: usize = 256 << 10;
 /// Names the library, if it is not where the loader finds it.
-const VARIABLE: &CStr = c"SQUALL_CUDA_LIBRARY";
+const VARIABLE: &str = "SQUALL_CUDA_LIBRARY";
 const LIBRARY: &CStr = c"libcuda.so.1";
 
 /// Numbers of the driver's interface.
@@ -104,9 +105,8 @@ impl Library {
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
             let detail = format!(
-                "libcuda cannot be loaded ({}): install the driver, or name the library in {}",
-                last_error(),
-                VARIABLE.to_string_lossy()
+                "libcuda cannot be loaded ({}): install the driver, or name the library in {VARIABLE}",
+                last_error()
             );
             return Err(Error::new(Status::System, detail));
         }
@@ -141,14 +141,11 @@ impl Cuda {
         if let Some(cuda) = CUDA.get() {
             return Ok(cuda);
         }
-        // SAFETY: a name. What is answered is copied at once.
-        let named = unsafe { libc::secure_getenv(VARIABLE.as_ptr()) };
-        let named = match named.is_null() {
-            true => CString::from(LIBRARY),
-            // SAFETY: not NULL: it ends with a NUL.
-            false => CString::from(unsafe { CStr::from_ptr(named) }),
-        };
-        let cuda = Cuda::load(&named)?;
+        // SAFETY: it takes a number and answers one.
+        let trusted = unsafe { libc::getauxval(libc::AT_SECURE) } == 0;
+        let named = std::env::var_os(VARIABLE).filter(|_| trusted).map(|name| name.into_vec());
+        let named = named.and_then(|name| CString::new(name).ok());
+        let cuda = Cuda::load(&named.unwrap_or_else(|| LIBRARY.into()))?;
         Ok(CUDA.get_or_init(|| cuda))
     }
 
@@ -167,7 +164,8 @@ impl Cuda {
         // SAFETY: a place for a pointer to a static text.
         let known = unsafe { (self.error_name)(code, &raw mut name) } == 0 && !name.is_null();
         // SAFETY: not NULL: a static text with a NUL.
-        let name = if known { unsafe { CStr::from_ptr(name) }.to_string_lossy() } else { "".into() };
+        let name =
+            if known { unsafe { CStr::from_ptr(name) }.to_string_lossy() } else { "".into() };
         let detail = format!("{call} has failed: {name} ({code})");
         let status = if code == 2 { Status::NoMemory } else { Status::System };
         Err(Error::new(status, detail))
@@ -190,12 +188,17 @@ impl Cuda {
     }
 
     /// With that context current.
-    fn within<T>(&self, context: Handle, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    fn within<T>(
+        &self,
+        context: Handle,
+        body: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
         // SAFETY: a context that this driver has given out.
         self.check("cuCtxPushCurrent", unsafe { (self.push)(context.0) })?;
         let outcome = body();
+        let mut popped = null_mut();
         // SAFETY: a place for a pointer; what is popped was pushed above.
-        unsafe { (self.pop)(&raw mut Handle(null_mut()).0) };
+        unsafe { (self.pop)(&raw mut popped) };
         outcome
     }
 }
@@ -307,12 +310,7 @@ impl Device {
     }
 
     /// As `Host::receive`. When it returns they are visible on the device, or it `has_failed`.
-    pub fn receive(
-        &self,
-        socket: BorrowedFd<'_>,
-        from: u64,
-        len: usize,
-    ) -> Result<usize, Errno> {
+    pub fn receive(&self, socket: BorrowedFd<'_>, from: u64, len: usize) -> Result<usize, Errno> {
         let bounce = self.bounce.lock().unwrap_or_else(PoisonError::into_inner);
         let count = bounce.host.receive(socket, 0, len.min(BOUNCE_BYTES))?;
         let address = self.at(from, count);

@@ -4,6 +4,10 @@
 #[cfg(not(loom))]
 pub mod bytes;
 #[cfg(not(loom))]
+pub mod cuda;
+#[cfg(not(loom))]
+pub mod dmabuf;
+#[cfg(not(loom))]
 pub mod errno;
 #[cfg(not(loom))]
 pub mod extent;

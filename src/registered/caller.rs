@@ -190,7 +190,9 @@ impl Caller {
             }
             Kind::Done if !is_get || answer.outcome() != Status::Ok || rest == 0 => {
                 (self.first, self.got) = (self.first + 1, 0);
-                Some(Some((self.asked.pop_front()?, answer.outcome())))
+                let lost = is_get && operation.mine.place.has_failed();
+                let outcome = if lost { Status::System } else { answer.outcome() };
+                Some(Some((self.asked.pop_front()?, outcome)))
             }
             _ => None,
         }

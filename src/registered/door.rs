@@ -236,7 +236,8 @@ fn no_region<T>(region: u64) -> Result<T, Error> {
 
 fn path_of(place: &Place) -> Path {
     match place {
-        Place::Host(_) => Path::Staged,
+        Place::Host(_) | Place::DmaBuf(_) => Path::Staged,
+        Place::Device(_) => Path::Bounce,
     }
 }
 

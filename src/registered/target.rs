@@ -166,7 +166,12 @@ impl Target {
         };
         match came {
             Ok(0) if len > 0 => return Went::Over,
-            Ok(count) => *from += count as u64,
+            Ok(count) => {
+                *from += count as u64;
+                if region.is_some_and(|region| region.place.has_failed()) {
+                    *status = Status::System;
+                }
+            }
             Err(Errno::AGAIN | Errno::INTR) => return Went::Nowhere,
             Err(Errno::CONNRESET | Errno::PIPE) => return Went::Over,
             Err(_) if *status == Status::Ok => *status = Status::System, // the memory is not there

@@ -5,6 +5,7 @@
 use super::door::Shared;
 use super::worker::Worker;
 use super::*;
+use crate::mem::cuda::{Device, standin};
 use crate::mem::host::Buffer;
 use crate::mutants::{caught, plant};
 use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -548,6 +549,61 @@ fn a_member_reaches_itself() {
     let mut words = [0; 8];
     mine.read(0, &mut words);
     assert_eq!(words, [1, 2, 3, 4, 1, 2, 3, 4]);
+}
+
+/// Device to device: through pinned memory on both sides, visible before it is announced, and what the
+/// driver refuses is told.
+#[test]
+fn memory_of_a_device_is_there_before_it_is_announced() {
+    let Some(standin) = standin::load() else { return };
+    let mut two = Two::new();
+    let [mine, theirs] = [0, 1].map(|_| standin.alloc(600_000));
+    let register = |member: &Member, address: u64, rights: Rights| {
+        let device = Device::new(standin.cuda, address, 600_000).unwrap();
+        member.memories.register(Place::Device(device), rights, false).unwrap()
+    };
+    let region = register(&two.0[0], mine, NEITHER);
+    let there = register(&two.0[1], theirs, BOTH);
+    assert_eq!(two.0[1].memories.info(there).unwrap().path, Path::Bounce);
+    let pattern: Vec<u8> = (0..600_000).map(|at| (at % 251) as u8).collect();
+    standin.poke(mine, &pattern);
+    let ticket = two.0[1].memories.ticket(there).unwrap();
+    let (offset, at, bytes, tag, announce) = (0, 0, 600_000, 5, Some(9));
+    let access = Access { region, offset, ticket, at, bytes, tag, announce };
+    let arrived = |two: &mut Two| {
+        two.0[0].memories.put(&access).unwrap();
+        loop {
+            connect(&mut two.0);
+            for Member { worker, shared, .. } in &mut two.0 {
+                worker.round(shared);
+            }
+            if let Some(heard) = two.0[1].polled().pop() {
+                assert_eq!(heard.word, 9);
+                let mut bytes = vec![0; 600_000];
+                standin.peek(theirs, &mut bytes);
+                return bytes == pattern;
+            }
+        }
+    };
+    assert!(arrived(&mut two), "R2");
+    two.settle();
+    assert_eq!(two.0[0].polled()[0].status, Status::Ok);
+    standin.poke(mine, &vec![0; 600_000]);
+    assert_eq!(two.outcome(false, &Access { announce: None, ..access }), Status::Ok);
+    let mut bytes = vec![0; 600_000];
+    standin.peek(mine, &mut bytes);
+    assert!(bytes == pattern);
+    standin.poke(theirs, &vec![0; 600_000]);
+    plant(Some("cuda-not-synchronised"));
+    let early = arrived(&mut two);
+    plant(None);
+    assert!(!early, "the planted fault is one");
+    two.settle();
+    two.0[0].polled();
+    standin.fail(Some(c"cuMemcpyHtoDAsync"));
+    assert_eq!(two.outcome(true, &access), Status::System);
+    assert!(two.0[1].polled().is_empty(), "what has failed is not announced");
+    assert_eq!(two.outcome(false, &Access { announce: None, ..access }), Status::System);
 }
 
 mod nonsense {
