@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALLOCATIONS = 64, COPIES = 256, STREAMS = 64 };
+enum { ALLOCATIONS = 64, COPIES = 256, GAP = 1 << 16 };
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, LAUNCH_FAILED = 719 };
 
 typedef struct { uint64_t address; size_t bytes; char *shadow; } allocation_t;
@@ -47,9 +47,9 @@ uint64_t standin_alloc(size_t bytes)
   for (int i = 0; i < ALLOCATIONS; i++) {
     allocation_t *of = &allocations[i];
     if (of->bytes) continue;
-    void *place = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *place = mmap(NULL, bytes + 2 * GAP, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (place == MAP_FAILED || !(of->shadow = calloc(1, bytes))) return 0;
-    of->address = (uint64_t)(uintptr_t)place, of->bytes = bytes;
+    of->address = (uint64_t)(uintptr_t)place + GAP, of->bytes = bytes;
     return of->address;
   }
   return 0;
@@ -69,7 +69,7 @@ void standin_free(uint64_t address)
 {
   for (int i = 0; i < ALLOCATIONS; i++)
     if (allocations[i].bytes && allocations[i].address == address) {
-      munmap((void *)(uintptr_t)address, allocations[i].bytes);
+      munmap((void *)(uintptr_t)(address - GAP), allocations[i].bytes + 2 * GAP);
       free(allocations[i].shadow), allocations[i].bytes = 0;
     }
 }

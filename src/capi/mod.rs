@@ -12,6 +12,7 @@
 #![allow(non_camel_case_types, reason = "the names are those of the header")]
 #![allow(clippy::missing_safety_doc, reason = "the header's comments say it for C")]
 
+mod access;
 mod attr;
 mod bug;
 mod group;
@@ -30,6 +31,7 @@ mod subgroup;
 mod turnstile;
 mod view;
 
+pub use access::*;
 pub use attr::*;
 pub use group::*;
 pub use handle::squall_group_t;
