@@ -11,7 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 static unsigned char picture[1 << 20];
-static squall_ticket_t ticket; /* once it is here */
+static squall_ticket_t ticket;   /* once it is here */
+static squall_completion_t done; /* of the put, or its announcement */
 static void on_message(void *user, squall_group_t group, uint32_t subgroup,
                        const squall_message_t *message)
 {
@@ -39,7 +40,6 @@ static int member(const char *name, uint32_t rank)
   memset(picture, rank == 1 ? 0xab : 0, sizeof picture);
   access.memory = memory, access.ticket = &ticket, access.length = sizeof picture;
   access.flags = SQUALL_ACCESS_ANNOUNCE, access.word = 42;
-  squall_completion_t done = {0};
   for (int begun = 0; status >= 0 && squall_memory_poll(group, &done, 1) == 0;) {
     if (ticket.words[0] && rank == 1 && !begun++) status = squall_memory_put(group, &access);
     if (status >= 0 && (status = squall_poll(group, UINT32_MAX)) == 0)

@@ -1635,7 +1635,7 @@ static squall_completion_t completed(squall_group_t group)
 {
   squall_completion_t done = {0};
   int count = 0;
-  UNTIL(group, (count = squall_memory_poll(group, &done, 1)) != 0);
+  UNTIL(group, count || (count = squall_memory_poll(group, &done, 1)) != 0);
   CHECK(count == 1);
   return done;
 }
