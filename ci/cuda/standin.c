@@ -116,6 +116,21 @@ int cuPointerGetAttribute(void *value, int which, uint64_t address)
   }
 }
 
+int cuDeviceGetAttribute(int *value, int which, int device)
+{
+  *value = which == 124 && device == 0 && !fails("no dma-buf");
+  return fails("cuDeviceGetAttribute") ? INVALID_VALUE : SUCCESS;
+}
+
+/* Any descriptor stands for it: what it leads to is not looked at. */
+int cuMemGetHandleForAddressRange(void *handle, uint64_t address, size_t bytes, int kind, uint64_t flags)
+{
+  if (!current || kind != 1 || flags || address % 4096 || bytes % 4096 || !bytes) return INVALID_VALUE;
+  if (fails("cuMemGetHandleForAddressRange")) return 801; /* not supported */
+  *(int *)handle = memfd_create("standin", 1);
+  return *(int *)handle >= 0 ? SUCCESS : OUT_OF_MEMORY;
+}
+
 int cuDevicePrimaryCtxRetain(void **context, int device)
 {
   if (device != 0 || fails("cuDevicePrimaryCtxRetain")) return OUT_OF_MEMORY;
@@ -165,6 +180,12 @@ int cuStreamCreate(void **stream, unsigned flags)
 
 int cuStreamDestroy_v2(void *stream)
 {
+  int kept = 0;
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < copy_count; i++)
+    if (copies[i].stream != stream) copies[kept++] = copies[i];
+  copy_count = kept;
+  pthread_mutex_unlock(&lock);
   free(stream), stream_count--;
   return current ? SUCCESS : INVALID_CONTEXT;
 }

@@ -435,7 +435,8 @@ impl Group {
         let states = States::new(config, bell.clone());
         let mut driver = Driver::new(view, fabric, application, page, lanes, every, views);
         driver.states = states;
-        let reach = |views: &Box<Views>| Reach::new(views.incarnation(), bell.clone());
+        let device = driver.fabric.device();
+        let reach = |views: &Box<Views>| Reach::new(views.incarnation(), bell.clone(), device);
         driver.reach = driver.views.as_ref().map(reach);
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }

@@ -14,9 +14,11 @@ use crate::fabric::shm::OwnBell;
 use crate::fabric::shm::fork::{Unshared, forks};
 use crate::group::membership::roster::Roster;
 use crate::log_sink::{Level, say};
+use crate::registered::direct::Device;
 use crate::registered::{Memories, Owner, Stream};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// This member's end of it.
 pub struct Reach {
@@ -27,14 +29,18 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// `wake`: of the polling thread, if it ever sleeps.
-    pub fn new(incarnation: u64, wake: Option<OwnBell>) -> Reach {
+    /// `wake`: of the polling thread, if it ever sleeps. `device`: what reads and writes memory itself.
+    pub fn new(incarnation: u64, wake: Option<OwnBell>, device: Option<Arc<dyn Device>>) -> Reach {
         let wake = move || {
             if let Some(bell) = &wake {
                 bell.ring_always();
             }
         };
-        Reach { owner: Some(Owner::new(incarnation, Box::new(wake))), forks: forks() }
+        let owner = Owner::new(incarnation, Box::new(wake));
+        if let Some(device) = device {
+            owner.use_device(device);
+        }
+        Reach { owner: Some(owner), forks: forks() }
     }
 
     pub fn memories(&self) -> Memories {

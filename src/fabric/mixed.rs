@@ -17,6 +17,7 @@ use crate::base::{Epoch, Events, Members, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::fabric::shm::socket::Watch;
 use crate::mem::Region;
+use crate::registered::direct::Device;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -140,6 +141,10 @@ impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Fabric f
     fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
         self.near.ways(tell);
         self.far.ways(tell);
+    }
+
+    fn device(&self) -> Option<Arc<dyn Device>> {
+        self.near.device().or_else(|| self.far.device())
     }
 
     fn farewell(&mut self) {

@@ -23,6 +23,7 @@ pub mod tcp;
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::mem::Region;
+use crate::registered::direct::Device;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -54,6 +55,10 @@ pub trait Fabric: Send {
     /// outside, now and then. No system call.
     fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
         let _ = tell;
+    }
+    /// What reads and writes registered memory itself. `None`: it is copied.
+    fn device(&self) -> Option<Arc<dyn Device>> {
+        None
     }
     /// Tells the peers that this member leaves in good order.
     fn farewell(&mut self);

@@ -20,7 +20,7 @@ use crate::log_sink::{Level, say};
 use crate::mutant;
 use rustix::io::Errno;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr::{null, null_mut};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -39,6 +39,8 @@ const ATTRIBUTE_CONTEXT: c_int = 1;
 const ATTRIBUTE_MEMORY_TYPE: c_int = 2;
 const ATTRIBUTE_IS_MANAGED: c_int = 8;
 const ATTRIBUTE_DEVICE_ORDINAL: c_int = 9;
+const DEVICE_EXPORTS: c_int = 124;
+const HANDLE_DMA_BUF: c_int = 1;
 const MEMORY_TYPE_DEVICE: c_uint = 2;
 const HOST_PORTABLE: c_uint = 1;
 const STREAM_NON_BLOCKING: c_uint = 1;
@@ -50,6 +52,7 @@ macro_rules! table {
         /// What we call of it.
         pub struct Cuda {
             $($field: unsafe extern "C" fn($($argument),*) -> Code,)*
+            export: Option<Export>,
             #[cfg_attr(not(test), expect(dead_code, reason = "it stays loaded"))]
             library: Library,
         }
@@ -67,6 +70,10 @@ macro_rules! table {
                             >(found)
                         }
                     },)*
+                    export: library.symbol(c"cuMemGetHandleForAddressRange").ok().map(|found| {
+                        // SAFETY: the driver's function of that name has this signature.
+                        unsafe { std::mem::transmute::<*mut c_void, Export>(found) }
+                    }),
                     library,
                 })
             }
@@ -89,7 +96,11 @@ table! {
     to_device = c"cuMemcpyHtoDAsync_v2": fn(u64, *const c_void, usize, *mut c_void);
     to_host = c"cuMemcpyDtoHAsync_v2": fn(*mut c_void, u64, usize, *mut c_void);
     synchronise = c"cuStreamSynchronize": fn(*mut c_void);
+    device_attribute = c"cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
 }
+
+/// `cuMemGetHandleForAddressRange`, which older drivers have not.
+type Export = unsafe extern "C" fn(*mut c_void, u64, usize, c_int, u64) -> Code;
 
 /// A library that is never unloaded.
 struct Library(*mut c_void);
@@ -225,9 +236,10 @@ pub struct Device {
     cuda: &'static Cuda,
     address: u64,
     bytes: u64,
+    device: c_int,
     context: Handle,
-    /// The device whose primary context that is.
-    primary: Option<c_int>,
+    /// That context is the device's primary one, and retained.
+    is_primary: bool,
     bounce: Mutex<Bounce>,
     failed: Cell,
 }
@@ -261,19 +273,54 @@ impl Device {
             let code = unsafe { (cuda.retain)(&raw mut context.0, device) };
             cuda.check("cuDevicePrimaryCtxRetain", code)?;
         }
-        let primary = own.is_none().then_some(device);
+        let is_primary = own.is_none();
         let bounce = cuda.within(context, || Bounce::new(cuda)).inspect_err(|_| {
-            if let Some(device) = primary {
+            if is_primary {
                 // SAFETY: retained above.
                 unsafe { (cuda.release)(device) };
             }
         })?;
         let (bounce, failed) = (Mutex::new(bounce), Cell::new(0));
-        Ok(Device { cuda, address, bytes, context, primary, bounce, failed })
+        Ok(Device { cuda, address, bytes, device, context, is_primary, bounce, failed })
     }
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// A dma-buf of whole pages, and where in it this memory begins. An error: this driver, or this
+    /// device, exports none of it.
+    pub fn export(&self) -> Result<(OwnedFd, u64), Error> {
+        let none = |detail: &str| Error::new(Status::NotDirect, detail);
+        let export = self.cuda.export.ok_or_else(|| none("libcuda is too old for dma-bufs"))?;
+        let (mut can, mut descriptor) = (0, -1);
+        // SAFETY: a place for a number; a device that the driver has named.
+        let code =
+            unsafe { (self.cuda.device_attribute)(&raw mut can, DEVICE_EXPORTS, self.device) };
+        self.cuda.check("cuDeviceGetAttribute", code)?;
+        if can == 0 {
+            return Err(none("the device exports no dma-bufs: its driver or kernel is too old"));
+        }
+        // What is exported begins and ends at a page of the host's.
+        // SAFETY: it takes a number and answers one.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        let offset = self.address % page;
+        let bytes = (offset + self.bytes).next_multiple_of(page) as usize;
+        self.cuda.within(self.context, || {
+            let into = (&raw mut descriptor).cast();
+            // SAFETY: a place for a descriptor; the driver knows whether the addresses are its.
+            let code = unsafe { export(into, self.address - offset, bytes, HANDLE_DMA_BUF, 0) };
+            self.cuda.check("cuMemGetHandleForAddressRange", code)
+        })?;
+        if descriptor < 0 {
+            return Err(none("the driver has answered no descriptor"));
+        }
+        // SAFETY: the driver has made it for us.
+        Ok((unsafe { OwnedFd::from_raw_fd(descriptor) }, offset))
     }
 
     /// Some bytes that have come are lost (U3).
@@ -383,9 +430,9 @@ impl Drop for Device {
             }
             Ok(())
         });
-        if let Some(device) = self.primary {
+        if self.is_primary {
             // SAFETY: retained in `new`, once.
-            unsafe { (cuda.release)(device) };
+            unsafe { (cuda.release)(self.device) };
         }
     }
 }

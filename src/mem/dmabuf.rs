@@ -9,7 +9,7 @@
 use super::host::Host;
 use crate::error::{Error, Status};
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// `DMA_BUF_IOCTL_SYNC`: a word of flags.
 const SYNC: u64 = 0x4008_6200;
@@ -24,17 +24,25 @@ const TRIES: u32 = 1000;
 #[derive(Debug)]
 pub struct DmaBuf {
     descriptor: OwnedFd,
-    map: usize,
-    mapped: usize,
-    host: Host,
+    offset: u64,
+    bytes: u64,
+    /// `None`: its exporter lets nobody map it.
+    map: Option<Map>,
     /// It is one (Z1).
     is_told: bool,
+}
+
+#[derive(Debug)]
+struct Map {
+    at: usize,
+    bytes: usize,
+    host: Host,
 }
 
 impl DmaBuf {
     /// `bytes` bytes from `offset` on. The descriptor is copied.
     ///
-    /// Errors: `Invalid`: no descriptor, or beyond its end; `NotDirect`: its exporter lets nobody map it.
+    /// Errors: `Invalid`: no descriptor, or beyond its end.
     pub fn new(descriptor: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<DmaBuf, Error> {
         let invalid = |detail: String| Err(Error::new(Status::Invalid, detail));
         let number = descriptor.as_raw_fd();
@@ -57,19 +65,13 @@ impl DmaBuf {
             let (place, fd) = (std::ptr::null_mut(), descriptor.as_raw_fd());
             libc::mmap(place, mapped, access, libc::MAP_SHARED, fd, first as libc::off_t)
         };
-        if map == libc::MAP_FAILED {
-            let cause = std::io::Error::last_os_error();
-            let detail = format!(
-                "the dma-buf of descriptor {number} cannot be mapped ({cause}), and no network device \
-                 reaches it itself: register the device's address instead"
-            );
-            return Err(Error::new(Status::NotDirect, detail));
-        }
-        let address = map.cast::<u8>().wrapping_add((offset - first) as usize);
-        // SAFETY: mapped above; unmapped only after it is dropped, and nobody has a reference to it.
-        let host = unsafe { Host::new(address, bytes) };
-        let map = map.expose_provenance();
-        let mut dma_buf = DmaBuf { descriptor, map, mapped, host, is_told: true };
+        let map = (map != libc::MAP_FAILED).then(|| {
+            let address = map.cast::<u8>().wrapping_add((offset - first) as usize);
+            // SAFETY: mapped above; unmapped only after it is dropped, and nobody has a reference to it.
+            let host = unsafe { Host::new(address, bytes) };
+            Map { at: map.expose_provenance(), bytes: mapped, host }
+        });
+        let mut dma_buf = DmaBuf { descriptor, offset, bytes, map, is_told: true };
         dma_buf.is_told = match dma_buf.tell(SYNC_READ) {
             Ok(()) => dma_buf.tell(SYNC_READ | SYNC_END).is_ok(),
             Err(_) => false,
@@ -78,7 +80,20 @@ impl DmaBuf {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.host.bytes()
+        self.bytes
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Whether it can be copied.
+    pub fn is_mapped(&self) -> bool {
+        self.map.is_some()
     }
 
     /// As `Host::send`.
@@ -89,18 +104,23 @@ impl DmaBuf {
         from: u64,
         len: usize,
     ) -> Result<usize, Errno> {
-        self.telling(SYNC_READ, || self.host.send(socket, before, from, len))
+        self.telling(SYNC_READ, |host| host.send(socket, before, from, len))
     }
 
     /// As `Host::receive`.
     pub fn receive(&self, socket: BorrowedFd<'_>, from: u64, len: usize) -> Result<usize, Errno> {
-        self.telling(SYNC_WRITE, || self.host.receive(socket, from, len))
+        self.telling(SYNC_WRITE, |host| host.receive(socket, from, len))
     }
 
     /// Z1. What cannot be told has not happened.
-    fn telling<T>(&self, what: u64, body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    fn telling<T>(
+        &self,
+        what: u64,
+        body: impl FnOnce(&Host) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let map = self.map.as_ref().ok_or(Errno::IO)?;
         self.tell(what).map_err(|_| Errno::IO)?;
-        let outcome = body();
+        let outcome = body(&map.host);
         // An exporter that has let us begin lets us end.
         let _ = self.tell(what | SYNC_END);
         outcome
@@ -126,10 +146,10 @@ impl DmaBuf {
     }
 }
 
-impl Drop for DmaBuf {
+impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, that long; `host` is never used again.
-        unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(self.map), self.mapped) };
+        unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(self.at), self.bytes) };
     }
 }
 
@@ -138,7 +158,6 @@ mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     /// A memfd in its place: no machine here has an exporter that lets itself be mapped.
@@ -163,8 +182,9 @@ mod tests {
         assert_eq!(&bytes[..4], b"<234");
         drop(memory);
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
-        let unmappable = DmaBuf::new(pipe.as_fd(), 0, 8).map(drop).unwrap_err();
-        assert_eq!(unmappable.status, Status::NotDirect, "{unmappable}");
+        let unmappable = DmaBuf::new(pipe.as_fd(), 0, 8).unwrap();
+        assert!(!unmappable.is_mapped());
+        assert_eq!(unmappable.send(theirs.as_fd(), &[], 0, 8), Err(Errno::IO));
     }
 
     /// What ends under us is an error, and no signal.

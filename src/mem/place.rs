@@ -15,13 +15,50 @@ pub enum Place {
     DmaBuf(DmaBuf),
 }
 
+/// Addresses of memory that was lent, for a device that registers them: nobody else makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    address: u64,
+    bytes: u64,
+}
+
+impl Span {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The same for calls that take a pointer; nobody reads or writes through it.
+    pub fn first(&self) -> *mut u8 {
+        std::ptr::with_exposed_provenance_mut(self.address as usize)
+    }
+}
+
 impl Place {
+    /// Where it lies, in this process or on its device. `None`: it has no address.
+    pub fn span(&self) -> Option<Span> {
+        let address = match self {
+            Place::Host(host) => host.address(),
+            Place::Device(device) => device.address(),
+            Place::DmaBuf(_) => return None,
+        };
+        Some(Span { address, bytes: self.bytes() })
+    }
+
     pub fn bytes(&self) -> u64 {
         match self {
             Place::Host(host) => host.bytes(),
             Place::Device(device) => device.bytes(),
             Place::DmaBuf(buffer) => buffer.bytes(),
         }
+    }
+
+    /// Whether it can be copied to and from sockets.
+    pub fn can_copy(&self) -> bool {
+        !matches!(self, Place::DmaBuf(buffer) if !buffer.is_mapped())
     }
 
     /// What has come is lost, though `receive` has said how much it was.

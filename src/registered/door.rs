@@ -7,6 +7,7 @@
 //!     at work on it, knows that there will be none (R5, R6).
 //! D3  An operation counts until it has been polled: there is always a place for its completion.
 
+use super::direct::{Device, Queue, way_to};
 use super::{
     ANNOUNCED_MAX, Access, Completion, Info, OPEN_MAX, Operation, Path, Region, Rights, Stream,
     Ticket, What,
@@ -44,6 +45,23 @@ pub(super) struct Mail {
     pub has_room: bool,
 }
 
+/// A queue that may be taken away.
+#[derive(Default)]
+pub(super) struct Slot(Mutex<Option<Box<dyn Queue>>>);
+
+impl Slot {
+    /// With the queue; `None`: it is gone.
+    pub fn with<T>(&self, body: impl FnOnce(&mut dyn Queue) -> T) -> Option<T> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_mut().map(|queue| body(&mut **queue))
+    }
+
+    /// Nothing comes or goes through it any more when this returns.
+    pub fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 /// What the thread is doing (D2).
 #[derive(Clone, Copy)]
 pub(super) struct Step {
@@ -67,6 +85,8 @@ pub(super) struct State {
     announced: VecDeque<Completion>,
     /// To whom the thread wants a stream.
     pub wants: Vec<u64>,
+    /// Queues of devices, by whose they are (R5).
+    pub queues: Vec<(u64, Arc<Slot>)>,
     pub thread: Option<JoinHandle<()>>,
 }
 
@@ -84,6 +104,7 @@ pub(super) struct Shared {
     /// Wakes the polling thread.
     wake: Box<dyn Fn() + Send + Sync>,
     pub incarnation: u64,
+    pub device: OnceLock<Arc<dyn Device>>,
     /// What the thread runs.
     run: fn(&Shared),
 }
@@ -103,6 +124,7 @@ impl Shared {
             bell: OnceLock::new(),
             wake,
             incarnation,
+            device: OnceLock::new(),
             run,
         }
     }
@@ -138,6 +160,18 @@ impl Shared {
         }
         state.step = Some(Step { whom, region });
         Some(state.regions.get(&region).map(|lent| lent.region.clone()))
+    }
+
+    /// For the thread: keeps a queue to that one, unless it is no member any more.
+    pub fn hold(&self, whom: u64, queue: Box<dyn Queue>) -> Option<Arc<Slot>> {
+        let slot = Arc::new(Slot(Mutex::new(Some(queue))));
+        let mut state = self.lock();
+        if state.fenced.contains(&whom) || state.stopped.is_some() {
+            return None;
+        }
+        state.queues.retain(|(_, of)| Arc::strong_count(of) > 1);
+        state.queues.push((whom, slot.clone()));
+        Some(slot)
     }
 
     /// For the thread: that step is over, and what it has touched let go.
@@ -184,6 +218,17 @@ impl Shared {
         self.lock().wants.push(whom);
         self.wanted.publish(1);
         (self.wake)();
+    }
+
+    /// Queues to those are gone when this returns.
+    pub fn cut(&self, is_theirs: impl Fn(u64) -> bool) {
+        let queues = std::mem::take(&mut self.lock().queues);
+        let (theirs, others): (Vec<_>, Vec<_>) =
+            queues.into_iter().partition(|(whom, _)| is_theirs(*whom));
+        self.lock().queues.extend(others);
+        if !mutant!("memory-queue-left") {
+            theirs.iter().for_each(|(_, slot)| slot.end());
+        }
     }
 
     /// Returns when the thread is at no step that `is_theirs` (D2). `state` has been changed so that
@@ -234,13 +279,6 @@ fn no_region<T>(region: u64) -> Result<T, Error> {
     ))
 }
 
-fn path_of(place: &Place) -> Path {
-    match place {
-        Place::Host(_) | Place::DmaBuf(_) => Path::Staged,
-        Place::Device(_) => Path::Bounce,
-    }
-}
-
 /// Whether `bytes` from `from` on are within `all`.
 fn is_within(from: u64, bytes: u64, all: u64) -> bool {
     from.checked_add(bytes).is_some_and(|end| end <= all)
@@ -252,11 +290,8 @@ impl Memories {
     ///
     /// Errors: `NotDirect`; `Limit`: 4096 regions, or threads; why the group is over. Any thread.
     pub fn register(&self, place: Place, rights: Rights, direct: bool) -> Result<u64, Error> {
-        if direct {
-            let detail = "no network device reads and writes that memory itself here: register it \
-                          without asking for that, and it is copied";
-            return Err(Error::new(Status::NotDirect, detail));
-        }
+        let device = self.0.device.get().map(|device| &**device);
+        let (path, keys) = way_to(&place, device, rights, direct)?;
         let mut state = self.0.lock();
         if let Some(status) = state.stopped {
             return Err(status.into());
@@ -270,8 +305,8 @@ impl Memories {
         }
         start(&self.0, &mut state)?;
         state.newest += 1;
-        let (number, path) = (state.newest, path_of(&place));
-        let region = Arc::new(Region { number, place, rights, path });
+        let number = state.newest;
+        let region = Arc::new(Region { number, place, rights, path, keys });
         state.regions.insert(number, Lent { region, uses: 0 });
         Ok(number)
     }
@@ -310,7 +345,9 @@ impl Memories {
             return no_region(region);
         };
         let bytes = region.place.bytes();
-        Ok(Ticket::new(self.0.incarnation, region.number, bytes, region.rights))
+        let flush = region.path != Path::Direct;
+        let keys = region.keys.as_ref().map(|keys| (keys.address, keys.remote, flush));
+        Ok(Ticket::with(self.0.incarnation, region.number, bytes, region.rights, keys))
     }
 
     /// What was registered, and how it is reached. `Invalid`: there is no such region. Any thread.
@@ -370,13 +407,18 @@ impl Memories {
                 access.bytes, access.offset
             ));
         }
+        if !lent.region.place.can_copy() && ticket.keys().is_none() {
+            let detail =
+                "that dma-buf cannot be mapped, and no network device reaches the other end";
+            return Err(Error::new(Status::NotDirect, detail));
+        }
         if state.open >= OPEN_MAX {
             return Err(Status::Again.into());
         }
         state.open += 1; // D3
         lent.uses += 1;
         let mine = lent.region.clone();
-        state.mail.asked.push(Operation { what, mine, access: *access });
+        state.mail.asked.push(Operation { what, mine, access: *access, has_landed: false });
         let first = state.mail.asked.len() == 1;
         drop(guard);
         if first {

@@ -21,13 +21,17 @@
 //! is opened by the driver when the first operation asks for it: a connection of its own, so that no
 //! put delays a message.
 //!
-//! *Deliberately not*: remote atomics; operations in groups whose view is fixed; more than one path to
-//! one peer.
+//! *Devices.* Where a network device reads and writes memory itself (`direct`), operations go through a
+//! queue of its and the stream carries announcements only. They change between the two when nothing is
+//! under way in the other, so R3 holds.
+//!
+//! *Deliberately not*: remote atomics; operations in groups whose view is fixed.
 //!
 //! Cost: a put or get takes a lock for some instructions, and wakes the thread; that makes a system
 //! call per record and chunk, and so does the thread at the other end.
 
 mod caller;
+pub mod direct;
 mod door;
 mod owner;
 mod target;
@@ -130,6 +134,8 @@ pub struct Completion {
 /// Memory that is lent.
 struct Region {
     number: u64,
+    /// A network device reads and writes it itself. Dropped first: then nothing lands there any more.
+    keys: Option<direct::Keys>,
     place: Place,
     rights: Rights,
     path: Path,
@@ -140,6 +146,8 @@ struct Operation {
     what: What,
     mine: std::sync::Arc<Region>,
     access: Access,
+    /// It is carried out, but for the announcement.
+    has_landed: bool,
 }
 
 impl Operation {

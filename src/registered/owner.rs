@@ -2,6 +2,7 @@
 //! Registered memory as the driver has it: it opens streams, says who is no member any more, and ends
 //! the whole.
 
+use super::direct::Device;
 use super::door::{Memories, Shared, start};
 use super::{Stream, worker};
 use crate::error::{Error, Status};
@@ -33,6 +34,11 @@ impl Owner {
 
     pub fn memories(&self) -> Memories {
         self.0.clone()
+    }
+
+    /// Memory that is registered from now on may be read and written by that device itself.
+    pub fn use_device(&self, device: Arc<dyn Device>) {
+        let _ = self.0.0.device.set(device); // there is one at the most
     }
 
     /// Whether somebody waits for a stream: one load.
@@ -68,7 +74,7 @@ impl Owner {
     }
 
     /// That incarnation is no member any more (R5). Waits for a step of the memory thread's at the
-    /// most.
+    /// most, and for a device to end its queues.
     pub fn fence(&self, whom: u64) {
         let mut state = self.0.0.lock();
         if !state.fenced.insert(whom) {
@@ -77,6 +83,7 @@ impl Owner {
         state.mail.fenced.push(whom);
         self.0.0.ring();
         self.0.0.pass(state, |step| step.whom == whom);
+        self.0.0.cut(|of| of == whom);
     }
 
     /// The group is over: what is open ends with that status, and nobody touches memory of this
@@ -90,6 +97,7 @@ impl Owner {
         self.0.0.ring();
         self.0.0.news.notify_all();
         self.0.0.pass(state, |_| true);
+        self.0.0.cut(|_| true);
     }
 }
 

@@ -7,15 +7,17 @@
 //!     status says that the operation has failed.
 //! T4  Of an announcement nothing is answered before it waits here to be polled (R4).
 
-use super::door::Shared;
-use super::wire::{ANNOUNCE, Kind, RECORD_BYTES, Record};
+use super::door::{Shared, Slot};
+use super::wire::{ANNOUNCE, Kind, LANDED, RECORD_BYTES, Record};
 use super::worker::{Went, receive, send};
 use super::{CHUNK_BYTES, Completion, Region, Stream, What};
-use crate::error::Status;
+use crate::error::{Error, Status};
+use crate::log_sink::{Level, say};
 use crate::mutant;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// Answers that wait to be sent, in bytes: with more, nothing is read.
 const ANSWERS_BYTES: usize = 4096;
@@ -48,6 +50,16 @@ pub(super) struct Target {
     /// Of a get: promised and not sent. They lie from there on.
     promised: usize,
     waits_for_room: bool,
+    /// The end of a device's queue through which they come, too.
+    queue: Option<Arc<Slot>>,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.end();
+        }
+    }
 }
 
 impl Target {
@@ -63,6 +75,7 @@ impl Target {
             answers: Vec::new(),
             promised: 0,
             waits_for_room: false,
+            queue: None,
         }
     }
 
@@ -94,7 +107,7 @@ impl Target {
         let Some(region) = shared.enter(self.whom, region) else { return Went::Over };
         let read = match self.doing {
             _ if self.answers.len() >= ANSWERS_BYTES => Went::Nowhere,
-            Doing::Listen => self.listen(),
+            Doing::Listen => self.listen(shared),
             Doing::Put { .. } => self.take(region.as_deref()),
             Doing::Get { .. } => self.promise(region.as_deref()),
             Doing::Held { .. } => Went::Nowhere,
@@ -121,7 +134,7 @@ impl Target {
         self.doing = Doing::Listen;
     }
 
-    fn listen(&mut self) -> Went {
+    fn listen(&mut self, shared: &Shared) -> Went {
         match receive(&self.stream, &mut self.record[self.here..]) {
             Ok(0) => return Went::Over,
             Ok(count) => self.here += count,
@@ -134,7 +147,7 @@ impl Target {
         let Some(record) = Record::decode(&self.record) else { return Went::Over };
         if !self.has_greeted {
             self.has_greeted = record.kind == Kind::Hello;
-            return if self.has_greeted { Went::On } else { Went::Over };
+            return if self.has_greeted { self.greet(&record, shared) } else { Went::Over };
         }
         if record.number != self.next || record.bytes > BYTES_MAX {
             return Went::Over;
@@ -142,10 +155,33 @@ impl Target {
         self.next += 1;
         let status = Status::Ok;
         self.doing = match record.kind {
+            Kind::Put if record.flags & LANDED != 0 => {
+                Doing::Put { record, from: record.bytes, status }
+            }
             Kind::Put => Doing::Put { record, from: 0, status },
             Kind::Get => Doing::Get { record, from: 0 },
             Kind::Hello | Kind::Data | Kind::Done => return Went::Over,
         };
+        Went::On
+    }
+
+    /// Answers a hello, with a queue of mine if there are devices at both sides.
+    fn greet(&mut self, hello: &Record, shared: &Shared) -> Went {
+        let device = shared.device.get().filter(|_| self.whom != shared.incarnation);
+        let both = device.zip(hello.endpoint());
+        let made = both.map(|(device, theirs)| {
+            let mut queue = device.queue(self.whom)?;
+            queue.connect(&theirs)?;
+            Ok::<_, Error>(queue)
+        });
+        let queue = made.transpose().unwrap_or_else(|trouble| {
+            let text = format!("registered memory is copied for {}: {trouble}", self.whom);
+            say(Level::Warning, &text);
+            None
+        });
+        let endpoint = queue.as_ref().map_or([0; 5], |queue| queue.endpoint());
+        self.queue = queue.and_then(|queue| shared.hold(self.whom, queue));
+        self.answers.extend_from_slice(&Record::hello(&endpoint).encode());
         Went::On
     }
 
@@ -297,6 +333,7 @@ fn may(region: Option<&Region>, record: &Record, what: What) -> Status {
     match end.is_some_and(|end| end <= region.place.bytes()) {
         _ if !may && !mutant!("memory-rights-unasked") => Status::Denied,
         false => Status::Invalid,
+        true if !region.place.can_copy() && record.flags & LANDED == 0 => Status::NotDirect,
         true => Status::Ok,
     }
 }

@@ -20,6 +20,8 @@ const SHARE: usize = 8 << 10;
 /// Places of that length for the near end of operations.
 const SLOTS: usize = 12;
 
+mod soft;
+
 /// As `sim::dice`, which is of a higher room.
 struct Dice(u64);
 
@@ -99,6 +101,7 @@ struct Open {
 
 struct World {
     dice: Dice,
+    network: Arc<soft::Network>,
     members: Vec<Member>,
     windows: Vec<(Buffer, Ticket, u64)>,
     purses: Vec<(Buffer, u64)>,
@@ -116,9 +119,14 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let members: Vec<Member> = (0..MEMBERS as u64).map(|at| Member::new(100 + at)).collect();
+        let network = soft::Network::new();
+        // With devices at all, at some, or at none.
+        let with = [0, 3, 2][seed as usize / 2 % 3];
+        members[..with].iter().for_each(|member| member.owner.use_device(network.device()));
         let both = Rights { read: true, write: true };
         let register = |of: &Member, bytes: usize, rights| {
             let buffer = Buffer::new(bytes / 8);
+            network.knows(&buffer);
             let number = of.memories.register(Place::Host(buffer.lend()), rights, false).unwrap();
             (buffer, number)
         };
@@ -133,6 +141,7 @@ impl World {
         let model = pairs.map(|pair| (pair, Some(vec![(0, 0); SHARE]))).collect();
         World {
             dice: Dice(seed),
+            network,
             members,
             windows,
             purses,
@@ -247,6 +256,10 @@ impl World {
 
     fn step(&mut self, faults: bool) {
         let member = self.dice.below(MEMBERS);
+        if self.dice.below(3) == 0 {
+            let which = self.dice.below(16);
+            self.network.step(which);
+        }
         match self.dice.below(if faults { 200 } else { 196 }) {
             0..60 => self.issue(),
             60..150 => {
@@ -288,6 +301,7 @@ impl World {
         (0..600).for_each(|_| world.step(faults));
         for _ in 0..2000 {
             connect(&mut world.members);
+            (0..16).for_each(|which| world.network.step(which));
             for member in 0..MEMBERS {
                 let Member { worker, shared, .. } = &mut world.members[member];
                 worker.round(shared);
@@ -319,7 +333,14 @@ fn memory_is_what_was_put_whatever_the_order_of_steps() {
 
 #[test]
 fn each_memory_mutant_dies() {
-    for mutant in ["memory-fence-unseen", "memory-announced-early", "memory-not-taken-back"] {
+    let mutants = [
+        "memory-fence-unseen",
+        "memory-announced-early",
+        "memory-not-taken-back",
+        "memory-overtakes",
+        "memory-queue-left",
+    ];
+    for mutant in mutants {
         plant(Some(mutant));
         let died = (0..400).any(|seed| caught(|| World::run(seed)).is_err());
         plant(None);

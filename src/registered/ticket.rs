@@ -6,7 +6,9 @@
 //!      1   the owner's incarnation
 //!      2   the region's number there; numbers are not used again
 //!      3   bytes
-//!      4-6 for devices that reach it themselves: 0 yet
+//!      4   for network devices that reach it themselves: its address
+//!      5   key (32 bits), 1 if there is one (bit 32), 2 if a put needs a flush (bit 33)
+//!      6   0
 //!      7   a checksum of the others
 //! ```
 //!
@@ -24,9 +26,25 @@ const WORDS: usize = 8;
 pub struct Ticket([u64; WORDS]);
 
 impl Ticket {
+    /// Without keys.
+    #[cfg(test)]
     pub(super) fn new(incarnation: u64, region: u64, bytes: u64, rights: Rights) -> Ticket {
+        Ticket::with(incarnation, region, bytes, rights, None)
+    }
+
+    /// `keys`: address, key, and whether a put needs a flush.
+    pub(super) fn with(
+        incarnation: u64,
+        region: u64,
+        bytes: u64,
+        rights: Rights,
+        keys: Option<(u64, u32, bool)>,
+    ) -> Ticket {
         let rights = u64::from(rights.read) | u64::from(rights.write) << 1;
         let mut words = [MAGIC | 1 << 32 | rights << 40, incarnation, region, bytes, 0, 0, 0, 0];
+        if let Some((address, key, flush)) = keys {
+            (words[4], words[5]) = (address, u64::from(key) | 1 << 32 | u64::from(flush) << 33);
+        }
         words[WORDS - 1] = sum(&words);
         Ticket(words)
     }
@@ -63,6 +81,12 @@ impl Ticket {
     pub fn rights(&self) -> Rights {
         let bits = self.0[0] >> 40;
         Rights { read: bits & 1 == 1, write: bits & 2 == 2 }
+    }
+
+    /// As in `with`.
+    pub(super) fn keys(&self) -> Option<(u64, u32, bool)> {
+        let there = self.0[5] >> 32 & 1 == 1;
+        there.then_some((self.0[4], self.0[5] as u32, self.0[5] >> 33 & 1 == 1))
     }
 
     pub(super) fn region(&self) -> u64 {

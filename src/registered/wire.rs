@@ -7,10 +7,13 @@
 //! 16  region   24  offset   32  bytes   40  word   48  status   56  0
 //! ```
 //!
-//! Who has opened the stream says `hello`, then asks: `put`, with its bytes after it, and `get`. The
+//! Who has opened the stream says `hello`, and is answered by one: the five words from 8 on are the numbers
+//! of its queue (`direct::Endpoint`), zeros if it has none. It asks: `put`, with its bytes after it, and `get`. The
 //! other side answers in the same order: `done` with a status; before it, of a get, `data` with bytes
-//! after each. Bytes of one operation go on where those before ended.
+//! after each. Bytes of one operation go on where those before ended. After a put that is flagged `landed`
+//! none come: they are there.
 
+use super::direct::Endpoint;
 use crate::error::Status;
 
 pub const RECORD_BYTES: usize = 64;
@@ -18,6 +21,8 @@ const MAGIC: u32 = 0x4d51_7301;
 const VERSION: u8 = 1;
 /// In the flags of a put: its owner is to hear of it.
 pub const ANNOUNCE: u16 = 1;
+/// Of a put: its bytes have gone another way.
+pub const LANDED: u16 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -81,6 +86,18 @@ impl Record {
             word: word(5),
             status: word(6) as i64,
         })
+    }
+
+    /// A hello with these numbers.
+    pub fn hello(endpoint: &Endpoint) -> Record {
+        let [number, region, offset, bytes, word] = *endpoint;
+        Record { number, region, offset, bytes, word, ..Record::of(Kind::Hello) }
+    }
+
+    /// Those of a hello; `None`: there is no queue.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        let endpoint = [self.number, self.region, self.offset, self.bytes, self.word];
+        (endpoint != [0; 5]).then_some(endpoint)
     }
 
     /// How an operation came out there, in a word of mine.

@@ -59,7 +59,7 @@ impl Worker {
     fn read(&mut self, mail: Mail, shared: &Shared) {
         for (whom, stream) in mail.opened {
             match (self.callers.get_mut(&whom), stream) {
-                (Some(caller), Some(stream)) => caller.begin(stream, shared.incarnation),
+                (Some(caller), Some(stream)) => caller.begin(stream, shared),
                 (Some(_), None) => self.give_up(whom, shared),
                 (None, _) => {}
             }
@@ -89,7 +89,7 @@ impl Worker {
             }
             let mut caller = Caller::new(whom);
             if let Some((mine, theirs)) = pair() {
-                caller.begin(mine, whom);
+                caller.begin(mine, shared);
                 self.targets.push(Target::new(whom, theirs));
             }
             caller
@@ -127,14 +127,19 @@ impl Worker {
         any
     }
 
-    /// Until a stream stirs, or there is mail.
+    /// Until a stream or a queue stirs, or there is mail.
     fn sleep(&mut self, shared: &Shared) {
+        if !self.callers.values_mut().all(Caller::arm) {
+            return std::thread::yield_now();
+        }
         let bell = shared.bell();
         let mut watched = vec![PollFd::new(&bell, PollFlags::IN)];
         let (callers, targets) = (self.callers.values(), self.targets.iter());
         let of_callers = callers.filter_map(|caller| Some((caller.stream()?, caller.waits_for())));
         let of_targets = targets.map(|target| (target.stream(), target.waits_for()));
-        let streams: Vec<_> = of_callers.chain(of_targets).collect();
+        let wakes =
+            self.callers.values().filter_map(|caller| Some((caller.wakes()?, PollFlags::IN)));
+        let streams: Vec<_> = wakes.chain(of_callers).chain(of_targets).collect();
         watched.extend(streams.iter().map(|(stream, what)| PollFd::new(stream, *what)));
         let _ = poll(&mut watched, None);
         let rang = !watched[0].revents().is_empty();

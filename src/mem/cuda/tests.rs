@@ -63,7 +63,7 @@ fn each_call_of_the_driver_may_fail() {
     }
     standin.fail(Some(c"no context"));
     let primary = Device::new(standin.cuda, address, 4096).unwrap();
-    assert!(primary.primary.is_some());
+    assert!(primary.is_primary);
     drop(primary);
     assert_eq!(standin.count(), before);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
