@@ -45,17 +45,27 @@
 
 #[forbid(unsafe_code)]
 pub mod carrier;
-#[path = "stub.rs"]
-mod stub; // STUB
-pub use stub::{completions, device, failure, memory, ordering, queue, sys}; // STUB
+mod chain;
+pub mod completions;
+pub mod device;
 #[forbid(unsafe_code)]
 mod exchange;
+pub mod failure;
 pub mod gid;
 #[forbid(unsafe_code)]
 mod line;
+pub mod memory;
+pub mod ordering;
+pub mod queue;
+mod setup;
+pub mod slots;
+pub mod sys;
 #[forbid(unsafe_code)]
 mod theirs;
 
+#[cfg(all(test, not(loom)))]
+#[path = "members/tests.rs"]
+mod members;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -153,7 +163,7 @@ pub struct Verbs {
 pub fn open(tcp: Tcp, choice: &Choice, setup: Setup) -> Result<Verbs, Error> {
     setup.manner.check()?;
     let device = Device::open(&library()?, choice)?;
-    match ordering::check(&device) {
+    match ordering::check(&device)? {
         Verdict::Holds { .. } => {}
         Verdict::Untried(why) => {
             let text = format!("{}: the order of its writes was not tried: {why}", device.name());
@@ -482,9 +492,9 @@ impl Verbs {
             News::Device { what } => {
                 (0..self.places.len()).for_each(|at| self.fail(at, what));
             }
-            News::Port { up } => {
+            News::Port { port, up } => {
                 let state = if *up { "up" } else { "down" };
-                say(Level::Warning, &format!("{}: its port is {state}", self.device.name()));
+                say(Level::Warning, &format!("{}: port {port} is {state}", self.device.name()));
             }
             News::Other => {}
         }

@@ -50,7 +50,7 @@ fn strangers(net: &Net, count: usize, sealed: bool) -> Vec<Node> {
 
 fn node(net: &Net, me: usize, count: usize) -> Node {
     let tcp = Tcp::new(setup(LANE_BYTES)).unwrap();
-    let mut verbs = Verbs::new(tcp, net.device(me), Setup::default()).unwrap();
+    let mut verbs = Verbs::new(tcp, net.device(), Setup::default()).unwrap();
     let own = verbs.own(Epoch(1), &[0]).unwrap();
     Node { verbs, me, own, seen: vec![None; count], events: Events::default() }
 }
@@ -59,7 +59,7 @@ fn node(net: &Net, me: usize, count: usize) -> Node {
 fn settle(nodes: &mut [Node]) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
-        nodes.iter_mut().for_each(Node::poll);
+        nodes.iter_mut().for_each(Node::look);
         let calm = |node: &Node| !node.verbs.waits && node.events.full.is_empty();
         if nodes.iter().all(calm) {
             return;
@@ -109,6 +109,11 @@ impl Node {
         self.verbs.poll(false, &mut self.events);
     }
 
+    fn look(&mut self) {
+        self.events.full = Members::NONE;
+        self.verbs.poll(true, &mut self.events);
+    }
+
     fn others(&self) -> Members {
         let others = (0..self.seen.len()).filter(|rank| *rank != self.me);
         Members::from_ranks(others.map(|rank| Rank(rank as u16)))
@@ -143,14 +148,14 @@ impl Node {
         let end = Instant::now() + Duration::from_secs(30);
         while !so(self) {
             assert!(Instant::now() < end, "never: {what}");
-            self.poll();
+            self.look();
         }
     }
 
     /// Polls of both.
     fn until_with(&mut self, other: &mut Node, what: &str, mut so: impl FnMut(&mut Node) -> bool) {
         self.until(what, |node| {
-            other.poll();
+            other.look();
             so(node)
         });
     }
@@ -330,14 +335,14 @@ fn beats_across_views() -> bool {
     let behind = two.seen[0].clone().unwrap().block;
     one.enter(Epoch(2));
     one.until_with(&mut two, "it has keys", |one| one.events.full.is_empty());
-    (0..100).for_each(|_| [&mut one, &mut two].into_iter().for_each(Node::poll));
+    (0..100).for_each(|_| [&mut one, &mut two].into_iter().for_each(Node::look));
     one.own.block.cell(BEAT_AT).publish(77);
     two.own.block.cell(BEAT_AT).publish(88);
     (one.verbs.beat(), two.verbs.beat());
     let end = Instant::now() + Duration::from_millis(300);
     let of_two = one.seen[1].clone();
     while Instant::now() < end {
-        [&mut one, &mut two].into_iter().for_each(Node::poll);
+        [&mut one, &mut two].into_iter().for_each(Node::look);
         if behind.cell(BEAT_AT).observe() == 77 {
             break;
         }
@@ -431,10 +436,14 @@ fn a_burst_waits_and_lands() {
         let ring = RingId { subgroup: 0, lane: 1 };
         posts.push(Post::Span { to, ring, from: 0, upto: LANE_BYTES });
         one.own.block.cell(48).publish(value);
+        if round == 0 {
+            net.world.hold();
+        }
         one.verbs.post(&posts);
         if round == 0 {
-            one.poll();
+            one.look();
             assert_eq!(one.events.full, to, "so much has no room");
+            net.world.release();
         }
     }
     two.until_with(&mut one, "all has landed", |two| two.word_of(0, 6) == value);
