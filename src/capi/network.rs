@@ -115,7 +115,9 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
     };
     let trusted = attr.flags & SQUALL_FLAG_TRUSTED_NETWORK != 0;
     if !rdma.is_empty() && !carrier.is_rdma() {
-        return invalid("attr.rdma says nothing without SQUALL_FABRIC_VERBS or SQUALL_FABRIC_SHM_VERBS");
+        return invalid(
+            "attr.rdma says nothing without SQUALL_FABRIC_VERBS or SQUALL_FABRIC_SHM_VERBS",
+        );
     }
     let rdma = Rdma::parse(&rdma)?;
     let network =

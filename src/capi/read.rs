@@ -8,8 +8,7 @@
 use super::attr::*;
 use super::network::{
     SQUALL_FABRIC_AUTO, SQUALL_FABRIC_SHM, SQUALL_FABRIC_SHM_VERBS, SQUALL_FABRIC_TCP,
-    SQUALL_FABRIC_VERBS, SQUALL_LAUNCHER_NONE,
-    SQUALL_LAUNCHER_SLURM, environment,
+    SQUALL_FABRIC_VERBS, SQUALL_LAUNCHER_NONE, SQUALL_LAUNCHER_SLURM, environment,
 };
 use super::state::{SQUALL_RESTARTS_NONE, options_of, squall_transfer_attr_t, transfer_of};
 use super::subgroup::*;
@@ -369,8 +368,11 @@ fn latest(
         attr.host = owned.text(&settings.config.network.host, "network.host")?;
     }
     let mut rdma = false;
-    for key in settings.known().filter(|key| key.starts_with("rdma.")) {
-        rdma |= is_set(key, offset_of!(squall_group_attr_t, rdma))?;
+    for key in ["device", "port", "gid_index", "mtu", "timeout", "retry"] {
+        rdma |= is_set(&format!("rdma.{key}"), offset_of!(squall_group_attr_t, rdma))?;
+    }
+    for key in ["traffic_class", "service_level"] {
+        rdma |= is_set(&format!("rdma.{key}"), offset_of!(squall_group_attr_t, rdma))?;
     }
     if rdma {
         attr.rdma = owned.text(&settings.config.network.rdma.text(), "rdma")?;

@@ -66,7 +66,8 @@ impl Rdma {
             ("service_level", other(manner.service_level, usual.service_level)),
         ];
         let device = device.iter().map(|name| format!("device={name}"));
-        let figures = figures.iter().filter_map(|(key, value)| Some(format!("{key}={}", (*value)?)));
+        let figures =
+            figures.iter().filter_map(|(key, value)| Some(format!("{key}={}", (*value)?)));
         device.chain(figures).collect::<Vec<_>>().join(",")
     }
 
