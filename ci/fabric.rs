@@ -499,6 +499,10 @@ fn end(arguments: &Arguments) {
         "shm" => Box::new(open(group, rank, arguments.get("parks").unwrap())),
         "near" => Box::new(mixed::open(group, rank, Way::Near)),
         "far" => Box::new(mixed::open(group, rank, Way::Far(arguments.get("port").unwrap()))),
+        "verbs" => {
+            let parks = arguments.get("parks").unwrap();
+            Box::new(open_verbs(group, rank, parks, arguments.get("port").unwrap()))
+        }
         _ => Box::new(open_tcp(group, rank, over == "sealed", arguments.get("port").unwrap())),
     };
     match run(check, rank == 0, &mut *end) {
