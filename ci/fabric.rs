@@ -8,7 +8,7 @@
 mod mixed;
 mod support;
 
-use squall::base::{Epoch, Events, Peer, Rank};
+use squall::base::{Epoch, Events, Members, Peer, Rank};
 use squall::driver::config::{Config, Idle};
 use squall::driver::group::Group;
 use squall::driver::rendezvous::{Mine, meet};
@@ -359,9 +359,11 @@ fn enter_first<F: Fabric + Exchange>(far: &mut F, rank: u16, layout: &Layout) ->
     }
     let blocks: Vec<_> = memories.iter().map(|memory| memory.block.clone()).collect();
     far.enter(epoch, Rank(rank), &peers, &blocks);
-    // That the other has entered is an event, too: the checks begin after it.
-    while beats.cell(beat_at).observe() == 0 {
-        far.poll(true, &mut Events::default());
+    // That the other has entered is an event, too, and so are its keys: the checks begin after them.
+    let mut events = Events::default();
+    while beats.cell(beat_at).observe() == 0 || !events.full.is_empty() {
+        events.full = Members::NONE;
+        far.poll(true, &mut events);
     }
     memories
 }

@@ -26,7 +26,6 @@ mod state;
 mod stats;
 mod status;
 mod subgroup;
-mod turnstile;
 mod view;
 
 pub use attr::*;

@@ -57,6 +57,7 @@ mod line;
 pub mod memory;
 pub mod ordering;
 pub mod queue;
+pub mod reach;
 mod setup;
 pub mod slots;
 pub mod sys;
