@@ -609,6 +609,8 @@ fn every_example_runs_shared_and_static() {
         assert!(hash("0").is_some() && hash("0") == hash("2"), "{said}");
         assert!(said.contains("seat 1 is gone") && hash("1").is_none(), "{said}");
         hosts::one_file_for_all(&program("hosts"), &own("hosts"));
+        let said = run(command(program("memory")).arg(own("memory")));
+        assert!(said.contains("word 42, first ab, last ab"), "{said}");
         let said = run(command(program("zero_copy")).arg(own("copy")));
         assert!(said.contains("head, body and tail"), "{said}");
         a_store_is_replicated(&program("kv"), &own("kv"));

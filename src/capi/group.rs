@@ -25,6 +25,7 @@ use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
 use crate::mem::turnstile::{Turnstile, Way};
 use crate::mem::{Cell, Message, Region};
+use crate::registered::Memories;
 use crate::transfer::{StateSink, StateSource};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
@@ -60,6 +61,8 @@ pub struct Open {
     pub(super) place: Arc<[Cell; 2]>,
     /// `None`: members do not change.
     pub(super) control: Option<Control>,
+    /// Likewise.
+    pub(super) memories: Option<Memories>,
     own_thread: bool,
 }
 
@@ -260,7 +263,7 @@ fn open(
             senders.push(UnsafeCell::new(group.lane(subgroup, lane, config)));
         }
     }
-    let (control, stats) = (group.control(), group.stats_page());
+    let (control, stats, memories) = (group.control(), group.stats_page(), group.memory());
     let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
     Ok(Open {
         turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
@@ -273,6 +276,7 @@ fn open(
         poisoned: Cell::new(0),
         place,
         control,
+        memories,
         own_thread,
     })
 }

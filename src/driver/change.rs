@@ -112,6 +112,7 @@ impl Driver {
     /// The callback of a view.
     fn tell(&mut self, view: &ViewInfo) {
         say_who_waits(view);
+        self.fence_departed(view);
         self.lending(|driver| driver.application.view(view));
     }
 
@@ -230,11 +231,13 @@ impl Driver {
         let quiet = self.counters.busy_turns == self.busy_before;
         self.busy_before = self.counters.busy_turns;
         if self.stopped.is_some() {
+            self.reach();
             return self.feed(); // whoever asks for the state hears that there is none
         }
         self.watch();
         self.ask_to_leave();
         self.feed();
+        self.reach();
         let due = self.now.0 - self.kept_house.0 >= KEEP_HOUSE_NS;
         if quiet || due && !mutant!("spare-only-in-quiet") {
             self.kept_house = self.now;

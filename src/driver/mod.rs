@@ -25,6 +25,7 @@ mod letter;
 mod lines;
 pub mod network;
 mod policy;
+mod reach;
 pub mod rendezvous;
 mod shortage;
 mod spare;
@@ -54,6 +55,7 @@ use crate::sst::inbox::Inbox;
 use crate::transfer::{StateSink, StateSource};
 use control::Wishes;
 use lane::{Dropped, Lanes};
+use reach::Reach;
 use state::States;
 use stats::{Counted, Counters, Page};
 use std::sync::Arc;
@@ -177,6 +179,8 @@ pub struct Driver {
     /// Busy turns at the last tick.
     busy_before: u64,
     states: States,
+    /// `None`: as `views`.
+    reach: Option<Reach>,
     /// When memory of other views was looked after last.
     kept_house: Nanos,
     /// In which process this is (`forks`).
@@ -224,6 +228,7 @@ impl Driver {
             views,
             busy_before: 0,
             states: States::default(),
+            reach: None,
             kept_house: now,
             forks: forks(),
             counters: Counters::default(),
@@ -326,6 +331,7 @@ impl Driver {
                 self.fabric.revoke(peer);
             }
         }
+        self.fence(ranks);
     }
 
     /// Calls the application for what the work says, within the limit.
@@ -416,6 +422,9 @@ impl Driver {
         }
         self.lanes.stop(status);
         self.states.stop();
+        if let Some(reach) = &self.reach {
+            reach.stop(status);
+        }
         if let Some(exchange) = self.fabric.exchange() {
             exchange.admit(Admission::Nobody);
         }

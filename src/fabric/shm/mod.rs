@@ -358,7 +358,12 @@ impl Shm {
                 Kind::Probe => {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
-                Kind::Join | Kind::Enter | Kind::Stream | Kind::Welcome | Kind::Refuse => {
+                Kind::Join
+                | Kind::Enter
+                | Kind::Stream
+                | Kind::Reach
+                | Kind::Welcome
+                | Kind::Refuse => {
                     let what = match self.showroom {
                         Some(_) => "the group runs already: join it (`join = true`)",
                         None => "the group is complete",

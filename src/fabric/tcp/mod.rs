@@ -150,6 +150,9 @@ pub struct Tcp {
     offered: VecDeque<(u64, OwnedFd)>,
     /// Held by each stream that a peer has opened.
     streams: Arc<()>,
+    /// The same for registered memory.
+    reached: VecDeque<(u64, OwnedFd)>,
+    reaches: Arc<()>,
     /// Places of processes that were no members and have ended, the oldest first.
     ghosts: VecDeque<usize>,
     /// Where another fabric carries the posts (`carry`): connections that it has not heard of.
@@ -186,6 +189,8 @@ impl Tcp {
             knocked: false,
             offered: VecDeque::new(),
             streams: Arc::new(()),
+            reached: VecDeque::new(),
+            reaches: Arc::new(()),
             ghosts: VecDeque::new(),
             met: None,
         })
@@ -276,7 +281,15 @@ impl Tcp {
                         }
                     }
                 }
-                New::Stream(..) => {} // hung up on
+                New::Reach(who, session) if Arc::strong_count(&self.reaches) <= STREAMS_MAX => {
+                    match stream::plain(*session, &self.reaches) {
+                        Ok(stream) => self.reached.push_back((who, stream)),
+                        Err(trouble) => {
+                            say(Level::Warning, &format!("no registered memory: {trouble}"));
+                        }
+                    }
+                }
+                New::Stream(..) | New::Reach(..) => {} // hung up on
             }
         }
         if let Some((whom, asks)) = self.lobby.as_mut().and_then(|lobby| lobby.asks(now)) {
