@@ -17,6 +17,9 @@
 //! X3  A hang-up counts once all that was said before it has been read (N1).
 //! X4  There is one connection per incarnation: with two, each end might mean another one. Only if it
 //!     has ended may a process that is no member yet come again.
+//! X5  Who joins says of a connection that it was called by only once the caller has said something
+//!     there. Before, the caller may have become a member and dropped its call: it would hear of a
+//!     joiner that it is not connected with, and cut it off.
 
 use super::super::{Admission, Exchange, Memory, Shown, Sizes};
 use super::door::{self, Kind, Visitor};
@@ -28,6 +31,7 @@ use crate::limits::SUBGROUPS_MAX;
 use crate::log_sink::{Level, say};
 use crate::mem::Region;
 use crate::mem::region::Want;
+use crate::mutant;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -246,8 +250,12 @@ impl Shm {
             return;
         }
         self.watch.remove(&visitor.socket); // so that there is room to watch it again
-        if let Err(trouble) = self.connect(&theirs, visitor.socket, bell) {
-            say(Level::Warning, &format!("{who} cannot be joined: {trouble}"));
+        match self.connect(&theirs, visitor.socket, bell) {
+            Ok(peer) => {
+                let link = self.links[usize::from(peer.0)].as_mut().expect("just connected");
+                link.sure = mutant!("shm-calls-are-sure");
+            }
+            Err(trouble) => say(Level::Warning, &format!("{who} cannot be joined: {trouble}")),
         }
     }
 
@@ -256,10 +264,10 @@ impl Shm {
         self.showroom.as_ref().is_some_and(|showroom| showroom.admits == Admission::Higher)
     }
 
-    /// Incarnations that I am connected with.
+    /// Incarnations that I am connected with, as they know, too (X5).
     pub fn connected(&self) -> Vec<u64> {
         let live = self.links.iter().flatten();
-        live.filter(|link| !link.ended && link.socket.is_some())
+        live.filter(|link| !link.ended && link.socket.is_some() && link.sure)
             .map(|link| link.incarnation)
             .collect()
     }

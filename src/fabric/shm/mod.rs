@@ -85,6 +85,8 @@ struct Link {
     ended: bool,
     /// I have closed the connection: its end is no news.
     revoked: bool,
+    /// Its other end is certain to know of it (X5).
+    sure: bool,
     /// What it says next waits until this process can take it (`links`).
     short: Option<Error>,
 }
