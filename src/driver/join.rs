@@ -408,12 +408,13 @@ impl Joining<'_> {
 
     /// What the view begins with, and everybody's memory of it.
     fn begin(
-        &self,
+        &mut self,
         lines: &mut Lines,
         mut policy: Policy,
         letter: Letter,
         block: Arc<Region>,
     ) -> Result<Box<Views>, Error> {
+        self.calls.clear(); // J1: whoever was called hears of it at once
         let Letter { roster, carry, joined, assignment } = letter;
         if self.config.join {
             let restored = policy.restore(&assignment, &roster);

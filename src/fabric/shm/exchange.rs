@@ -236,7 +236,7 @@ impl Shm {
             return refuse("this process is no member yet, or no more");
         }
         if theirs.kind == Kind::Probe {
-            door::welcome(&visitor, &self.hello, &[]);
+            door::welcome(&visitor.socket, &self.hello, &[]);
             return;
         }
         let bell = visitor.descriptors.pop().map(Bell::from_descriptor);
@@ -246,14 +246,15 @@ impl Shm {
         if self.peer(theirs.incarnation).is_some_and(|peer| !self.has_ended(peer)) {
             return refuse("this process is connected already"); // X4
         }
-        if !door::welcome(&visitor, &self.hello, &[self.bell.as_fd()]) {
-            return;
-        }
         self.watch.remove(&visitor.socket); // so that there is room to watch it again
         match self.connect(&theirs, visitor.socket, bell) {
             Ok(peer) => {
                 let link = self.links[usize::from(peer.0)].as_mut().expect("just connected");
                 link.sure = mutant!("shm-calls-are-sure");
+                let socket = link.socket.as_ref().expect("just connected");
+                if !door::welcome(socket, &self.hello, &[self.bell.as_fd()]) {
+                    self.hang_up(usize::from(peer.0));
+                }
             }
             Err(trouble) => say(Level::Warning, &format!("{who} cannot be joined: {trouble}")),
         }

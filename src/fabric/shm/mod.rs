@@ -355,10 +355,10 @@ impl Shm {
                 Kind::Enter | Kind::Probe if self.showroom.is_some() => self.let_in(visitor),
                 Kind::Join if self.begins() => self.let_in(visitor),
                 Kind::Stat => {
-                    door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
+                    door::welcome(&visitor.socket, &self.hello, &[self.stats.as_fd()]);
                 }
                 Kind::Probe => {
-                    door::welcome(&visitor, &self.hello, &[]);
+                    door::welcome(&visitor.socket, &self.hello, &[]);
                 }
                 Kind::Join
                 | Kind::Enter
