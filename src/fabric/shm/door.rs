@@ -255,6 +255,7 @@ pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
 mod tests {
     use super::super::socket::tests::connected;
     use super::*;
+    use proptest::prelude::*;
     use std::fs::File;
     use std::os::fd::{AsFd, AsRawFd};
 
@@ -280,6 +281,41 @@ mod tests {
         let later = Versions { min: 9, max: 11 };
         assert_eq!(Hello::decode(b"squall 9-11\nwhatever").unwrap().versions, later);
         assert_eq!(Hello::decode(b"squall 1-9\nwhatever"), None, "this can be read");
+    }
+
+    /// A line of a hello, mostly as it is said.
+    fn line() -> impl Strategy<Value = String> {
+        let key = "(kind|rank|pid|parks|wire|incarnation|doors|text|[a-z]{0,4})";
+        let value = "(join|enter|probe|1-2|[0-9]{1,21}|-3[0-9] [a-z ]{0,9}|a:1,b:2|.{0,12})";
+        prop_oneof![
+            6 => (key, value).prop_map(|(key, value)| format!("{key}={value}\n")),
+            1 => Just("config:\n".to_string()),
+            1 => ".{0,12}\n?",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(crate::fabric::tcp::session::cases(1_000))]
+
+        /// Whatever a process of this host says at the door: a hello that can be compared, or none.
+        #[test]
+        fn fuzz_anything_said_is_a_hello_or_none(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            versions in "(1|1-2|2-1|9-11|0|65536|[0-9]{0,9}(-[0-9]{0,6})?)",
+            lines in prop::collection::vec(line(), 0..8),
+            config in "(config:\n)?(.{0,9}\n){0,3}",
+        ) {
+            let mine = Hello::new(Kind::Join, 0, false, "members=3\nwindow=8\n");
+            let text = format!("squall {versions}\n{}{config}", lines.concat());
+            for bytes in [&bytes[..], &[b"squall 1\n", &bytes[..]].concat(), text.as_bytes()] {
+                let Some(hello) = Hello::decode(bytes) else { continue };
+                prop_assert!(hello.versions.is_sound());
+                if let Err(differs) = compare(&mine, &hello, "it") {
+                    prop_assert!(matches!(differs.status, Status::Mismatch | Status::WireVersion));
+                }
+                prop_assert!(Hello::decode(&hello.encode()).is_some());
+            }
+        }
     }
 
     #[test]
