@@ -629,13 +629,11 @@ fn memory_of_a_device_is_there_before_it_is_announced() {
 
 mod nonsense {
     use super::*;
-    use crate::fabric::tcp::session::cases;
     use crate::registered::wire::{Kind, Record};
     use proptest::prelude::*;
     use std::io::{Read, Write};
 
     proptest! {
-        #![proptest_config(cases(64))]
         /// Nothing that a peer sends makes this member do more than hang up.
         #[test]
         fn fuzz_any_bytes_are_asked(

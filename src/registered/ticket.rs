@@ -139,8 +139,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::fabric::tcp::session::cases(500))]
-
         /// Words whose checksum is right: what is taken can be asked for without harm.
         #[test]
         fn fuzz_any_words_are_a_ticket_or_none(

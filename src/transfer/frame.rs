@@ -309,8 +309,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::fabric::tcp::session::cases(1_000))]
-
         #[test]
         fn fuzz_any_bytes_are_read_without_harm(bytes in any::<Vec<u8>>()) {
             let (came, _) = read(&bytes, &[13]);

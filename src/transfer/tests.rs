@@ -235,20 +235,31 @@ enum Said {
 
 fn any_version() -> impl Strategy<Value = Version> {
     let number = prop_oneof![4 => 0u64..4, 1 => u64::MAX - 1..];
-    let positions = prop::collection::vec((any::<bool>(), number), 0..4);
-    let epoch = prop_oneof![8 => 1u64..9, 1 => u64::MAX - 1..];
-    (epoch, positions, 0usize..3).prop_map(|(epoch, numbers, members)| {
-        let position =
-            |(subgroup, (ordered, number))| Position { subgroup, ordered, number: Number(number) };
-        let positions = (0..).zip(numbers).map(position).collect();
-        Version { epoch: Epoch(epoch), positions, members: vec![7; members] }
-    })
+    let position = || (any::<bool>(), number.clone());
+    let positions = prop_oneof![
+        4 => prop::collection::vec(position(), 3),
+        1 => prop::collection::vec(position(), 0..5),
+    ];
+    let epoch = prop_oneof![20 => 1u64..9, 1 => u64::MAX - 1..];
+    (epoch, positions, prop_oneof![4 => Just(2usize), 1 => 0usize..4]).prop_map(
+        |(epoch, numbers, members)| {
+            let position = |(subgroup, (ordered, number))| Position {
+                subgroup,
+                ordered,
+                number: Number(number),
+            };
+            let positions = (0..).zip(numbers).map(position).collect();
+            Version { epoch: Epoch(epoch), positions, members: vec![7; members] }
+        },
+    )
 }
 
 fn any_record() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![8 => 0u64..9, 1 => u64::MAX - 1..];
     let payload = prop::collection::vec(any::<u8>(), 0..20);
-    let sent = (number, 0u16..4, 0u16..3, payload)
+    let subgroup = prop_oneof![12 => 0u16..3, 1 => 0u16..40];
+    let rank = prop_oneof![12 => 0u16..2, 1 => any::<u16>()];
+    let sent = (number, subgroup, rank, payload)
         .prop_map(|(number, subgroup, rank, payload)| message(number, subgroup, rank, &payload));
     let view = any_version().prop_map(|version| plain(VIEW, &version.to_bytes()));
     let end = any_version().prop_map(|Version { epoch, positions, .. }| {
@@ -258,7 +269,7 @@ fn any_record() -> impl Strategy<Value = Vec<u8>> {
         (head[2], head[3], head[4]) = (0, 0, kind);
         head.to_vec()
     });
-    prop_oneof![12 => sent, 2 => view, 2 => end, 1 => heads]
+    prop_oneof![24 => sent, 2 => view, 1 => end, 1 => heads]
 }
 
 fn said() -> impl Strategy<Value = Said> {
@@ -350,8 +361,6 @@ impl StateSink for Strict {
 }
 
 proptest! {
-    #![proptest_config(crate::fabric::tcp::session::cases(500))]
-
     /// Whatever a joiner answers: a source asks for one join at the most, and is done with nobody who
     /// has not had the end.
     #[test]
@@ -389,6 +398,7 @@ proptest! {
         piece in 1usize..3000,
     ) {
         let (first, Version { epoch, positions, .. }) = versions;
+        let epoch = Epoch(epoch.0.saturating_add(first.epoch.0));
         let last = End { epoch, finals: positions, extra: vec![1, 2, 3] };
         let last = vec![plain(END, &last.to_bytes())];
         let mut all = vec![

@@ -513,8 +513,6 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(crate::fabric::tcp::session::cases(300))]
-
     /// A sponsor may be a liar.
     #[test]
     fn fuzz_no_bytes_make_a_joiner_panic(
