@@ -640,10 +640,9 @@ mod nonsense {
     use std::io::{Read, Write};
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
         /// Nothing that a peer sends makes this member do more than hang up.
         #[test]
-        fn any_bytes_are_asked(
+        fn fuzz_any_bytes_are_asked(
             bytes in proptest::collection::vec(any::<u8>(), 0..600),
             kinds in proptest::collection::vec(0u8..7, 0..8),
         ) {
@@ -670,7 +669,7 @@ mod nonsense {
 
         /// The same of what answers.
         #[test]
-        fn any_bytes_are_answered(
+        fn fuzz_any_bytes_are_answered(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
             answers in proptest::collection::vec((3u8..6, 0u64..3, 0u64..70, -25i64..3), 0..6),
         ) {
