@@ -521,7 +521,8 @@ static void part_arguments(void)
   REFUSED(attr.members = 65, "65 members", "64");
   REFUSED(attr.members = 65537, "65537");
   REFUSED(attr.idle = 3, "idle", "3");
-  REFUSED(attr.flags = 1024, "flags", "0x400");
+  REFUSED(attr.flags = 2048, "flags", "0x800");
+  REFUSED(attr.flags = SQUALL_FLAG_TIE_BREAK, "SQUALL_FLAG_TIE_BREAK", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.membership = 2, "membership 2");
   REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffffc00");
@@ -664,6 +665,7 @@ static void part_sizes(void)
     {3, 4, 0, SQUALL_WRONG_SIZE},
     {4, 4, 0, SQUALL_WRONG_SIZE},
     {39, 39, 0, SQUALL_WRONG_SIZE}, /* less than version 1 of the smallest */
+    {60, 60, 0, SQUALL_WRONG_SIZE}, /* ends in the middle of a pointer: of no version */
     {64, 64, 0, SQUALL_OK}, /* of version 0.1, before networks */
     {256, 256, 0, SQUALL_OK},
     {256, 256, 1, SQUALL_WRONG_SIZE},
@@ -2172,7 +2174,7 @@ static void reads_in_order(void)
   CHECK(attr.flags == (SQUALL_FLAG_LOCK | SQUALL_FLAG_REQUIRE_LOCK) && mine[1].window == 0);
   setenv("SQUALL_RNAK", "2", 1);
   squall_group_attr_t before = attr;
-  SAYS(squall_group_attr_read(&attr, NULL), SQUALL_INVALID, "SQUALL_RNAK", "`rank`");
+  SAYS(squall_group_attr_read(&attr, NULL), SQUALL_INVALID, "SQUALL_RNAK", "SQUALL_RANK?");
   CHECK(memcmp(&before, &attr, sizeof attr) == 0); /* as it was */
   unsetenv("SQUALL_RNAK"), unsetenv("SQUALL_RANK");
   unsetenv("SQUALL_NETWORK__FOUNDERS"), unsetenv("SQUALL_SUBGROUP__1__WINDOW");
@@ -2228,7 +2230,8 @@ static void part_read(void)
   UNREADABLE("rank = 'x'", ".toml:1", "rank", "0 to 63");
   UNREADABLE("rank = \n", ".toml:1");
   UNREADABLE("suspicion = '1500us'", ".toml:1", "whole milliseconds");
-  UNREADABLE("group = \"a\\u0000b\"", "group", "zero byte");
+  UNREADABLE("group = 'a/b'", ".toml:1", "group", "letters");
+  UNREADABLE("peers.group = \"a\\u0000b\"", "peers.group", "zero byte");
   UNREADABLE("peers.users = ['a,b']", "peers.users", "comma");
   UNREADABLE("join = true\nrank = 1", ".toml:1", "`join`", "`rank`", ".toml:2");
   UNREADABLE("[network]\nsecret_fd = 3\nsecret_file = 'x'", "one secret");

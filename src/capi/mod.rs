@@ -28,7 +28,6 @@ mod state;
 mod stats;
 mod status;
 mod subgroup;
-mod turnstile;
 mod view;
 
 pub use access::*;

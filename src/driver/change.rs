@@ -77,8 +77,6 @@ impl Driver {
             return Ok(());
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
-        // Before any callback: who has just joined looks nowhere else.
-        views.beat(assembly.table.layout.beat.byte(0));
         if let Some(membership) = self.engine.membership() {
             assembly.engine.remember(&self.table, membership.roster());
         }
@@ -86,7 +84,6 @@ impl Driver {
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
         self.polls = self.fabric.polls();
-        views.beat_in_both(assembly.table.layout.beat.byte(0));
         if let Some(view) = views.untold.take() {
             self.tell(&view);
         }
@@ -97,8 +94,10 @@ impl Driver {
             self.counted[multicast.subgroup].add(multicast); // the next one begins at 0
         }
         let waiting = waiting_of(assembly.engine.view());
-        let Driver { lanes, application, .. } = self;
-        lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
+        self.lending(|Driver { lanes, application, .. }| {
+            lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
+        });
+        views.beat(assembly.table.layout.beat.byte(0));
         self.engine = assembly.engine;
         self.table = assembly.table;
         self.inboxes = assembly.inboxes;
@@ -132,8 +131,9 @@ impl Driver {
 
     /// Sends again what has room now.
     fn pump(&mut self) {
-        let Driver { lanes, application, .. } = self;
-        lanes.pump(&mut |message| application.dropped(&message));
+        self.lending(|Driver { lanes, application, .. }| {
+            lanes.pump(&mut |message| application.dropped(&message));
+        });
     }
 
     /// Suspects have heard their last word: their connections are closed.

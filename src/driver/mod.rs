@@ -34,7 +34,7 @@ pub mod stats;
 pub mod views;
 mod watch;
 
-pub use lines::{Inquiry, listen_at, near_identity};
+pub use lines::{Inquiry, listen_at, misplaced, near_identity};
 
 #[cfg(test)]
 mod leaving_tests;
@@ -64,6 +64,10 @@ const TICK_TURNS: u32 = 32;
 /// turn (`yield` on a loaded core), 32 turns are longer than a quarter of the time to suspicion: each
 /// look was taken for the end of a pause of my own, and who was gone was never suspected.
 const TICK_LATE_NS: u64 = 2_000_000;
+
+/// Where views change: turns between two looks whether the next tick is late already. Who polls now and
+/// then, or begins to wait for its core, would not beat for 32 of those turns, and be suspected.
+const LATE_TURNS: u32 = 4;
 
 /// What the application does with its messages. Called on the thread that polls.
 pub trait Application: Send {
@@ -237,6 +241,9 @@ impl Driver {
             return Turn { delivered: 0, busy: false };
         }
         self.until_tick -= 1;
+        if self.until_tick % LATE_TURNS == 1 && self.views.is_some() {
+            self.hurry();
+        }
         self.counters.turns += 1;
         if self.polls {
             self.poll_fabric();
@@ -360,6 +367,14 @@ impl Driver {
         Ok(delivered)
     }
 
+    /// The next turn reads what is due by the clock, if turns have become slow.
+    #[inline(never)]
+    fn hurry(&mut self) {
+        if clock().0 > self.now.0 + TICK_LATE_NS {
+            self.until_tick = 0;
+        }
+    }
+
     /// Reads the clock, and what is due by it. False: there is nothing any more.
     #[cold]
     fn tick(&mut self) -> bool {
@@ -428,7 +443,8 @@ impl Driver {
     /// Says "asleep", then looks again. True: nothing is to be done, sleeping is safe. The next
     /// turn says "awake".
     pub fn arm(&mut self) -> bool {
-        self.fabric.arm(self.engine.waits_for_room());
+        let room = self.engine.waits_for_room();
+        self.fabric.arm(room);
         self.armed = true;
         if self.polls {
             self.poll_fabric();
@@ -441,7 +457,10 @@ impl Driver {
             self.fabric.disarm();
             return false;
         }
-        if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
+        // A send that was refused between the two looks has not rung, and nobody was asked to tell of room.
+        let refused = !room && self.engine.waits_for_room();
+        let has_work = self.engine.has_work(&self.table, &self.events);
+        if has_work || refused || self.stopped_state().is_some() {
             self.armed = false;
             self.fabric.disarm();
             return false;

@@ -21,6 +21,7 @@ pub mod region;
 #[cfg(not(loom))]
 pub mod stream;
 pub mod thread;
+pub mod turnstile;
 
 #[cfg(not(loom))]
 pub use extent::{Extent, stream_fence};

@@ -19,6 +19,7 @@
 //! | H | turn thread: a lane's next ring, put into its `Exchange` | application thread, which takes it | the producer, all that was sent in that ring before, and that nobody else will |
 //! | E | application thread: slot counted, then reads `stopped`; turn thread: `stopped`, a barrier on all threads, then reads the count | each other | a message whose send answered `Ok` is counted before its lane is settled (Dekker, `sst::closing`) |
 //! | | whoever decides which slot is the last: `last`, moved once | the other one | that both mean the same |
+//! | B | the first thread: `inside`, then reads `busy` and `first`; any other: `busy`, `first`, a barrier on all threads, then reads `inside` | each other | two are never in a group's turn at once (Dekker, `turnstile`) |
 //! | L D K X | log, disk, epochs, reuse after a removal | parts B and E | |
 //!
 //! *Order of reads.* Cells of one row are observed in the reverse of the order in which they are
@@ -27,7 +28,12 @@
 //!
 //! *x86-64.* A release store and an acquire load are plain moves; only `fence` costs (about 20
 //! cycles) and it is executed only in groups where some member may sleep. *aarch64.* `stlr`/`ldar`.
-//! N over verbs needs the device's barriers instead; they belong to that fabric.
+//!
+//! *N over verbs.* The peer's device is the one that stores. That it stores in order rests on one
+//! reliable connection per peer (writes land in the order posted), on memory that is never registered
+//! with relaxed ordering (`verbs/memory`, R2), and on a try of each device (`verbs/ordering`); on x86-64
+//! loads then see that order. aarch64 would need the device's barrier (`dmb oshld`) between a guard and
+//! what it guards: that fabric is not loaded there (`verbs/sys`, V2).
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence as atomic_fence};

@@ -213,7 +213,11 @@ impl Shm {
         }
         let open = match showroom.admits {
             Admission::All => true,
-            Admission::Higher => theirs.kind == Kind::Enter && theirs.rank > self.hello.rank,
+            Admission::Higher => match theirs.kind {
+                Kind::Enter => theirs.rank > self.hello.rank,
+                Kind::Join => self.founds && theirs.rank > self.hello.rank,
+                _ => false,
+            },
             Admission::Nobody => false,
         };
         let refuse = |sentence: &str| {
@@ -245,6 +249,11 @@ impl Shm {
         if let Err(trouble) = self.connect(&theirs, visitor.socket, bell) {
             say(Level::Warning, &format!("{who} cannot be joined: {trouble}"));
         }
+    }
+
+    /// Whether this member founds its group with others, or joins: before it is in a view.
+    pub(super) fn begins(&self) -> bool {
+        self.showroom.as_ref().is_some_and(|showroom| showroom.admits == Admission::Higher)
     }
 
     /// Incarnations that I am connected with.

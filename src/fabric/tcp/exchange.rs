@@ -143,9 +143,13 @@ impl Exchange for Tcp {
             let Some(link) = &mut self.links[*peer] else { continue };
             link.mirror.use_epoch(epoch);
             link.push(Parcel::Enter { epoch, own: own.clone() });
-            // What was written before the first post.
+            // What was written before the first post; but for the beat, which stands alone in its line:
+            // a later one is sent ahead of this (`Outgoing`, O4), and would be taken back.
+            let beat_at = self.setup.beat_at;
             words_of(&block, self.measures.block_bytes, |at, values, len| {
-                link.push(Parcel::Words { at, values, len });
+                if at as usize != beat_at || mutant!("tcp-beat-said-twice") {
+                    link.push(Parcel::Words { at, values, len });
+                }
             });
         }
         self.block = Some(block);
