@@ -525,7 +525,7 @@ static void part_arguments(void)
   REFUSED(attr.flags = SQUALL_FLAG_TIE_BREAK, "SQUALL_FLAG_TIE_BREAK", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.membership = 2, "membership 2");
-  REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffffc00");
+  REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffff800");
   REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
@@ -534,7 +534,7 @@ static void part_arguments(void)
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE_HUGE | SQUALL_FLAG_LOCK, "SQUALL_FLAG_REQUIRE_HUGE");
   REFUSED(attr.reserved = 1, "attr.reserved is 1", "_init");
   REFUSED(attr.suspicion_ms = 3600001, "time to suspicion");
-  REFUSED(attr.fabric = 3, "attr.fabric 3");
+  REFUSED(attr.fabric = 5, "attr.fabric 5");
   REFUSED(attr.fabric = SQUALL_FABRIC_TCP, "SQUALL_MEMBERSHIP_FIXED", "SQUALL_FABRIC_SHM");
   REFUSED(attr.launcher = 2, "attr.launcher 2");
   REFUSED(attr.launcher = SQUALL_LAUNCHER_SLURM, "attr.members", "SQUALL_LAUNCHER_SLURM");
@@ -569,6 +569,8 @@ static void part_arguments(void)
   SAYS_NOTHING(attr.host = "a", "attr.host");
   REFUSED_FAR(attr.host = "a b", "this host", "a b", "letters");
   REFUSED_FAR(attr.host = "\377", "attr.host", "UTF-8");
+  REFUSED_FAR(attr.rdma = "port=1", "attr.rdma", "SQUALL_FABRIC_VERBS");
+  REFUSED_FAR((attr.fabric = SQUALL_FABRIC_VERBS, attr.rdma = "speed=1"), "speed=1", "gid_index");
 #undef SAYS_NOTHING
 #undef REFUSED_FAR
   REFUSED(attr.peers_users = "0, no such user", "`peers.users`", "no user \"no such user\"", "number");

@@ -7,8 +7,8 @@
 
 use super::attr::*;
 use super::network::{
-    SQUALL_FABRIC_AUTO, SQUALL_FABRIC_SHM, SQUALL_FABRIC_TCP, SQUALL_LAUNCHER_NONE,
-    SQUALL_LAUNCHER_SLURM, environment,
+    SQUALL_FABRIC_AUTO, SQUALL_FABRIC_SHM, SQUALL_FABRIC_SHM_VERBS, SQUALL_FABRIC_TCP,
+    SQUALL_FABRIC_VERBS, SQUALL_LAUNCHER_NONE, SQUALL_LAUNCHER_SLURM, environment,
 };
 use super::state::{SQUALL_RESTARTS_NONE, options_of, squall_transfer_attr_t, transfer_of};
 use super::subgroup::*;
@@ -57,6 +57,7 @@ struct Owned {
 ///   network.secret_fd            `secret_fd` and SQUALL_FLAG_SECRET_FD
 ///   network.trusted_network      SQUALL_FLAG_TRUSTED_NETWORK
 ///   peers.*                      `peers_users`, `peers_group`, `peers_directory`
+///   rdma.*                       `rdma`: all of them in one text
 ///   transfer.*                   `transfer`, a struct of the library's, over what the program's says
 ///   [[subgroup]]                 `subgroups`: those of the file instead of the program's
 ///
@@ -294,6 +295,8 @@ fn network(
             Carrier::Shm => SQUALL_FABRIC_SHM,
             Carrier::Tcp => SQUALL_FABRIC_TCP,
             Carrier::Auto => SQUALL_FABRIC_AUTO,
+            Carrier::Verbs => SQUALL_FABRIC_VERBS,
+            Carrier::ShmVerbs => SQUALL_FABRIC_SHM_VERBS,
         };
         if attr.fabric != SQUALL_FABRIC_SHM {
             attr.membership = SQUALL_MEMBERSHIP_VIEWS;
@@ -366,6 +369,16 @@ fn latest(
     }
     if is_set("network.host", offset_of!(squall_group_attr_t, host))? {
         attr.host = owned.text(&settings.config.network.host, "network.host")?;
+    }
+    let mut rdma = false;
+    for key in ["device", "port", "gid_index", "mtu", "timeout", "retry"] {
+        rdma |= is_set(&format!("rdma.{key}"), offset_of!(squall_group_attr_t, rdma))?;
+    }
+    for key in ["traffic_class", "service_level"] {
+        rdma |= is_set(&format!("rdma.{key}"), offset_of!(squall_group_attr_t, rdma))?;
+    }
+    if rdma {
+        attr.rdma = owned.text(&settings.config.network.rdma.text(), "rdma")?;
     }
     Ok(())
 }

@@ -29,11 +29,13 @@ use crate::registered::direct::Device;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+pub use verbs::queue::Counts;
 
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
     fn posting(&self) -> Posting;
-    /// Whether posts of peers land in `poll` only: then every turn begins with one.
+    /// Whether every turn begins with a poll: posts of peers land there only, or it says who is full; and
+    /// my beat must be sent (`beat`).
     fn polls(&self) -> bool {
         false
     }
@@ -83,6 +85,14 @@ pub enum Way {
         queued_bytes: u64,
         /// How often a try to send found none.
         full: u64,
+    },
+    Verbs {
+        /// The other end of the connection beside it.
+        remote: Option<SocketAddr>,
+        /// Posts that wait here, for room in its queue or for keys; how often a try found none.
+        waiting: u64,
+        full: u64,
+        counts: Counts,
     },
 }
 

@@ -331,7 +331,7 @@ impl Settings {
             (Carrier::Shm, Some((key, origin))) => {
                 let detail = format!(
                     "{origin}: `{key}` says nothing with fabric = \"shm\" {}: leave it out, or set \
-                     fabric to \"tcp\" or \"auto\"",
+                     fabric to another one",
                     self.remark("fabric")
                 );
                 return Err(Error::new(Status::Invalid, detail));
@@ -341,6 +341,15 @@ impl Settings {
                 let checked = config.network.check_secret();
                 checked.map_err(|why| self.unfit(name, &["fabric"], &why.detail))?;
             }
+        }
+        let rdma = self.origins.iter().find(|(key, _)| key.starts_with("rdma."));
+        if let Some((key, origin)) = rdma.filter(|_| !config.network.carrier.is_rdma()) {
+            let detail = format!(
+                "{origin}: `{key}` says nothing with fabric = \"{}\": leave it out, or set fabric to \
+                 \"verbs\" or \"shm+verbs\"",
+                config.network.carrier.text()
+            );
+            return Err(Error::new(Status::Invalid, detail));
         }
         if config.group.is_empty() {
             let detail = format!("{name}: no name of the group: set `group = \"NAME\"`");
