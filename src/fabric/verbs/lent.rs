@@ -93,6 +93,10 @@ impl Queue for Line {
         self.reach.over()
     }
 
+    fn landed(&self) -> u64 {
+        self.reach.landed()
+    }
+
     fn wakes(&self) -> Option<Arc<dyn AsFd + Send + Sync>> {
         Some(self.wakes.clone())
     }

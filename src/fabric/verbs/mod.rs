@@ -645,6 +645,10 @@ impl Fabric for Verbs {
         }
     }
 
+    fn device(&self) -> Option<Arc<dyn crate::registered::direct::Device>> {
+        Some(Arc::new(lent::Lent::new(self.device.clone(), self.setup.manner)))
+    }
+
     fn farewell(&mut self) {
         let Some(own) = &self.own else { return };
         let at = self.tcp.closed_at();
