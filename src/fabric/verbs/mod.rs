@@ -52,6 +52,7 @@ pub mod device;
 mod exchange;
 pub mod failure;
 pub mod gid;
+pub mod lent;
 #[forbid(unsafe_code)]
 mod line;
 pub mod memory;
@@ -642,6 +643,10 @@ impl Fabric for Verbs {
                 tell(rank, Way::Verbs { remote, waiting, full: line.full, counts });
             }
         }
+    }
+
+    fn device(&self) -> Option<Arc<dyn crate::registered::direct::Device>> {
+        Some(Arc::new(lent::Lent::new(self.device.clone(), self.setup.manner)))
     }
 
     fn farewell(&mut self) {
