@@ -26,13 +26,12 @@ use super::failure::Failure;
 use super::memory::{Memory as Registered, Remote};
 use super::notes::{self, Writer};
 use super::queue::Queue;
+use super::trouble::Trouble;
 use crate::base::{Epoch, POST_WORDS_MAX, Post, RingId};
-use crate::error::Error;
 use crate::fabric::tcp::mirror::Measures;
 use crate::mem::Region;
 use crate::mutant;
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 /// Slots that posts leave (Q5): beats in two or three epochs, and one to settle with.
@@ -94,43 +93,6 @@ struct Target {
     beat: u64,
     /// Nothing more is written there; all of it is complete when all before this is.
     mark: Option<u64>,
-}
-
-/// Why a queue carries nothing more.
-#[derive(Debug)]
-pub enum Trouble {
-    Failed(Failure),
-    Nonsense(Nonsense),
-    /// It cannot be made, for the peer's bytes or for what this process lacks.
-    Unmade(Error),
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Trouble {
-        Trouble::Failed(failure)
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Trouble {
-        Trouble::Unmade(error)
-    }
-}
-
-impl From<Nonsense> for Trouble {
-    fn from(nonsense: Nonsense) -> Trouble {
-        Trouble::Nonsense(nonsense)
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::Failed(failure) => failure.fmt(f),
-            Trouble::Nonsense(nonsense) => write!(f, "it sent {nonsense}"),
-            Trouble::Unmade(error) => error.fmt(f),
-        }
-    }
 }
 
 pub struct Line {
@@ -323,15 +285,18 @@ impl Line {
         self.quiet = quiet; // for its room
     }
 
-    /// What was posted without news has waited long enough, or the member goes to sleep.
-    pub fn say_quiet(&mut self, now: bool) {
+    /// What was posted without news has waited long enough, or the member goes to sleep; whether it goes
+    /// now.
+    pub fn say_quiet(&mut self, now: bool) -> bool {
         if self.quiet.is_empty() {
-            return;
+            return false;
         }
         self.late += 1;
-        if now || self.late > LATE_MAX {
+        let goes = now || self.late > LATE_MAX;
+        if goes {
             self.put_quiet();
         }
+        goes
     }
 
     #[inline]

@@ -72,6 +72,8 @@ pub mod slots;
 pub mod sys;
 #[forbid(unsafe_code)]
 mod theirs;
+#[forbid(unsafe_code)]
+mod trouble;
 
 #[cfg(all(test, not(loom)))]
 #[path = "members/tests.rs"]
@@ -95,7 +97,7 @@ use carrier::{Message, Nonsense};
 use completions::Completions;
 use device::{Device, News};
 use gid::Choice;
-use line::{Line, Own, Trouble};
+use line::{Line, Own};
 use memory::Memory as Registered;
 use notes::{PLACES, Reader, Writer};
 use ordering::Verdict;
@@ -105,6 +107,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::Table;
 use theirs::Theirs;
+use trouble::Trouble;
 
 /// Queues at once: members, and some who join or have just gone.
 const QUEUES_MAX: usize = MEMBERS_MAX + 16;
@@ -335,8 +338,7 @@ impl Verbs {
         };
         let (endpoint, place, bells) = (queue.endpoint(), self.device.place(), self.parks);
         let notes = reader.remote();
-        let (line, theirs) =
-            (Line::new(queue, writer), Theirs::new(self.tcp.measures().clone()));
+        let (line, theirs) = (Line::new(queue, writer), Theirs::new(self.tcp.measures().clone()));
         self.places[at] = Some(Place { line, theirs, reader, leaves: None });
         self.tell(at, &Message::Endpoint { endpoint, place, notes, bells });
         self.stir();
@@ -686,8 +688,9 @@ impl Fabric for Verbs {
         let mut full = false;
         for at in 0..self.places.len() {
             let Some(Place { line, .. }) = &mut self.places[at] else { continue };
-            line.say_quiet(true);
-            let tried = line.ring(false).map_err(Trouble::from).and_then(|()| line.beat());
+            // Who has no room may sleep until it has.
+            let bell = line.say_quiet(true);
+            let tried = line.ring(bell).map_err(Trouble::from).and_then(|()| line.beat());
             full |= line.is_full();
             if let Err(trouble) = tried {
                 self.fail(at, &trouble);

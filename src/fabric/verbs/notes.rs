@@ -26,7 +26,8 @@
 //!     has taken is unsaid: that needs no place, so two that are full of each other's notes go on.
 //! B4  What a note was copied to for the device lies still until its write is over: a queue has no more
 //!     slots than a ring has places (`Slots`, S1).
-//! B5  The reader checks every field (`Nonsense`). A note that never fits, or no note, is silence.
+//! B5  The reader checks every field (`Nonsense`). A note that never fits is never taken, nor what follows:
+//!     as of a peer that beats and says nothing else.
 //!
 //! Cost: a load per poll and peer; a note is copied once here and once there, and checked at both sides:
 //! some dozen multiplications. No allocation.
@@ -225,7 +226,6 @@ impl Writer {
         self.taken = self.taken.max(taken); // the word and the notes overtake each other
         Ok(())
     }
-
 }
 
 /// One parcel of a note, as the peer says.

@@ -385,7 +385,12 @@ fn what_is_no_news_waits_a_little() {
     (0..20).for_each(|_| one.poll());
     two.until("it goes alone after some polls", |two| two.word_of(0, 5) == 2);
     quiet(&mut one, 3);
+    two.verbs.arm(true);
+    two.verbs.poll(true, &mut Events::default());
+    assert!(!readable(&two.verbs, Duration::ZERO));
     one.verbs.arm(false);
+    assert!(readable(&two.verbs, Duration::from_secs(20)), "who waits for room is woken");
+    two.verbs.disarm();
     two.until("it goes before sleep", |two| two.word_of(0, 5) == 3);
     one.verbs.disarm();
     quiet(&mut one, 4);
