@@ -19,9 +19,9 @@
 //!     takes a round trip: while one is awaited, each poll reads the connections.
 //! K4  The memory of an epoch stays open to its owner until this says *done*: all that it wrote there has
 //!     landed (whoever reads *done* takes the notes first that have), and the other has entered a later
-//!     epoch, too. Until then my beat is written in both, so that
-//!     who is behind sees me (what `tcp::mirror` does at the reader, M5: here it would race with the queue),
-//!     and who is behind and slow is heard by those who have passed on.
+//!     epoch, too. Until then my beat is written in both, so that who is behind sees me (what `tcp::mirror`
+//!     does at the reader, M5: here it would race with the queue), and who is behind and slow is heard by
+//!     those who have passed on.
 //! K5  Each epoch has regions of its own, and so keys of its own; after `revoke`, or the end of the
 //!     connection, all that the peer had keys of is closed before anything else is done (F4).
 //! K6  After `revoke` the queue lives on for a moment, for the last words that were posted: a suspect hears
@@ -30,11 +30,11 @@
 //!     reported, once (F5). Silence breaks no queue: RC's acknowledgements come from the device of a
 //!     stopped process, too. Heartbeats are the engine's.
 //! K8  In good order: the word `closed` behind all posts, then the completion of all of that, then the end
-//!     of the connection. So whoever sees the end has the word in its ring of notes, and takes what is
-//!     there before it reports the end, or lets go of a queue that has failed. (A completion says that the peer's
-//!     device has taken a write; that its host sees it earlier than the kernel of that host reads and
-//!     passes on a TCP segment sent afterwards is what this rests on.) Of two that leave at once the one
-//!     that ends first has been heard; with its connection it cuts off what the other still had for it.
+//!     of the connection. So whoever sees the end has the word in its ring of notes, and takes what is there
+//!     before it reports the end, or lets go of a queue that has failed. (A completion says that the peer's
+//!     device has taken a write; that its host sees it earlier than the kernel of that host reads and passes
+//!     on a TCP segment sent afterwards is what this rests on.) Of two that leave at once the one that ends
+//!     first has been heard; with its connection it cuts off what the other still had for it.
 //! K9  Nothing of what is *said* rests on words that were posted before, or the other way round: what the
 //!     driver says are requests to join and their answers, which name epochs, and founding, which is over
 //!     before the first view. Shared memory and TCP keep that order; this fabric does not.
