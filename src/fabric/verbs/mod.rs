@@ -59,6 +59,7 @@ pub mod device;
 mod exchange;
 pub mod failure;
 pub mod gid;
+pub mod lent;
 #[forbid(unsafe_code)]
 mod line;
 pub mod memory;
@@ -721,6 +722,10 @@ impl Fabric for Verbs {
                 tell(rank, Way::Verbs { remote, waiting, full: line.full, counts });
             }
         }
+    }
+
+    fn device(&self) -> Option<Arc<dyn crate::registered::direct::Device>> {
+        Some(Arc::new(lent::Lent::new(self.device.clone(), self.setup.manner)))
     }
 
     fn farewell(&mut self) {
