@@ -436,7 +436,7 @@ fn a_burst_waits_and_lands() {
     for round in 0..20 {
         one.until_with(&mut two, "there is room", |one| one.events.full.is_empty());
         let mut posts = Vec::new();
-        for _ in 0..2000 {
+        for _ in 0..if round == 0 { 2000 } else { 80 } {
             value += 1;
             let values = [value; POST_WORDS_MAX];
             posts.push(Post::Words { to, at: 128, values, len: 8, news: true });
@@ -455,7 +455,7 @@ fn a_burst_waits_and_lands() {
         }
     }
     two.until_with(&mut one, "all has landed", |two| two.word_of(0, 16) == value);
-    assert_eq!((value, two.word_of(0, 23)), (40_000, 40_000));
+    assert_eq!((value, two.word_of(0, 23)), (3520, 3520));
 }
 
 /// What no correct member says ends the connection, and is reported once.
