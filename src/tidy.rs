@@ -222,7 +222,9 @@ fn words_have_one_meaning() {
 #[test]
 fn files_begin_with_what_they_are_and_stay_small() {
     let mut violations = Vec::new();
-    for source in &sources() {
+    // What a tool writes has the length that it has.
+    let generated = |source: &&Source| source.path == "src/fabric/verbs/sys/bindings.rs";
+    for source in sources().iter().filter(|source| !generated(source)) {
         let first = source.lines.first().map_or("", String::as_str);
         if first != "// SPDX-License-Identifier: MIT OR Apache-2.0" {
             violations.push(format!("{}:1: no SPDX line", source.path));

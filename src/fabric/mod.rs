@@ -19,6 +19,8 @@ pub mod mixed;
 pub mod shm;
 #[forbid(unsafe_code)]
 pub mod tcp;
+#[doc(hidden)]
+pub mod verbs;
 
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
