@@ -14,6 +14,7 @@ pub mod gid;
 pub mod memory;
 pub mod ordering;
 pub mod queue;
+pub mod raw;
 mod setup;
 pub mod slots;
 pub mod sys;
