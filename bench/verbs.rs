@@ -40,6 +40,8 @@ struct Options {
     device: Option<String>,
     to: Option<String>,
     yields: bool,
+    /// Of the other process: this one pins itself to the first, and what it starts inherits that.
+    core: usize,
 }
 
 fn main() {
@@ -58,6 +60,7 @@ fn main() {
         device: option("--device"),
         to: option("--to").or_else(|| option("--device")),
         yields: asked("--yield"),
+        core: number("--core", (cores() - 1).min(1) as f64) as usize,
     };
     if let Some(port) = option("other") {
         return other(&args[0], port.parse().expect("a port"), &options);
@@ -110,7 +113,7 @@ impl End {
         let port = listener.local_addr().expect("bound").port().to_string();
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new(program);
-        command.args([case, "other", &port]);
+        command.args([case, "other", &port, "--core", &options.core.to_string()]);
         if let Some(name) = &options.to {
             command.args(["--device", name]);
         }
@@ -159,7 +162,7 @@ impl End {
 fn other(case: &str, port: u16, options: &Options) {
     let with_parent = Some(rustix::process::Signal::KILL);
     rustix::process::set_parent_process_death_signal(with_parent).expect("a signal");
-    pin(1 % cores()).expect("a core");
+    pin(options.core).expect("a core");
     let device = open(&options.device).expect("the device of the other process");
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("who has started this");
     let mut end = End::connect(&device, stream, options.yields, None);
