@@ -237,6 +237,9 @@ fn open_all(table: &Arc<Table>) -> Result<(Vec<Context>, Option<Error>), Error> 
     let list = (table.get_device_list)(&mut count);
     let Some(list) = NonNull::new(list) else {
         let cause = io::Error::last_os_error();
+        if ![Some(libc::ENOSYS), Some(libc::ENOENT)].contains(&cause.raw_os_error()) {
+            return Err(refused("RDMA devices cannot be listed"));
+        }
         let detail = format!(
             "this kernel offers no RDMA ({cause}): load its modules (`modprobe ib_uverbs`), or use \
              another fabric"
@@ -355,7 +358,8 @@ impl Context {
         let kind = match ethernet {
             false => Kind::InfiniBand,
             true => {
-                let attributes = format!("/sys/class/infiniband/{}/ports/{port}/gid_attrs", self.name);
+                let attributes =
+                    format!("/sys/class/infiniband/{}/ports/{port}/gid_attrs", self.name);
                 let text = fs::read_to_string(format!("{attributes}/types/{index}"));
                 let newer = text.is_ok_and(|text| text.contains("v2"));
                 if newer { Kind::RoceV2 } else { Kind::RoceV1 }
@@ -462,7 +466,12 @@ fn node_here() -> Option<u32> {
     let (mut processor, mut node) = (0u32, 0u32);
     // SAFETY: two places for the answer; the third argument is unused by the kernel.
     let refused = unsafe {
-        libc::syscall(libc::SYS_getcpu, &raw mut processor, &raw mut node, std::ptr::null_mut::<u8>())
+        libc::syscall(
+            libc::SYS_getcpu,
+            &raw mut processor,
+            &raw mut node,
+            std::ptr::null_mut::<u8>(),
+        )
     };
     (refused == 0).then_some(node)
 }

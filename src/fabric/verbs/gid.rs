@@ -238,14 +238,18 @@ mod tests {
         assert_eq!((picked.0, picked.1.index), (0, 3));
         let local = [port("a", 1, usual("10.0.0.1")[..2].to_vec())];
         assert_eq!(pick(&local, &Choice::default(), None).unwrap().1.index, 1);
-        let routed = [port("a", 1, [usual("10.0.0.1")[1], entry(5, "fd00::7", Kind::RoceV2)].into())];
+        let routed =
+            [port("a", 1, [usual("10.0.0.1")[1], entry(5, "fd00::7", Kind::RoceV2)].into())];
         assert_eq!(pick(&routed, &Choice::default(), None).unwrap().1.index, 5);
     }
 
     #[test]
     fn the_port_with_the_address_is_taken_then_a_near_one() {
-        let mut found =
-            [port("a", 1, usual("10.0.0.1")), port("b", 1, usual("10.0.0.2")), port("c", 2, vec![])];
+        let mut found = [
+            port("a", 1, usual("10.0.0.1")),
+            port("b", 1, usual("10.0.0.2")),
+            port("c", 2, vec![]),
+        ];
         found[1].node = Some(1);
         let at = |choice: &Choice, node| pick(&found, choice, node).map(|(at, _)| at);
         let address = |text: &str| Choice { address: text.parse().ok(), ..Choice::default() };

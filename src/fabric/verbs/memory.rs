@@ -116,8 +116,7 @@ impl Memory {
     ) -> Result<Memory, Error> {
         let (domain, table) = (device.domain.as_ptr(), &device.table);
         // SAFETY: a protection domain that is alive; the bytes are mapped (the caller's promise).
-        let mr =
-            unsafe { (table.reg_mr)(domain, first.as_ptr().cast(), bytes, access as i32) };
+        let mr = unsafe { (table.reg_mr)(domain, first.as_ptr().cast(), bytes, access as i32) };
         let mr = NonNull::new(mr).ok_or_else(|| unregistered(device, bytes))?;
         let mut memory = Memory::new(device, mr, first.addr().get() as u64, bytes);
         // What nobody keeps here may be an accelerator's: the processor leaves it alone.
@@ -146,8 +145,7 @@ impl Memory {
         let (domain, fd) = (device.domain.as_ptr(), descriptor.as_raw_fd());
         // SAFETY: a protection domain that is alive, an open descriptor; the kernel keeps the memory
         // as long as it is registered, and it is none that this process addresses by Rust references.
-        let mr =
-            unsafe { register(domain, offset, bytes, address, fd, rights.access() as i32) };
+        let mr = unsafe { register(domain, offset, bytes, address, fd, rights.access() as i32) };
         let mr = NonNull::new(mr).ok_or_else(|| refused(&what))?;
         Ok(Memory::new(device, mr, address, bytes))
     }

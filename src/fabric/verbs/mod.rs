@@ -18,3 +18,6 @@ pub mod raw;
 mod setup;
 pub mod slots;
 pub mod sys;
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -119,12 +119,7 @@ impl Pair {
     }
 
     /// One round: `Some` says which word of the data was old when the counter was new.
-    fn round(
-        &mut self,
-        round: u64,
-        bytes: usize,
-        until: Instant,
-    ) -> Result<Option<String>, Stop> {
+    fn round(&mut self, round: u64, bytes: usize, until: Instant) -> Result<Option<String>, Stop> {
         let words = (DATA..DATA + bytes).step_by(8);
         for at in words.clone() {
             self.from.cell(at).prepare(round << 32 | at as u64);

@@ -11,13 +11,13 @@
 //! Cost: `words` and `span` fill a work request in our own memory; `post` is one call of the provider,
 //! one store to the device. No allocation, no lock, no system call.
 
+pub use super::chain::Path;
 use super::chain::{Chain, Door, What};
 use super::completions::{Completion, Completions, Shared, Token};
 use super::device::{Device, Place, of_errno};
 use super::failure::{Cause, Failure};
 use super::memory::{Memory, Remote};
 use super::setup::{BELL_RETRIES_FOREVER, Made, path_to, random_number, validate};
-pub use super::chain::Path;
 pub use super::setup::{CHAIN, Depths, Endpoint, Manner};
 use super::slots::Slots;
 use super::sys::bindings::*;
@@ -224,8 +224,7 @@ impl Queue {
     pub fn is_in_order(&self) -> Option<bool> {
         let query = self.device().table.query_qp_data_in_order?;
         // SAFETY: a queue pair that is alive.
-        let answer =
-            unsafe { query(self.qp.as_ptr(), ibv_wr_opcode::IBV_WR_RDMA_WRITE, 0) };
+        let answer = unsafe { query(self.qp.as_ptr(), ibv_wr_opcode::IBV_WR_RDMA_WRITE, 0) };
         Some(answer == 1)
     }
 
@@ -401,7 +400,11 @@ impl Drop for Queue {
         // SAFETY: a queue pair that is alive, and destroyed once; its events were acknowledged as they
         // were read (X2), so that this does not wait.
         let refused = unsafe {
-            (table.modify_qp)(self.qp.as_ptr(), &mut attr, ibv_qp_attr_mask::IBV_QP_STATE.0 as c_int);
+            (table.modify_qp)(
+                self.qp.as_ptr(),
+                &mut attr,
+                ibv_qp_attr_mask::IBV_QP_STATE.0 as c_int,
+            );
             (table.destroy_qp)(self.qp.as_ptr())
         };
         if refused == 0 {
@@ -418,4 +421,3 @@ fn unsafe_ops(device: &Device) -> &ibv_context_ops {
     // SAFETY: the context is open as long as the device is, and its operations do not change.
     unsafe { &(*device.context.as_ptr()).ops }
 }
-

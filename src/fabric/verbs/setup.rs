@@ -101,7 +101,12 @@ pub struct Endpoint {
 }
 
 /// The way to a peer's port, for RTR.
-pub(super) fn path_to(device: &Device, peer: &Endpoint, place: &Place, manner: &Manner) -> ibv_qp_attr {
+pub(super) fn path_to(
+    device: &Device,
+    peer: &Endpoint,
+    place: &Place,
+    manner: &Manner,
+) -> ibv_qp_attr {
     let mtu = place.mtu_bytes.min(device.place().mtu_bytes);
     let mut attr: ibv_qp_attr = zeroed();
     attr.qp_state = ibv_qp_state::IBV_QPS_RTR;

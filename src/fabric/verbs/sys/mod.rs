@@ -7,6 +7,9 @@
 //!     into its own objects; they are ported below.
 //! V2  Types and layouts are those of rdma-core 44, the oldest supported (`bindings`, generated). Structs
 //!     that have grown since are never made here, or with room to spare (`PortAttr`).
+//!     The committed ones are for 64-bit x86: elsewhere a mutex of the C library has another size, and
+//!     a counter that a device wrote needs another barrier (edge N of `mem/order.rs`). There nothing is
+//!     loaded.
 //! V3  The library is never closed again: its objects and its providers' threads may outlive us.
 //!
 //! Cost: a call is a call through a pointer, as in C.
@@ -26,6 +29,10 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
 const LIBRARY: &CStr = c"libibverbs.so.1";
+
+/// Whether the bindings are this machine's (V2).
+const FITS: bool = size_of::<libc::pthread_mutex_t>() == size_of::<pthread_mutex_t>()
+    && size_of::<libc::pthread_cond_t>() == size_of::<pthread_cond_t>();
 
 /// Lists devices; the one call that has no object to find its world by.
 pub type DeviceList = Box<dyn Fn(*mut c_int) -> *mut *mut ibv_device + Send + Sync>;
@@ -159,6 +166,10 @@ impl Table {
     /// Errors: `System`, with the remedy, if this machine has none, or one that is too old. Threads: any.
     /// Cost: reads files.
     pub fn load() -> Result<Arc<Table>, Error> {
+        if !FITS {
+            let detail = "RDMA is for 64-bit x86 processors so far; use another fabric";
+            return Err(Error::new(Status::System, detail));
+        }
         Table::load_from(LIBRARY)
     }
 
@@ -174,7 +185,8 @@ impl Table {
         let mut attr = PortAttr::zero();
         let place: *mut ibv_port_attr = &raw mut attr.attr;
         // SAFETY: `context` is alive (the caller's promise), so the struct that surrounds it is.
-        let extended = unsafe { extended(context, std::mem::offset_of!(verbs_context, query_port)) };
+        let extended =
+            unsafe { extended(context, std::mem::offset_of!(verbs_context, query_port)) };
         // SAFETY: as above; the provider fills no more than the bytes that it is told of.
         let full = extended.and_then(|extended| unsafe { (*extended.as_ptr()).query_port });
         let refused = match full {

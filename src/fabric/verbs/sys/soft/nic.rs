@@ -146,6 +146,7 @@ pub struct Nic {
     pub dead: BTreeSet<usize>,
     pub cuts: BTreeSet<(usize, usize)>,
     pub held: bool,
+    pub disordered: bool,
     pub timed: bool,
     pub fail_next: BTreeMap<usize, u32>,
     pub violations: Vec<String>,
@@ -182,6 +183,7 @@ impl Nic {
             dead: BTreeSet::new(),
             cuts: BTreeSet::new(),
             held: false,
+            disordered: false,
             timed: false,
             fail_next: BTreeMap::new(),
             violations: Vec::new(),
@@ -211,7 +213,9 @@ impl Nic {
             return libc::EINVAL;
         }
         if taken >= u64::from(slots) && state != QueueState::Error {
-            self.violation(format!("queue {number:#x}: {taken} of {slots} slots, and one more (D3)"));
+            self.violation(format!(
+                "queue {number:#x}: {taken} of {slots} slots, and one more (D3)"
+            ));
             return libc::ENOMEM;
         }
         if inline > inline_max {
@@ -229,8 +233,12 @@ impl Nic {
 
     /// One small piece of work of any queue; `false`: there is none to be done now.
     pub fn step(&mut self) -> bool {
-        let busy: Vec<u32> =
-            self.pairs.iter().filter(|(_, pair)| !pair.writes.is_empty()).map(|(n, _)| *n).collect();
+        let busy: Vec<u32> = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| !pair.writes.is_empty())
+            .map(|(n, _)| *n)
+            .collect();
         let from = if busy.is_empty() { 0 } else { self.random.below(busy.len()) };
         (0..busy.len()).any(|at| self.step_of(busy[(from + at) % busy.len()]))
     }
@@ -248,6 +256,11 @@ impl Nic {
             return true;
         }
         match landing {
+            Some(_) if self.disordered && !self.held => {
+                let waiting = self.pairs[&number].writes.len();
+                let at = self.random.below(waiting);
+                self.pairs[&number].writes[at].landed || self.land(number, at)
+            }
             Some(at) if !self.held => self.land(number, at),
             _ => false,
         }
@@ -353,8 +366,9 @@ impl Nic {
             let write = &mut self.pairs.get_mut(&number).expect("chosen").writes[at];
             let pieces = write.pieces.as_mut().expect("made above");
             let Some((from, bytes)) = pieces.pop() else { break };
-            let write = write.clone_for_copy();
-            if !self.copy(&write, from, bytes) {
+            let (opcode, source) = (write.opcode, write.source.clone());
+            let remote = (write.key, write.address);
+            if !self.copy(opcode, &source, remote, (from, bytes)) {
                 return self.fail(number, at, status::LOCAL_PROTECTION);
             }
         }
@@ -456,37 +470,30 @@ impl Nic {
     }
 
     /// Copies a piece; `false` if its memory is gone by now.
-    fn copy(&self, write: &Write, from: u64, bytes: u64) -> bool {
-        let remote = (write.address + from) as usize;
-        if !self.memory.contains_key(&write.key) {
-            return false;
-        }
-        match &write.source {
+    fn copy(
+        &self,
+        opcode: Opcode,
+        source: &Source,
+        (key, address): (u32, u64),
+        (from, bytes): (u64, u64),
+    ) -> bool {
+        let remote = (address + from) as usize;
+        let here = |key: &u32| self.memory.contains_key(key);
+        match source {
             Source::Nothing => {}
-            Source::Value(value) => {
-                let value = &value[from as usize..(from + bytes) as usize];
-                store(remote, value);
+            Source::Value(value) if here(&key) => {
+                store(remote, &value[from as usize..(from + bytes) as usize]);
             }
-            Source::Part { address, key, .. } => {
-                if !self.memory.contains_key(key) {
-                    return false;
-                }
+            Source::Part { address, key: local_key, .. } if here(&key) && here(local_key) => {
                 let local = (address + from) as usize;
-                let (source, target) = match write.opcode {
-                    Opcode::Read => (remote, local),
-                    Opcode::Write { .. } => (local, remote),
-                };
-                store(target, &load(source, bytes as usize));
+                match opcode {
+                    Opcode::Read => store(local, &load(remote, bytes as usize)),
+                    Opcode::Write { .. } => store(remote, &load(local, bytes as usize)),
+                }
             }
+            _ => return false,
         }
         true
-    }
-}
-
-impl Write {
-    /// What `copy` needs of it.
-    fn clone_for_copy(&self) -> Write {
-        Write { pieces: None, ..self.clone() }
     }
 }
 
