@@ -334,3 +334,60 @@ fn made<T>(pointer: *mut T, what: &str) -> Result<(), Error> {
     let what = format!("the device makes no {what} for the raw measurement: {cause}");
     Err(Error::new(Status::System, what))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::gid::Choice;
+    use super::super::sys::soft::{Process, World};
+    use super::*;
+
+    fn ends(one: &Process, other: &Process) -> (Raw, Raw) {
+        let open = |of: &Process| {
+            let device = Device::open(&of.table(), &Choice::default()).unwrap();
+            Raw::open(&device, 4096).unwrap()
+        };
+        let (mut first, mut second) = (open(one), open(other));
+        first.connect(&second.ticket(), &Manner::default()).unwrap();
+        second.connect(&first.ticket(), &Manner::default()).unwrap();
+        (first, second)
+    }
+
+    /// There and back, streams by one and by many a doorbell, more than the queue is deep.
+    #[test]
+    fn writes_land_in_order_and_complete() {
+        for seed in 1..20 {
+            let world = World::new(seed);
+            let (one, other) = (world.process(), world.process());
+            let (mut first, mut second) = ends(&one, &other);
+            let mut go_on = || world.step() || true;
+            for trip in 1..300 {
+                assert_eq!(first.write::<1>(64, trip, &mut go_on), Ok(true));
+                assert_eq!(second.wait(64, trip - 1, &mut go_on), Some(trip));
+                assert_eq!(second.write::<1>(64, trip, &mut go_on), Ok(true));
+                assert_eq!(first.wait(64, trip - 1, &mut go_on), Some(trip));
+            }
+            for word in 1..100 {
+                assert_eq!(first.write::<16>(4096, word, &mut go_on), Ok(true));
+            }
+            assert_eq!(first.settle(7, &mut go_on), Ok(true));
+            assert_eq!((second.landed(4096), second.landed(8)), (99, 7));
+        }
+    }
+
+    #[test]
+    fn who_waits_in_vain_stops_and_who_writes_to_nobody_is_told() {
+        let world = World::new(5);
+        let (one, other) = (world.process(), world.process());
+        let (mut first, second) = ends(&one, &other);
+        let mut rounds = 0;
+        let waited = first.wait(64, 0, || {
+            rounds += 1;
+            rounds < 10
+        });
+        assert_eq!((waited, rounds), (None, 10));
+        drop(second);
+        other.kill();
+        let lost = first.settle(1, || world.step() || true).unwrap_err();
+        assert!(lost.is_silence(), "{lost}");
+    }
+}
