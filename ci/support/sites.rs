@@ -101,6 +101,8 @@ pub fn network(config: &mut Config, arguments: &Arguments) {
     network.carrier = match arguments.text("fabric") {
         Some("tcp") => Carrier::Tcp,
         Some("auto") => Carrier::Auto,
+        Some("verbs") => Carrier::Verbs,
+        Some("shm+verbs") => Carrier::ShmVerbs,
         _ => return,
     };
     let list = |key: &str| -> Vec<String> {

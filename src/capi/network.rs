@@ -16,6 +16,12 @@ pub const SQUALL_FABRIC_SHM: u32 = 0;
 pub const SQUALL_FABRIC_TCP: u32 = 1;
 /// Shared memory within a host, TCP between hosts; only with SQUALL_MEMBERSHIP_VIEWS.
 pub const SQUALL_FABRIC_AUTO: u32 = 2;
+/// RDMA (InfiniBand, RoCE), between members on one host, too; only with SQUALL_MEMBERSHIP_VIEWS. Needs
+/// libibverbs.so.1 and a device when the group is opened. Which port, and how: `squall_group_attr_read`,
+/// the keys `rdma.…`.
+pub const SQUALL_FABRIC_VERBS: u32 = 3;
+/// Shared memory within a host, RDMA between hosts; as SQUALL_FABRIC_VERBS otherwise.
+pub const SQUALL_FABRIC_SHM_VERBS: u32 = 4;
 
 /// `rank`, `members` and `founders` are given.
 pub const SQUALL_LAUNCHER_NONE: u32 = 0;
@@ -103,10 +109,14 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
         SQUALL_FABRIC_SHM => Carrier::Shm,
         SQUALL_FABRIC_TCP => Carrier::Tcp,
         SQUALL_FABRIC_AUTO => Carrier::Auto,
+        SQUALL_FABRIC_VERBS => Carrier::Verbs,
+        SQUALL_FABRIC_SHM_VERBS => Carrier::ShmVerbs,
         other => return invalid(format!("attr.fabric {other} is no SQUALL_FABRIC_…")),
     };
     let trusted = attr.flags & SQUALL_FLAG_TRUSTED_NETWORK != 0;
-    let network = Network { carrier, host, listen, advertise, founders, contacts, secret, trusted };
+    let rdma = config.network.rdma.clone();
+    let network =
+        Network { carrier, host, listen, advertise, founders, contacts, secret, trusted, rdma };
     if carrier != Carrier::Shm && config.membership == Changes::Fixed {
         return invalid(
             "attr.membership is SQUALL_MEMBERSHIP_FIXED, and attr.fabric not SQUALL_FABRIC_SHM: between \
@@ -116,7 +126,7 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
     if let (Carrier::Shm, Some(what)) = (carrier, says(&network)) {
         return invalid(format!(
             "{what} says nothing with SQUALL_FABRIC_SHM: leave it out, or set attr.fabric to \
-             SQUALL_FABRIC_TCP or SQUALL_FABRIC_AUTO"
+             another SQUALL_FABRIC_…"
         ));
     }
     config.network = network;

@@ -7,7 +7,8 @@
 
 use super::attr::*;
 use super::network::{
-    SQUALL_FABRIC_AUTO, SQUALL_FABRIC_SHM, SQUALL_FABRIC_TCP, SQUALL_LAUNCHER_NONE,
+    SQUALL_FABRIC_AUTO, SQUALL_FABRIC_SHM, SQUALL_FABRIC_SHM_VERBS, SQUALL_FABRIC_TCP,
+    SQUALL_FABRIC_VERBS, SQUALL_LAUNCHER_NONE,
     SQUALL_LAUNCHER_SLURM, environment,
 };
 use super::state::{SQUALL_RESTARTS_NONE, options_of, squall_transfer_attr_t, transfer_of};
@@ -291,6 +292,8 @@ fn network(
             Carrier::Shm => SQUALL_FABRIC_SHM,
             Carrier::Tcp => SQUALL_FABRIC_TCP,
             Carrier::Auto => SQUALL_FABRIC_AUTO,
+            Carrier::Verbs => SQUALL_FABRIC_VERBS,
+            Carrier::ShmVerbs => SQUALL_FABRIC_SHM_VERBS,
         };
         if attr.fabric != SQUALL_FABRIC_SHM {
             attr.membership = SQUALL_MEMBERSHIP_VIEWS;

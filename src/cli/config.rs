@@ -73,6 +73,8 @@ fn figures(settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
         Carrier::Shm => "shared memory, on one host",
         Carrier::Tcp => "TCP",
         Carrier::Auto => "shared memory within a host, TCP between hosts",
+        Carrier::Verbs => "RDMA",
+        Carrier::ShmVerbs => "shared memory within a host, RDMA between hosts",
     };
     let view = squall::driver::config::Config { rank: 0, ..config.clone() }.view();
     let Ok(view) = view else { return fail!("the first view cannot be made") };

@@ -357,7 +357,7 @@ impl Joining<'_> {
             }
             self.refusal = Some(trouble);
         }
-        if self.config.network.carrier == Carrier::Tcp {
+        if !self.config.network.carrier.shares_memory() {
             return Ok(());
         }
         // Once it is joined the members wait for this process: then it must not be calling.

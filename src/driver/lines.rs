@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The fabric of a member whose connections are made one by one: shared memory, and TCP beside it
-//! where the group is on several hosts.
+//! The fabric of a member whose connections are made one by one: shared memory, and TCP or RDMA beside
+//! it where the group is on several hosts.
 
 use super::config::Config;
-use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, SecretFrom};
+use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, Rdma, SecretFrom};
 use super::policy::config_text;
 use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
@@ -18,6 +18,7 @@ use crate::fabric::tcp::lobby::{Lobby, Parts};
 use crate::fabric::tcp::mirror::Measures;
 use crate::fabric::tcp::secret::Secret;
 use crate::fabric::tcp::{Setup, Tcp};
+use crate::fabric::verbs::{self, Verbs};
 use crate::fabric::{Exchange, Fabric};
 use crate::mem::Region;
 use crate::sst::layout::Layout;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 pub enum Lines {
     Near(Box<Shm>),
     Both(Box<Mixed<Shm, Tcp>>),
+    Rdma(Box<Mixed<Shm, Verbs>>),
 }
 
 impl Lines {
@@ -35,6 +37,7 @@ impl Lines {
         match self {
             Lines::Near(shm) => &mut **shm,
             Lines::Both(both) => &mut **both,
+            Lines::Rdma(both) => &mut **both,
         }
     }
 
@@ -42,6 +45,7 @@ impl Lines {
         match self {
             Lines::Near(shm) => &mut **shm,
             Lines::Both(both) => &mut **both,
+            Lines::Rdma(both) => &mut **both,
         }
     }
 
@@ -49,6 +53,24 @@ impl Lines {
         match self {
             Lines::Near(shm) => shm,
             Lines::Both(both) => &mut both.near,
+            Lines::Rdma(both) => &mut both.near,
+        }
+    }
+
+    /// What meets those on other hosts.
+    fn far(&self) -> Option<&Tcp> {
+        match self {
+            Lines::Near(_) => None,
+            Lines::Both(both) => Some(&both.far),
+            Lines::Rdma(both) => Some(both.far.tcp()),
+        }
+    }
+
+    fn lobby(&mut self) -> Option<&mut Lobby> {
+        match self {
+            Lines::Near(_) => None,
+            Lines::Both(both) => both.far.lobby(),
+            Lines::Rdma(both) => both.far.tcp_mut().lobby(),
         }
     }
 
@@ -56,7 +78,7 @@ impl Lines {
     pub fn name_of_near(&self, peer: Peer) -> Peer {
         match self {
             Lines::Near(_) => peer,
-            Lines::Both(_) => near(peer),
+            Lines::Both(_) | Lines::Rdma(_) => near(peer),
         }
     }
 
@@ -64,19 +86,19 @@ impl Lines {
         match self {
             Lines::Near(shm) => shm.own_bell(),
             Lines::Both(both) => both.near.own_bell(),
+            Lines::Rdma(both) => both.near.own_bell(),
         }
     }
 
     /// Incarnations that I am connected with.
     pub fn connected(&self) -> Vec<u64> {
-        match self {
+        let mut all = match self {
             Lines::Near(shm) => shm.connected(),
-            Lines::Both(both) => {
-                let mut all = both.near.connected();
-                all.extend(both.far.connected());
-                all
-            }
-        }
+            Lines::Both(both) => both.near.connected(),
+            Lines::Rdma(both) => both.near.connected(),
+        };
+        all.extend(self.far().into_iter().flat_map(Tcp::connected));
+        all
     }
 
     /// Where other hosts reach me.
@@ -86,29 +108,25 @@ impl Lines {
 
     /// Those on other hosts: seat, peer, incarnation.
     pub fn far_ones(&mut self) -> Vec<(u16, Peer, u64)> {
-        let Lines::Both(both) = self else { return Vec::new() };
-        let Some(lobby) = both.far.lobby() else { return Vec::new() };
+        let Some(lobby) = self.lobby() else { return Vec::new() };
         let known: Vec<(u16, u64)> =
             lobby.abouts().iter().map(|of| (of.seat, of.incarnation)).collect();
-        let peer = |(seat, who): (u16, u64)| Some((seat, far(both.far.peer(who)?), who));
+        let Some(tcp) = self.far() else { return Vec::new() };
+        let peer = |(seat, who): (u16, u64)| Some((seat, far(tcp.peer(who)?), who));
         known.into_iter().filter_map(peer).collect()
     }
 
     /// What one speaks that is connected.
     pub fn versions(&mut self, incarnation: u64) -> Option<Versions> {
-        let far = match self {
-            Lines::Near(_) => None,
-            Lines::Both(both) => both.far.lobby().and_then(|lobby| {
-                lobby.abouts().iter().find(|of| of.incarnation == incarnation)?.versions
-            }),
-        };
+        let far = self.lobby().and_then(|lobby| {
+            lobby.abouts().iter().find(|of| of.incarnation == incarnation)?.versions
+        });
         far.or_else(|| self.near().versions(incarnation))
     }
 
     /// Why some host cannot be reached: of the last call that failed, and whether another could do.
     pub fn trouble(&mut self) -> Option<(Error, bool)> {
-        let Lines::Both(both) = self else { return None };
-        let lobby = both.far.lobby()?;
+        let lobby = self.lobby()?;
         Some((lobby.trouble()?.clone(), lobby.fatal().is_some()))
     }
 
@@ -116,6 +134,7 @@ impl Lines {
         match self {
             Lines::Near(shm) => shm,
             Lines::Both(both) => both,
+            Lines::Rdma(both) => both,
         }
     }
 }
@@ -187,7 +206,8 @@ fn whom_to_call(config: &Config) -> &[String] {
 
 /// Opens the door to other hosts, and begins to call.
 ///
-/// Errors: `Invalid`: an address, or the secret; `InUse`: a port; `Limit`, `System`.
+/// Errors: `Invalid`: an address, the secret, or a figure of RDMA; `InUse`: a port; `Limit`, `NoMemory`,
+/// `System`: what this process, or its device, lacks.
 pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Error> {
     let network = &config.network;
     if network.carrier == Carrier::Shm {
@@ -203,7 +223,7 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
     let source = source_of(&listen);
-    let others_only = network.carrier == Carrier::Auto;
+    let others_only = network.carrier.shares_memory();
     let place = identity(network, me.place)?;
     let page = Some(me.page.clone());
     let mut lobby = Lobby::new(Parts { terms, hello, door, others_only, source, page, place });
@@ -221,7 +241,14 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     };
     let mut tcp = Tcp::new(setup)?;
     tcp.attend(lobby)?;
-    Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)))
+    if !network.carrier.is_rdma() {
+        return Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)));
+    }
+    let Rdma { mut choice, manner } = network.rdma.clone();
+    choice.address = choice.address.or(source);
+    let setup = verbs::Setup { manner, ..verbs::Setup::default() };
+    let verbs = verbs::open(tcp, &choice, setup)?;
+    Ok(Lines::Rdma(Box::new(Mixed::new(shm, verbs)?)))
 }
 
 /// The same, within a host, for all that share memory. Errors: `Invalid`: `network.host`.

@@ -2,6 +2,8 @@
 //! Where the members of a group are, beyond one host, and what protects the way between them.
 
 use crate::error::{Error, Status};
+use crate::fabric::verbs::gid::Choice;
+use crate::fabric::verbs::queue::Manner;
 use std::path::PathBuf;
 
 /// What carries a group's messages.
@@ -14,6 +16,38 @@ pub enum Carrier {
     Tcp,
     /// Shared memory within a host, TCP between hosts.
     Auto,
+    /// RDMA, between members on one host, too.
+    Verbs,
+    /// Shared memory within a host, RDMA between hosts.
+    ShmVerbs,
+}
+
+impl Carrier {
+    /// As in configurations; the order is that of the variants.
+    pub const NAMES: [&str; 5] = ["shm", "tcp", "auto", "verbs", "shm+verbs"];
+    pub const ALL: [Carrier; 5] =
+        [Carrier::Shm, Carrier::Tcp, Carrier::Auto, Carrier::Verbs, Carrier::ShmVerbs];
+
+    pub fn text(self) -> &'static str {
+        Carrier::NAMES[self as usize]
+    }
+
+    /// Whether members on one host share memory.
+    pub fn shares_memory(self) -> bool {
+        matches!(self, Carrier::Shm | Carrier::Auto | Carrier::ShmVerbs)
+    }
+
+    /// Whether messages go by RDMA, to some members at least.
+    pub fn is_rdma(self) -> bool {
+        matches!(self, Carrier::Verbs | Carrier::ShmVerbs)
+    }
+}
+
+/// Which port RDMA goes by, and how. The port is this member's alone; all else is best the same at all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rdma {
+    pub choice: Choice,
+    pub manner: Manner,
 }
 
 /// The port that is listened on if none is given.
@@ -52,6 +86,7 @@ pub struct Network {
     pub secret: Option<SecretFrom>,
     /// Nothing is authenticated: whoever reaches a port is believed.
     pub trusted: bool,
+    pub rdma: Rdma,
 }
 
 impl Network {

@@ -37,8 +37,7 @@ pub fn config_text(config: &Config, view: &View) -> Result<String, Error> {
     let mut first = format!("membership=views\nfounders={}\n", config.members);
     match config.network.carrier {
         Carrier::Shm => {}
-        Carrier::Tcp => first.push_str("fabric=tcp\n"),
-        Carrier::Auto => first.push_str("fabric=auto\n"),
+        several => first.push_str(&format!("fabric={}\n", several.text())),
     }
     let mut text = first + &config.lasting_text(&rules);
     if config.policy.is_some() {

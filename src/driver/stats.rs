@@ -7,7 +7,7 @@
 
 use crate::base::{Nanos, Rank};
 use crate::error::Status;
-use crate::fabric::Way;
+use crate::fabric::{Counts, Way};
 use crate::group::Engine;
 use crate::group::multicast::{Multicast, Tally};
 use crate::group::view::{Part, View};
@@ -21,7 +21,7 @@ mod read;
 pub use read::read;
 
 /// The first word of the page: "sqstat" and a format byte.
-pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x03");
+pub const STATS_MAGIC: u64 = u64::from_le_bytes(*b"sqstat\0\x04");
 
 /// State transfers of a page: those that the member gives its state by at the same time, at the
 /// most, and the one by which it got its own.
@@ -34,12 +34,16 @@ const TRANSFERS_AT: usize = 32;
 const TRANSFER_WORDS: usize = 16;
 const _: () = assert!(transfer::progress::WORDS + 2 <= TRANSFER_WORDS);
 
-/// By rank, how that member is reached: 0: it is not, or it is this one; `BY_SHM` or `BY_TCP`; the address
-/// (family 4 or 6 above the port, then 16 bytes of it); bytes that wait; how often there was no room.
+/// By rank, how that member is reached: 0: it is not, or it is this one; `BY_SHM`, `BY_TCP` or `BY_VERBS`;
+/// the address (family 4 or 6 above the port, then 16 bytes of it); bytes, or posts, that wait; how often
+/// there was no room; by RDMA then what its queue has counted (`counts_of`).
 const PEERS_AT: usize = TRANSFERS_AT + (GIVEN_MAX + 1) * TRANSFER_WORDS;
-const PEER_WORDS: usize = 8;
+const PEER_WORDS: usize = 16;
 const BY_SHM: u64 = 1;
 const BY_TCP: u64 = 2;
+const BY_VERBS: u64 = 3;
+const COUNTS_AT: usize = 6;
+const _: () = assert!(COUNTS_AT + COUNTS <= PEER_WORDS);
 
 /// After those: the subgroups of the view, each with what belongs to its members by rank.
 const SUBGROUP_WORDS: usize = 32;
@@ -276,11 +280,17 @@ impl Page {
             return;
         }
         let base = PEERS_AT + rank.index() * PEER_WORDS;
-        let Way::Tcp { remote, queued_bytes, full } = way else {
-            return self.put(base, BY_SHM);
+        let (by, remote, waits, full) = match way {
+            Way::Shm => return self.put(base, BY_SHM),
+            Way::Tcp { remote, queued_bytes, full } => (BY_TCP, remote, queued_bytes, full),
+            Way::Verbs { remote, waiting, full, counts } => {
+                let counts = words_of_counts(&counts);
+                (COUNTS_AT..).zip(counts).for_each(|(at, word)| self.put(base + at, word));
+                (BY_VERBS, remote, waiting, full)
+            }
         };
         let (place, [high, low]) = words_of(remote);
-        let words = [BY_TCP, place, high, low, queued_bytes, full];
+        let words = [by, place, high, low, waits, full];
         words.iter().enumerate().for_each(|(at, word)| self.put(base + at, *word));
     }
 
@@ -355,6 +365,42 @@ impl Page {
 }
 
 /// An address as words: family and port; and its bytes.
+/// How many figures a queue counts.
+const COUNTS: usize = 10;
+
+fn words_of_counts(counts: &Counts) -> [u64; COUNTS] {
+    let Counts {
+        work_requests,
+        doorbells,
+        words,
+        spans,
+        inlined,
+        bytes,
+        reads,
+        bells,
+        rung,
+        completions,
+    } = *counts;
+    [work_requests, doorbells, words, spans, inlined, bytes, reads, bells, rung, completions]
+}
+
+fn counts_of(words: [u64; COUNTS]) -> Counts {
+    let [work_requests, doorbells, words, spans, inlined, bytes, reads, bells, rung, completions] =
+        words;
+    Counts {
+        work_requests,
+        doorbells,
+        words,
+        spans,
+        inlined,
+        bytes,
+        reads,
+        bells,
+        rung,
+        completions,
+    }
+}
+
 fn words_of(address: Option<SocketAddr>) -> (u64, [u64; 2]) {
     let halves = |bytes: u128| [(bytes >> 64) as u64, bytes as u64];
     match address {
@@ -372,16 +418,19 @@ mod tests {
 
     #[test]
     fn a_page_tells_how_members_are_reached() {
-        let region = Arc::new(Region::heap(page_bytes(1, 4)));
-        let page = Page::new(region.clone(), 4);
-        page.put(3, 4);
+        let region = Arc::new(Region::heap(page_bytes(1, 5)));
+        let page = Page::new(region.clone(), 5);
+        page.put(3, 5);
         let tcp = |text: &str| {
             let remote = Some(text.parse().unwrap());
             Way::Tcp { remote, queued_bytes: 7, full: 9 }
         };
-        let ways = [Way::Shm, tcp("10.0.0.1:7471"), tcp("[2001:db8::7]:9")];
-        (1..4).zip(ways).for_each(|(rank, way)| page.write_way(Rank(rank), way));
-        let expected = [None, Some(ways[0]), Some(ways[1]), Some(ways[2])];
+        let counts = counts_of(std::array::from_fn(|at| at as u64 + 100));
+        let remote = Some("10.0.0.3:7471".parse().unwrap());
+        let verbs = Way::Verbs { remote, waiting: 5, full: 3, counts };
+        let ways = [Way::Shm, tcp("10.0.0.1:7471"), tcp("[2001:db8::7]:9"), verbs];
+        (1..5).zip(ways).for_each(|(rank, way)| page.write_way(Rank(rank), way));
+        let expected = [None, Some(ways[0]), Some(ways[1]), Some(ways[2]), Some(ways[3])];
         assert_eq!(read(&region).unwrap().peers, expected);
         page.write_way(Rank(63), Way::Shm); // there is no room: nothing else is overwritten
         assert_eq!(read(&region).unwrap().peers, expected);

@@ -166,7 +166,7 @@ fn readdressed(mut post: Post, whom: Members) -> Post {
 /// A fabric whose own memory may be made by somebody else (M1).
 pub trait Borrows {
     /// As `Exchange::own`, with what there is; before anything of that epoch is shown.
-    fn borrow_own(&mut self, epoch: Epoch, own: &Memory);
+    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) -> Result<(), Error>;
     /// Who is near now, to be told to those who come from far.
     fn hear_of(&mut self, neighbours: Vec<Neighbour>);
 }
@@ -237,7 +237,7 @@ impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {
 
     fn own(&mut self, epoch: Epoch, subgroups: &[usize]) -> Result<Memory, Error> {
         let own = self.near.own(epoch, subgroups)?;
-        self.far.borrow_own(epoch, &own);
+        self.far.borrow_own(epoch, &own)?;
         Ok(own)
     }
 

@@ -28,6 +28,7 @@ use crate::mem::Region;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+pub use verbs::queue::Counts;
 
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
@@ -78,6 +79,14 @@ pub enum Way {
         queued_bytes: u64,
         /// How often a try to send found none.
         full: u64,
+    },
+    Verbs {
+        /// The other end of the connection beside it.
+        remote: Option<SocketAddr>,
+        /// Posts that wait here, for room in its queue or for keys; how often a try found none.
+        waiting: u64,
+        full: u64,
+        counts: Counts,
     },
 }
 

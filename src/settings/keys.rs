@@ -81,9 +81,9 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         |s, v| s.config.join = v.switch()?;
     "fabric" = "\"shm\"",
         "\"shm\": shared memory, all members on one host. \"tcp\": TCP, on one host, too. \"auto\": shared
-         memory within a host, TCP between hosts.",
-        |s, v| s.config.network.carrier =
-            [Carrier::Shm, Carrier::Tcp, Carrier::Auto][v.choice(&["shm", "tcp", "auto"])?];
+         memory within a host, TCP between hosts. \"verbs\": RDMA (InfiniBand, RoCE), on one host, too.
+         \"shm+verbs\": shared memory within a host, RDMA between hosts.",
+        |s, v| s.config.network.carrier = Carrier::ALL[v.choice(&Carrier::NAMES)?];
     "launcher" = "\"none\"",
         "\"slurm\": rank, members and addresses are those of the job step (SLURM_PROCID and others).",
         |s, v| s.launcher = [Launcher::None, Launcher::Slurm][v.choice(&["none", "slurm"])?];
@@ -154,6 +154,26 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "network.trusted_network" = "false",
         "true: nothing is authenticated, and whoever reaches a port is believed.",
         |s, v| s.config.network.trusted = v.switch()?;
+    "rdma.device" = "\"mlx5_0\"",
+        "With RDMA: this host's device, as `squall info` names it. No default: the one whose address is
+         listened on, else one near this process, else the first.",
+        |s, v| s.config.network.rdma.choice.device = Some(v.text()?);
+    "rdma.port" = "1", "Its port. No default: the first one that is active.",
+        |s, v| s.config.network.rdma.choice.port = Some(v.number(1, 255)? as u8);
+    "rdma.gid_index" = "3",
+        "Which of the port's GIDs. No default: of RoCE version 2, one of an IPv4 address if there is one.",
+        |s, v| s.config.network.rdma.choice.gid_index = Some(v.number(0, 65535)? as u32);
+    "rdma.mtu" = "4096", "Bytes of a packet at the most. No default: what both ports have in common.",
+        |s, v| s.config.network.rdma.manner.mtu_bytes = Some(v.number(256, 4096)? as u32);
+    "rdma.timeout" = "14",
+        "How long a device waits for an answer before it sends again: 4.096 us times 2 to this power.",
+        |s, v| s.config.network.rdma.manner.timeout = v.number(1, 31)? as u8;
+    "rdma.retry" = "6", "How often it sends again before the member at the other end counts as failed.",
+        |s, v| s.config.network.rdma.manner.retry = v.number(0, 7)? as u8;
+    "rdma.traffic_class" = "0", "Of RoCE packets: the byte with DSCP and ECN.",
+        |s, v| s.config.network.rdma.manner.traffic_class = v.number(0, 255)? as u8;
+    "rdma.service_level" = "0", "Of InfiniBand packets; of RoCE ones the priority, where there is one.",
+        |s, v| s.config.network.rdma.manner.service_level = v.number(0, 15)? as u8;
     "transfer.catchup" = "\"64MiB\"",
         "Bytes kept for one that joins while it loads the state; a power of two.",
         |s, v| s.config.transfer.catchup_bytes = v.bytes(4096, 1 << 34)? as usize;

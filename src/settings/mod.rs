@@ -216,7 +216,7 @@ impl Settings {
             (Carrier::Shm, Some((key, origin))) => {
                 let detail = format!(
                     "{origin}: `{key}` says nothing with fabric = \"shm\": leave it out, or set \
-                     fabric to \"tcp\" or \"auto\""
+                     fabric to another one"
                 );
                 return Err(Error::new(Status::Invalid, detail));
             }

@@ -139,7 +139,7 @@ impl<'a> Look<'a> {
             let way =
                 |snapshot: &'a Snapshot| snapshot.peers.get(usize::from(row.rank)).copied()?;
             return match self.snapshots().find_map(way) {
-                Some(Way::Tcp { remote, .. }) => {
+                Some(Way::Tcp { remote, .. } | Way::Verbs { remote, .. }) => {
                     let at = remote.map_or(String::new(), |remote| format!(" ({})", remote.ip()));
                     format!("on another host{at}, not asked: `squall stat --config FILE` does")
                 }
@@ -197,7 +197,7 @@ impl<'a> Look<'a> {
                 say(&self.table(number, watching))?;
             }
         }
-        if self.snapshots().flat_map(|of| &of.peers).any(|way| matches!(way, Some(Way::Tcp { .. })))
+        if self.snapshots().flat_map(|of| &of.peers).any(|way| matches!(way, Some(Way::Tcp { .. } | Way::Verbs { .. })))
         {
             say("\nconnections")?;
             say(&self.connections())?;
@@ -272,6 +272,10 @@ impl<'a> Look<'a> {
                     Way::Tcp { remote, queued_bytes, full } => {
                         let address = remote.map_or("-".into(), |remote| remote.to_string());
                         ["tcp".into(), address, bytes_text(*queued_bytes), full.to_string()]
+                    }
+                    Way::Verbs { remote, waiting, full, .. } => {
+                        let address = remote.map_or("-".into(), |remote| remote.to_string());
+                        ["rdma".into(), address, format!("{waiting} posts"), full.to_string()]
                     }
                 };
                 let (rank, peer) = (row.rank.to_string(), peer.to_string());
@@ -401,6 +405,14 @@ fn peers_json(snapshot: &Snapshot) -> Value {
             Way::Tcp { remote, queued_bytes, full } => json!({
                 "rank": rank, "by": "tcp", "address": remote.map(|remote| remote.to_string()),
                 "waiting_bytes": queued_bytes, "full": full, "behind": behind,
+            }),
+            Way::Verbs { remote, waiting, full, counts } => json!({
+                "rank": rank, "by": "rdma", "address": remote.map(|remote| remote.to_string()),
+                "waiting_posts": waiting, "full": full, "behind": behind,
+                "work_requests": counts.work_requests, "doorbells": counts.doorbells,
+                "words": counts.words, "spans": counts.spans, "inlined": counts.inlined,
+                "bytes": counts.bytes, "reads": counts.reads, "bells": counts.bells,
+                "rung": counts.rung, "completions": counts.completions,
             }),
         })
     };

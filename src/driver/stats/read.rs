@@ -60,7 +60,7 @@ pub fn read(region: &Region) -> Option<Snapshot> {
 fn way_of(base: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Way> {
     match word(base)? {
         BY_SHM => Some(Way::Shm),
-        BY_TCP => {
+        by @ (BY_TCP | BY_VERBS) => {
             let place = word(base + 1)?;
             let bytes = u128::from(word(base + 2)?) << 64 | u128::from(word(base + 3)?);
             let ip = match place >> 16 {
@@ -69,7 +69,15 @@ fn way_of(base: usize, word: &impl Fn(usize) -> Option<u64>) -> Option<Way> {
                 _ => None,
             };
             let remote = ip.map(|ip| SocketAddr::new(ip.to_canonical(), place as u16));
-            Some(Way::Tcp { remote, queued_bytes: word(base + 4)?, full: word(base + 5)? })
+            let (waits, full) = (word(base + 4)?, word(base + 5)?);
+            if by == BY_TCP {
+                return Some(Way::Tcp { remote, queued_bytes: waits, full });
+            }
+            let mut words = [0; COUNTS];
+            for (at, count) in (base + COUNTS_AT..).zip(&mut words) {
+                *count = word(at)?;
+            }
+            Some(Way::Verbs { remote, waiting: waits, full, counts: counts_of(words) })
         }
         _ => None,
     }

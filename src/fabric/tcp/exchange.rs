@@ -23,8 +23,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 impl Borrows for Tcp {
-    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) {
+    fn borrow_own(&mut self, epoch: Epoch, own: &Memory) -> Result<(), Error> {
         self.lend(epoch, own);
+        Ok(())
     }
 
     fn hear_of(&mut self, neighbours: Vec<Neighbour>) {
@@ -135,13 +136,17 @@ impl Exchange for Tcp {
             block: block.clone(),
             rings: memory.rings.iter().map(|ring| ring.as_ref().map(extent)).collect(),
             measures: self.measures.clone(),
-            beat_at: self.setup.beat_at,
+            beat_at: self.met.is_none().then_some(self.setup.beat_at),
         });
         self.peers = peers.iter().map(|peer| Some(usize::from((*peer)?.0))).collect();
         for peer in self.peers.iter().flatten() {
             let Some(link) = &mut self.links[*peer] else { continue };
             link.mirror.use_epoch(epoch);
             link.push(Parcel::Enter { epoch, own: own.clone() });
+            if self.met.is_some() {
+                link.flush(); // K2 of `verbs`
+                continue;
+            }
             // What was written before the first post.
             words_of(&block, self.measures.block_bytes, |at, values, len| {
                 link.push(Parcel::Words { at, values, len });

@@ -12,6 +12,8 @@
 //!     it, and once its peer enters now and then: until it is there, nothing more of that peer lands.
 //! M5  Who has entered an epoch beats in that, and is seen to beat in the one before by me who am still
 //!     in it.
+//! M6  Where posts come by another way (`carry`), nothing lands here but what is said ahead: who enters
+//!     an epoch is told to the fabric that carries them, with its memory, in the order of its frames.
 //!
 //! Cost: a bounds check per frame; memory and its pages when a peer shows it.
 
@@ -30,6 +32,8 @@ const AHEAD_MAX: usize = 4;
 /// What a peer has said and nobody has listened to, at the most.
 const HEARD_MAX: usize = 256;
 const HEARD_BYTES_MAX: usize = 4 << 20;
+/// What is carried for another fabric, which takes it after each poll, at the most.
+const CARRIED_MAX: usize = 256;
 
 /// Between two tries to get memory for what waits for it.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -151,14 +155,41 @@ pub struct Mirror {
     again: Option<Instant>,
     pub heard: VecDeque<Vec<u8>>,
     heard_bytes: usize,
+    /// `None`: no other fabric has a part in this connection.
+    carried: Option<VecDeque<Carried>>,
+}
+
+/// What a peer says to the fabric that carries its posts (M6).
+pub enum Carried {
+    /// It has entered that epoch; its memory here.
+    Entered(Epoch, Memory),
+    Said(Vec<u8>),
 }
 
 impl Mirror {
     pub fn new(measures: Arc<Measures>) -> Mirror {
-        let (theirs, heard) = (Vec::new(), VecDeque::new());
+        let (theirs, heard, heard_bytes) = (Vec::new(), VecDeque::new(), 0);
         let (entered, used) = (Epoch(0), Epoch(0));
-        let (landing, again) = (None, None);
-        Mirror { measures, theirs, landing, entered, used, again, heard, heard_bytes: 0 }
+        let (landing, again, carried) = (None, None, None);
+        Mirror { measures, theirs, landing, entered, used, again, heard, heard_bytes, carried }
+    }
+
+    /// Posts come by another way (M6).
+    pub fn carry(&mut self) {
+        self.carried = Some(VecDeque::new());
+    }
+
+    pub fn next_carried(&mut self) -> Option<Carried> {
+        self.carried.as_mut()?.pop_front()
+    }
+
+    fn keep_carried(&mut self, what: Carried) -> Result<(), Flaw> {
+        let carried = self.carried.as_mut().ok_or(Flaw::CarriesNothing)?;
+        if carried.len() >= CARRIED_MAX {
+            return Err(Flaw::CarriesTooMuch { bytes: 0 });
+        }
+        carried.push_back(what);
+        Ok(())
     }
 
     /// What has been shown of an epoch, if it is all that is wanted. An error: there is no memory for it
@@ -297,8 +328,14 @@ impl Sink for Mirror {
             self.again = Some(Instant::now() + AGAIN);
             return Ok(false);
         };
-        let rings = theirs.made.iter().map(|ring| ring.as_ref().map(extent)).collect();
+        let made = theirs.made.clone();
         self.again = None;
+        if self.carried.is_some() {
+            self.entered = epoch;
+            self.prune();
+            return self.keep_carried(Carried::Entered(epoch, Memory { block, rings: made })).map(|()| true);
+        }
+        let rings = made.iter().map(|ring| ring.as_ref().map(extent)).collect();
         let behind = self.used < epoch;
         let before = self.landing.take().map(|landing| landing.block).filter(|_| behind);
         self.landing = Some(Landing { block, rings, before });
@@ -324,6 +361,10 @@ impl Sink for Mirror {
             return Err(Flaw::SaysTooMuch { bytes: self.heard_bytes as u32 });
         }
         Ok(())
+    }
+
+    fn carry(&mut self, bytes: &[u8]) -> Result<(), Flaw> {
+        self.keep_carried(Carried::Said(bytes.to_vec()))
     }
 }
 

@@ -26,6 +26,7 @@
 
 pub mod address;
 pub mod call;
+mod carry;
 pub mod door;
 mod exchange;
 pub mod handshake;
@@ -45,7 +46,7 @@ pub mod terms;
 pub mod wire;
 
 #[cfg(all(test, not(loom)))]
-mod tests;
+pub(in crate::fabric) mod tests;
 
 use super::shm::OwnBell;
 use super::shm::socket::{Alarm, Bell, Watch};
@@ -145,6 +146,8 @@ pub struct Tcp {
     streams: Arc<()>,
     /// Places of processes that were no members and have ended, the oldest first.
     ghosts: VecDeque<usize>,
+    /// Where another fabric carries the posts (`carry`): connections that it has not heard of.
+    met: Option<VecDeque<Peer>>,
 }
 
 impl Tcp {
@@ -177,6 +180,7 @@ impl Tcp {
             offered: VecDeque::new(),
             streams: Arc::new(()),
             ghosts: VecDeque::new(),
+            met: None,
         })
     }
 
@@ -195,7 +199,11 @@ impl Tcp {
     /// The same under a number that is free.
     pub fn connect_as(&mut self, peer: Peer, channel: Channel) -> Result<(), Error> {
         let at = usize::from(peer.0);
-        let link = Link::new(channel, self.measures.clone())?;
+        let mut link = Link::new(channel, self.measures.clone())?;
+        if let Some(met) = &mut self.met {
+            link.mirror.carry();
+            met.push_back(peer);
+        }
         while self.links.len() <= at {
             self.links.push(None);
         }

@@ -55,7 +55,8 @@ pub struct Own {
     /// By subgroup.
     pub rings: Vec<Option<Extent>>,
     pub measures: Arc<Measures>,
-    pub beat_at: usize,
+    /// `None`: another fabric sends my beat.
+    pub beat_at: Option<usize>,
 }
 
 /// What is to be sent.
@@ -86,6 +87,8 @@ pub enum Parcel {
         own: Arc<Own>,
     },
     Say(Vec<u8>),
+    /// For another fabric (`carry`).
+    Carry(Vec<u8>),
 }
 
 /// A part of the record: of what was copied, or of a ring.
@@ -154,7 +157,7 @@ impl Outgoing {
 
     #[inline]
     pub fn push(&mut self, parcel: Parcel) {
-        if let Parcel::Say(bytes) = &parcel {
+        if let Parcel::Say(bytes) | Parcel::Carry(bytes) = &parcel {
             self.letters += bytes.len();
         }
         self.queue.push_back(parcel);
@@ -201,7 +204,7 @@ impl Outgoing {
         let bytes = |parcel: &Parcel| match parcel {
             Parcel::Words { len, .. } | Parcel::Ahead { len, .. } => 8 * u64::from(*len),
             Parcel::Span { from, upto, .. } => upto - from,
-            Parcel::Say(bytes) => bytes.len() as u64,
+            Parcel::Say(bytes) | Parcel::Carry(bytes) => bytes.len() as u64,
             Parcel::Memory { .. } | Parcel::Enter { .. } => 0,
         };
         let queued: u64 = self.queue.iter().map(bytes).sum();
@@ -239,7 +242,7 @@ impl Outgoing {
 
     /// Whether my beat has moved since it was sent.
     pub fn owes_beat(&self) -> bool {
-        self.own.as_ref().is_some_and(|own| own.beat() != self.beat)
+        self.own.as_ref().and_then(|own| own.beat()).is_some_and(|(_, beat)| beat != self.beat)
     }
 
     /// Sends what waits, as far as the socket takes it.
@@ -326,11 +329,10 @@ impl Outgoing {
 
     /// O4
     fn take_beat(&mut self) {
-        let Some(own) = &self.own else { return };
-        let beat = own.beat();
+        let Some((at, beat)) = self.own.as_ref().and_then(|own| own.beat()) else { return };
         if beat != self.beat {
             self.beat = beat;
-            Writer(&mut self.copied).words(own.beat_at as u32, &[beat]);
+            Writer(&mut self.copied).words(at as u32, &[beat]);
         }
     }
 
@@ -373,6 +375,10 @@ impl Outgoing {
                 writer.say(bytes);
                 self.letters -= bytes.len();
             }
+            Some(Parcel::Carry(bytes)) => {
+                writer.carry(bytes);
+                self.letters -= bytes.len();
+            }
         }
         self.queue.pop_front();
         true
@@ -400,7 +406,8 @@ impl Own {
         self.rings[usize::from(subgroup)].as_ref().expect("a ring of mine")
     }
 
-    fn beat(&self) -> u64 {
-        self.block.cell(self.beat_at).own()
+    /// Where, and what it says.
+    fn beat(&self) -> Option<(usize, u64)> {
+        self.beat_at.map(|at| (at, self.block.cell(at).own()))
     }
 }

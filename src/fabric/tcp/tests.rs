@@ -11,10 +11,10 @@ use crate::mem::Extent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::{TcpListener, TcpStream};
 
-const BLOCK_BYTES: usize = WORDS * 8 + 256;
-pub(super) const BEAT_AT: usize = WORDS * 8;
-const CLOSED_AT: usize = WORDS * 8 + 128;
-pub(super) const LANE_BYTES: u64 = 1 << 20;
+pub(in crate::fabric) const BLOCK_BYTES: usize = WORDS * 8 + 256;
+pub(in crate::fabric) const BEAT_AT: usize = WORDS * 8;
+pub(in crate::fabric) const CLOSED_AT: usize = WORDS * 8 + 128;
+pub(in crate::fabric) const LANE_BYTES: u64 = 1 << 20;
 
 pub fn setup(lane_bytes: u64) -> Setup {
     let rings = vec![RingMeasures { lanes: 2, lane_bytes }];
@@ -23,7 +23,7 @@ pub fn setup(lane_bytes: u64) -> Setup {
 }
 
 /// Both ends of a connection, as they would come from a handshake.
-fn channels(of: [u64; 2], sealed: bool) -> [Channel; 2] {
+pub(in crate::fabric) fn channels(of: [u64; 2], sealed: bool) -> [Channel; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let other = listener.accept().unwrap().0;
@@ -67,7 +67,7 @@ pub(super) fn members(count: usize, sealed: bool, lane_bytes: u64) -> Vec<Node> 
     nodes
 }
 
-pub(super) fn sizes(lane_bytes: u64) -> Sizes {
+pub(in crate::fabric) fn sizes(lane_bytes: u64) -> Sizes {
     Sizes { block: BLOCK_BYTES, rings: vec![Some(2 * lane_bytes as usize)] }
 }
 
@@ -201,9 +201,9 @@ impl End for TcpEnd {
     }
 }
 
-fn readable(tcp: &Tcp, within: Duration) -> bool {
+pub(in crate::fabric) fn readable(fabric: &dyn Fabric, within: Duration) -> bool {
     let time = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
-    poll(&mut [PollFd::new(&tcp.fd(), PollFlags::IN)], Some(&time)) == Ok(1)
+    poll(&mut [PollFd::new(&fabric.fd(), PollFlags::IN)], Some(&time)) == Ok(1)
 }
 
 fn failures(check: &Check, sealed: bool) -> Vec<String> {

@@ -11,11 +11,13 @@
 //! enter    4       0       0           0            epoch (8 bytes)
 //! say      5       0       0           length       so many bytes, and zeros up to a multiple of 8
 //! ahead    6       count   0           byte `at`    epoch (8 bytes); `count` words, as `words`
+//! carry    7       0       0           length       as `say`
 //! ```
 //!
 //! All little-endian; every frame is a multiple of 8 bytes. A frame lies in one record; what is longer
 //! goes in several spans. Words and spans are of the epoch that was entered last; `ahead` is what the
-//! control block of one says that was shown and is not entered yet.
+//! control block of one says that was shown and is not entered yet. `carry` is said by a fabric that has
+//! another way for its posts (`carry`): between two such, no `words` and no `span` is sent.
 //!
 //! W1  The parser reads what is there and never waits, allocates, or panics; what it does not know is
 //!     a `Flaw`, and the end of the connection.
@@ -36,6 +38,8 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 pub const SEALED_BYTES_MAX: usize = 128 << 10;
 /// Bytes of what the driver says at once.
 pub const SAY_BYTES_MAX: usize = 64 << 10;
+/// Bytes that are carried for another fabric at once.
+pub const CARRY_BYTES_MAX: usize = 4 << 10;
 const _: () = assert!(SAY_BYTES_MAX + 8 + TAG_BYTES <= SEALED_BYTES_MAX);
 const _: () = assert!(SEALED_BYTES_MAX <= RECORD_BYTES_MAX);
 
@@ -45,6 +49,7 @@ pub const MEMORY: u8 = 3;
 pub const ENTER: u8 = 4;
 pub const SAY: u8 = 5;
 pub const AHEAD: u8 = 6;
+pub const CARRY: u8 = 7;
 
 /// What a peer has sent that no correct member sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +66,8 @@ pub enum Flaw {
     Ahead { epoch: u64, at: u32, count: u8 },
     BeforeEnter,
     SaysTooMuch { bytes: u32 },
+    CarriesTooMuch { bytes: u32 },
+    CarriesNothing,
 }
 
 impl fmt::Display for Flaw {
@@ -87,6 +94,8 @@ impl fmt::Display for Flaw {
             }
             Flaw::BeforeEnter => write!(f, "words or spans before it entered a view"),
             Flaw::SaysTooMuch { bytes } => write!(f, "{bytes} bytes to be listened to, too much"),
+            Flaw::CarriesTooMuch { bytes } => write!(f, "{bytes} bytes of its fabric's, too much"),
+            Flaw::CarriesNothing => write!(f, "what belongs to a fabric that this process has not"),
         }
     }
 }
@@ -121,6 +130,7 @@ pub trait Sink {
     /// Words for the control block of an epoch that is not entered.
     fn ahead(&mut self, epoch: Epoch, at: u32, words: &[u8]) -> Result<(), Flaw>;
     fn say(&mut self, bytes: &[u8]) -> Result<(), Flaw>;
+    fn carry(&mut self, bytes: &[u8]) -> Result<(), Flaw>;
 }
 
 /// The length that a header tells.
@@ -221,7 +231,10 @@ impl Parser {
             SAY if value as usize > SAY_BYTES_MAX => {
                 return Err(Flaw::SaysTooMuch { bytes: value });
             }
-            SAY => (value as usize).next_multiple_of(8),
+            CARRY if value as usize > CARRY_BYTES_MAX => {
+                return Err(Flaw::CarriesTooMuch { bytes: value });
+            }
+            SAY | CARRY => (value as usize).next_multiple_of(8),
             _ => return Err(Flaw::NoFrame { kind }),
         };
         // All of a span's bytes lie in its record, too.
@@ -246,6 +259,7 @@ impl Parser {
             ENTER if !sink.enter(Epoch(first_u64(body)))? => return Ok(0),
             ENTER => {}
             AHEAD => sink.ahead(Epoch(first_u64(body)), value, &body[8..])?,
+            CARRY => sink.carry(&body[..value as usize])?,
             _ => sink.say(&body[..value as usize])?,
         }
         Ok(8 + body.len())
@@ -309,7 +323,15 @@ impl Writer<'_> {
     }
 
     pub fn say(&mut self, bytes: &[u8]) {
-        self.head(SAY, 0, 0, bytes.len() as u32);
+        self.bytes(SAY, bytes);
+    }
+
+    pub fn carry(&mut self, bytes: &[u8]) {
+        self.bytes(CARRY, bytes);
+    }
+
+    fn bytes(&mut self, kind: u8, bytes: &[u8]) {
+        self.head(kind, 0, 0, bytes.len() as u32);
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(8), 0);
     }

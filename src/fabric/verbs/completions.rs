@@ -246,12 +246,14 @@ impl Completions {
         }
     }
 
-    /// Asks for a wake-up at the next bell, or error. Then poll once more; then sleep on `fd`.
+    /// Asks for a wake-up at the next bell, or error; `all`: at the next completion of any kind. Then poll
+    /// once more; then sleep on `fd`.
     ///
     /// Errors: `System`.
-    pub fn arm(&mut self) -> Result<(), Error> {
+    pub fn arm(&mut self, all: bool) -> Result<(), Error> {
+        let solicited = c_int::from(!all);
         // SAFETY: a completion queue that is alive.
-        let refused = unsafe { (self.notify)(self.shared.cq.as_ptr(), 1) };
+        let refused = unsafe { (self.notify)(self.shared.cq.as_ptr(), solicited) };
         match refused {
             0 => Ok(()),
             errno => {

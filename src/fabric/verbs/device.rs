@@ -254,6 +254,14 @@ fn open_all(table: &Arc<Table>) -> Result<(Vec<Context>, Option<Error>), Error> 
             (device, CStr::from_ptr((table.get_device_name)(device)))
         };
         let name = name.to_string_lossy().into_owned();
+        // SAFETY: an entry of the list; the field is the public struct's.
+        let transport = unsafe { (*device).transport_type };
+        if transport != ibv_transport_type::IBV_TRANSPORT_IB {
+            // iWARP and others have no queue pairs that are connected like these.
+            let detail = format!("RDMA device {name} speaks neither InfiniBand nor RoCE");
+            error = Some(Error::new(Status::System, detail));
+            continue;
+        }
         // SAFETY: an entry of the list.
         match NonNull::new(unsafe { (table.open_device)(device) }) {
             Some(context) => opened.push(Context { table: table.clone(), context, name }),

@@ -4,10 +4,11 @@
 use super::completions::Completions;
 use super::device::{self, Device, News};
 use super::failure::{Cause, Failure};
-use super::gid::{Choice, Gid};
+use super::gid::{Choice, Gid, State};
 use super::memory::{Memory, Remote, Rights};
 use super::ordering::{self, Verdict};
 use super::queue::{CHAIN, Counts, Depths, Endpoint, Manner, Path, Queue, Taken};
+use super::sys::Table;
 use super::sys::soft::nic::status;
 use super::sys::soft::{Call, Event, Process, World};
 use crate::error::{Error, Status};
@@ -18,6 +19,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const BYTES: usize = 64 << 10;
 
@@ -38,7 +40,10 @@ fn depths(send: u16, receive: u16) -> Depths {
 
 impl Side {
     fn new(process: &Process, depths: &Depths) -> Side {
-        let device = Device::open(&process.table(), &Choice::default()).expect("a device");
+        Side::of(Device::open(&process.table(), &Choice::default()).expect("a device"), depths)
+    }
+
+    fn of(device: Arc<Device>, depths: &Depths) -> Side {
         let completions = Completions::new(&device, 3, depths).expect("completions");
         let queue = Queue::new(&completions, 5, depths).expect("a queue");
         let (from, to) = (Arc::new(Region::heap(BYTES)), Arc::new(Region::heap(BYTES)));
@@ -319,7 +324,7 @@ fn a_bell_wakes_who_sleeps() {
         let (mut one, mut other) = pair_of(&a, &b, &depths(32, 4));
         let remote = other.remote();
         for round in 1..=40 {
-            other.completions.arm().unwrap();
+            other.completions.arm(false).unwrap();
             one.queue.words(&remote, 0, &[round]);
             one.queue.post(false).unwrap();
             world.run();
@@ -415,7 +420,7 @@ fn every_refusal_is_said_and_leaves_nothing() {
         let other = Queue::new(&completions, 1, &depths(8, 2))?;
         let _memory = Memory::target(&device, Arc::new(Region::heap(4096)))?;
         queue.connect(&other.endpoint(), &device.place(), &Manner::default())?;
-        completions.arm()
+        completions.arm(false)
     };
     let mut refused = 0;
     for call in [
@@ -679,4 +684,193 @@ fn an_ordered_device_is_accepted_and_another_is_not() {
         Verdict::Untried(what) => assert!(what.contains("retry counter"), "{what}"),
         verdict => panic!("{verdict:?}"),
     }
+}
+
+/// What follows runs on a device of this machine, if it has one: in `ci/rxe`, or where there is hardware.
+/// By both ways to hand work over, and between two devices if there are two that reach each other.
+fn on_real_devices(what: impl Fn(Arc<Device>, Arc<Device>)) {
+    for calls in [true, false] {
+        let mut table = match Table::load() {
+            Ok(table) => table,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        if !calls {
+            Arc::get_mut(&mut table).expect("nobody else has it").qp_to_qp_ex = None;
+        }
+        let found = match device::list(&table) {
+            Ok(found) => found,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        let active = found.iter().filter(|port| port.state == State::Active);
+        let names: Vec<&str> = active.map(|port| &port.device[..]).collect();
+        let Some(first) = names.first() else { return eprintln!("SKIPPED: no active port") };
+        let named = |device: &str| {
+            let choice = Choice { device: Some(device.into()), ..Choice::default() };
+            Device::open(&table, &choice).expect("an active port")
+        };
+        what(named(first), named(first));
+        // The pair of ci/rxe, two devices on one wire.
+        if names.contains(&"rxe1") && names.contains(&"rxe2") {
+            what(named("rxe1"), named("rxe2"));
+        }
+    }
+}
+
+fn patiently(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < until, "not within 20 s: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn real_data_lands_before_its_counter() {
+    on_real_devices(|a, b| {
+        let (mut one, mut other) = (Side::of(a, &depths(16, 0)), Side::of(b, &depths(16, 0)));
+        connect(&mut one, &mut other);
+        eprintln!("{} by {:?}", one.device.line(), one.queue.path());
+        let remote = other.remote();
+        for turn in 1..=100 {
+            let bytes = [8, 216, 224, 4096, 50_000][turn as usize % 5];
+            (0..bytes).step_by(8).for_each(|at| one.from.cell(256 + at).prepare(turn));
+            patiently("room", || {
+                one.poll().iter().for_each(|taken| assert!(matches!(taken, Taken::Sent)));
+                one.queue.room() >= 2
+            });
+            one.queue.span(&one.source, 256, 256 + bytes as u64, &remote, 256);
+            one.queue.words(&remote, 64, &[turn]);
+            one.queue.post(false).expect("there was room");
+            patiently("a counter", || other.to.cell(64).observe() == turn);
+            let late = (0..bytes).step_by(8).filter(|at| other.to.cell(256 + at).observe() != turn);
+            assert_eq!(late.count(), 0, "a counter before its data");
+        }
+        one.queue.settle().unwrap();
+        let mark = one.queue.mark();
+        patiently("the end", || {
+            assert!(one.failure().is_none());
+            one.queue.is_over(mark)
+        });
+        assert_eq!(one.queue.room(), 16);
+    });
+}
+
+#[test]
+fn real_queues_stream_through_few_slots() {
+    on_real_devices(|a, b| {
+        let (mut one, mut other) = (Side::of(a, &depths(4, 0)), Side::of(b, &depths(4, 0)));
+        connect(&mut one, &mut other);
+        let remote = other.remote();
+        for value in 1..=1000 {
+            patiently("room", || {
+                assert!(one.failure().is_none());
+                one.queue.room() > 0
+            });
+            one.queue.words(&remote, 8, &[value; 8]);
+            one.queue.post(false).expect("there was room");
+        }
+        patiently("the last", || other.to.cell(64).observe() == 1000);
+    });
+}
+
+#[test]
+fn real_bells_wake() {
+    on_real_devices(|a, b| {
+        let (mut one, mut other) = (Side::of(a, &depths(16, 4)), Side::of(b, &depths(16, 4)));
+        connect(&mut one, &mut other);
+        let remote = other.remote();
+        for round in 1..=10 {
+            other.completions.arm().unwrap();
+            one.queue.words(&remote, 8, &[round]);
+            one.queue.post(true).unwrap();
+            patiently("a bell", || readable(other.completions.fd()));
+            assert_eq!(other.completions.woken(), 1);
+            assert_eq!(other.to.cell(8).observe(), round);
+            assert!(matches!(other.poll()[..], [Taken::Rung]));
+            one.poll();
+        }
+    });
+}
+
+#[test]
+fn real_failures_have_their_cause() {
+    on_real_devices(|a, b| {
+        let new = |device: &Arc<Device>| Side::of(device.clone(), &depths(16, 0));
+        let manner = Manner { timeout: 10, retry: 1, ..Manner::default() };
+        let join = |one: &mut Side, other: &mut Side| {
+            let (mine, theirs) = (one.queue.endpoint(), other.queue.endpoint());
+            one.queue.connect(&theirs, &other.device.place(), &manner).unwrap();
+            other.queue.connect(&mine, &one.device.place(), &manner).unwrap();
+        };
+        let failure_of = |one: &mut Side| {
+            let mut failure = None;
+            patiently("a failure", || {
+                failure = one.failure();
+                failure.is_some()
+            });
+            failure.expect("just seen").to_string()
+        };
+        // Memory that was taken back.
+        let (mut one, mut other) = (new(&a), new(&b));
+        join(&mut one, &mut other);
+        let remote = other.remote();
+        drop(other.target.take());
+        one.queue.words(&remote, 0, &[1]);
+        one.queue.post(false).unwrap();
+        let text = failure_of(&mut one);
+        assert!(text.contains("remote access error (10"), "{text}");
+        assert_eq!(other.to.cell(0).observe(), 0);
+        // A queue that is gone, with writes that do not ask.
+        let (mut one, mut other) = (new(&a), new(&b));
+        join(&mut one, &mut other);
+        let Side { queue, to, target, .. } = other;
+        drop(queue);
+        let remote = target.as_ref().unwrap().remote();
+        one.queue.words(&remote, 0, &[1]);
+        one.queue.words(&remote, 0, &[1]);
+        one.queue.post(false).unwrap();
+        let text = failure_of(&mut one);
+        assert!(text.contains("transport retry counter exceeded (12"), "{text}");
+        assert_eq!(to.cell(0).observe(), 0, "F4");
+    });
+}
+
+#[test]
+fn real_devices_keep_order() {
+    on_real_devices(|a, _| match ordering::check(&a).unwrap() {
+        Verdict::Holds { rounds, .. } => eprintln!("{}: {rounds} rounds in order", a.name()),
+        Verdict::Untried(what) => eprintln!("SKIPPED: {what}"),
+        Verdict::Breaks(what) => panic!("{what}"),
+    });
+}
+
+#[test]
+fn real_memory_is_read_and_refused() {
+    on_real_devices(|a, b| {
+        let (mut one, mut other) = (Side::of(a, &depths(8, 0)), Side::of(b, &depths(8, 0)));
+        connect(&mut one, &mut other);
+        let theirs: Vec<u64> = (0..512).collect();
+        let mine = vec![0u64; 512];
+        let first = |words: &[u64]| NonNull::from(&words[0]).cast::<u8>();
+        // SAFETY: both vectors outlive what is registered here and are not touched meanwhile.
+        let (shown, into) = unsafe {
+            let rights = Rights { write: false, read: true };
+            (
+                Memory::foreign(&other.device, first(&theirs), 4096, rights).unwrap(),
+                Memory::foreign(&one.device, first(&mine), 4096, Rights::default()).unwrap(),
+            )
+        };
+        one.queue.read(&into, 0, 4096, &shown.remote(), 0);
+        one.queue.post(false).unwrap();
+        let mark = one.queue.mark();
+        patiently("a read", || {
+            assert!(one.failure().is_none());
+            one.queue.is_over(mark)
+        });
+        drop((into, shown));
+        assert_eq!(std::hint::black_box(&mine), &theirs);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let refused = Memory::dmabuf(&one.device, file.as_fd(), 0, 4096, 0, Rights::default());
+        assert!(refused.is_err(), "no memory is behind that");
+    });
 }

@@ -85,7 +85,7 @@ fn what_is_no_record_or_frame_is_refused() {
         let (mut parser, mut mirror) = begun();
         assert_eq!(parser.take(&bytes, &mut mirror), Err(Flaw::Length { bytes: length }));
     }
-    for kind in [0, 7, 255] {
+    for kind in [0, 8, 255] {
         refused(Flaw::NoFrame { kind }, |writer| writer.head(kind, 0, 0, 0));
     }
     refused(Flaw::CutFrame { kind: WORDS, rest: 16 }, |writer| {
@@ -98,6 +98,9 @@ fn what_is_no_record_or_frame_is_refused() {
     });
     let bytes = SAY_BYTES_MAX as u32 + 1;
     refused(Flaw::SaysTooMuch { bytes }, |writer| writer.head(SAY, 0, 0, bytes));
+    let bytes = CARRY_BYTES_MAX as u32 + 1;
+    refused(Flaw::CarriesTooMuch { bytes }, |writer| writer.head(CARRY, 0, 0, bytes));
+    refused(Flaw::CarriesNothing, |writer| writer.carry(b"who listens?"));
 }
 
 #[test]
@@ -192,6 +195,7 @@ enum Step {
     Enter(u64),
     Ahead(u64, u32, Vec<u64>),
     Say(Vec<u8>),
+    Carry(Vec<u8>),
     Raw(Vec<u8>),
 }
 
@@ -208,6 +212,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u64..9, prop::collection::vec(0usize..3, 0..3)).prop_map(|(e, s)| Step::Memory(e, s)),
         1 => (0u64..9).prop_map(Step::Enter),
         1 => prop::collection::vec(any::<u8>(), 0..100).prop_map(Step::Say),
+        1 => prop::collection::vec(any::<u8>(), 0..100).prop_map(Step::Carry),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Step::Raw),
     ]
 }
@@ -224,6 +229,7 @@ fn write(steps: &[Step], writer: &mut Writer) {
             Step::Enter(epoch) => writer.enter(Epoch(*epoch)),
             Step::Ahead(epoch, at, words) => writer.ahead(Epoch(*epoch), *at, words),
             Step::Say(bytes) => writer.say(bytes),
+            Step::Carry(bytes) => writer.carry(bytes),
             Step::Raw(bytes) => {
                 writer.0.extend(bytes);
                 writer.0.resize(writer.0.len().next_multiple_of(8), 0);
