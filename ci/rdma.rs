@@ -44,9 +44,8 @@ fn main() {
 }
 
 /// Bytes of messages: around lines, packets and slots.
-const SIZES: [usize; 18] = [
-    1, 2, 7, 8, 9, 63, 64, 65, 220, 256, 1000, 4095, 4096, 4097, 10_000, 65_536, 300_000, 1 << 20,
-];
+const SIZES: [usize; 18] =
+    [1, 2, 7, 8, 9, 63, 64, 65, 220, 256, 1000, 4095, 4096, 4097, 10_000, 65_536, 300_000, 1 << 20];
 
 /// Why there is nothing to test, if so.
 fn skipped() -> Option<String> {

@@ -8,8 +8,7 @@
 use super::attr::*;
 use super::network::{
     SQUALL_FABRIC_AUTO, SQUALL_FABRIC_SHM, SQUALL_FABRIC_SHM_VERBS, SQUALL_FABRIC_TCP,
-    SQUALL_FABRIC_VERBS, SQUALL_LAUNCHER_NONE,
-    SQUALL_LAUNCHER_SLURM, environment,
+    SQUALL_FABRIC_VERBS, SQUALL_LAUNCHER_NONE, SQUALL_LAUNCHER_SLURM, environment,
 };
 use super::state::{SQUALL_RESTARTS_NONE, options_of, squall_transfer_attr_t, transfer_of};
 use super::subgroup::*;

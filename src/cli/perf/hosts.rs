@@ -18,12 +18,12 @@ use super::report::{self, Floor, Outcome};
 use crate::failure::{Failure, because, fail};
 use crate::machine;
 use crate::text::{IdleOption, new_table, remark, say};
-use bare::{Bare, Figure, Rdma};
+use bare::{Bare, Figure};
 use serde_json::{Value, json};
 use squall::driver::config::{Config, Idle, SubgroupConfig};
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::pin;
-use squall::driver::network::Carrier;
+use squall::driver::network::{Carrier, Rdma};
 use squall::error::Status;
 use squall::settings::Settings;
 use std::path::Path;
@@ -88,11 +88,11 @@ impl Job {
     /// What the floor is measured by, if the group goes by RDMA.
     fn rdma(&self) -> Option<Rdma> {
         let network = &self.config.network;
-        let mut rdma = None::<Rdma>;
-        if let Some(rdma) = &mut rdma {
+        network.carrier.is_rdma().then(|| {
+            let mut rdma = network.rdma.clone();
             rdma.choice.address = rdma.choice.address.or(bare::own_address(&network.listen));
-        }
-        rdma
+            rdma
+        })
     }
 
     pub fn tour(&self, seconds: f64, as_json: bool) -> Result<(), Failure> {

@@ -197,7 +197,10 @@ impl<'a> Look<'a> {
                 say(&self.table(number, watching))?;
             }
         }
-        if self.snapshots().flat_map(|of| &of.peers).any(|way| matches!(way, Some(Way::Tcp { .. } | Way::Verbs { .. })))
+        if self
+            .snapshots()
+            .flat_map(|of| &of.peers)
+            .any(|way| matches!(way, Some(Way::Tcp { .. } | Way::Verbs { .. })))
         {
             say("\nconnections")?;
             say(&self.connections())?;

@@ -333,7 +333,9 @@ impl Sink for Mirror {
         if self.carried.is_some() {
             self.entered = epoch;
             self.prune();
-            return self.keep_carried(Carried::Entered(epoch, Memory { block, rings: made })).map(|()| true);
+            return self
+                .keep_carried(Carried::Entered(epoch, Memory { block, rings: made }))
+                .map(|()| true);
         }
         let rings = made.iter().map(|ring| ring.as_ref().map(extent)).collect();
         let behind = self.used < epoch;

@@ -63,13 +63,26 @@ pub enum Message {
 /// What no correct member says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nonsense {
-    Kind { kind: u8 },
-    Length { kind: u8, bytes: u32 },
-    Field { kind: u8, value: u64 },
+    Kind {
+        kind: u8,
+    },
+    Length {
+        kind: u8,
+        bytes: u32,
+    },
+    Field {
+        kind: u8,
+        value: u64,
+    },
     /// Of an epoch that is none, or not any more.
-    Epoch { kind: u8, epoch: u64 },
+    Epoch {
+        kind: u8,
+        epoch: u64,
+    },
     /// Something else is said first.
-    Order { kind: u8 },
+    Order {
+        kind: u8,
+    },
 }
 
 impl fmt::Display for Nonsense {

@@ -93,9 +93,8 @@ impl Exchange for Verbs {
         });
         self.tcp.enter(epoch, me, peers, blocks);
         let before = self.sources.len();
-        self.sources.retain(|(open, _)| {
-            memory.rings.iter().flatten().all(|ring| !Arc::ptr_eq(open, ring))
-        });
+        self.sources
+            .retain(|(open, _)| memory.rings.iter().flatten().all(|ring| !Arc::ptr_eq(open, ring)));
         debug_assert!(self.sources.len() <= before);
         self.peers = peers.iter().map(|peer| Some(usize::from((*peer)?.0))).collect();
         for at in self.peers.clone().into_iter().flatten() {

@@ -169,7 +169,11 @@ impl Line {
                 *value = own.block.cell(at + word * 8).own();
             }
             if values != [0; POST_WORDS_MAX] {
-                self.waiting.push_back(Parcel::Words(Words { at: at as u32, values, len: len as u8 }));
+                self.waiting.push_back(Parcel::Words(Words {
+                    at: at as u32,
+                    values,
+                    len: len as u8,
+                }));
             }
         }
     }
@@ -205,7 +209,9 @@ impl Line {
     /// Takes the posts of a turn that are for this peer, in their order; `news`: one of them is.
     pub fn post(&mut self, posts: &[Post], is_for: impl Fn(&Post) -> bool, news: bool) {
         if news && !self.quiet.is_empty() {
-            self.put_quiet_but(|words| posts.iter().any(|post| is_for(post) && covers(post, words)));
+            self.put_quiet_but(|words| {
+                posts.iter().any(|post| is_for(post) && covers(post, words))
+            });
         }
         for post in posts.iter().filter(|post| is_for(post)) {
             match *post {
@@ -299,7 +305,8 @@ impl Line {
                     }
                     let len = (*upto - *from).min(SPAN_BYTES_MAX);
                     let measures = &target.own.measures.rings[subgroup];
-                    let at = measures.place(ring.lane, *from, len).expect("a span lies in its lane");
+                    let at =
+                        measures.place(ring.lane, *from, len).expect("a span lies in its lane");
                     queue.span(source, at, at + len, remote, at);
                     *from += len;
                 }
@@ -370,7 +377,9 @@ impl Line {
     /// An epoch that the peer need not keep for me any more (K4), one at a time.
     pub fn over(&mut self) -> Result<Option<Epoch>, Trouble> {
         if self.old.len() > OLD_MAX {
-            return Err(Nonsense::Epoch { kind: super::carrier::DONE, epoch: self.entered.0 }.into());
+            return Err(
+                Nonsense::Epoch { kind: super::carrier::DONE, epoch: self.entered.0 }.into()
+            );
         }
         let Some(old) = self.old.front_mut() else { return Ok(None) };
         let left = self.entered > old.own.epoch || mutant!("verbs-leaves-at-once");

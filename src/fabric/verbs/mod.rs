@@ -399,7 +399,8 @@ impl Verbs {
                 match its {
                     Taken::Failed(failure) => failed.push((at, failure)),
                     Taken::Stale => {
-                        for parting in partings.iter_mut().filter(|of| usize::from(of.index) == at) {
+                        for parting in partings.iter_mut().filter(|of| usize::from(of.index) == at)
+                        {
                             if let Taken::Failed(_) = parting.line.queue.take(completion) {
                                 parting.until = Instant::now(); // nobody is there any more
                             }

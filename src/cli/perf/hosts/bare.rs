@@ -12,7 +12,7 @@ use super::super::plan::{Plan, Test, new_histogram};
 use crate::text::IdleOption;
 use rustix::thread::sched_yield;
 use squall::driver::idle::pin;
-use squall::driver::network::PORT_DEFAULT;
+use squall::driver::network::{PORT_DEFAULT, Rdma};
 use squall::fabric::tcp::address::{Address, Host, Lookup, parse};
 use squall::fabric::tcp::secret::random;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use rdma::{Figure, Rdma};
+pub use rdma::Figure;
 
 /// How long a floor takes, about.
 pub const SECONDS: f64 = 0.5;

@@ -20,8 +20,9 @@ fn remote(address: u64, bytes: usize, key: u32) -> Remote {
 fn message() -> impl Strategy<Value = Message> {
     let address = || any::<u64>().prop_map(|address| address >> 1);
     let mtu = prop::sample::select(vec![256u32, 512, 1024, 2048, 4096]);
-    let place = (any::<[u8; 16]>(), any::<u16>(), mtu, any::<bool>())
-        .prop_map(|(gid, lid, mtu_bytes, ethernet)| Place { gid: Gid(gid), lid, mtu_bytes, ethernet });
+    let place = (any::<[u8; 16]>(), any::<u16>(), mtu, any::<bool>()).prop_map(
+        |(gid, lid, mtu_bytes, ethernet)| Place { gid: Gid(gid), lid, mtu_bytes, ethernet },
+    );
     let endpoint = (0..=NUMBER_MAX, 0..=NUMBER_MAX, place, any::<bool>()).prop_map(
         |(qpn, psn, place, bells)| Message::Endpoint {
             endpoint: Endpoint { qpn, psn },

@@ -395,7 +395,9 @@ fn what_is_no_news_waits_a_little() {
     assert_eq!(one.line(1).queue.counts().work_requests - before, 1, "and the older one does not");
     quiet(&mut one, 6);
     one.verbs.farewell();
-    two.until_with(&mut one, "it goes before the farewell", |two| two.word_of(0, CLOSED_AT / 8) == 1);
+    two.until_with(&mut one, "it goes before the farewell", |two| {
+        two.word_of(0, CLOSED_AT / 8) == 1
+    });
     assert_eq!(two.word_of(0, 5), 6);
 }
 

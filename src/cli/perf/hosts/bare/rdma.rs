@@ -8,9 +8,8 @@ use super::{Bare, FOR, LOOK_EVERY, PATIENCE, TRIPS_WARM, WARM_UP, Wire};
 use crate::perf::plan::{Test, new_histogram};
 use crate::text::IdleOption;
 use rustix::thread::sched_yield;
+use squall::driver::network::Rdma;
 use squall::fabric::verbs::device::Device;
-use squall::fabric::verbs::gid::Choice;
-use squall::fabric::verbs::queue::Manner;
 use squall::fabric::verbs::raw::{Lost, Raw, TICKET_BYTES};
 use squall::fabric::verbs::sys::Table;
 use std::time::Instant;
@@ -19,13 +18,6 @@ use std::time::Instant;
 const CHAIN: usize = 16;
 /// No trip has this number: the last write.
 const STOP: u64 = u64::MAX;
-
-/// Which port, and how.
-#[derive(Clone, Default)]
-pub struct Rdma {
-    pub choice: Choice,
-    pub manner: Manner,
-}
 
 /// What was measured: nanoseconds, or writes a second; and with `CHAIN` writes a doorbell.
 #[derive(Clone, Copy, Default)]
@@ -94,7 +86,11 @@ impl End<'_> {
         let mut round = 0u32;
         move || {
             round = round.wrapping_add(1);
-            if spins { std::hint::spin_loop() } else { sched_yield() }
+            if spins {
+                std::hint::spin_loop()
+            } else {
+                sched_yield()
+            }
             !round.is_multiple_of(LOOK_EVERY) || Instant::now() < until
         }
     }
