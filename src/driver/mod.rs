@@ -37,6 +37,9 @@ pub use lines::{Inquiry, listen_at, near_identity};
 
 #[cfg(test)]
 mod leaving_tests;
+#[cfg(all(test, not(loom)))]
+#[path = "rdma/tests.rs"]
+mod rdma_tests;
 
 use crate::base::{Events, Members, Nanos, Peer};
 use crate::error::{Error, Fault, Status, Suspicion};

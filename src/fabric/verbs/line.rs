@@ -407,6 +407,11 @@ impl Line {
         Ok(self.queue.is_over(mark))
     }
 
+    /// Whether nothing waits for keys.
+    pub fn has_keys(&self) -> bool {
+        self.connected && self.unanswered.is_empty()
+    }
+
     /// Parcels that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len() + self.quiet.len()

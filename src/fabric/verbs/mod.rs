@@ -71,6 +71,7 @@ mod members;
 mod tests;
 
 use super::shm::OwnBell;
+use super::shm::fork::forks;
 use super::shm::socket::Watch;
 use super::tcp::Tcp;
 use super::tcp::mirror::Carried;
@@ -80,6 +81,7 @@ use crate::error::{Error, Status};
 use crate::limits::MEMBERS_MAX;
 use crate::log_sink::{Level, say};
 use crate::mem::Region;
+use crate::mutant;
 use carrier::{Message, Nonsense};
 use completions::Completions;
 use device::{Device, News};
@@ -118,7 +120,7 @@ pub struct Setup {
 struct Place {
     line: Line,
     theirs: Theirs,
-    /// The farewell was said: up to where its queue must be complete.
+    /// This member goes: up to where the queue must be complete before that.
     leaves: Option<Option<u64>>,
 }
 
@@ -155,6 +157,8 @@ pub struct Verbs {
     cut: bool,
     parks: bool,
     left: bool,
+    /// In which process this was made.
+    forks: u64,
 }
 
 /// The fabric beside `tcp`, which has no connection yet, over the port that suits best.
@@ -236,6 +240,7 @@ impl Verbs {
             cut: false,
             parks,
             left: false,
+            forks: forks(),
         })
     }
 
@@ -444,10 +449,12 @@ impl Verbs {
         }
         if let Some(mark) = leaves
             && line.connected
-            && line.is_drained(mark)?
+            && (line.is_drained(mark)? || mutant!("verbs-parts-at-once"))
         {
-            self.tcp.part(Peer(at as u16)); // K8
             *leaves = None;
+            if self.left {
+                self.tcp.part(Peer(at as u16)); // K8
+            }
         }
         let over = line.over()?;
         if let Some(epoch) = over {
@@ -655,12 +662,15 @@ impl Fabric for Verbs {
     }
 }
 
-/// The last words land before the connections end (K8); a peer whose device does not answer, or that has
-/// not said where, is not waited for for long.
+/// What was posted lands before the connections end (K8), as what a socket has taken does; a peer whose
+/// device does not answer, or that has not said where, is not waited for for long.
 impl Drop for Verbs {
     fn drop(&mut self) {
-        if !self.left {
-            return;
+        if forks() != self.forks {
+            return; // all of this is its parent's
+        }
+        for place in self.places.iter_mut().flatten().filter(|_| !self.left) {
+            place.leaves = place.line.has_keys().then_some(None);
         }
         let until = Instant::now() + PARTING;
         let leaves = |place: &Option<Place>| place.as_ref().is_some_and(|of| of.leaves.is_some());
@@ -668,6 +678,8 @@ impl Drop for Verbs {
             self.poll(true, &mut Events::default());
             std::thread::sleep(Duration::from_micros(100));
         }
-        (0..self.places.len()).for_each(|at| self.tcp.part(Peer(at as u16)));
+        if self.left {
+            (0..self.places.len()).for_each(|at| self.tcp.part(Peer(at as u16)));
+        }
     }
 }

@@ -780,7 +780,7 @@ fn real_bells_wake() {
         connect(&mut one, &mut other);
         let remote = other.remote();
         for round in 1..=10 {
-            other.completions.arm().unwrap();
+            other.completions.arm(false).unwrap();
             one.queue.words(&remote, 8, &[round]);
             one.queue.post(true).unwrap();
             patiently("a bell", || readable(other.completions.fd()));

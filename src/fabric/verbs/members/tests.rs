@@ -14,6 +14,7 @@ use crate::base::{Epoch, RingId};
 use crate::fabric::tcp::mirror::extent;
 use crate::mem::{Cell, Extent};
 use crate::mutants::plant as plant_fault;
+use super::sys::soft::{Call, Event};
 use net::Net;
 
 /// A member and what it sees: its memory, and by rank the mirrors of the others.
@@ -544,4 +545,112 @@ fn who_comes_again_begins_anew() {
         let place = one.verbs.places.get(usize::from(peer.0)).and_then(Option::as_ref);
         place.is_some_and(|place| place.line.connected)
     });
+}
+
+/// K8: who sees the end has seen the last word, however long that takes on its way.
+#[test]
+fn the_end_comes_after_the_last_word() {
+    assert!(ends_after_its_last_word());
+    plant_fault(Some("verbs-parts-at-once"));
+    let kept = ends_after_its_last_word();
+    plant_fault(None);
+    assert!(!kept, "verbs-parts-at-once");
+}
+
+fn ends_after_its_last_word() -> bool {
+    let net = Net::running(12);
+    let (mut one, mut two) = two(&net, false);
+    net.world.hold();
+    one.verbs.farewell();
+    let end = Instant::now() + Duration::from_millis(100);
+    while two.events.lost.is_empty() && Instant::now() < end {
+        [&mut one, &mut two].into_iter().for_each(Node::look);
+    }
+    let early = !two.events.lost.is_empty();
+    net.world.release();
+    two.until_with(&mut one, "it ends", |two| !two.events.lost.is_empty());
+    !early && two.word_of(0, CLOSED_AT / 8) == 1
+}
+
+/// K7: however a queue comes to its end, its peer is reported, once, and the other hears of it, too.
+#[test]
+fn a_queue_that_fails_is_the_end_of_its_peer() {
+    for kind in 0..4 {
+        let net = Net::running(13);
+        let (mut one, mut two) = two(&net, false);
+        let qpn = one.line(1).queue.endpoint().qpn;
+        match kind {
+            0 => net.at(0, |process| process.lose_next()),
+            1 => net.at(0, |process| process.event(Event::QueueFatal(qpn))),
+            2 => net.at(0, |process| process.event(Event::DeviceFatal)),
+            _ => net.at(0, |process| process.refuse(Call::PostSend, libc::ENOMEM, 0)),
+        }
+        one.words(5, 1, true);
+        one.until("its peer is lost", |one| !one.events.lost.is_empty());
+        assert_eq!(one.events.lost, one.others());
+        one.events.lost = Members::NONE;
+        (0..50).for_each(|_| one.look());
+        assert!(one.events.lost.is_empty(), "{kind}: reported twice");
+        two.until("and hears of it", |two| !two.events.lost.is_empty());
+    }
+}
+
+/// A device that is gone without a word, its process' sockets, too.
+#[test]
+fn who_dies_is_lost() {
+    let net = Net::running(14);
+    let (mut one, two) = two(&net, true);
+    net.at(1, |process| process.kill());
+    one.words(5, 1, true);
+    one.until("it is missed", |one| !one.events.lost.is_empty());
+    drop(two);
+}
+
+/// N3: memory that cannot be registered is asked for again, by who is shown it and for who has entered.
+#[test]
+fn a_shortage_is_mine() {
+    let net = Net::running(15);
+    let (mut one, mut two) = two(&net, false);
+    (one.show(Epoch(2)), two.show(Epoch(2)));
+    let peer = two.peer(0).unwrap();
+    net.at(1, |process| process.refuse(Call::RegMr, libc::ENOMEM, 0));
+    let mut short = None;
+    two.until_with(&mut one, "it is short of memory", |two| {
+        short = two.verbs.shown(peer, Epoch(2), &sizes(LANE_BYTES)).err();
+        short.is_some()
+    });
+    assert_eq!(short.unwrap().status, Status::NoMemory);
+    let again = two.verbs.shown(peer, Epoch(2), &sizes(LANE_BYTES));
+    assert!(matches!(again, Ok(Shown::Memory(_))), "and then it has it");
+    (one.show(Epoch(3)), two.show(Epoch(3)));
+    (one.enter(Epoch(2)), two.enter(Epoch(2)));
+    net.at(1, |process| process.refuse(Call::RegMr, libc::ENOMEM, 0));
+    one.enter(Epoch(3)); // and nobody has looked at what it has shown
+    one.until_with(&mut two, "it has keys all the same", |one| one.events.full.is_empty());
+}
+
+/// Without room for a queue there is no peer; that is for the log, and for who calls again.
+#[test]
+fn without_a_queue_there_is_no_peer() {
+    let net = Net::running(16);
+    let mut nodes = strangers(&net, 2, false);
+    net.at(0, |process| process.refuse(Call::CreateQp, libc::ENOMEM, 0));
+    let (mut two, mut one) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    one.look();
+    two.until_with(&mut one, "it is hung up on", |two| {
+        two.verbs.has_ended(two.peer(0).unwrap())
+    });
+}
+
+/// More bells than a peer has receives: they are answered in every poll, and no write waits for ever.
+#[test]
+fn bells_are_answered() {
+    let net = Net::running(17);
+    let (mut one, mut two) = two(&net, false);
+    for value in 1..=500 {
+        one.until_with(&mut two, "there is room", |one| one.events.full.is_empty());
+        one.words(5, value, true);
+    }
+    two.until_with(&mut one, "all is there", |two| two.word_of(0, 5) == 500);
+    assert!(one.line(1).queue.counts().bells >= 500);
 }
