@@ -5,6 +5,7 @@
 
 mod links;
 mod network;
+mod rdma;
 
 use crate::failure::Failure;
 use crate::machine::{self, field, read};
@@ -84,9 +85,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         transparent_huge_pages(),
         nodes(),
         descriptors(),
-        rdma(),
         gpu(),
     ];
+    lines.extend(rdma::lines());
     lines.extend(network::lines());
     if let Some(file) = &options.config {
         lines.extend(network::lines_of(file));
@@ -353,22 +354,6 @@ fn names_in(path: &str) -> Vec<String> {
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
-}
-
-fn rdma() -> Line {
-    let devices = names_in("/sys/class/infiniband");
-    if devices.is_empty() {
-        return Line::note(
-            "RDMA",
-            "no device in /sys/class/infiniband",
-            "not needed: between hosts members meet over TCP (RDMA is to come)",
-        );
-    }
-    let port = |device: &String| {
-        let state = read(&format!("/sys/class/infiniband/{device}/ports/1/state"));
-        format!("{device} ({})", state.unwrap_or_else(|| "no port 1".into()))
-    };
-    Line::ok("RDMA", devices.iter().map(port).collect::<Vec<_>>().join(", "))
 }
 
 fn gpu() -> Line {

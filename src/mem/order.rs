@@ -27,7 +27,12 @@
 //!
 //! *x86-64.* A release store and an acquire load are plain moves; only `fence` costs (about 20
 //! cycles) and it is executed only in groups where some member may sleep. *aarch64.* `stlr`/`ldar`.
-//! N over verbs needs the device's barriers instead; they belong to that fabric.
+//!
+//! *N over verbs.* The peer's device is the one that stores. That it stores in order rests on one
+//! reliable connection per peer (writes land in the order posted), on memory that is never registered
+//! with relaxed ordering (`verbs/memory`, R2), and on a try of each device (`verbs/ordering`); on x86-64
+//! loads then see that order. aarch64 would need the device's barrier (`dmb oshld`) between a guard and
+//! what it guards: that fabric is not loaded there (`verbs/sys`, V2).
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence as atomic_fence};

@@ -181,7 +181,8 @@ impl Chain {
                 let inline = ibv_send_flags::IBV_SEND_INLINE.0;
                 let rdma = (*request).wr.rdma;
                 (*qp).wr_id = (*request).wr_id;
-                (*qp).wr_flags = (*request).send_flags & !inline;
+                // With the flag of what is carried by value: soft-RoCE looks for it, others do not.
+                (*qp).wr_flags = (*request).send_flags;
                 match (*request).opcode {
                     ibv_wr_opcode::IBV_WR_RDMA_WRITE => {
                         ((*qp).wr_rdma_write.expect(missing))(qp, rdma.rkey, rdma.remote_addr);

@@ -9,7 +9,7 @@ use super::memory::{Memory, Remote, Rights};
 use super::ordering::{self, Verdict};
 use super::queue::{CHAIN, Counts, Depths, Endpoint, Manner, Path, Queue, Taken};
 use super::sys::Table;
-use super::sys::soft::nic::status;
+use super::sys::soft::nic::{Random, status};
 use super::sys::soft::{Call, Event, Process, World};
 use crate::error::{Error, Status};
 use crate::mem::Region;
@@ -683,6 +683,60 @@ fn an_ordered_device_is_accepted_and_another_is_not() {
     match ordering::check(&device).unwrap() {
         Verdict::Untried(what) => assert!(what.contains("retry counter"), "{what}"),
         verdict => panic!("{verdict:?}"),
+    }
+}
+
+/// Both ends write, ring, poll and settle as they like: what is written first lands first, and the
+/// device has nothing to complain about.
+#[test]
+fn any_mix_of_calls_keeps_order_and_rules() {
+    for seed in 0..60 {
+        let world = World::new(seed);
+        let (a, b) = (world.process(), world.process());
+        let mut random = Random(seed);
+        a.abilities(|its| (its.calls, its.inline_max) = (seed % 2 == 0, 64 << (seed % 3)));
+        let slots = [2, 5, 16, 128][random.below(4)];
+        let (one, other) = pair_of(&a, &b, &depths(slots, 3));
+        let mut sides = [one, other];
+        let mut turns = [0; 2];
+        for _ in 0..400 {
+            let at = random.below(2);
+            let remote = sides[1 - at].remote();
+            let side = &mut sides[at];
+            match random.below(8) {
+                0..4 if side.queue.room() >= 3 => {
+                    turns[at] += 1;
+                    for place in 0..3 {
+                        side.queue.words(&remote, place * 512, &[turns[at]; 2]);
+                    }
+                    let last = random.below(2) == 0;
+                    side.queue.post(last).unwrap();
+                }
+                4 if side.queue.room() >= 1 => {
+                    let bytes = [8, 64, 200, 4000][random.below(4)];
+                    side.queue.span(&side.source, 8, 8 + bytes, &remote, 8192);
+                }
+                5 if side.queue.room() >= 1 => side.queue.settle().unwrap(),
+                6 => drop(side.poll()),
+                _ => drop((0..random.below(40)).filter(|_| world.step()).count()),
+            }
+            for (from, to) in [(0, 1), (1, 0)] {
+                // The last first: what lands meanwhile only makes the others newer.
+                let [last, middle, first] =
+                    [1024, 512, 0].map(|at| sides[to].to.cell(at).observe());
+                let ordered = last <= middle && middle <= first && first <= turns[from];
+                assert!(ordered, "seed {seed}: {first} {middle} {last} of {}", turns[from]);
+            }
+        }
+        for at in 0..2 {
+            sides[at].queue.post(false).unwrap();
+            for _ in 0..200 {
+                world.run();
+                let failed = sides.iter_mut().find_map(Side::failure);
+                assert!(failed.is_none(), "seed {seed}: {failed:?}");
+            }
+            assert_eq!(sides[1 - at].to.cell(1024).observe(), turns[at], "seed {seed}");
+        }
     }
 }
 

@@ -550,9 +550,13 @@ unsafe extern "C" fn wr_set_sge_list(qp: *mut ibv_qp_ex, count: usize, _list: *c
 }
 
 unsafe extern "C" fn wr_set_inline_data(qp: *mut ibv_qp_ex, bytes: *mut c_void, length: usize) {
+    // SAFETY: a queue pair that was not given back.
+    let flagged = unsafe { (*qp).wr_flags } & ibv_send_flags::IBV_SEND_INLINE.0 != 0;
     // SAFETY: as the interface asks for: bytes that are alive during the call.
     unsafe {
         let value = std::slice::from_raw_parts(bytes.cast::<u8>(), length).to_vec();
-        carry(qp, Source::Value(value));
+        // Without the flag soft-RoCE takes the bytes for a list of parts.
+        let parts = Source::Part { address: 0, bytes: length as u32, key: 0 };
+        carry(qp, if flagged { Source::Value(value) } else { parts });
     }
 }
