@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an RDMA device does for a bare program between two processes: the floor of everything over it.
+//! What an RDMA device does for a bare program between two processes, and how near the engine comes.
 //!
-//! `cargo bench --bench verbs -- [CASE ...] [--seconds 1] [--times 20] [--device NAME] [--to NAME]
-//! [--yield]`; `--to`: the device of the other process, if it is another one. Without a device it says
-//! SKIPPED.
+//! `cargo bench --bench verbs -- [CASE ...] [--seconds 1] [--times 20] [--pairs 5] [--device NAME]
+//! [--to NAME] [--yield]`; without a case, all that is raw; `--to`: the device of the other process, if it
+//! is another one. Without a device it says SKIPPED; if a bar is missed, it fails.
 //!
 //! ```text
 //! lat    64 B written there and back, each end polls its memory: nanoseconds, both ways
 //! rate   64 B writes, one a doorbell; then 16 a doorbell
 //! bw     64 KiB writes
 //! lost   the other process is killed: time from the next write to its completion with an error
+//! engine `squall perf` in pairs with its raw figures: latency, rate, bandwidth, against their bars
 //! ```
 //!
 //! Each case starts the other process anew. Between hosts `squall perf` measures the same.
+
+#[path = "verbs/engine.rs"]
+mod engine;
 
 use squall::driver::idle::pin;
 use squall::fabric::verbs::device::Device;
@@ -37,10 +41,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Options {
     seconds: f64,
     times: usize,
+    pairs: usize,
     device: Option<String>,
     to: Option<String>,
     yields: bool,
-    /// Of the other process: this one pins itself to the first, and what it starts inherits that.
+    /// As they were found: this process pins itself to the first, and what it starts inherits that.
+    cores: usize,
+    /// Of the other process.
     core: usize,
 }
 
@@ -54,13 +61,16 @@ fn main() {
         option(name).map_or(default, |text| text.parse().expect("a number after an option"))
     };
     let asked = |name: &str| args.iter().any(|arg| arg == name);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         seconds: number("--seconds", 1.0),
         times: number("--times", 20.0) as usize,
+        pairs: number("--pairs", 5.0).max(1.0) as usize,
         device: option("--device"),
         to: option("--to").or_else(|| option("--device")),
         yields: asked("--yield"),
-        core: number("--core", (cores() - 1).min(1) as f64) as usize,
+        cores,
+        core: number("--core", (cores - 1).min(1) as f64) as usize,
     };
     if let Some(port) = option("other") {
         return other(&args[0], port.parse().expect("a port"), &options);
@@ -70,8 +80,12 @@ fn main() {
         Err(why) => return println!("SKIPPED: {why}"),
     };
     println!("{}", device.line());
+    if asked("engine") && !engine::measure(&options) {
+        std::process::exit(1);
+    }
     for case in CASES {
-        if asked(case) || asked("all") || !CASES.iter().any(|case| asked(case)) {
+        let none = !asked("engine") && !CASES.iter().any(|case| asked(case));
+        if asked(case) || asked("all") || none {
             match case {
                 "lat" => latency(&device, &options),
                 "rate" => rate(&device, &options),
@@ -178,10 +192,6 @@ fn other(case: &str, port: u16, options: &Options) {
         }
         last = word;
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn latency(device: &Arc<Device>, options: &Options) {
