@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The fabric's promises between two processes: the list of `squall::fabric::conformance`. Over shared
 //! memory, where they know nothing of each other but a name, once for members that sleep and once for
-//! members that never do; over TCP, once in a trusted network and once sealed; over both at once.
+//! members that never do; over TCP, once in a trusted network and once sealed; over both at once; over RDMA,
+//! where there is a device, or two of them: `SQUALL_RDMA_DEVICES=rxe0,rxe1`, by rank.
 
 #[path = "fabric/mixed.rs"]
 mod mixed;
@@ -20,6 +21,10 @@ use squall::fabric::shm::{Parts, Shm};
 use squall::fabric::tcp::link::{Channel, Keys};
 use squall::fabric::tcp::mirror::Measures;
 use squall::fabric::tcp::{Setup, Tcp};
+use squall::fabric::verbs::device::Device;
+use squall::fabric::verbs::gid::Choice;
+use squall::fabric::verbs::sys::Table;
+use squall::fabric::verbs::{self, Verbs};
 use squall::fabric::{Exchange, Memory, Shown, Sizes};
 use squall::mem::region::Want;
 use squall::mem::{Extent, Region};
@@ -40,10 +45,28 @@ fn main() {
             ("tcp_sealed", || check_all("sealed", true)),
             ("mixed_near", || check_all("near", true)),
             ("mixed_far", || check_all("far", true)),
+            ("verbs_parking", || check_rdma(true)),
+            ("verbs_spinning", || check_rdma(false)),
             ("tcp_group", group_over_tcp),
         ],
         &[("end", end), ("member", member)],
     );
+}
+
+/// The same by RDMA, if there is any.
+fn check_rdma(parks: bool) -> String {
+    let found = Table::load().and_then(|table| Device::open(&table, &choice(0)));
+    match found {
+        Ok(device) => format!("{}\n{}", device.line(), check_all("verbs", parks)),
+        Err(why) => format!("SKIPPED: {why}\n"),
+    }
+}
+
+/// The device of a rank.
+fn choice(rank: u16) -> Choice {
+    let named = std::env::var("SQUALL_RDMA_DEVICES").unwrap_or_default();
+    let device = named.split(',').cycle().nth(rank.into()).filter(|name| !name.is_empty());
+    Choice { device: device.map(String::from), ..Choice::default() }
 }
 
 /// Every check between a fresh pair of processes.
@@ -192,8 +215,9 @@ fn open(group: &str, rank: u16, parks: bool) -> ShmEnd {
 }
 
 /// The same over a connection.
-struct TcpEnd {
-    tcp: Tcp,
+struct FarEnd {
+    fabric: Box<dyn Fabric>,
+    rounds: u64,
     group: String,
     peer: Rank,
     mine: Arc<Region>,
@@ -205,12 +229,12 @@ struct TcpEnd {
     _name: Socket,
 }
 
-impl End for TcpEnd {
+impl End for FarEnd {
     fn peer(&self) -> Rank {
         self.peer
     }
     fn fabric(&mut self) -> &mut dyn Fabric {
-        &mut self.tcp
+        &mut *self.fabric
     }
     fn mine(&self) -> &Region {
         &self.mine
@@ -237,10 +261,10 @@ impl End for TcpEnd {
         true
     }
     fn fd_is_readable(&mut self, within: Duration) -> bool {
-        readable(self.tcp.fd(), within)
+        readable(self.fabric.fd(), within)
     }
     fn rounds(&self) -> u64 {
-        30_000
+        self.rounds
     }
 }
 
@@ -285,20 +309,40 @@ enum Way {
 /// Connects as a handshake would have, and shows, sees and enters the first view: of which the
 /// memories by rank.
 fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Memory>, Tcp) {
+    let (config, layout, channel) = dialled(group, rank, sealed, port);
+    let mut tcp = Tcp::new(Setup { views: false, ..setup(&layout) }).unwrap();
+    tcp.connect_as(Peer(1 - rank), channel).unwrap();
+    let memories = enter_first(&mut tcp, rank, &layout);
+    (config, memories, tcp)
+}
+
+/// The same by RDMA beside the connection.
+fn meet_verbs(group: &str, rank: u16, parks: bool, port: u16) -> (Config, Vec<Memory>, Verbs) {
+    let (config, layout, channel) = dialled(group, rank, true, port);
+    let tcp = Tcp::new(Setup { parks, ..setup(&layout) }).unwrap();
+    let mut verbs = verbs::open(tcp, &choice(rank), verbs::Setup::default()).unwrap();
+    verbs.tcp_mut().connect_as(Peer(1 - rank), channel).unwrap();
+    let memories = enter_first(&mut verbs, rank, &layout);
+    (config, memories, verbs)
+}
+
+fn dialled(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Layout, Channel) {
     let mut config = Config::new(group, rank, 2);
     config.subgroups[0].message_bytes_max = MESSAGE_BYTES_MAX as u32;
     let layout = config.view().unwrap().layout();
     let TcpSide { stream, keys } = dial(rank, sealed, port);
-    let mut tcp = Tcp::new(Setup { views: false, ..setup(&layout) }).unwrap();
+    let channel = Channel::of(stream, u64::from(2 - rank), keys).unwrap();
+    (config, layout, channel)
+}
+
+fn enter_first<F: Fabric + Exchange>(far: &mut F, rank: u16, layout: &Layout) -> Vec<Memory> {
     let (peer, epoch) = (Peer(1 - rank), Epoch(1));
-    let incarnation = u64::from(2 - rank);
-    tcp.connect_as(peer, Channel::of(stream, incarnation, keys).unwrap()).unwrap();
-    let own = tcp.own(epoch, &[0]).unwrap();
-    tcp.show(epoch, peer, &[0]).unwrap();
+    let own = far.own(epoch, &[0]).unwrap();
+    far.show(epoch, peer, &[0]).unwrap();
     let sizes = Sizes { block: layout.control_bytes, rings: vec![Some(layout.rings_bytes(0))] };
     let theirs: Memory = loop {
-        tcp.poll(true, &mut Events::default());
-        match tcp.shown(peer, epoch, &sizes).unwrap() {
+        far.poll(true, &mut Events::default());
+        match far.shown(peer, epoch, &sizes).unwrap() {
             Shown::Memory(memory) => break memory,
             Shown::Waits => {}
             Shown::Never => panic!("the other end has ended"),
@@ -314,17 +358,34 @@ fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Mem
         peers.reverse();
     }
     let blocks: Vec<_> = memories.iter().map(|memory| memory.block.clone()).collect();
-    tcp.enter(epoch, Rank(rank), &peers, &blocks);
+    far.enter(epoch, Rank(rank), &peers, &blocks);
     // That the other has entered is an event, too: the checks begin after it.
     while beats.cell(beat_at).observe() == 0 {
-        tcp.poll(true, &mut Events::default());
+        far.poll(true, &mut Events::default());
     }
-    (config, memories, tcp)
+    memories
 }
 
-fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
+fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> FarEnd {
     let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
-    let (config, mut memories, tcp) = meet_tcp(group, rank, sealed, port);
+    let (config, memories, tcp) = meet_tcp(group, rank, sealed, port);
+    far_end(group, rank, (config, memories), Box::new(tcp), 30_000, name)
+}
+
+fn open_verbs(group: &str, rank: u16, parks: bool, port: u16) -> FarEnd {
+    let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
+    let (config, memories, verbs) = meet_verbs(group, rank, parks, port);
+    far_end(group, rank, (config, memories), Box::new(verbs), 3_000, name)
+}
+
+fn far_end(
+    group: &str,
+    rank: u16,
+    (config, mut memories): (Config, Vec<Memory>),
+    fabric: Box<dyn Fabric>,
+    rounds: u64,
+    name: Socket,
+) -> FarEnd {
     let layout = config.view().unwrap().layout();
     if rank == 1 {
         memories.reverse();
@@ -333,9 +394,10 @@ fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> TcpEnd {
         let bytes = layout.shapes[0].ring_bytes as usize;
         Extent::new(memory.rings[0].clone().unwrap(), 0, bytes)
     };
-    TcpEnd {
+    FarEnd {
         rings: [extent(&memories[0]), extent(&memories[1])],
-        tcp,
+        fabric,
+        rounds,
         group: group.into(),
         peer: Rank(1 - rank),
         mine: memories[0].block.clone(),
@@ -437,6 +499,10 @@ fn end(arguments: &Arguments) {
         "shm" => Box::new(open(group, rank, arguments.get("parks").unwrap())),
         "near" => Box::new(mixed::open(group, rank, Way::Near)),
         "far" => Box::new(mixed::open(group, rank, Way::Far(arguments.get("port").unwrap()))),
+        "verbs" => {
+            let parks = arguments.get("parks").unwrap();
+            Box::new(open_verbs(group, rank, parks, arguments.get("port").unwrap()))
+        }
         _ => Box::new(open_tcp(group, rank, over == "sealed", arguments.get("port").unwrap())),
     };
     match run(check, rank == 0, &mut *end) {

@@ -167,6 +167,17 @@
 #define SQUALL_FABRIC_AUTO 2
 
 /**
+ * RDMA (InfiniBand, RoCE), between members on one host, too; only with SQUALL_MEMBERSHIP_VIEWS. Needs
+ * libibverbs.so.1 and a device when the group is opened. Which one: `rdma`.
+ */
+#define SQUALL_FABRIC_VERBS 3
+
+/**
+ * Shared memory within a host, RDMA between hosts; as SQUALL_FABRIC_VERBS otherwise.
+ */
+#define SQUALL_FABRIC_SHM_VERBS 4
+
+/**
  * `rank`, `members` and `founders` are given.
  */
 #define SQUALL_LAUNCHER_NONE 0
@@ -636,6 +647,12 @@ typedef struct squall_group_attr_t {
    * SQUALL_FABRIC_SHM.
    */
   const char *host;
+  /**
+   * With SQUALL_FABRIC_VERBS or SQUALL_FABRIC_SHM_VERBS: which port of this host, and how, as
+   * "device=mlx5_0,port=1,gid_index=3,mtu=4096,timeout=14,retry=6,traffic_class=0,service_level=0"; what
+   * is left out is chosen, as `squall config --example` says. NULL: all of it.
+   */
+  const char *rdma;
 } squall_group_attr_t;
 
 /**
@@ -1252,6 +1269,7 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  *   network.secret_fd            `secret_fd` and SQUALL_FLAG_SECRET_FD
  *   network.trusted_network      SQUALL_FLAG_TRUSTED_NETWORK
  *   peers.*                      `peers_users`, `peers_group`, `peers_directory`
+ *   rdma.*                       `rdma`: all of them in one text
  *   transfer.*                   `transfer`, a struct of the library's, over what the program's says
  *   [[subgroup]]                 `subgroups`: those of the file instead of the program's
  *

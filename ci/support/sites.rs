@@ -13,7 +13,8 @@ pub type Host = (String, String);
 
 /// Places of members, by id.
 pub struct Sites {
-    /// shm, tcp, auto, or mixed: this host is parted in two.
+    /// As in a configuration; or `mixed`, `mixed-verbs`: this host is parted in two, with TCP or RDMA
+    /// between its parts.
     pub fabric: String,
     /// Members are here in turns; empty: all are on this host.
     hosts: Vec<Host>,
@@ -39,15 +40,19 @@ impl Sites {
     /// The part of this host that a member is on.
     pub fn part(&self, id: u64) -> &'static str {
         match (self.fabric.as_str(), id % 2) {
-            ("mixed", 0) => "even",
-            ("mixed", _) => "odd",
+            ("mixed" | "mixed-verbs", 0) => "even",
+            ("mixed" | "mixed-verbs", _) => "odd",
             _ => "",
         }
     }
 
     /// What a process is told: it listens where that member does, and knows `others`.
     pub fn ways(&self, id: u64, others: String, folder: &Path) -> Vec<(&'static str, String)> {
-        let fabric = if self.fabric == "mixed" { "auto" } else { &self.fabric };
+        let fabric = match self.fabric.as_str() {
+            "mixed" => "auto",
+            "mixed-verbs" => "shm+verbs",
+            one => one,
+        };
         vec![
             ("fabric", fabric.into()),
             ("host", self.part(id).into()),

@@ -125,6 +125,10 @@ pub struct squall_group_attr_t {
     /// could share memory. Up to 24 letters, digits, '-', '_', '.'; NULL: none; not with
     /// SQUALL_FABRIC_SHM.
     pub host: *const c_char,
+    /// With SQUALL_FABRIC_VERBS or SQUALL_FABRIC_SHM_VERBS: which port of this host, and how, as
+    /// "device=mlx5_0,port=1,gid_index=3,mtu=4096,timeout=14,retry=6,traffic_class=0,service_level=0"; what
+    /// is left out is chosen, as `squall config --example` says. NULL: all of it.
+    pub rdma: *const c_char,
 }
 
 /// Bytes of each struct in version 1; smaller ones are refused.

@@ -5,7 +5,7 @@ use super::attr::{
     SQUALL_FLAG_SECRET_FD, SQUALL_FLAG_TRUSTED_NETWORK, invalid, squall_group_attr_t,
 };
 use crate::driver::config::{Changes, Config};
-use crate::driver::network::{Carrier, Network, SecretFrom};
+use crate::driver::network::{Carrier, Network, Rdma, SecretFrom};
 use crate::error::{Error, Status};
 use crate::settings::slurm;
 use std::ffi::{CStr, c_char};
@@ -17,8 +17,7 @@ pub const SQUALL_FABRIC_TCP: u32 = 1;
 /// Shared memory within a host, TCP between hosts; only with SQUALL_MEMBERSHIP_VIEWS.
 pub const SQUALL_FABRIC_AUTO: u32 = 2;
 /// RDMA (InfiniBand, RoCE), between members on one host, too; only with SQUALL_MEMBERSHIP_VIEWS. Needs
-/// libibverbs.so.1 and a device when the group is opened. Which port, and how: `squall_group_attr_read`,
-/// the keys `rdma.…`.
+/// libibverbs.so.1 and a device when the group is opened. Which one: `rdma`.
 pub const SQUALL_FABRIC_VERBS: u32 = 3;
 /// Shared memory within a host, RDMA between hosts; as SQUALL_FABRIC_VERBS otherwise.
 pub const SQUALL_FABRIC_SHM_VERBS: u32 = 4;
@@ -95,9 +94,10 @@ unsafe fn secret_of(attr: &squall_group_attr_t) -> Result<Option<SecretFrom>, Er
 /// As for `squall_group_open`.
 pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> Result<(), Error> {
     // SAFETY: the caller says that these are strings, or NULL.
-    let (host, listen, advertise, founders, contacts, secret) = unsafe {
+    let (host, rdma, listen, advertise, founders, contacts, secret) = unsafe {
         (
             text_of(attr.host, "host")?.unwrap_or_default(),
+            text_of(attr.rdma, "rdma")?.unwrap_or_default(),
             list_of(attr.listen, "listen")?,
             text_of(attr.advertise, "advertise")?.unwrap_or_default(),
             list_of(attr.founders, "founders")?,
@@ -114,7 +114,12 @@ pub unsafe fn network_into(config: &mut Config, attr: &squall_group_attr_t) -> R
         other => return invalid(format!("attr.fabric {other} is no SQUALL_FABRIC_…")),
     };
     let trusted = attr.flags & SQUALL_FLAG_TRUSTED_NETWORK != 0;
-    let rdma = config.network.rdma.clone();
+    if !rdma.is_empty() && !carrier.is_rdma() {
+        return invalid(
+            "attr.rdma says nothing without SQUALL_FABRIC_VERBS or SQUALL_FABRIC_SHM_VERBS",
+        );
+    }
+    let rdma = Rdma::parse(&rdma)?;
     let network =
         Network { carrier, host, listen, advertise, founders, contacts, secret, trusted, rdma };
     if carrier != Carrier::Shm && config.membership == Changes::Fixed {

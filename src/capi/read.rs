@@ -57,6 +57,7 @@ struct Owned {
 ///   network.secret_fd            `secret_fd` and SQUALL_FLAG_SECRET_FD
 ///   network.trusted_network      SQUALL_FLAG_TRUSTED_NETWORK
 ///   peers.*                      `peers_users`, `peers_group`, `peers_directory`
+///   rdma.*                       `rdma`: all of them in one text
 ///   transfer.*                   `transfer`, a struct of the library's, over what the program's says
 ///   [[subgroup]]                 `subgroups`: those of the file instead of the program's
 ///
@@ -365,6 +366,16 @@ fn latest(
     }
     if is_set("network.host", offset_of!(squall_group_attr_t, host))? {
         attr.host = owned.text(&settings.config.network.host, "network.host")?;
+    }
+    let mut rdma = false;
+    for key in ["device", "port", "gid_index", "mtu", "timeout", "retry"] {
+        rdma |= is_set(&format!("rdma.{key}"), offset_of!(squall_group_attr_t, rdma))?;
+    }
+    for key in ["traffic_class", "service_level"] {
+        rdma |= is_set(&format!("rdma.{key}"), offset_of!(squall_group_attr_t, rdma))?;
+    }
+    if rdma {
+        attr.rdma = owned.text(&settings.config.network.rdma.text(), "rdma")?;
     }
     Ok(())
 }

@@ -125,7 +125,8 @@ fn line_json(line: &Line) -> Value {
 fn table(lines: &[Line]) -> String {
     let mut table = new_table();
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if table.width().is_none() {
+    // A terminal that does not say how wide it is: a serial console has 0 columns.
+    if table.width().is_none_or(|columns| columns < 40) {
         table.set_width(120);
     }
     table.set_header(["what", "", "found"]);

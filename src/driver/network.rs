@@ -50,6 +50,63 @@ pub struct Rdma {
     pub manner: Manner,
 }
 
+impl Rdma {
+    /// What differs from the usual, as `parse` reads it; nothing: "".
+    pub fn text(&self) -> String {
+        let Rdma { choice: Choice { device, port, gid_index, .. }, manner } = self;
+        let usual = Manner::default();
+        let other = |value: u8, usual: u8| (value != usual).then_some(u32::from(value));
+        let figures = [
+            ("port", port.map(u32::from)),
+            ("gid_index", *gid_index),
+            ("mtu", manner.mtu_bytes),
+            ("timeout", other(manner.timeout, usual.timeout)),
+            ("retry", other(manner.retry, usual.retry)),
+            ("traffic_class", other(manner.traffic_class, usual.traffic_class)),
+            ("service_level", other(manner.service_level, usual.service_level)),
+        ];
+        let device = device.iter().map(|name| format!("device={name}"));
+        let figures =
+            figures.iter().filter_map(|(key, value)| Some(format!("{key}={}", (*value)?)));
+        device.chain(figures).collect::<Vec<_>>().join(",")
+    }
+
+    /// `KEY=VALUE`, parted by commas; keys as in a configuration's `[rdma]`.
+    ///
+    /// Errors: `Invalid`, with the part that is none.
+    pub fn parse(text: &str) -> Result<Rdma, Error> {
+        let mut rdma = Rdma::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let Some(()) = rdma.take(part) else {
+                let detail = format!(
+                    "{part:?} says nothing about RDMA: device=NAME, port, gid_index, mtu, timeout, retry, \
+                     traffic_class, service_level, each with = and a number, parted by commas"
+                );
+                return Err(Error::new(Status::Invalid, detail));
+            };
+        }
+        rdma.manner.check()?;
+        Ok(rdma)
+    }
+
+    fn take(&mut self, part: &str) -> Option<()> {
+        let (key, value) = part.split_once('=')?;
+        let Rdma { choice, manner } = self;
+        match key {
+            "device" => choice.device = Some(value.into()),
+            "port" => choice.port = Some(value.parse().ok()?),
+            "gid_index" => choice.gid_index = Some(value.parse().ok()?),
+            "mtu" => manner.mtu_bytes = Some(value.parse().ok()?),
+            "timeout" => manner.timeout = value.parse().ok()?,
+            "retry" => manner.retry = value.parse().ok()?,
+            "traffic_class" => manner.traffic_class = value.parse().ok()?,
+            "service_level" => manner.service_level = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
 /// The port that is listened on if none is given.
 pub const PORT_DEFAULT: u16 = 7471;
 
@@ -115,5 +172,30 @@ impl Network {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rdma_is_told_can_be_written_down() {
+        assert_eq!(Rdma::default().text(), "");
+        let text = "device=mlx5_0,port=2,gid_index=3,mtu=1024,timeout=12,retry=4,traffic_class=106,service_level=3";
+        let rdma = Rdma::parse(text).unwrap();
+        assert_eq!(rdma.text(), text);
+        assert_eq!(Rdma::parse(&format!(" {} ,", text.replace(',', " , "))), Ok(rdma));
+        for bad in ["device", "speed=3", "port=x", "timeout=300", "retry=7", "mtu=1500"] {
+            let error = Rdma::parse(bad).unwrap_err();
+            assert_eq!(error.status, Status::Invalid, "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn carriers_have_names() {
+        for (at, carrier) in Carrier::ALL.into_iter().enumerate() {
+            assert_eq!((carrier as usize, carrier.text()), (at, Carrier::NAMES[at]));
+        }
     }
 }

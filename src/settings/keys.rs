@@ -169,7 +169,7 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         "How long a device waits for an answer before it sends again: 4.096 us times 2 to this power.",
         |s, v| s.config.network.rdma.manner.timeout = v.number(1, 31)? as u8;
     "rdma.retry" = "6", "How often it sends again before the member at the other end counts as failed.",
-        |s, v| s.config.network.rdma.manner.retry = v.number(0, 7)? as u8;
+        |s, v| s.config.network.rdma.manner.retry = v.number(0, 6)? as u8;
     "rdma.traffic_class" = "0", "Of RoCE packets: the byte with DSCP and ECN.",
         |s, v| s.config.network.rdma.manner.traffic_class = v.number(0, 255)? as u8;
     "rdma.service_level" = "0", "Of InfiniBand packets; of RoCE ones the priority, where there is one.",

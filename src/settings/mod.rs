@@ -223,6 +223,15 @@ impl Settings {
             (Carrier::Shm, None) => {}
             _ => config.network.check(config.join, config.members)?,
         }
+        let rdma = self.origins.iter().find(|(key, _)| key.starts_with("rdma."));
+        if let Some((key, origin)) = rdma.filter(|_| !config.network.carrier.is_rdma()) {
+            let detail = format!(
+                "{origin}: `{key}` says nothing with fabric = \"{}\": leave it out, or set fabric to \
+                 \"verbs\" or \"shm+verbs\"",
+                config.network.carrier.text()
+            );
+            return Err(Error::new(Status::Invalid, detail));
+        }
         if config.group.is_empty() {
             let detail = format!("{name}: no name of the group: set `group = \"NAME\"`");
             return Err(Error::new(Status::Invalid, detail));

@@ -278,7 +278,17 @@ fn the_example_is_the_defaults() {
     assert_eq!(format!("{:?}", settings.config), format!("{expected:?}"));
     assert_eq!(settings.core, None);
     // Uncommented, each alone is understood, and is its default.
-    let untold = ["core", "network.secret_file", "network.secret_fd", "senders", "group"];
+    let untold = [
+        "core",
+        "network.secret_file",
+        "network.secret_fd",
+        "senders",
+        "group",
+        "rdma.device",
+        "rdma.port",
+        "rdma.gid_index",
+        "rdma.mtu",
+    ];
     for key in ALL.iter().filter(|key| !untold.contains(&key.name)) {
         let mut settings = Settings::new(Config::new("", 0, 1));
         file::read("f", &format!("{} = {}", key.name, key.default), &mut settings).unwrap();

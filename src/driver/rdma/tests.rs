@@ -142,9 +142,9 @@ fn a_group_lives_by_rdma() {
         };
         let mut members: Vec<Member> = (0..3).map(|number| start(number, false)).collect();
         members.iter().for_each(|one| one.until("all are in", |talk| talk.members == 3));
-        let all_hear = |members: &[&Member], from: &[usize], count: u64| {
+        let all_hear = |members: &[&Member], all: &[(usize, u64)]| {
             for one in members {
-                one.until("all is heard", |talk| from.iter().all(|of| talk.heard[*of] == count));
+                one.until("all is heard", |talk| all.iter().all(|of| talk.heard[of.0] == of.1));
             }
             let orders: Vec<u64> =
                 members.iter().map(|one| one.talk.lock().unwrap().order).collect();
@@ -152,7 +152,7 @@ fn a_group_lives_by_rdma() {
         };
         members.iter().for_each(|one| one.tell(|talk| talk.to_send = 300));
         let [one, two, three] = &members[..] else { unreachable!() };
-        all_hear(&[one, two, three], &[0, 1, 2], 300);
+        all_hear(&[one, two, three], &[(0, 300), (1, 300), (2, 300)]);
         members[2].tell(|talk| talk.leave = true);
         let went = members.pop().unwrap().end();
         assert_eq!(went, Ok(()));
@@ -164,8 +164,7 @@ fn a_group_lives_by_rdma() {
         members[0].tell(|talk| talk.to_send = 500);
         members[2].tell(|talk| talk.to_send = 200);
         let [one, two, joined] = &members[..] else { unreachable!() };
-        all_hear(&[one, two], &[0], 500);
-        all_hear(&[one, two], &[3], 200);
+        all_hear(&[one, two], &[(0, 500), (3, 200)]);
         joined.until("it hears, too", |talk| talk.heard[0] == 200 && talk.heard[3] == 200);
         processes[3].kill();
         members[2].tell(|talk| talk.die = true);

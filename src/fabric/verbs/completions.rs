@@ -144,6 +144,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if !self.device.is_mine() {
+            return; // X3
+        }
         // SAFETY: the last of those that share it; queues hold it, so none is left, and events were
         // acknowledged as they were read, so that this does not wait.
         unsafe {

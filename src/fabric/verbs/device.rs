@@ -3,6 +3,8 @@
 //!
 //! X1  The device lives as long as anything made of it: memory and queues hold it by their `Arc`.
 //! X2  Asynchronous events are acknowledged as they are read, so that no `destroy` waits for one.
+//! X3  A forked child has the descriptors of its parent's device, but none of these objects: dropped
+//!     there, they leave everything as it is.
 //!
 //! Cost: system calls, all of them; nothing here is on the hot path.
 
@@ -10,6 +12,7 @@ use super::gid::{Choice, Entry, Found, Gid, Kind, State, pick};
 use super::sys::bindings::*;
 use super::sys::{Table, zeroed};
 use crate::error::{Error, Status};
+use crate::mem::Cell;
 use std::ffi::{CStr, c_int};
 use std::fs;
 use std::io;
@@ -56,6 +59,8 @@ pub struct Device {
     found: Found,
     pub(super) gid: Entry,
     limits: Limits,
+    /// In which process it was opened (X3).
+    process: Cell,
 }
 
 // SAFETY: libibverbs' objects may be used by any thread, several at a time ("thread safe" by
@@ -82,7 +87,7 @@ pub enum News {
 /// Errors: `System` if the kernel has no RDMA, with the remedy.
 pub fn list(table: &Arc<Table>) -> Result<Vec<Found>, Error> {
     let mut all = Vec::new();
-    for context in open_all(table)?.0 {
+    for context in open_all(table, None)?.0 {
         all.extend(context.ports()?);
     }
     Ok(all)
@@ -93,7 +98,11 @@ impl Device {
     ///
     /// Errors: `System` where there is none, or not the one named, with what there is and the remedy.
     pub fn open(table: &Arc<Table>, choice: &Choice) -> Result<Arc<Device>, Error> {
-        let (opened, refused) = open_all(table)?;
+        let mut all = open_all(table, choice.device.as_deref())?;
+        if all.0.is_empty() {
+            all = open_all(table, None)?; // For the text of the refusal.
+        }
+        let (opened, refused) = all;
         let mut found = Vec::new();
         let mut of_whom = Vec::new();
         for (at, context) in opened.iter().enumerate() {
@@ -108,7 +117,10 @@ impl Device {
         let mut opened = opened;
         let context = opened.swap_remove(of_whom[at]);
         let limits = context.limits(found[at].port)?;
-        Device::of(context, found.swap_remove(at), gid, limits)
+        let mut found = found.swap_remove(at);
+        // On InfiniBand that is what naming one means: there is a router between the members.
+        found.needs_gid |= choice.gid_index.is_some();
+        Device::of(context, found, gid, limits)
     }
 
     fn of(
@@ -123,7 +135,19 @@ impl Device {
         let domain = NonNull::new(domain)
             .ok_or_else(|| refused(&format!("{}: no protection domain", found.device)))?;
         let (table, context) = context.keep();
-        Ok(Arc::new(Device { table, context, domain, found, gid, limits }))
+        let process = Cell::new(u64::from(std::process::id()));
+        Ok(Arc::new(Device { table, context, domain, found, gid, limits, process }))
+    }
+
+    /// Whether this is the process that opened it. A system call.
+    pub(super) fn is_mine(&self) -> bool {
+        self.process.own() == u64::from(std::process::id())
+    }
+
+    /// What a forked child would find.
+    #[cfg(test)]
+    pub(super) fn is_a_childs(&self) {
+        self.process.prepare(0);
     }
 
     pub fn name(&self) -> &str {
@@ -188,6 +212,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if !self.is_mine() {
+            return; // X3
+        }
         // SAFETY: the last `Arc`: nothing made of the two is left (X1).
         unsafe {
             (self.table.dealloc_pd)(self.domain.as_ptr());
@@ -231,8 +258,12 @@ impl Drop for Context {
     }
 }
 
-/// Opens every device that opens; beside that why the last that does not does not.
-fn open_all(table: &Arc<Table>) -> Result<(Vec<Context>, Option<Error>), Error> {
+/// Opens every device that opens, or the one of that name; beside that why the last that does not does
+/// not.
+fn open_all(
+    table: &Arc<Table>,
+    only: Option<&str>,
+) -> Result<(Vec<Context>, Option<Error>), Error> {
     let mut count: c_int = 0;
     let list = (table.get_device_list)(&mut count);
     let Some(list) = NonNull::new(list) else {
@@ -254,6 +285,9 @@ fn open_all(table: &Arc<Table>) -> Result<(Vec<Context>, Option<Error>), Error> 
             (device, CStr::from_ptr((table.get_device_name)(device)))
         };
         let name = name.to_string_lossy().into_owned();
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
         // SAFETY: an entry of the list; the field is the public struct's.
         let transport = unsafe { (*device).transport_type };
         if transport != ibv_transport_type::IBV_TRANSPORT_IB {

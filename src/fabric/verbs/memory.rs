@@ -199,6 +199,9 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        if !self.device.is_mine() {
+            return; // X3: the pages are the child's own copy, or shared and kept by the parent.
+        }
         // SAFETY: registered, and deregistered once; the device is alive (X1). No write of mine that
         // reads it is under way, or its queue ends with an error: the device checks keys itself.
         let refused = unsafe { (self.device.table.dereg_mr)(self.mr.as_ptr()) };

@@ -28,7 +28,8 @@
 //! K8  In good order: the word `closed` behind all posts, then the completion of all of that, then the end
 //!     of the connection. So whoever sees the end has seen the word. (A completion says that the peer's
 //!     device has taken a write; that its host sees it earlier than the kernel of that host reads and
-//!     passes on a TCP segment sent afterwards is what this rests on.)
+//!     passes on a TCP segment sent afterwards is what this rests on.) Of two that leave at once the one
+//!     that ends first has been heard; with its connection it cuts off what the other still had for it.
 //! K9  Nothing of what is *said* rests on words that were posted before, or the other way round: what the
 //!     driver says are requests to join and their answers, which name epochs, and founding, which is over
 //!     before the first view. Shared memory and TCP keep that order; this fabric does not.

@@ -650,6 +650,34 @@ fn memory_that_is_not_given_back_stays_where_it_is() {
 }
 
 #[test]
+fn a_forked_child_ends_nothing_of_its_parents() {
+    let world = World::new(1);
+    let (a, b) = (world.process(), world.process());
+    let (one, other) = pair_of(&a, &b, &depths(8, 0));
+    other.device.is_a_childs();
+    drop(other);
+    assert_eq!((b.queues(), b.registered()), (1, 2), "all of it is the parent's");
+    drop(one);
+    assert_eq!((a.queues(), a.registered()), (0, 0));
+    must_panic("1 queue pairs are left", || drop(world));
+}
+
+#[test]
+fn whoever_waits_for_room_is_woken_by_any_completion() {
+    let world = World::new(1);
+    let (mut one, other) = pair(&world, &depths(8, 0));
+    for all in [false, true] {
+        one.completions.arm(all).unwrap();
+        one.queue.words(&other.remote(), 0, &[1]);
+        one.queue.settle().unwrap();
+        world.run();
+        assert_eq!(readable(one.completions.fd()), all);
+        assert_eq!(one.completions.woken(), usize::from(all));
+        one.poll();
+    }
+}
+
+#[test]
 fn an_ordered_device_is_accepted_and_another_is_not() {
     for calls in [true, false] {
         let world = World::new(11);
