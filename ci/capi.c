@@ -556,6 +556,8 @@ static void part_arguments(void)
   SAYS_NOTHING(attr.host = "a", "attr.host");
   REFUSED_FAR(attr.host = "a b", "this host", "a b", "letters");
   REFUSED_FAR(attr.host = "\377", "attr.host", "UTF-8");
+  REFUSED_FAR(attr.rdma = "port=1", "attr.rdma", "SQUALL_FABRIC_VERBS");
+  REFUSED_FAR((attr.fabric = SQUALL_FABRIC_VERBS, attr.rdma = "speed=1"), "speed=1", "gid_index");
 #undef SAYS_NOTHING
 #undef REFUSED_FAR
   REFUSED(attr.peers_users = "0, no such user", "`peers.users`", "no user \"no such user\"", "number");

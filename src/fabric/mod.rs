@@ -33,7 +33,8 @@ pub use verbs::queue::Counts;
 pub trait Fabric: Send {
     /// What the engine must post for this fabric.
     fn posting(&self) -> Posting;
-    /// Whether posts of peers land in `poll` only: then every turn begins with one.
+    /// Whether every turn begins with a poll: posts of peers land there only, or it says who is full; and
+    /// my beat must be sent (`beat`).
     fn polls(&self) -> bool {
         false
     }

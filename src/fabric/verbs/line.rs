@@ -197,7 +197,13 @@ impl Line {
     /// Whether the peer is to say something before all is well here.
     #[inline]
     pub fn waits(&self) -> bool {
-        !self.connected || !self.unanswered.is_empty() || !self.old.is_empty()
+        !self.connected || !self.unanswered.is_empty()
+    }
+
+    /// Whether the peer keeps an epoch open for me that I have left: to be looked after now and then.
+    #[inline]
+    pub fn has_old(&self) -> bool {
+        !self.old.is_empty()
     }
 
     /// Whether a poll has something to do here.

@@ -38,8 +38,7 @@
 //! K11 `beat` (in a callback that takes long) also reads the connections while keys are awaited: who has
 //!     just entered beats nowhere else.
 //!
-//! What lands was not encrypted nor authenticated: RDMA is for networks that are trusted. Keys are said over
-//! the connection that is, and open nothing but the mirrors of the one peer that they are said to.
+//! What lands was not encrypted nor authenticated (`tcp/threats.md`): RDMA is for networks that are trusted.
 //!
 //! Cost: per turn and peer the work requests of its posts and one doorbell; a turn without posts is one look
 //! at the completion queue while something is under way.
@@ -428,8 +427,9 @@ impl Verbs {
     fn step(&mut self) {
         let (mut stirs, mut waits) = (self.parks || self.left, !self.unmet.is_empty());
         for at in 0..self.places.len() {
-            let Some(place) = &mut self.places[at] else { continue };
-            if place.line.stirs() || place.theirs.owes() || place.leaves.is_some() {
+            let Some(place) = &self.places[at] else { continue };
+            let Place { line, theirs, leaves } = place;
+            if line.stirs() || line.has_old() || theirs.owes() || leaves.is_some() {
                 if let Err(trouble) = self.step_line(at) {
                     self.fail(at, &trouble);
                     continue;
