@@ -88,7 +88,7 @@ mod header {
         };
         let built = [
             "status", "subgroup", "attr", "network", "read", "message", "view", "place", "state",
-            "handle", "stats", "group", "send",
+            "handle", "stats", "group", "send", "memory", "access",
         ]
         .iter()
         .fold(Builder::new().with_config(config), |builder, noun| {

@@ -3,8 +3,9 @@
 //!
 //! `cargo bench --bench tcp -- [CASE ...] [--pairs 11] [--seconds 1] [--window N] [--three] [--work]`;
 //! cases: see `CASES`, or `all`, which is all of them and `--three`. Each pair measures bare sockets
-//! (non-blocking, TCP_NODELAY, spinning), then the engine trusting the network, then the engine sealing
-//! it; what counts is the median of the pairs' ratios, and the program fails if one misses its bar.
+//! (non-blocking, TCP_NODELAY, spinning; as one or two `Floor`s), then the engine trusting the network,
+//! then the engine sealing it; what counts is the median of the pairs' ratios to the first floor, and the
+//! program fails if one misses its bar. The ratio to the second is reported.
 //! Members are processes pinned to core `rank % cores`, messages are distinct, and their sequence is
 //! checked at each delivery. `--three` measures three members, too: beside the two ends of bare sockets,
 //! and yielding where there are not as many cores. On a machine with other work, `--work` tells for a
@@ -13,11 +14,17 @@
 //!
 //! ```text
 //! lat    64 B there and back                         64 B, send to stable at the sender
-//! 100b   a stream of 64 KiB writes, one way          100 B messages, both send: delivered at each
-//! 10k    10 KiB writes, the reader adds up bytes     10 KiB messages, one sends, the others add up
+//! 100b   a stream of 64 KiB writes, one way; and     100 B messages, both send: delivered at each,
+//!        both ways, what is sent counted, too        which is its own half of the time
+//! 10k    10 KiB writes, the reader adds up; and      10 KiB messages, one sends, the other adds up,
+//!        64 KiB writes, as who gathers would         with the same code
 //! quiet  `lat` of members with doors, to each of which somebody holds a connection and says nothing,
 //!        against the same of members that nobody calls (sealed)
 //! ```
+//!
+//! The second floors are what a program of its own would do that knows how it is measured: with 10 KiB
+//! writes a stream is as fast as a loopback takes segments of 10 KiB, and an engine that gathers
+//! messages is faster than that.
 
 #[path = "tcp/meeting.rs"]
 mod meeting;
@@ -51,13 +58,38 @@ struct Case {
     kind: Kind,
     size: usize,
     window: usize,
+    /// The bar is a ratio to the first; those to the others are reported.
+    floors: &'static [Floor],
     bar: Bar,
+}
+
+/// What bare sockets do.
+struct Floor {
+    what: &'static str,
+    how: How,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    /// A message there and back.
+    Trip,
+    Stream(Stream),
+}
+
+#[derive(Clone, Copy)]
+struct Stream {
+    /// Bytes of a write.
+    write: usize,
+    /// Both ends send; what each has sent counts there, too, as members deliver what is theirs.
+    both: bool,
+    /// Who reads adds up what it has read, as who is delivered a message does.
+    adds: bool,
 }
 
 /// Of the medians of the pairs.
 #[derive(Clone, Copy)]
 enum Bar {
-    /// Of the ratio to bare sockets.
+    /// Of the ratio to the first floor.
     Most(f64),
     Least(f64),
     /// Messages delivered a second.
@@ -67,26 +99,47 @@ enum Bar {
 const CASES: [Case; 4] = [
     Case {
         name: "lat",
-        what: "64 B, there and back / send to stable",
+        what: "64 B, send to stable",
         kind: Kind::Latency,
         size: 64,
         window: 64,
+        floors: &[Floor { what: "64 B, there and back", how: How::Trip }],
         bar: Bar::Most(1.5),
     },
     Case {
         name: "100b",
-        what: "stream of 64 KiB writes / 100 B, all send",
+        what: "100 B, all send; delivered at each, its own included",
         kind: Kind::Small,
         size: 100,
         window: 16384,
+        floors: &[
+            Floor {
+                what: "a stream of 64 KiB writes, one way",
+                how: How::Stream(Stream { write: 64 << 10, both: false, adds: false }),
+            },
+            Floor {
+                what: "64 KiB writes, both ways; sent and received",
+                how: How::Stream(Stream { write: 64 << 10, both: true, adds: false }),
+            },
+        ],
         bar: Bar::Rate(5e6),
     },
     Case {
         name: "10k",
-        what: "10 KiB writes, read by the byte / 10 KiB, one sends",
+        what: "10 KiB, one sends, the other adds up",
         kind: Kind::Large,
         size: 10 << 10,
         window: 256,
+        floors: &[
+            Floor {
+                what: "10 KiB writes, the reader adds up",
+                how: How::Stream(Stream { write: 10 << 10, both: false, adds: true }),
+            },
+            Floor {
+                what: "64 KiB writes, the reader adds up",
+                how: How::Stream(Stream { write: 64 << 10, both: false, adds: true }),
+            },
+        ],
         bar: Bar::Least(0.8),
     },
     Case {
@@ -95,6 +148,7 @@ const CASES: [Case; 4] = [
         kind: Kind::Latency,
         size: 64,
         window: 64,
+        floors: &[],
         bar: Bar::Most(1.1),
     },
 ];
@@ -102,7 +156,9 @@ const QUIET: usize = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {
+    /// The case's first floor, and its second.
     Bare,
+    Other,
     Trusted,
     Sealed,
     /// Sealed, with doors; and somebody before each.
@@ -110,7 +166,8 @@ enum Over {
     Called,
 }
 
-const OVER: [Over; 5] = [Over::Bare, Over::Trusted, Over::Sealed, Over::Alone, Over::Called];
+const OVER: [Over; 6] =
+    [Over::Bare, Over::Other, Over::Trusted, Over::Sealed, Over::Alone, Over::Called];
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -209,33 +266,33 @@ fn main() {
 /// Measures one case; whether it meets its bar, if it has one.
 fn measure(job: Job, pairs: usize) -> bool {
     let case = &CASES[job.case];
-    let over = if job.case == QUIET { &OVER[3..] } else { &OVER[..3] };
+    let floors = &OVER[..case.floors.len()];
+    let engine = if job.case == QUIET { &OVER[4..] } else { &OVER[2..4] };
+    let over: Vec<Over> = floors.iter().chain(engine).copied().collect();
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); over.len()];
-    let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); over.len()];
     for _ in 0..pairs {
-        for at in 0..over.len() {
-            figures[at].push(run(Job { over: over[at] as usize, ..job }));
-            let (first, this) = (figures[0].last(), figures[at].last());
-            ratios[at].push(this.zip(first).map_or(0.0, |(this, first)| this / first));
+        for (figures, over) in figures.iter_mut().zip(&over) {
+            figures.push(run(Job { over: *over as usize, ..job }));
         }
     }
+    // Of each pair, to one of the first.
+    let ratios = |of: usize, to: usize| -> Vec<f64> {
+        figures[of].iter().zip(&figures[to]).map(|(this, floor)| this / floor).collect()
+    };
     println!("{:5} {} members: {}", case.name, job.members, case.what);
     let mut met = true;
     for at in 0..over.len() {
-        let rate = median_of(&mut figures[at]) / case.size as f64;
-        let figure = match case.kind {
-            Kind::Latency => spread(&mut figures[at], 1.0, "ns"),
-            _ => {
-                let bytes = spread(&mut figures[at], 1e-9, "GB/s");
-                format!("{}   {bytes}", spread(&mut figures[at], 1e-6 / case.size as f64, "M/s"))
-            }
-        };
+        let figure = said(case, &figures[at]);
         let name = format!("{:?}", over[at]).to_lowercase();
+        if let Some(Floor { what, .. }) = case.floors.get(at) {
+            println!("      {name:8} {figure}   {what}");
+            continue;
+        }
         if at == 0 {
             println!("      {name:8} {figure}");
             continue;
         }
-        let ratio = median_of(&mut ratios[at]);
+        let (ratio, rate) = (median(&ratios(at, 0)), median(&figures[at]) / case.size as f64);
         let (bar, holds) = match case.bar {
             _ if job.members > 2 => ("reported".to_string(), true),
             Bar::Most(most) => (format!("bar <= {most}"), ratio <= most),
@@ -244,22 +301,40 @@ fn measure(job: Job, pairs: usize) -> bool {
         };
         met &= holds;
         let says = if job.members > 2 { "" } else { [": MISSED", ": met"][usize::from(holds)] };
-        println!(
-            "      {name:8} {figure}   {}, {bar}{says}",
-            spread(&mut ratios[at], 1.0, "ratio")
-        );
+        let first = spread(&ratios(at, 0), 1.0, "ratio");
+        let other = match case.floors.len() {
+            2 => format!("   to other {}, reported", spread(&ratios(at, 1), 1.0, "")),
+            _ => String::new(),
+        };
+        println!("      {name:8} {figure}   {first}, {bar}{says}{other}");
     }
     met
 }
 
-fn median_of(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Figures with their unit, of a rate in messages, too.
+fn said(case: &Case, figures: &[f64]) -> String {
+    match case.kind {
+        Kind::Latency => spread(figures, 1.0, "ns"),
+        _ => {
+            let bytes = spread(figures, 1e-9, "GB/s");
+            format!("{}   {bytes}", spread(figures, 1e-6 / case.size as f64, "M/s"))
+        }
+    }
 }
 
-fn spread(values: &mut [f64], scale: f64, unit: &str) -> String {
-    let middle = median_of(values) * scale;
-    let [low, high] = [0, values.len() - 1].map(|at| values[at] * scale);
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(values: &[f64]) -> f64 {
+    sorted(values)[values.len() / 2]
+}
+
+fn spread(values: &[f64], scale: f64, unit: &str) -> String {
+    let all = sorted(values);
+    let [low, middle, high] = [0, all.len() / 2, all.len() - 1].map(|at| all[at] * scale);
     let blank = if unit.is_empty() { "" } else { " " };
     format!("{middle:.3} ({low:.3} - {high:.3}){blank}{unit}")
 }
@@ -278,11 +353,19 @@ fn run(job: Job) -> f64 {
     for rank in 1..job.members as u16 {
         children.push(Ended::start("peer", &told(rank).arguments()));
     }
-    let _stranger = (job.over() == Over::Called).then(|| {
+    let stranger = (job.over() == Over::Called).then(|| {
         let doors: Vec<String> = doors.iter().map(u16::to_string).collect();
         Ended::start("stranger", &doors)
     });
     let mut figure = end(&told(0), listener);
+    if let Some(mut stranger) = stranger {
+        let _ = stranger.0.kill();
+        let mut held = String::new();
+        let mut output = stranger.0.stdout.take().expect("piped");
+        output.read_to_string(&mut held).expect("ports");
+        let is_held = |door: &u16| held.lines().any(|line| line == door.to_string());
+        assert!(doors.iter().all(is_held), "nobody was held at {doors:?}: {held}");
+    }
     for child in &mut children {
         let mut said = String::new();
         let output = child.0.stdout.take().expect("piped");
@@ -316,24 +399,27 @@ impl Drop for Ended {
 fn end(told: &Told, listener: TcpListener) -> f64 {
     let (job, rank) = (told.job, told.rank);
     let mut streams = meet(rank, &told.ports, listener);
-    let kind = CASES[job.case].kind;
-    if job.over() == Over::Bare && rank > 1 {
+    let case = &CASES[job.case];
+    let Some(floor) = case.floors.get(job.over).filter(|_| job.over < 2) else {
+        return match case.kind {
+            Kind::Latency => latency(told, streams),
+            Kind::Small | Kind::Large => rate(told, streams),
+        };
+    };
+    if rank > 1 {
         return 0.0; // two ends are all
     }
-    match (job.over(), kind) {
-        (Over::Bare, Kind::Latency) => bare_latency(job, rank, streams.swap_remove(0).1),
-        (Over::Bare, Kind::Small) => {
-            bare_stream(job, rank, streams.swap_remove(0).1, 64 << 10, false)
-        }
-        (Over::Bare, Kind::Large) => {
-            bare_stream(job, rank, streams.swap_remove(0).1, 10 << 10, true)
-        }
-        (_, Kind::Latency) => latency(told, streams),
-        _ => rate(told, streams),
+    let stream = streams.swap_remove(0).1;
+    match floor.how {
+        How::Trip => bare_latency(job, rank, stream),
+        How::Stream(how) => bare_stream(job, rank, stream, how),
     }
 }
 
 // ---- bare sockets ----
+
+/// Bytes that are read at once, at the most: of all sizes that were tried the best.
+const READ: usize = 64 << 10;
 
 /// False: the other end has closed.
 fn read_all(stream: &mut TcpStream, bytes: &mut [u8]) -> bool {
@@ -358,7 +444,7 @@ fn bare_latency(job: Job, rank: u16, mut stream: TcpStream) -> f64 {
         }
         return 0.0;
     }
-    median(job, || {
+    median_trip(job, || {
         let begin = ticks();
         assert_eq!(stream.write(&bytes).expect("room for a message"), bytes.len());
         assert!(read_all(&mut stream, &mut bytes), "the other end has gone");
@@ -366,35 +452,39 @@ fn bare_latency(job: Job, rank: u16, mut stream: TcpStream) -> f64 {
     })
 }
 
-/// Bytes per second that arrive at rank 0.
-fn bare_stream(job: Job, rank: u16, mut stream: TcpStream, write: usize, touch: bool) -> f64 {
-    let mut bytes = vec![1; 64 << 10];
+/// Bytes per second that arrive at rank 0; with `both` those that leave it, too.
+fn bare_stream(job: Job, rank: u16, mut stream: TcpStream, how: Stream) -> f64 {
+    let Stream { write, both, adds } = how;
+    let (mut into, from) = (vec![1; READ], vec![1; write]);
     let (mut at, mut total) = (0, 0u64);
     counted(job, rank, || {
-        let moved = match rank {
-            0 => stream.read(&mut bytes),
-            _ => stream.write(&bytes[at..write]),
+        let (mut round, mut over) = (0, false);
+        let moved = |outcome: std::io::Result<usize>| match outcome {
+            Ok(0) => (0, true),
+            Ok(moved) => (moved, false),
+            Err(cause) => (0, cause.kind() != ErrorKind::WouldBlock),
         };
-        let (moved, over) = match moved {
-            Ok(moved) => (moved, moved == 0),
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => (0, false),
-            Err(_) => (0, true),
-        };
-        match rank {
-            0 if touch => {
-                black_box(sum(&bytes[..moved]));
+        if both || rank == 0 {
+            let (got, ends) = moved(stream.read(&mut into));
+            if adds {
+                black_box(sum(&into[..got]));
             }
-            0 => {}
-            _ => at = (at + moved) % write,
+            (round, over) = (round + got, over | ends);
         }
-        if moved == 0 {
+        if both || rank > 0 {
+            let (sent, ends) = moved(stream.write(&from[at..]));
+            at = (at + sent) % write;
+            (round, over) = (round + sent, over | ends);
+        }
+        if round == 0 {
             spin_loop();
         }
-        total += moved as u64;
-        Round { count: total, busy: moved > 0, over }
+        total += round as u64;
+        Round { count: total, busy: round > 0, over }
     })
 }
 
+/// Exclusive or of all words: the compiler does many at once.
 #[inline(never)]
 fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8);
@@ -403,7 +493,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// The median of what `round` takes, in ns.
-fn median(job: Job, mut round: impl FnMut() -> u64) -> f64 {
+fn median_trip(job: Job, mut round: impl FnMut() -> u64) -> f64 {
     let (warm, end) = (job.seconds * 0.2, job.seconds * 1.2);
     let mut taken = Vec::with_capacity(1 << 20);
     let start = Instant::now();
@@ -524,7 +614,7 @@ fn latency(told: &Told, streams: Vec<(u16, TcpStream)>) -> f64 {
     }
     let (mut sender, mut sent) = (sender.expect("rank 0 sends"), 0u64);
     let mut bytes = vec![1; CASES[job.case].size];
-    let figure = median(job, || {
+    let figure = median_trip(job, || {
         bytes[..8].copy_from_slice(&sent.to_le_bytes());
         sent += 1;
         let begin = ticks();

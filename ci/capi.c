@@ -272,13 +272,15 @@ static void part_versions(void)
 static const int statuses[] = {
   SQUALL_OK, SQUALL_AGAIN, SQUALL_TIMED_OUT, SQUALL_INADEQUATE, SQUALL_INVALID, SQUALL_TOO_LONG, SQUALL_NOT_SENDER,
   SQUALL_WRONG_SIZE, SQUALL_NO_HANDLE, SQUALL_CLOSED, SQUALL_REENTRANT, SQUALL_OWN_THREAD,
-  SQUALL_NOT_RESERVED, SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_IN_USE, SQUALL_FOREIGN_OWNER,
+  SQUALL_NOT_RESERVED, SQUALL_GONE, SQUALL_NO_REGION, SQUALL_DENIED, SQUALL_NOT_DIRECT,
+  SQUALL_NO_MEMORY, SQUALL_LIMIT, SQUALL_IN_USE, SQUALL_FOREIGN_OWNER,
   SQUALL_MISMATCH, SQUALL_WIRE_VERSION, SQUALL_NOT_COMPLETE, SQUALL_SYSTEM, SQUALL_PEER_LOST,
   SQUALL_PEER_FAULT, SQUALL_PEER_LEFT, SQUALL_FAILED, SQUALL_EXPELLED, SQUALL_PARTITIONED,
   SQUALL_LEFT, SQUALL_EXHAUSTED, SQUALL_PANIC,
 };
 /* Frozen: programs have been compiled with these numbers. */
-static const int frozen[] = {0,   -1,  -2,  -3,  -10, -11, -12, -13, -14, -15, -16, -17, -18, -30,
+static const int frozen[] = {0,   -1,  -2,  -3,  -10, -11, -12, -13, -14, -15, -16, -17, -18, -19,
+                             -20, -21, -22, -30,
                              -31, -32, -33, -34, -35, -36, -37, -50, -51, -52, -53, -54,
                              -55, -56, -57, -90};
 enum { STATUSES = sizeof statuses / sizeof *statuses };
@@ -286,7 +288,7 @@ enum { STATUSES = sizeof statuses / sizeof *statuses };
 static void part_statuses(void)
 {
   const char *unknown = squall_status_text(-4);
-  const int others[] = {1, 2, -4, -9, -19, -29, -38, -58, -89, -91, -1000, INT_MIN, INT_MAX};
+  const int others[] = {1, 2, -4, -9, -23, -29, -38, -58, -89, -91, -1000, INT_MIN, INT_MAX};
   CHECK(sizeof frozen == sizeof statuses);
   for (int i = 0; i < STATUSES; i++) {
     const char *text = squall_status_text(statuses[i]);
@@ -418,6 +420,16 @@ static void all_answer(squall_group_t group, int expected)
   ANSWERS(squall_arm(group));
   ANSWERS(squall_stats_get(group, 0, &stats));
   ANSWERS(squall_stats_get(group, 99, NULL));
+  squall_memory_t memory = 0;
+  ANSWERS(squall_memory_register(group, NULL, &memory));
+  ANSWERS(squall_memory_deregister(group, 1));
+  ANSWERS(squall_memory_ticket(group, 1, NULL));
+  ANSWERS(squall_memory_info(group, 1, NULL));
+  ANSWERS(squall_memory_put(group, NULL));
+  ANSWERS(squall_memory_get(group, NULL));
+  ANSWERS(squall_memory_poll(group, NULL, 1));
+  ANSWERS(squall_memory_wait(group, -1));
+  CHECK(memory == 0);
 #undef ANSWERS
   CHECK(stats.turns == 0 && stats.size == sizeof stats);
 }
@@ -509,10 +521,11 @@ static void part_arguments(void)
   REFUSED(attr.members = 65, "65 members", "64");
   REFUSED(attr.members = 65537, "65537");
   REFUSED(attr.idle = 3, "idle", "3");
-  REFUSED(attr.flags = 1024, "flags", "0x400");
+  REFUSED(attr.flags = 2048, "flags", "0x800");
+  REFUSED(attr.flags = SQUALL_FLAG_TIE_BREAK, "SQUALL_FLAG_TIE_BREAK", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.flags = SQUALL_FLAG_JOIN, "SQUALL_FLAG_JOIN", "SQUALL_MEMBERSHIP_VIEWS");
   REFUSED(attr.membership = 2, "membership 2");
-  REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffffc00");
+  REFUSED(attr.flags = UINT32_MAX, "flags", "0xfffff800");
   REFUSED(attr.flags = SQUALL_FLAG_PIN, "SQUALL_FLAG_PIN", "SQUALL_FLAG_OWN_THREAD");
   REFUSED(attr.flags = SQUALL_FLAG_PIN | SQUALL_FLAG_LOCK, "SQUALL_FLAG_PIN");
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE, "SQUALL_FLAG_REQUIRE", "SQUALL_FLAG_LOCK");
@@ -654,6 +667,7 @@ static void part_sizes(void)
     {3, 4, 0, SQUALL_WRONG_SIZE},
     {4, 4, 0, SQUALL_WRONG_SIZE},
     {39, 39, 0, SQUALL_WRONG_SIZE}, /* less than version 1 of the smallest */
+    {60, 60, 0, SQUALL_WRONG_SIZE}, /* ends in the middle of a pointer: of no version */
     {64, 64, 0, SQUALL_OK}, /* of version 0.1, before networks */
     {256, 256, 0, SQUALL_OK},
     {256, 256, 1, SQUALL_WRONG_SIZE},
@@ -1568,6 +1582,190 @@ static void part_views(void)
   SAYS(open_with(attr, &ear, &none), SQUALL_INVALID, "membership 7");
 }
 
+/* ---- parts: registered memory ---------------------------------------------------------------- */
+
+enum { WINDOW = 300000 };
+
+static squall_memory_attr_t memory_of(void *bytes, uint64_t length, uint32_t flags)
+{
+  squall_memory_attr_t attr;
+  squall_memory_attr_init(&attr, sizeof attr);
+  attr.address = bytes, attr.length = length, attr.flags = flags;
+  return attr;
+}
+
+static squall_memory_t registered(squall_group_t group, void *bytes, uint64_t length, uint32_t flags)
+{
+  squall_memory_t memory = 0;
+  squall_memory_attr_t attr = memory_of(bytes, length, flags);
+  IS(squall_memory_register(group, &attr, &memory), SQUALL_OK);
+  CHECK(memory != 0);
+  return memory;
+}
+
+/* Nobody is suspected for being slow. */
+static squall_group_t opened_lending(uint32_t rank, ear_t *ear)
+{
+  squall_group_t group = 0;
+  squall_group_attr_t attr = attr_of(rank, 3);
+  squall_callbacks_t callbacks = callbacks_of(ear);
+  attr.membership = SQUALL_MEMBERSHIP_VIEWS, attr.suspicion_ms = 3600000;
+  callbacks.view = on_view;
+  memset(&seen, 0, sizeof seen);
+  int status = squall_group_open(&attr, &callbacks, &group);
+  if (status != SQUALL_OK) printf("  FAILED: %s\n", squall_status_text(status)), exit(1);
+  return group;
+}
+
+/* Lends a window that may be written, and one that may be read; hears of each put into the first. */
+static void lending_member(uint32_t rank, int in, int out)
+{
+  static unsigned char window[WINDOW], shown[WINDOW];
+  ear_t ear = {0};
+  int status = 0;
+  squall_group_t group = opened_lending(rank, &ear);
+  squall_memory_t both[2] = {
+    registered(group, window, WINDOW, SQUALL_MEMORY_READ | SQUALL_MEMORY_WRITE),
+    registered(group, shown, WINDOW, SQUALL_MEMORY_READ),
+  };
+  for (int i = 0; i < 2; i++) {
+    squall_ticket_t ticket;
+    IS(squall_memory_ticket(group, both[i], &ticket), SQUALL_OK);
+    CHECK(write(out, &ticket, sizeof ticket) == sizeof ticket);
+  }
+  memset(shown, 7, WINDOW);
+  for (int leaves = 0; status >= 0;) {
+    squall_completion_t heard;
+    while (squall_memory_poll(group, &heard, 1) == 1) {
+      CHECK(heard.what == SQUALL_ANNOUNCED && heard.status == SQUALL_OK && heard.memory == both[0]);
+      CHECK(heard.offset == 5 && heard.length == WINDOW - 5 && heard.tag == 0 && heard.incarnation);
+      for (int i = 5; i < WINDOW; i++) CHECK(window[i] == heard.word);
+      tell(out);
+    }
+    status = turn(group);
+    if (!leaves && told(in)) leaves = 1, IS(squall_leave(group), SQUALL_OK);
+  }
+  IS(status, SQUALL_LEFT);
+  IS(squall_group_close(group), SQUALL_OK);
+}
+
+static squall_completion_t completed(squall_group_t group)
+{
+  squall_completion_t done = {0};
+  int count = 0;
+  UNTIL(group, count || (count = squall_memory_poll(group, &done, 1)) != 0);
+  CHECK(count == 1);
+  return done;
+}
+
+static void refused_memory(squall_group_t group, squall_memory_t mine, squall_ticket_t ticket)
+{
+  squall_memory_t memory = 7;
+  squall_memory_attr_t attr = memory_of(&attr, 8, 0);
+  squall_memory_info_t info = {0};
+  squall_access_t access;
+  SAYS(squall_memory_register(group, NULL, &memory), SQUALL_INVALID, "attr is NULL");
+  SAYS(squall_memory_register(group, &attr, NULL), SQUALL_INVALID, "memory is NULL");
+  attr.kind = 9;
+  SAYS(squall_memory_register(group, &attr, &memory), SQUALL_INVALID, "kind 9");
+  attr.kind = SQUALL_MEMORY_HOST, attr.flags = 64;
+  SAYS(squall_memory_register(group, &attr, &memory), SQUALL_INVALID, "0x40");
+  attr.flags = SQUALL_MEMORY_DIRECT;
+  SAYS(squall_memory_register(group, &attr, &memory), SQUALL_NOT_DIRECT, "copied");
+  attr = memory_of(&attr, 0, 0);
+  SAYS(squall_memory_register(group, &attr, &memory), SQUALL_INVALID, "length is 0");
+  attr = memory_of(NULL, 8, 0);
+  SAYS(squall_memory_register(group, &attr, &memory), SQUALL_INVALID, "address");
+  attr.size = 3;
+  SAYS(squall_memory_register(group, &attr, &memory), SQUALL_WRONG_SIZE, "size 3");
+  CHECK(memory == 7);
+  SAYS(squall_memory_deregister(group, 99), SQUALL_INVALID, "99");
+  SAYS(squall_memory_ticket(group, 99, &ticket), SQUALL_INVALID, "99");
+  SAYS(squall_memory_ticket(group, mine, NULL), SQUALL_INVALID, "ticket is NULL");
+  SAYS(squall_memory_info(group, mine, NULL), SQUALL_INVALID, "info is NULL");
+  SAYS(squall_memory_info(group, mine, &info), SQUALL_WRONG_SIZE, "info.size is 0");
+  squall_access_init(&access, sizeof access);
+  SAYS(squall_memory_put(group, NULL), SQUALL_INVALID, "access is NULL");
+  SAYS(squall_memory_put(group, &access), SQUALL_INVALID, "ticket is NULL");
+  access.ticket = &ticket, access.memory = mine, access.flags = 2;
+  SAYS(squall_memory_put(group, &access), SQUALL_INVALID, "0x2");
+  access.flags = SQUALL_ACCESS_ANNOUNCE;
+  SAYS(squall_memory_get(group, &access), SQUALL_INVALID, "for a put");
+  access.flags = 0, access.length = WINDOW + 1;
+  SAYS(squall_memory_put(group, &access), SQUALL_INVALID, "300001 bytes from 0 on");
+  access.length = 1, access.ticket_offset = UINT64_MAX;
+  SAYS(squall_memory_get(group, &access), SQUALL_INVALID, "of a ticket for 300000");
+  access.ticket_offset = 0, ticket.words[3]++;
+  SAYS(squall_memory_get(group, &access), SQUALL_INVALID, "no ticket");
+  SAYS(squall_memory_poll(group, NULL, 1), SQUALL_INVALID, "completions is NULL");
+  IS(squall_memory_poll(group, NULL, 0), 0);
+  IS(squall_memory_wait(group, 0), SQUALL_TIMED_OUT);
+}
+
+static void part_memory(void)
+{
+  static unsigned char purse[WINDOW];
+  ear_t ear = {0};
+  child_t one = start(lending_member, 1), two = start(lending_member, 2);
+  squall_group_t group = opened_lending(0, &ear);
+  squall_ticket_t window, shown, gone, rest;
+  CHECK(read(one.in, &window, sizeof window) == sizeof window);
+  CHECK(read(one.in, &shown, sizeof shown) == sizeof shown);
+  CHECK(read(two.in, &gone, sizeof gone) == sizeof gone);
+  CHECK(read(two.in, &rest, sizeof rest) == sizeof rest);
+  squall_memory_t mine = registered(group, purse, WINDOW, 0);
+  squall_memory_info_t info = {0};
+  info.size = sizeof info;
+  IS(squall_memory_info(group, mine, &info), SQUALL_OK);
+  CHECK(info.path == SQUALL_PATH_STAGED && info.length == WINDOW && info.flags == 0);
+  refused_memory(group, mine, window);
+  squall_access_t access;
+  squall_access_init(&access, sizeof access);
+  access.memory = mine, access.ticket = &window, access.ticket_offset = 5;
+  access.length = WINDOW - 5, access.flags = SQUALL_ACCESS_ANNOUNCE;
+  for (uint64_t word = 1; word < 4; word++) {
+    memset(purse, (int)word, WINDOW);
+    access.word = word, access.tag = 40 + word;
+    IS(squall_memory_put(group, &access), SQUALL_OK);
+    squall_completion_t done = completed(group);
+    CHECK(done.what == SQUALL_DONE_PUT && done.status == SQUALL_OK && done.tag == 40 + word);
+    CHECK(done.memory == mine && done.length == WINDOW - 5 && done.incarnation);
+    UNTIL(group, told(one.in));
+    hear(one.in);
+  }
+  access.flags = 0;
+  memset(purse, 0, WINDOW);
+  IS(squall_memory_get(group, &access), SQUALL_OK);
+  squall_completion_t got = completed(group);
+  CHECK(got.what == SQUALL_DONE_GET && got.status == SQUALL_OK && purse[0] == 3);
+  access.ticket = &shown;
+  SAYS(squall_memory_put(group, &access), SQUALL_DENIED, "written");
+  IS(squall_memory_get(group, &access), SQUALL_OK);
+  got = completed(group);
+  CHECK(got.status == SQUALL_OK && purse[WINDOW - 6] == 7 && purse[WINDOW - 5] == 0);
+  /* Who dies takes along what was asked of it. */
+  access.ticket = &gone;
+  CHECK(kill(two.pid, SIGSTOP) == 0 && kill(two.pid, SIGKILL) == 0);
+  IS(squall_memory_get(group, &access), SQUALL_OK);
+  got = completed(group);
+  CHECK(got.status == SQUALL_GONE);
+  UNTIL(group, seen.members == 2);
+  SAYS(squall_memory_get(group, &access), SQUALL_GONE, "no member");
+  IS(squall_memory_deregister(group, mine), SQUALL_OK);
+  SAYS(squall_memory_get(group, &access), SQUALL_GONE, "no member");
+  access.ticket = &window;
+  SAYS(squall_memory_get(group, &access), SQUALL_INVALID, "deregistered");
+  tell(one.out);
+  int status = 0;
+  while (status >= 0 && seen.members == 2) status = turn(group);
+  CHECK(reap(one) == 0);
+  IS(squall_group_close(group), SQUALL_OK);
+  reap(two);
+  squall_group_t fixed = opened(attr_of(0, 1), &ear);
+  SAYS(squall_memory_deregister(fixed, 1), SQUALL_INVALID, "SQUALL_MEMBERSHIP_VIEWS");
+  IS(squall_group_close(fixed), SQUALL_OK);
+}
+
 /* ---- parts: who is where --------------------------------------------------------------------- */
 
 /* Two shards of two members at least, and a subgroup in which only the first member sends. */
@@ -1978,7 +2176,7 @@ static void reads_in_order(void)
   CHECK(attr.flags == (SQUALL_FLAG_LOCK | SQUALL_FLAG_REQUIRE_LOCK) && mine[1].window == 0);
   setenv("SQUALL_RNAK", "2", 1);
   squall_group_attr_t before = attr;
-  SAYS(squall_group_attr_read(&attr, NULL), SQUALL_INVALID, "SQUALL_RNAK", "`rank`");
+  SAYS(squall_group_attr_read(&attr, NULL), SQUALL_INVALID, "SQUALL_RNAK", "SQUALL_RANK?");
   CHECK(memcmp(&before, &attr, sizeof attr) == 0); /* as it was */
   unsetenv("SQUALL_RNAK"), unsetenv("SQUALL_RANK");
   unsetenv("SQUALL_NETWORK__FOUNDERS"), unsetenv("SQUALL_SUBGROUP__1__WINDOW");
@@ -2034,7 +2232,8 @@ static void part_read(void)
   UNREADABLE("rank = 'x'", ".toml:1", "rank", "0 to 63");
   UNREADABLE("rank = \n", ".toml:1");
   UNREADABLE("suspicion = '1500us'", ".toml:1", "whole milliseconds");
-  UNREADABLE("group = \"a\\u0000b\"", "group", "zero byte");
+  UNREADABLE("group = 'a/b'", ".toml:1", "group", "letters");
+  UNREADABLE("peers.group = \"a\\u0000b\"", "peers.group", "zero byte");
   UNREADABLE("peers.users = ['a,b']", "peers.users", "comma");
   UNREADABLE("join = true\nrank = 1", ".toml:1", "`join`", "`rank`", ".toml:2");
   UNREADABLE("[network]\nsecret_fd = 3\nsecret_file = 'x'", "one secret");
@@ -2254,6 +2453,7 @@ int main(int argc, char **argv)
     {"views", part_views},               {"shards", part_shards},
     {"place", part_place},               {"lag", part_lag},
     {"read", part_read},                 {"hosts", part_hosts},
+    {"memory", part_memory},
   };
   int failed = 0;
   setvbuf(stdout, NULL, _IOLBF, 0);

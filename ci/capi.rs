@@ -552,6 +552,30 @@ fn every_example_compiles_everywhere() {
     }
 }
 
+/// What a newcomer reads first is a program, and does what is said of it.
+#[test]
+fn the_program_of_the_readme_runs() {
+    let at = fresh("readme");
+    let readme = fs::read_to_string(root("README.md")).unwrap();
+    let text = readme.split("```c\n").nth(1).unwrap().split("```").next().unwrap();
+    let name = format!("readme-{}", std::process::id());
+    let (source, program) = (at.join("demo.c"), at.join("demo"));
+    fs::write(&source, text.replace("\"demo\"", &format!("\"{name}\""))).unwrap();
+    compile("cc", &[&STRICT[..], &["-std=c11"]].concat(), &source, "squall", &program);
+    let start = |rank| {
+        let mut member = command(&program);
+        member.arg(rank).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let started = ["0", "1", "2"].map(start);
+    let said = started.map(|member| {
+        let output = member.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    });
+    let order = String::from_utf8_lossy(&said[0]);
+    assert!(order.lines().count() == 3 && said.iter().all(|one| *one == said[0]), "{order}");
+}
+
 #[test]
 fn every_example_runs_shared_and_static() {
     let at = fresh("run");
@@ -585,6 +609,8 @@ fn every_example_runs_shared_and_static() {
         assert!(hash("0").is_some() && hash("0") == hash("2"), "{said}");
         assert!(said.contains("seat 1 is gone") && hash("1").is_none(), "{said}");
         hosts::one_file_for_all(&program("hosts"), &own("hosts"));
+        let said = run(command(program("memory")).arg(own("memory")));
+        assert!(said.contains("word 42, first ab, last ab"), "{said}");
         let said = run(command(program("zero_copy")).arg(own("copy")));
         assert!(said.contains("head, body and tail"), "{said}");
         a_store_is_replicated(&program("kv"), &own("kv"));

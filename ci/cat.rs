@@ -557,6 +557,10 @@ fn wrong_use_says_what_is_right() {
     assert!(text.contains("cannot be used with"), "{text}");
     let text = refused(&["--group", "g", "--members", "2", "--rank", "0", "--at-least", "2"]);
     assert!(text.contains("--views"), "{text}");
+    for option in [["--timeout", "5"], ["--idle", "spin"], ["--window", "8"]] {
+        let text = refused(&["--config", "g.toml", option[0], option[1]]);
+        assert!(text.contains("cannot be used with") && text.contains(option[0]), "{text}");
+    }
     let group = group_name();
     let text = refused(&["--group", &group, "--join", "--timeout", "0.1"]);
     assert!(text.contains("nobody is there to join") && text.contains("--views"), "{text}");

@@ -158,7 +158,8 @@ fn write_program(path: &Path, text: &str) {
 }
 
 const SSH: &str = r#"#!/bin/bash
-host=$1; shift
+[ "$1" = -n ] || { echo "ssh: a job in the background would be stopped" >&2; exit 2; }
+host=$2; shift 2
 cd "$LAB/$host" && exec ip netns exec "$(cat "$LAB/$host.netns")" bash -c "$*"
 "#;
 
@@ -176,7 +177,7 @@ export SLURM_NTASKS=$((nodes * each)) SLURM_STEP_TASKS_PER_NODE="$each(x$nodes)"
 export SLURM_STEP_NODELIST=$(IFS=,; echo "${hosts[*]}")
 rank=0
 for host in "${hosts[@]}"; do for ((task = 0; task < each; task++)); do
-  SLURM_PROCID=$rank ip netns exec "$(cat "$LAB/$host.netns")" "$@" & pids+=($!)
+  SLURM_PROCID=$rank SLURM_NODEID=$((rank / each)) SLURM_LOCALID=$task ip netns exec "$(cat "$LAB/$host.netns")" "$@" & pids+=($!)
   rank=$((rank + 1))
 done; done
 worst=0
@@ -283,6 +284,16 @@ fn the_quick_start_of_the_readme() -> String {
     fs::copy(&secret, lab.home(1).join("demo.secret")).unwrap(); // "copy it to the other host"
     let rest = text.lines().filter(|line| !line.starts_with("squall secret"));
     let rest = rest.collect::<Vec<_>>().join("\n");
+    // Who forgets its rank there is rank 0, too, and waits for itself.
+    let forgets = format!("{}\nSQUALL_OPEN_TIMEOUT=100ms squall cat --config demo.toml", rest);
+    let forgets = forgets.replacen("squall cat --config demo.toml ", "true ", 1);
+    let output = done(lab.on(1, &forgets));
+    let (text, errors) = (text_of(&output.stdout), text_of(&output.stderr));
+    let hint = "10.0.0.2:7471, which is, is rank 1's: is it that one (SQUALL_RANK=1";
+    assert!(
+        !output.status.success() && errors.contains(hint) && text.contains(hint),
+        "{text}{errors}"
+    );
     let mut second = lab.on(1, &rest);
     let second = Started::new(
         {
@@ -334,40 +345,61 @@ fn a_job_of_slurm() -> String {
     }
     let hashes = test["members"].as_array().unwrap();
     assert!(hashes.iter().all(|of| of["hash"] == hashes[0]["hash"]) && hashes.len() == 4);
+    // Outside of the job nobody says rank and addresses.
+    let text = done_well(lab.beside("squall config --check demo.toml"));
+    assert!(text.contains("as its job step says"), "{text}");
+    let stat = |at: &str| {
+        let line = format!("cd \"$LAB\"; squall stat --config demo.toml {at}");
+        text_of(&done(lab.on(0, &line)).stderr)
+    };
+    assert!(stat("").contains("--at NODE:7471"), "{}", stat(""));
+    let why = stat("--at host-b:7471");
+    assert!(why.contains("no member of group demo answers: at 10.77.0.2:7471: nobody"), "{why}");
     "four tasks on two nodes".into()
 }
 
 /// The unit is one by systemd's own word; and its script founds, and joins again after a death.
 fn a_unit_of_systemd() -> String {
     let Some(lab) = Lab::new(3) else { return skipped() };
-    let etc = |host: usize| lab.home(host).join("etc");
     let log = |host: usize| lab.home(host).join("demo.log");
-    let founders = ["host-a:7471", "host-b:7471", "host-c:7471"];
-    lab.write_files(&founders, "");
+    let made = Command::new(SQUALL).arg("secret").arg(lab.root.join("demo.secret")).output();
+    assert!(made.unwrap().status.success());
+    for program in ["useradd", "systemctl"] {
+        write_program(&lab.root.join("bin").join(program), "#!/bin/sh\n");
+    }
+    // What the page says is put where it says, but below the host's home, by root.
     let place = |text: &str, host: usize| {
-        let etc = etc(host).display().to_string();
-        let text = text.replace("/etc/squall", &etc);
-        text.replace("/var/log/demo.log", &log(host).display().to_string())
+        let mut text = text.replace("-o squall", "").replace("\"5s\"", "\"2s\"");
+        for folder in ["/etc/", "/usr/local/bin", "/var/log/demo.log"] {
+            let name = folder.replace("/var/log/", "/");
+            text = text.replace(folder, &format!("{}{name}", lab.home(host).display()));
+        }
+        text
     };
     for host in 0..3 {
-        fs::create_dir_all(etc(host)).unwrap();
         fs::write(log(host), "").unwrap();
-        fs::copy(lab.home(host).join("demo.secret"), etc(host).join("demo.secret")).unwrap();
-        let file = fs::read_to_string(lab.home(host).join("demo.toml")).unwrap();
-        let file = file.replace("\"demo.secret\"", "\"/etc/squall/demo.secret\"");
-        fs::write(etc(host).join("demo.toml"), place(&file, host)).unwrap();
-        let join = block(PAGE, "<!-- file: join.toml -->").replace("\"5s\"", "\"2s\"");
-        fs::write(etc(host).join("join.toml"), place(&join, host)).unwrap();
-        let script = place(block(PAGE, "<!-- file: squall-demo -->"), host);
-        write_program(&lab.home(host).join("squall-demo"), &script);
+        fs::copy(lab.root.join("demo.secret"), lab.home(host).join("demo.secret")).unwrap();
+        for folder in ["usr/local/bin", "etc/systemd/system"] {
+            fs::create_dir_all(lab.home(host).join(folder)).unwrap();
+        }
+        for name in ["demo.toml", "join.toml", "squall-demo", "squall-demo.service"] {
+            let text = block(PAGE, &format!("<!-- file: {name} -->"));
+            fs::write(lab.home(host).join(name), place(text, host)).unwrap();
+        }
+        let install =
+            block(PAGE, "<!-- try: systemd -->").replace("RANK=0", &format!("RANK={host}"));
+        done_well(lab.on(host, &place(&install, host)));
     }
     let unit = block(PAGE, "<!-- file: squall-demo.service -->");
     let verified = verify(&lab, unit);
     // `Restart=always`
     let member = |host: usize| {
-        let mut command =
-            lab.on(host, "while :; do ./squall-demo || sleep 0.1; done >> out 2>> err");
-        command.env("SQUALL_RANK", host.to_string()).env_remove("SQUALL_OPEN_TIMEOUT");
+        let mut command = lab.on(
+            host,
+            "set -a; . etc/squall/demo.env; set +a
+                          while :; do usr/local/bin/squall-demo || sleep 0.1; done >> out 2>> err",
+        );
+        command.env_remove("SQUALL_OPEN_TIMEOUT");
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Started::new(command, false)
     };
@@ -395,7 +427,7 @@ fn a_unit_of_systemd() -> String {
 
 fn verify(lab: &Lab, unit: &str) -> String {
     let file = lab.root.join("squall-demo.service");
-    let program = lab.home(0).join("squall-demo");
+    let program = lab.home(0).join("usr/local/bin/squall-demo");
     let unit = unit.replace("/usr/local/bin/squall-demo", &program.display().to_string());
     fs::write(&file, unit.replace("User=squall\n", "User=root\n")).unwrap();
     let mut command = Command::new("systemd-analyze");
@@ -512,6 +544,11 @@ fn perf_tells_of_another_members_end() -> String {
     let differs =
         |errors: &String| errors.contains("`seconds` is") && errors.contains("same options");
     assert!(said.iter().any(differs), "{said:?}");
+    // Nor the same test: then they do not even meet.
+    let [first, second] = both(["lat --seconds 1", "rate --seconds 1"]);
+    let errors = text_of(&second.end().stderr);
+    drop(first);
+    assert!(errors.contains("may_send") && errors.contains("same test and options"), "{errors}");
     // The port of the floor is taken, by the group itself.
     let options = "lat --seconds 0.1 --json --floor-port 7471";
     let [first, second] = both([options, options]);
@@ -563,7 +600,9 @@ fn stat_and_info_ask_other_hosts() -> String {
     until("all three answer", || {
         let output = done(lab.on(2, "squall stat --config demo.toml --at host-b:7471 --json"));
         value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        let run = |all: &Vec<Value>| all.len() == 3 && all.iter().all(|of| of["state"] == "runs");
+        // A page tells of turns from the first on.
+        let runs = |of: &Value| of["state"] == "runs" && of["turns"].as_u64() > Some(0);
+        let run = |all: &Vec<Value>| all.len() == 3 && all.iter().all(runs);
         value["members"].as_array().is_some_and(run)
     });
     let all = value["members"].as_array().unwrap();

@@ -128,6 +128,37 @@ fn members_in_a_directory_are_found() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+/// Nobody is found there by the group's own name: `squall cat` tried for a minute.
+#[test]
+fn parts_of_a_machine_are_told() {
+    let name = format!("stat-part-{}", std::process::id());
+    let file = std::env::temp_dir().join(format!("squall-{name}.toml"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = format!(
+        "group = \"{name}\"\nmembers = 1\nfabric = \"auto\"\ncore = 0\n[network]\nhost = \"east\"\n\
+         founders = [\"127.0.0.1:{port}\"]\nlisten = [\"127.0.0.1:{port}\"]\ntrusted_network = true\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_squall"));
+    command.args(["cat", "--config", file]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut member = command.stderr(Stdio::null()).spawn().unwrap();
+    member.stdin.as_mut().unwrap().write_all(b"a line\n").unwrap();
+    member.stdout.as_mut().unwrap().read_exact(&mut [0; 9]).unwrap();
+    let part = format!("{name}@east");
+    for verb in [&["stat", &name][..], &["cat", "--group", &name, "--join"]] {
+        let output = squall(verb);
+        let why = text_of(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{why}");
+        assert!(why.contains(&part) && why.contains("--config FILE"), "{why}");
+    }
+    assert_eq!(json_of(&["stat", "--config", file, "--json"])["members"][0]["state"], "runs");
+    assert_eq!(json_of(&["stat", &part, "--json"])["members"][0]["state"], "runs");
+    drop(member.stdin.take());
+    assert!(member.wait().unwrap().success());
+    std::fs::remove_file(file).unwrap();
+}
+
 #[test]
 fn the_machine_is_described() {
     let lines = json_of(&["info", "--json"]);
@@ -199,6 +230,7 @@ fn a_secret_is_made_once_and_checked() {
     let made = std::fs::read(&path).unwrap();
     let (done, why) = run(&["secret", file]);
     assert!(!done && why.contains("exists") && std::fs::read(&path).unwrap() == made, "{why}");
+    assert!(why.contains(&format!("squall secret --check {file}")), "a remedy: {why}");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(&path, open).unwrap();
     let (fits, why) = run(&["secret", "--check", file]);

@@ -147,6 +147,12 @@
 #define SQUALL_FLAG_REQUIRE_HUGE 512
 
 /**
+ * Of two members the one of the lower rank goes on alone when it loses the other; else neither is a
+ * majority, and both stop. At all members or at none; only with SQUALL_MEMBERSHIP_VIEWS.
+ */
+#define SQUALL_FLAG_TIE_BREAK 1024
+
+/**
  * In `suspicion_ms`: silence is never held against a member.
  */
 #define SQUALL_SUSPICION_NEVER UINT32_MAX
@@ -253,6 +259,81 @@
 #define SQUALL_BATCH_MAX 512
 
 /**
+ * Memory of the host's, at `address`.
+ */
+#define SQUALL_MEMORY_HOST 0
+
+/**
+ * Memory that CUDA has allocated, at the device address `address`.
+ */
+#define SQUALL_MEMORY_CUDA 1
+
+/**
+ * Memory behind a dma-buf's `descriptor`, from `offset` on.
+ */
+#define SQUALL_MEMORY_DMABUF 2
+
+/**
+ * Other members may read it.
+ */
+#define SQUALL_MEMORY_READ 1
+
+/**
+ * Other members may write it.
+ */
+#define SQUALL_MEMORY_WRITE 2
+
+/**
+ * Only if a network device reads and writes it itself; else SQUALL_NOT_DIRECT.
+ */
+#define SQUALL_MEMORY_DIRECT 4
+
+/**
+ * How memory is reached: copied to and from sockets.
+ */
+#define SQUALL_PATH_STAGED 1
+
+/**
+ * The same, and between them and the device through pinned memory of the host's.
+ */
+#define SQUALL_PATH_BOUNCE 2
+
+/**
+ * A network device reads and writes the host's memory itself.
+ */
+#define SQUALL_PATH_DIRECT 3
+
+/**
+ * A network device reads and writes the device's memory, through a dma-buf.
+ */
+#define SQUALL_PATH_DMABUF 4
+
+/**
+ * The same through the driver's module for that (peermem).
+ */
+#define SQUALL_PATH_PEERMEM 5
+
+/**
+ * A completion is that of a put of this member's;
+ */
+#define SQUALL_DONE_PUT 1
+
+/**
+ * or of a get;
+ */
+#define SQUALL_DONE_GET 2
+
+/**
+ * or somebody has put something into memory of this member, and announced it.
+ */
+#define SQUALL_ANNOUNCED 3
+
+/**
+ * In `flags` of an access, a put's: its owner hears of it, with `word`.
+ */
+#define SQUALL_ACCESS_ANNOUNCE 1
+
+/**
  * The answers of calls: 0, or negative and grouped by what is lost. The numbers are frozen.
  */
 typedef enum squall_status {
@@ -265,7 +346,7 @@ typedef enum squall_status {
    */
   SQUALL_AGAIN = -1,
   /**
-   * Nothing is lost: a wait ended before anything happened. No call of this version answers it:
+   * Nothing is lost: a wait ended before anything happened. Only `squall_memory_wait` answers it:
    * `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
    */
   SQUALL_TIMED_OUT = -2,
@@ -311,6 +392,23 @@ typedef enum squall_status {
    * reserve).
    */
   SQUALL_NOT_RESERVED = -18,
+  /**
+   * This operation is lost: the owner of the memory is no member any more, or the connection to it
+   * broke; what was carried out is not known.
+   */
+  SQUALL_GONE = -19,
+  /**
+   * This operation is lost: the memory is not registered any more.
+   */
+  SQUALL_NO_REGION = -20,
+  /**
+   * This operation is lost: its owner has not allowed that.
+   */
+  SQUALL_DENIED = -21,
+  /**
+   * This call is lost: only direct access was asked for, and no device reaches that memory itself.
+   */
+  SQUALL_NOT_DIRECT = -22,
   /**
    * Not opened: not enough memory. This one and those that follow may also say why a member stops
    * that can have no next view.
@@ -1143,7 +1241,7 @@ typedef struct squall_stats_t {
   uint64_t slowest;
   /**
    * Of the whole member: turns, those with work, sleeps, the longest time between two looks at
-   * the clock in nanoseconds (a look comes every 32 busy turns).
+   * the clock in nanoseconds (a look comes every 32 turns, or sooner).
    */
   uint64_t turns;
   uint64_t busy_turns;
@@ -1165,6 +1263,155 @@ typedef struct squall_piece_t {
   const void *bytes;
   size_t len;
 } squall_piece_t;
+
+/**
+ * What is to be registered.
+ */
+typedef struct squall_memory_attr_t {
+  /**
+   * Set by `squall_memory_attr_init`.
+   */
+  uint32_t size;
+  /**
+   * `SQUALL_MEMORY_HOST`, `SQUALL_MEMORY_CUDA` or `SQUALL_MEMORY_DMABUF`.
+   */
+  uint32_t kind;
+  /**
+   * Of the host's memory, or the device's; NULL for a dma-buf.
+   */
+  void *address;
+  /**
+   * Bytes.
+   */
+  uint64_t length;
+  /**
+   * Of a dma-buf: where in it the memory begins.
+   */
+  uint64_t offset;
+  /**
+   * Of a dma-buf; copied, and only looked at for that kind.
+   */
+  int32_t descriptor;
+  /**
+   * `SQUALL_MEMORY_READ`, `SQUALL_MEMORY_WRITE`, `SQUALL_MEMORY_DIRECT`; without the first two it is
+   * for operations of this member's only.
+   */
+  uint32_t flags;
+} squall_memory_attr_t;
+
+/**
+ * Memory of this member that is registered; 0 is none.
+ */
+typedef uint64_t squall_memory_t;
+
+/**
+ * Names registered memory at other members. Pass these 64 bytes on as they are, in a message say; they
+ * permit nothing that the owner has not allowed.
+ */
+typedef struct squall_ticket_t {
+  uint64_t words[8];
+} squall_ticket_t;
+
+/**
+ * What became of it. Fields that a library does not know are left as they are.
+ */
+typedef struct squall_memory_info_t {
+  /**
+   * Set by the caller: sizeof(squall_memory_info_t).
+   */
+  uint32_t size;
+  /**
+   * How others reach it: `SQUALL_PATH_…`.
+   */
+  uint32_t path;
+  /**
+   * Bytes.
+   */
+  uint64_t length;
+  /**
+   * `SQUALL_MEMORY_READ`, `SQUALL_MEMORY_WRITE`.
+   */
+  uint32_t flags;
+  /**
+   * Reserved: 0.
+   */
+  uint32_t reserved;
+} squall_memory_info_t;
+
+/**
+ * A put or a get: between memory of this member's and that of a ticket.
+ */
+typedef struct squall_access_t {
+  /**
+   * Set by `squall_access_init`.
+   */
+  uint32_t size;
+  /**
+   * `SQUALL_ACCESS_ANNOUNCE`.
+   */
+  uint32_t flags;
+  /**
+   * This member's, and where in it.
+   */
+  squall_memory_t memory;
+  uint64_t offset;
+  /**
+   * The other one's, and where in it. Copied.
+   */
+  const struct squall_ticket_t *ticket;
+  uint64_t ticket_offset;
+  /**
+   * Bytes; 0 is allowed.
+   */
+  uint64_t length;
+  /**
+   * Comes back with the completion.
+   */
+  uint64_t tag;
+  /**
+   * With `SQUALL_ACCESS_ANNOUNCE`: what its owner gets.
+   */
+  uint64_t word;
+} squall_access_t;
+
+/**
+ * An operation of this member's that is over, or an announcement.
+ */
+typedef struct squall_completion_t {
+  /**
+   * `tag` of the access; 0 of an announcement.
+   */
+  uint64_t tag;
+  /**
+   * Who owns the ticket's memory; of an announcement, who has put it.
+   */
+  uint64_t incarnation;
+  /**
+   * This member's memory, and where in it.
+   */
+  squall_memory_t memory;
+  uint64_t offset;
+  uint64_t length;
+  /**
+   * Of an announcement.
+   */
+  uint64_t word;
+  /**
+   * SQUALL_OK: of a put, the bytes are visible to whoever hears of it from now on, at their owner's,
+   * and for memory of a device to work that begins from now on; of a get, they are here. Or
+   * SQUALL_GONE, SQUALL_NO_REGION, SQUALL_DENIED, SQUALL_INVALID (beyond the memory's end),
+   * SQUALL_SYSTEM (it is not there), or why the group is over; then the bytes are undefined.
+   */
+  int32_t status;
+  /**
+   * `SQUALL_DONE_PUT`, `SQUALL_DONE_GET`, `SQUALL_ANNOUNCED`.
+   */
+  uint32_t what;
+  /**
+   * Reserved: 0.
+   */
+  uint64_t reserved;
+} squall_completion_t;
 
 
 
@@ -1261,7 +1508,7 @@ void squall_callbacks_init(struct squall_callbacks_t *callbacks, uint32_t size);
  * have the names of their keys (open_timeout is `open_timeout_ms`, members_min `shard_members_min`), but:
  *
  *   group                        `name`
- *   join                         SQUALL_FLAG_JOIN
+ *   join, tie_break              SQUALL_FLAG_JOIN, SQUALL_FLAG_TIE_BREAK
  *   lock, huge_pages             SQUALL_FLAG_LOCK, SQUALL_FLAG_REQUIRE_LOCK, and the like for huge ones
  *   core                         `core` and SQUALL_FLAG_PIN: a program that polls itself pins its own
  *                                thread, and takes that flag away
@@ -1373,8 +1620,9 @@ int squall_stats_get(squall_group_t group, uint32_t subgroup, struct squall_stat
 /**
  * Opens a group and waits until all its members have.
  *
- * Processes of one user on one host that open the same name with the same attributes, each with
- * its own rank, form the group; they may start in any order. With `fabric` they may be on several
+ * Processes of one user (or of those that `peers_users` and `peers_group` name) on one host that open
+ * the same name with the same attributes, each with its own rank, form the group; they may start in
+ * any order. With `fabric` they may be on several
  * hosts, and prove to each other that they have the group's secret. Waiting, it goes on calling those
  * that are not there yet, and looks names up anew.
  *
@@ -1448,8 +1696,9 @@ int squall_group_members(squall_group_t group);
  * @return How many were delivered (>= 0), or
  *         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
  *         SQUALL_OWN_THREAD  the group polls itself;
- *         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
- *                            everything that was stable has been delivered;
+ *         SQUALL_PEER_LOST, SQUALL_PEER_LEFT  the group is over, and everything that was stable has
+ *                            been delivered;
+ *         SQUALL_PEER_FAULT  it is over at once: what a member wrote is nonsense;
  *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
  *                            it is over for this one;
  *         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process
@@ -1603,6 +1852,150 @@ int64_t squall_publish(squall_group_t group,
  * Threads: as `squall_send`. Since: 0.1
  */
 int squall_abort(squall_group_t group, uint32_t subgroup);
+
+/**
+ * Makes `attr` the default.
+ *
+ * @param attr  May be NULL: nothing happens.
+ * @param size  sizeof *attr.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_memory_attr_init(struct squall_memory_attr_t *attr, uint32_t size);
+
+/**
+ * Lend memory to the other members, as far as `attr->flags` say, and to operations of this one.
+ *
+ * @param attr    What. The memory must be there until `squall_memory_deregister` has returned, or
+ *                `squall_group_close`. Nothing is read or written but by operations on it.
+ * @param memory  Gets its handle, on success only.
+ * @return SQUALL_OK, or
+ *         SQUALL_INVALID, SQUALL_WRONG_SIZE  an argument; `squall_last_error` names it; or the group
+ *                            is one whose members do not change;
+ *         SQUALL_NOT_DIRECT  only direct access was asked for, and there is none;
+ *         SQUALL_LIMIT       4096 are registered, or the system's;
+ *         SQUALL_SYSTEM, SQUALL_NO_MEMORY  the device's driver, or the dma-buf's;
+ *         why the group is over; SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: any, and callbacks. Cost: the first call starts a thread, which moves the bytes; a device's
+ * memory may be pinned. Since: 0.1
+ */
+int squall_memory_register(squall_group_t group,
+                           const struct squall_memory_attr_t *attr,
+                           squall_memory_t *memory);
+
+/**
+ * Take registered memory back: when this has returned, nobody reads or writes it any more. Operations
+ * of others on it end with SQUALL_NO_REGION.
+ *
+ * @return SQUALL_OK, or
+ *         SQUALL_AGAIN    operations of this member's on it are not over: poll for completions first;
+ *         SQUALL_INVALID  no such memory is registered; or as `squall_memory_register`;
+ *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: any, and callbacks. Cost: waits for 256 KiB to be moved at the most. Since: 0.1
+ */
+int squall_memory_deregister(squall_group_t group,
+                             squall_memory_t memory);
+
+/**
+ * What names registered memory at other members.
+ *
+ * @param ticket  Gets it, on success only.
+ * @return As `squall_memory_deregister`, but SQUALL_AGAIN.
+ *
+ * Threads: any, and callbacks. Since: 0.1
+ */
+int squall_memory_ticket(squall_group_t group,
+                         squall_memory_t memory,
+                         struct squall_ticket_t *ticket);
+
+/**
+ * What was registered, and how others reach it.
+ *
+ * @param info  Gets `info->size` bytes of it, on success only; set `size` before.
+ * @return As `squall_memory_ticket`, and SQUALL_WRONG_SIZE.
+ *
+ * Threads: any, and callbacks. Since: 0.1
+ */
+int squall_memory_info(squall_group_t group,
+                       squall_memory_t memory,
+                       struct squall_memory_info_t *info);
+
+/**
+ * Makes `access` the default.
+ *
+ * @param access  May be NULL: nothing happens.
+ * @param size    sizeof *access.
+ *
+ * Threads: any. Since: 0.1
+ */
+void squall_access_init(struct squall_access_t *access, uint32_t size);
+
+/**
+ * Write bytes of this member's memory to where a ticket says. Never blocks.
+ *
+ * Operations of this member's on memory of one other are carried out in the order of these calls, and
+ * complete in it; before it has completed, none has an order against messages.
+ *
+ * @param access  What; copied. The bytes must stay as they are until it has completed.
+ * @return SQUALL_OK: it will complete (`squall_memory_poll`), whatever happens; or
+ *         SQUALL_AGAIN    1024 operations have not been polled for: do that, then try again;
+ *         SQUALL_INVALID, SQUALL_WRONG_SIZE  an argument, or a range; as `squall_memory_register`;
+ *         SQUALL_WIRE_VERSION  the ticket is of another version;
+ *         SQUALL_DENIED   the memory may not be used so by others;
+ *         SQUALL_GONE     its owner is no member any more;
+ *         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT and others: why the group is over;
+ *         SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: any, and callbacks. Cost: a lock for some instructions; now and then a system call. A put
+ * delays no message; the first one to a member opens a connection, which takes a turn of both. Since: 0.1
+ */
+int squall_memory_put(squall_group_t group,
+                      const struct squall_access_t *access);
+
+/**
+ * Read bytes from where a ticket says into this member's memory. Never blocks.
+ *
+ * @param access  What; copied. Until it has completed, what is in this member's memory is undefined.
+ * @return As `squall_memory_put`.
+ *
+ * Threads: any, and callbacks. Cost: as `squall_memory_put`. Since: 0.1
+ */
+int squall_memory_get(squall_group_t group,
+                      const struct squall_access_t *access);
+
+/**
+ * Take what is over, and what others have announced. Never blocks.
+ *
+ * @param completions  Gets them.
+ * @param most         How many have room there; one call takes 64 at the most.
+ * @return How many (>= 0), also when the group is over; or SQUALL_INVALID, SQUALL_PANIC,
+ *         SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: any, and callbacks. With SQUALL_IDLE_PARK `squall_wait` returns when there is something.
+ * Cost: one load if there is nothing. Since: 0.1
+ */
+int squall_memory_poll(squall_group_t group,
+                       struct squall_completion_t *completions,
+                       uint32_t most);
+
+/**
+ * Wait until `squall_memory_poll` would find something, or the group is over.
+ *
+ * For threads beside the one that polls the group: without turns nothing is opened. That one calls
+ * `squall_wait`.
+ *
+ * @param timeout_ms  At the most; negative: for ever.
+ * @return SQUALL_OK, or
+ *         SQUALL_TIMED_OUT  nothing came in that time;
+ *         SQUALL_REENTRANT  from inside a callback;
+ *         SQUALL_INVALID    as `squall_memory_register`;
+ *         why the group is over; SQUALL_PANIC, SQUALL_NO_HANDLE, SQUALL_CLOSED.
+ *
+ * Threads: any but the one that polls. Since: 0.1
+ */
+int squall_memory_wait(squall_group_t group, int32_t timeout_ms);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -39,6 +39,15 @@ pub enum Status {
     OwnThread = -17,
     /// No message is reserved in that lane, or one is already.
     NotReserved = -18,
+    /// Whose memory it is is no member any more, or the connection to it broke: what of the operation
+    /// was carried out is not known.
+    Gone = -19,
+    /// Its owner has no such memory any more.
+    NoRegion = -20,
+    /// Its owner does not allow that.
+    Denied = -21,
+    /// Only directly, and no device reaches that memory itself.
+    NotDirect = -22,
     // The group cannot be opened; or, where views change, this member lacks what the next one needs.
     /// This machine has no memory left for the group.
     NoMemory = -30,
@@ -79,7 +88,7 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Status; 30] = [
+    pub const ALL: [Status; 34] = [
         Status::Ok,
         Status::Again,
         Status::TimedOut,
@@ -93,6 +102,10 @@ impl Status {
         Status::Reentrant,
         Status::OwnThread,
         Status::NotReserved,
+        Status::Gone,
+        Status::NoRegion,
+        Status::Denied,
+        Status::NotDirect,
         Status::NoMemory,
         Status::Limit,
         Status::InUse,
@@ -128,6 +141,10 @@ impl Status {
             Status::Reentrant => "called from inside a callback or beside the same call",
             Status::OwnThread => "the group polls itself in its own thread",
             Status::NotReserved => "reserve and publish do not match in this lane",
+            Status::Gone => "the owner of that memory is gone, or the connection to it broke",
+            Status::NoRegion => "that memory is not registered any more",
+            Status::Denied => "that memory may not be used so by others",
+            Status::NotDirect => "no device reaches that memory itself",
             Status::NoMemory => "not enough memory for the group",
             Status::Limit => "a limit of this process or machine is in the way",
             Status::InUse => "that rank of that group is already open",

@@ -29,6 +29,10 @@ pub mod mutants;
 pub mod mem;
 
 // Level 2
+#[cfg(not(loom))]
+#[forbid(unsafe_code)]
+#[path = "../src/registered/mod.rs"]
+pub mod registered;
 #[forbid(unsafe_code)]
 #[path = "../src/sst/mod.rs"]
 pub mod sst;

@@ -63,7 +63,9 @@ pub fn meet(rank: u16, ports: &[u16], listener: TcpListener) -> Vec<(u16, TcpStr
 pub fn stranger(ports: &[String]) {
     let hold = |port: u16| {
         loop {
-            let _ = call(port).read(&mut [0]);
+            let mut held = call(port);
+            println!("{port}");
+            let _ = held.read(&mut [0]);
         }
     };
     let ports = ports.iter().map(|port| port.parse().expect("a port"));

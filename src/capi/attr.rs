@@ -43,7 +43,10 @@ pub const SQUALL_FLAG_TRUSTED_NETWORK: u32 = 128;
 pub const SQUALL_FLAG_REQUIRE_LOCK: u32 = 256;
 /// As `SQUALL_FLAG_REQUIRE`, for `SQUALL_FLAG_HUGE` only.
 pub const SQUALL_FLAG_REQUIRE_HUGE: u32 = 512;
-const KNOWN_FLAGS: u32 = 1023;
+/// Of two members the one of the lower rank goes on alone when it loses the other; else neither is a
+/// majority, and both stop. At all members or at none; only with SQUALL_MEMBERSHIP_VIEWS.
+pub const SQUALL_FLAG_TIE_BREAK: u32 = 1024;
+const KNOWN_FLAGS: u32 = 2047;
 
 /// In `suspicion_ms`: silence is never held against a member.
 pub const SQUALL_SUSPICION_NEVER: u32 = u32::MAX;
@@ -258,8 +261,10 @@ pub(super) unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> R
     // SAFETY: as promised, a `u32` comes first.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
     let ours = size_of::<T>();
-    // A struct that nobody initialised says any size: what is out of the question is not read.
-    let plausible = size >= least && size <= STRUCT_BYTES_MAX;
+    // A struct that nobody initialised says any size: what is out of the question is not read. Nor is
+    // one that ends in the middle of a field: half of a pointer would be one, too.
+    let whole = size % std::mem::align_of::<T>() == 0;
+    let plausible = whole && size >= least && size <= STRUCT_BYTES_MAX;
     // SAFETY: as promised, `size` bytes are there.
     let unknown = |i: usize| unsafe { at.cast::<u8>().add(i).read() } != 0;
     if !plausible || (ours..size).any(unknown) {
@@ -332,8 +337,13 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
         other => return invalid(format!("attr.membership {other} is no SQUALL_MEMBERSHIP_…")),
     };
     config.join = attr.flags & SQUALL_FLAG_JOIN != 0;
-    if config.join && config.membership == Changes::Fixed {
-        return invalid("attr.flags has SQUALL_FLAG_JOIN without SQUALL_MEMBERSHIP_VIEWS");
+    config.tie_break = attr.flags & SQUALL_FLAG_TIE_BREAK != 0;
+    for (flag, name) in [(config.join, "JOIN"), (config.tie_break, "TIE_BREAK")] {
+        if flag && config.membership == Changes::Fixed {
+            return invalid(format!(
+                "attr.flags has SQUALL_FLAG_{name} without SQUALL_MEMBERSHIP_VIEWS"
+            ));
+        }
     }
     // SAFETY: the caller says that its strings are some.
     unsafe {

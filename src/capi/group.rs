@@ -10,7 +10,6 @@ use super::attr::{
 use super::handle::{self, squall_group_t};
 use super::message::{squall_callbacks_t, squall_message_t};
 use super::place::Places;
-use super::turnstile::{Turnstile, Way};
 use super::view::with_view;
 use super::{bug, guard, refusal, refuse};
 use crate::driver::Application;
@@ -24,12 +23,14 @@ use crate::error::{Error, Status, Suspicion};
 use crate::fabric::shm::fork::forks;
 use crate::limits::{BATCH_MAX, LANES_MAX};
 use crate::mem::thread::this_thread;
+use crate::mem::turnstile::{Turnstile, Way};
 use crate::mem::{Cell, Message, Region};
+use crate::registered::Memories;
 use crate::transfer::{StateSink, StateSource};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int};
 use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub struct Open {
     pub(super) place: Arc<[Cell; 2]>,
     /// `None`: members do not change.
     pub(super) control: Option<Control>,
+    /// Likewise.
+    pub(super) memories: Option<Memories>,
     own_thread: bool,
 }
 
@@ -167,8 +170,9 @@ impl Application for Trampoline {
 
 /// Opens a group and waits until all its members have.
 ///
-/// Processes of one user on one host that open the same name with the same attributes, each with
-/// its own rank, form the group; they may start in any order. With `fabric` they may be on several
+/// Processes of one user (or of those that `peers_users` and `peers_group` name) on one host that open
+/// the same name with the same attributes, each with its own rank, form the group; they may start in
+/// any order. With `fabric` they may be on several
 /// hosts, and prove to each other that they have the group's secret. Waiting, it goes on calling those
 /// that are not there yet, and looks names up anew.
 ///
@@ -259,7 +263,7 @@ fn open(
             senders.push(UnsafeCell::new(group.lane(subgroup, lane, config)));
         }
     }
-    let (control, stats) = (group.control(), group.stats_page());
+    let (control, stats, memories) = (group.control(), group.stats_page(), group.memory());
     let own_thread = flags & SQUALL_FLAG_OWN_THREAD != 0;
     Ok(Open {
         turning: UnsafeCell::new(Turning::Caller(Box::new(group))),
@@ -272,6 +276,7 @@ fn open(
         poisoned: Cell::new(0),
         place,
         control,
+        memories,
         own_thread,
     })
 }
@@ -402,8 +407,9 @@ const _: () = assert!(SQUALL_BATCH_MAX as usize == BATCH_MAX);
 /// @return How many were delivered (>= 0), or
 ///         SQUALL_REENTRANT   from inside a callback, or another thread is in here;
 ///         SQUALL_OWN_THREAD  the group polls itself;
-///         SQUALL_PEER_LOST, SQUALL_PEER_FAULT, SQUALL_PEER_LEFT  the group is over, and
-///                            everything that was stable has been delivered;
+///         SQUALL_PEER_LOST, SQUALL_PEER_LEFT  the group is over, and everything that was stable has
+///                            been delivered;
+///         SQUALL_PEER_FAULT  it is over at once: what a member wrote is nonsense;
 ///         SQUALL_EXPELLED, SQUALL_PARTITIONED, SQUALL_LEFT, SQUALL_EXHAUSTED  where members change:
 ///                            it is over for this one;
 ///         SQUALL_LIMIT, SQUALL_NO_MEMORY, SQUALL_SYSTEM, SQUALL_NOT_COMPLETE  likewise: this process
@@ -470,11 +476,94 @@ pub extern "C" fn squall_arm(group: squall_group_t) -> c_int {
 pub(super) fn snapshot(group: squall_group_t) -> Result<Snapshot, Status> {
     let open = handle::lookup(group)?;
     if !open.own_thread && open.door.enter_to_count() {
-        // SAFETY: `door` is passed: nobody else is here.
-        if let Turning::Caller(group) = unsafe { &mut *open.turning.get() } {
-            group.refresh();
-        }
+        // Whoever comes meanwhile waits: a panic of ours must not leave the door shut (C2).
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: `door` is passed: nobody else is here.
+            match unsafe { &mut *open.turning.get() } {
+                Turning::Caller(group) if open.poisoned.own() == 0 => group.refresh(),
+                _ => {}
+            }
+        }));
+        open.poisoned.prepare(open.poisoned.own() | u64::from(outcome.is_err()));
         open.door.leave(Way::Long);
+        outcome.unwrap_or_else(|panic| resume_unwind(panic));
     }
     stats::read(&open.stats).ok_or(Status::Failed)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::base::{Events, Peer, Post, Posting, Rank};
+    use crate::capi::{squall_callbacks_init, squall_stats_get, squall_stats_t};
+    use crate::driver::config::Config;
+    use crate::fabric::{Fabric, Memory, Way as Reach};
+    use std::os::fd::BorrowedFd;
+
+    /// Has a bug of ours, met when statistics are brought up to date, but for the first time.
+    struct Broken(Cell);
+
+    impl Fabric for Broken {
+        fn posting(&self) -> Posting {
+            Posting::Nothing
+        }
+        fn post(&mut self, _: &[Post]) {}
+        fn poll(&mut self, _: bool, _: &mut Events) {}
+        fn revoke(&mut self, _: Peer) {}
+        fn fd(&self) -> BorrowedFd<'_> {
+            unreachable!("nobody sleeps here")
+        }
+        fn arm(&mut self, _: bool) {}
+        fn sleep(&mut self, _: Option<u64>, _: &mut Events) {}
+        fn disarm(&mut self) {}
+        fn ways(&self, _: &mut dyn FnMut(Rank, Reach)) {
+            assert!(self.0.take(), "a bug of ours");
+        }
+        fn farewell(&mut self) {}
+        fn parks(&self) -> bool {
+            false
+        }
+    }
+
+    unsafe extern "C" fn deliver(
+        _: *mut std::ffi::c_void,
+        _: squall_group_t,
+        _: u32,
+        _: *const squall_message_t,
+        _: u32,
+    ) {
+    }
+
+    /// The door stayed shut behind it, and every later call waited for ever.
+    #[test]
+    fn a_panic_while_statistics_are_counted_leaves_the_door_open() {
+        let config = Config::new(&format!("broken-{}", std::process::id()), 0, 1);
+        // SAFETY: null pointers and integers.
+        let mut callbacks: squall_callbacks_t = unsafe { std::mem::zeroed() };
+        // SAFETY: so many bytes are there.
+        unsafe { squall_callbacks_init(&mut callbacks, size_of::<squall_callbacks_t>() as u32) };
+        callbacks.deliver = Some(deliver);
+        let layout = config.view().unwrap().layout();
+        let block = Arc::new(Region::heap(layout.control_bytes));
+        let rings = layout.subgroups.iter().map(|_| Some(Arc::new(Region::heap(8 << 20))));
+        let memories = [Memory { block, rings: rings.collect() }];
+        Group::prepare(&memories[0].block);
+        let handle = handle::insert(|handle| {
+            let mut open = open(&config, callbacks, 0, handle)?;
+            let deaf = Box::new(|_: u16, _: &[Message]| {});
+            let group =
+                Group::over(&config, &memories, Box::new(Broken(Cell::new(0))), None, deaf)?;
+            open.turning = UnsafeCell::new(Turning::Caller(Box::new(group)));
+            Ok(Box::new(open))
+        });
+        let handle = handle.unwrap();
+        let mut stats =
+            squall_stats_t { size: size_of::<squall_stats_t>() as u32, ..Default::default() };
+        // SAFETY: it is a struct with its size.
+        let mut get = || unsafe { squall_stats_get(handle, 0, &mut stats) };
+        assert_eq!(get(), Status::Panic as c_int);
+        assert_eq!(squall_poll(handle, 1), Status::Panic as c_int);
+        assert_eq!(get(), Status::Ok as c_int);
+        assert_eq!(squall_group_close(handle), Status::Ok as c_int);
+    }
 }

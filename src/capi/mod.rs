@@ -12,10 +12,12 @@
 #![allow(non_camel_case_types, reason = "the names are those of the header")]
 #![allow(clippy::missing_safety_doc, reason = "the header's comments say it for C")]
 
+mod access;
 mod attr;
 mod bug;
 mod group;
 mod handle;
+mod memory;
 mod message;
 mod network;
 mod place;
@@ -26,12 +28,13 @@ mod state;
 mod stats;
 mod status;
 mod subgroup;
-mod turnstile;
 mod view;
 
+pub use access::*;
 pub use attr::*;
 pub use group::*;
 pub use handle::squall_group_t;
+pub use memory::*;
 pub use message::*;
 pub use network::*;
 pub use place::*;

@@ -49,7 +49,7 @@ struct Owned {
 /// have the names of their keys (open_timeout is `open_timeout_ms`, members_min `shard_members_min`), but:
 ///
 ///   group                        `name`
-///   join                         SQUALL_FLAG_JOIN
+///   join, tie_break              SQUALL_FLAG_JOIN, SQUALL_FLAG_TIE_BREAK
 ///   lock, huge_pages             SQUALL_FLAG_LOCK, SQUALL_FLAG_REQUIRE_LOCK, and the like for huge ones
 ///   core                         `core` and SQUALL_FLAG_PIN: a program that polls itself pins its own
 ///                                thread, and takes that flag away
@@ -256,6 +256,9 @@ fn plain(
     }
     if is_set("join") {
         put(&mut attr.flags, SQUALL_FLAG_JOIN, config.join);
+    }
+    if is_set("tie_break") {
+        put(&mut attr.flags, SQUALL_FLAG_TIE_BREAK, config.tie_break);
     }
     let (lock, huge) = (is_set("lock"), is_set("huge_pages"));
     if (lock || huge) && attr.flags & SQUALL_FLAG_REQUIRE != 0 {

@@ -36,7 +36,7 @@ pub struct squall_stats_t {
     /// How far the slowest member is in the view at hand, as this one knows.
     pub slowest: u64,
     /// Of the whole member: turns, those with work, sleeps, the longest time between two looks at
-    /// the clock in nanoseconds (a look comes every 32 busy turns).
+    /// the clock in nanoseconds (a look comes every 32 turns, or sooner).
     pub turns: u64,
     pub busy_turns: u64,
     pub sleeps: u64,

@@ -14,7 +14,7 @@ pub enum squall_status {
     SQUALL_OK = 0,
     /// Nothing is lost: no free slot, or there is work. Poll, then try again.
     SQUALL_AGAIN = -1,
-    /// Nothing is lost: a wait ended before anything happened. No call of this version answers it:
+    /// Nothing is lost: a wait ended before anything happened. Only `squall_memory_wait` answers it:
     /// `squall_wait` says SQUALL_OK then too, and opening says SQUALL_NOT_COMPLETE.
     SQUALL_TIMED_OUT = -2,
     /// Nothing is lost: the subgroup has fewer members than `shard_members_min` and waits for more. Try
@@ -39,6 +39,15 @@ pub enum squall_status {
     /// This call is lost: no message is reserved in that lane (publish, abort), or one is (send,
     /// reserve).
     SQUALL_NOT_RESERVED = -18,
+    /// This operation is lost: the owner of the memory is no member any more, or the connection to it
+    /// broke; what was carried out is not known.
+    SQUALL_GONE = -19,
+    /// This operation is lost: the memory is not registered any more.
+    SQUALL_NO_REGION = -20,
+    /// This operation is lost: its owner has not allowed that.
+    SQUALL_DENIED = -21,
+    /// This call is lost: only direct access was asked for, and no device reaches that memory itself.
+    SQUALL_NOT_DIRECT = -22,
     /// Not opened: not enough memory. This one and those that follow may also say why a member stops
     /// that can have no next view.
     SQUALL_NO_MEMORY = -30,
@@ -137,7 +146,7 @@ pub extern "C" fn squall_status_text(status: c_int) -> *const c_char {
         };
     }
     texts!(Ok Again TimedOut Inadequate Invalid TooLong NotSender WrongSize NoHandle Closed Reentrant OwnThread
-        NotReserved NoMemory Limit InUse ForeignOwner Mismatch WireVersion NotComplete System
+        NotReserved Gone NoRegion Denied NotDirect NoMemory Limit InUse ForeignOwner Mismatch WireVersion NotComplete System
         PeerLost PeerFault PeerLeft Failed Expelled Partitioned Left Exhausted Panic)
 }
 

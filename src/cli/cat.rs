@@ -19,7 +19,7 @@ use printer::{Printer, Shared, list, lock};
 use squall::driver::Turn;
 use squall::driver::config::{Changes, Config};
 use squall::driver::group::{Group, Sender};
-use squall::driver::idle::Pace;
+use squall::driver::idle::{Pace, pin};
 use squall::error::{Fault, Status, Suspicion};
 use squall::log_sink::{self, Level};
 use std::io::{self, Read};
@@ -74,7 +74,7 @@ pub struct Options {
     group: Option<String>,
     /// A configuration file that says all of that, also for members on several hosts: see `squall
     /// config --help`. Every member sends in its first subgroup
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["group", "members", "rank", "views", "join", "window", "max_line"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["group", "members", "rank", "views", "join", "window", "max_line", "idle", "timeout"])]
     config: Option<std::path::PathBuf>,
     /// How many members the group has; with --views: its first ones, 1 if not given
     #[arg(long, required_unless_present_any = ["views", "join", "config"], conflicts_with = "join")]
@@ -97,12 +97,12 @@ pub struct Options {
     /// The longest line that travels in one piece [default: 1MiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_message_bytes, conflicts_with = "join")]
     max_line: Option<u32>,
-    /// What to do when there is nothing to do
-    #[arg(long, value_enum, default_value = "park")]
-    idle: IdleOption,
-    /// How long to wait for the other members to arrive, or to be joined
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
-    timeout: f64,
+    /// What to do when there is nothing to do [default: park]
+    #[arg(long, value_enum)]
+    idle: Option<IdleOption>,
+    /// How long to wait for the other members to arrive, or to be joined [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
 }
 
 /// Bytes read from standard input at once.
@@ -123,7 +123,7 @@ const EXPELLED: u8 = 3;
 const PARTITIONED: u8 = 4;
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let config = config(options)?;
+    let (config, core) = config(options)?;
     let changes = config.membership == Changes::Views;
     let output = Output::new()?;
     let at_least = usize::from(options.at_least.unwrap_or(0));
@@ -147,10 +147,19 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     };
     let reader = std::thread::Builder::new().name("squall-input".into()).spawn(read);
     reader.map_err(|cause| because!("cannot start a thread for standard input: {cause}"))?;
+    if let Some(core) = core {
+        pin(core)?; // not before: the other thread may run anywhere
+    }
     let input = Input { batches, batch: Batch::default(), sender, over: false };
     let pace = Pace::new(config.idle);
     let (members, name) = (config.members, config.group);
-    let mut talk = Talk { group, input, printer, output, pace, members, changes, name, quiet: 0 };
+    let again = match &options.config {
+        Some(file) => {
+            format!("env -u SQUALL_RANK SQUALL_JOIN=true squall cat --config {}", file.display())
+        }
+        None => format!("squall cat --group {name} --join"),
+    };
+    let mut talk = Talk { group, input, printer, output, pace, members, changes, again, quiet: 0 };
     let outcome = talk.run();
     match outcome {
         // Whoever ends because of another says farewell, so that the others name that one too.
@@ -182,20 +191,15 @@ impl From<Failure> for End {
     }
 }
 
-fn config(options: &Options) -> Result<Config, Failure> {
+/// And the core of the thread that polls, if the file says it.
+fn config(options: &Options) -> Result<(Config, Option<usize>), Failure> {
     let Options { rank, members, window, max_line, .. } = options;
     if let Some(path) = &options.config {
         let settings = squall::settings::Settings::load(path)?;
-        if settings.core.is_some() {
-            return fail!(
-                "{}: `core` is not for `squall cat`, which has two threads",
-                path.display()
-            );
-        }
         if settings.config.subgroups[0].message_bytes_max < 2 {
             return fail!("{}: messages have to be 2 bytes at the least", path.display());
         }
-        return Ok(settings.config);
+        return Ok((settings.config, settings.core));
     }
     let group = options.group.as_deref().unwrap_or_default();
     let changes = options.views || options.join;
@@ -207,12 +211,13 @@ fn config(options: &Options) -> Result<Config, Failure> {
     if max_line == 0 || u64::from(max_line) > most {
         return fail!("--max-line {max_line}: it is 1 to {most} bytes");
     }
-    if !(0.0..1e9).contains(&options.timeout) {
-        return fail!("--timeout {}: give it in seconds, 0 or more", options.timeout);
+    let timeout = options.timeout.unwrap_or(60.0);
+    if !(0.0..1e9).contains(&timeout) {
+        return fail!("--timeout {timeout}: give it in seconds, 0 or more");
     }
     let mut config = Config::new(group, rank.unwrap_or(0), members.unwrap_or(1));
-    config.idle = options.idle.into();
-    config.open_timeout = Duration::from_secs_f64(options.timeout);
+    config.idle = options.idle.unwrap_or(IdleOption::Park).into();
+    config.open_timeout = Duration::from_secs_f64(timeout);
     config.subgroups[0].window = window.unwrap_or(4096);
     config.subgroups[0].message_bytes_max = max_line + 1;
     if changes {
@@ -226,7 +231,7 @@ fn config(options: &Options) -> Result<Config, Failure> {
         config.subgroups[0].window = found.window;
         config.subgroups[0].message_bytes_max = found.message_bytes_max;
     }
-    Ok(config)
+    Ok((config, None))
 }
 
 /// The reading thread: cuts what comes into batches until the input ends.
@@ -305,7 +310,8 @@ struct Talk {
     pace: Pace,
     members: u16,
     changes: bool,
-    name: String,
+    /// How this becomes a member again.
+    again: String,
     /// Turns without anything.
     quiet: u32,
 }
@@ -374,7 +380,7 @@ impl Talk {
             Err(status) => {
                 let _ = finish();
                 Err(End::Lost(match self.changes {
-                    true => stopped(status, &self.name, &members),
+                    true => stopped(status, &self.again, &members),
                     false => lost(status, suspicion),
                 }))
             }
@@ -409,7 +415,7 @@ fn unwritten(cause: &io::Error) -> Result<(), Failure> {
 }
 
 /// Why a member stops where members change.
-fn stopped(status: Status, group: &str, members: &str) -> Failure {
+fn stopped(status: Status, again: &str, members: &str) -> Failure {
     let rest = "what it has printed, the others have too, as far as they were members; lines that it \
                 had read and not printed may be lost";
     match status {
@@ -417,16 +423,15 @@ fn stopped(status: Status, group: &str, members: &str) -> Failure {
             EXPELLED,
             format!(
                 "EXPELLED: the others took this member for dead, because it was stopped or got no time \
-                 to run, and go on without it; {rest}: become a new member with `squall cat --group \
-                 {group} --join`"
+                 to run, and go on without it; {rest}: become a new member with `{again}`"
             ),
         ),
         Status::Partitioned => Failure::Told(
             PARTITIONED,
             format!(
                 "PARTITIONED: of the members {members} this one can reach no majority, so it stops; \
-                 {rest}: if others go on, join them with `squall cat --group {group} --join`; if none \
-                 do, found the group anew with --views"
+                 {rest}: if others go on, join them with `{again}`; if none do, found the group anew, \
+                 as the first time"
             ),
         ),
         status => Failure::Because(format!("the group is over for this member ({status}); {rest}")),

@@ -36,7 +36,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let Some(path) = &options.check else {
         return say(settings::example().trim_end());
     };
-    let settings = Settings::load(path)?;
+    let settings = Settings::look(path)?;
     if options.json {
         let keys = settings.keys();
         let keys: Vec<_> =
@@ -67,6 +67,7 @@ fn figures(settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
     let config = &settings.config;
     let who = match config.join {
         true => "joins a group that runs".into(),
+        false if settings.lacks_job => "as its job step says: rank, members, addresses".into(),
         false => format!("rank {} of {} first members", config.rank, config.members),
     };
     let carrier = match config.network.carrier {

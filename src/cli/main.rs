@@ -14,6 +14,7 @@ mod failure;
 mod far;
 mod info;
 mod machine;
+mod near;
 mod perf;
 mod secret;
 mod sim;

@@ -7,6 +7,7 @@ mod ask;
 mod look;
 
 use crate::failure::{Failure, fail};
+use crate::near;
 use crate::text::say;
 use ask::{Member, ask_far, ask_here, others};
 use clap::Args;
@@ -28,7 +29,7 @@ Examples:
   squall stat demo --watch 1       each second, with rates
   squall stat demo --json | jq .
   squall stat --config demo.toml   asks all members, also on other hosts, with the group's secret
-  squall stat --config demo.toml --at 10.0.0.2:7471    by way of that one
+  squall stat --config demo.toml --at 10.0.0.2:7471    by way of that one (a task of a Slurm job)
 
 Columns: prefix: how far the member has the total order of the view; stable: how far it knows that all
 have it; delivered: how far its callbacks are; lag: messages behind the member that is furthest;
@@ -70,10 +71,20 @@ enum Whence {
 fn whence(options: &Options) -> Result<Whence, Failure> {
     let Some(file) = &options.config else {
         let group = options.group.clone().unwrap_or_default();
+        if !near::is_group(&group) {
+            return fail!("{group:?} is no name of a group: letters, digits, '-', '_' and '.'");
+        }
         let place = Place::usual(&group).into();
         return Ok(Whence::Here(group, place, PathBuf::new()));
     };
-    let config = Settings::load(file)?.config;
+    let Settings { config, lacks_job, .. } = Settings::look(file)?;
+    if lacks_job && options.at.is_none() && config.network.carrier != Carrier::Shm {
+        return fail!(
+            "{}: launcher = \"slurm\", and this process is no task of the job, which knows the addresses: \
+             name one of its nodes with `--at NODE:{PORT_DEFAULT}` (`squeue` lists them)",
+            file.display()
+        );
+    }
     if config.network.carrier == Carrier::Shm {
         let place = Place::new(&config.near_name(), &config.peers)?.into();
         return Ok(Whence::Here(config.group, place, config.peers.directory));
@@ -99,7 +110,7 @@ impl Whence {
         match self {
             Whence::Here(group, place, directory) => {
                 ask_here(group, place, || match directory.as_os_str().is_empty() {
-                    true => others(),
+                    true => others(group),
                     false => format!("in {}, its `peers.directory`", directory.display()),
                 })
             }

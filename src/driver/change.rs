@@ -77,8 +77,6 @@ impl Driver {
             return Ok(());
         }
         let mut assembly = views.enter(now, &mut *self.fabric);
-        // Before any callback: who has just joined looks nowhere else.
-        views.beat(assembly.table.layout.beat.byte(0));
         if let Some(membership) = self.engine.membership() {
             assembly.engine.remember(&self.table, membership.roster());
         }
@@ -86,7 +84,6 @@ impl Driver {
         let made = std::mem::take(&mut assembly.made);
         views.detectors.wishes.guard(&made);
         self.polls = self.fabric.polls();
-        views.beat_in_both(assembly.table.layout.beat.byte(0));
         if let Some(view) = views.untold.take() {
             self.tell(&view);
         }
@@ -97,8 +94,10 @@ impl Driver {
             self.counted[multicast.subgroup].add(multicast); // the next one begins at 0
         }
         let waiting = waiting_of(assembly.engine.view());
-        let Driver { lanes, application, .. } = self;
-        lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
+        self.lending(|Driver { lanes, application, .. }| {
+            lanes.install(kept, made, &waiting, &mut |message| application.dropped(&message));
+        });
+        views.beat(assembly.table.layout.beat.byte(0));
         self.engine = assembly.engine;
         self.table = assembly.table;
         self.inboxes = assembly.inboxes;
@@ -113,6 +112,7 @@ impl Driver {
     /// The callback of a view.
     fn tell(&mut self, view: &ViewInfo) {
         say_who_waits(view);
+        self.fence_departed(view);
         self.lending(|driver| driver.application.view(view));
     }
 
@@ -131,8 +131,9 @@ impl Driver {
 
     /// Sends again what has room now.
     fn pump(&mut self) {
-        let Driver { lanes, application, .. } = self;
-        lanes.pump(&mut |message| application.dropped(&message));
+        self.lending(|Driver { lanes, application, .. }| {
+            lanes.pump(&mut |message| application.dropped(&message));
+        });
     }
 
     /// Suspects have heard their last word: their connections are closed.
@@ -230,11 +231,13 @@ impl Driver {
         let quiet = self.counters.busy_turns == self.busy_before;
         self.busy_before = self.counters.busy_turns;
         if self.stopped.is_some() {
+            self.reach();
             return self.feed(); // whoever asks for the state hears that there is none
         }
         self.watch();
         self.ask_to_leave();
         self.feed();
+        self.reach();
         let due = self.now.0 - self.kept_house.0 >= KEEP_HOUSE_NS;
         if quiet || due && !mutant!("spare-only-in-quiet") {
             self.kept_house = self.now;

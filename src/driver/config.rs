@@ -6,6 +6,7 @@ use crate::base::{Epoch, Rank, Versions};
 use crate::error::{Error, Status};
 use crate::fabric::shm::peers::Peers;
 use crate::group::detector::lag::Lag;
+use crate::group::membership::Options;
 use crate::group::policy::{Candidate, Plan, Planner, Policy, Rule, Rules, Senders, Standard, Who};
 use crate::group::view::View;
 use crate::limits::*;
@@ -114,6 +115,12 @@ impl Default for SubgroupConfig {
     }
 }
 
+/// Whether that may be the name of a group.
+pub fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(fits)
+}
+
 /// Everything that `Group::open` needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -139,6 +146,10 @@ pub struct Config {
     /// suspected (`group::detector::beats`). The same at every member; 0: silence is never held
     /// against anybody.
     pub suspicion_ns: u64,
+    /// With `Views`: of two members, the one of the lower rank goes on alone when it loses the other, which
+    /// stops; else both do. Not for a link that may break: both live then, and the one that stops has
+    /// delivered nothing that the other has not, but is out. The same at every member.
+    pub tie_break: bool,
     /// What the transfer of the application's state to one that joins may take, on either side.
     pub transfer: crate::transfer::Options,
     /// Who places members in shards; `None`: the standard policy (`group::policy::Standard`).
@@ -168,6 +179,7 @@ impl Config {
             open_timeout: Duration::from_secs(60),
             liveness_every_ns: 10_000_000,
             suspicion_ns: SUSPICION_NS_DEFAULT,
+            tie_break: false,
             transfer: crate::transfer::Options::default(),
             policy: None,
             network: Network::default(),
@@ -184,11 +196,7 @@ impl Config {
     /// The same, and the plan that it is made from.
     pub fn first(&self) -> Result<(View, Plan), Error> {
         let bad = |detail: String| Err(Error::new(Status::Invalid, detail));
-        let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.group.is_empty()
-            || self.group.len() > NAME_BYTES_MAX
-            || !self.group.chars().all(name)
-        {
+        if !is_name(&self.group) {
             return bad(format!(
                 "group name {:?} must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'",
                 self.group
@@ -210,6 +218,9 @@ impl Config {
                 "time to suspicion {} ns: 0 (never), or {SUSPICION_NS_MIN} to {SUSPICION_NS_MAX}",
                 self.suspicion_ns
             ));
+        }
+        if self.tie_break && self.membership == Changes::Fixed {
+            return bad("a tie-break, in a group whose members are fixed: it ends at once".into());
         }
         let rules = self.rules(self.members)?;
         let evicts = |of: &SubgroupConfig| of.lag != Lag::Wait;
@@ -282,8 +293,21 @@ impl Config {
         let subgroups = rules.subgroups();
         let policy = if self.policy.is_some() { "own" } else { "standard" };
         let time = self.suspicion_ns;
-        let first = format!("subgroups={subgroups}\nsuspicion_ns={time}\npolicy={policy}\n");
-        first + &rules.agreed_text()
+        let mut first = format!("subgroups={subgroups}\nsuspicion_ns={time}\npolicy={policy}\n");
+        if self.tie_break {
+            first.push_str("tie_break=yes\n"); // who would stop must not wait for one that does, too
+        }
+        self.name_text() + &first + &rules.agreed_text()
+    }
+
+    /// It is in the names of sockets, but who may write their directory may give them others.
+    fn name_text(&self) -> String {
+        format!("group={}\n", self.group)
+    }
+
+    /// What is chosen of the membership.
+    pub fn options(&self) -> Options {
+        Options { tie_break: self.tie_break, ..Options::default() }
     }
 
     /// What all members of one view must agree on, a line per figure (`fabric::shm::door`).
@@ -291,7 +315,8 @@ impl Config {
         let list = |ranks: &[Rank]| {
             ranks.iter().map(|rank| rank.0.to_string()).collect::<Vec<_>>().join(",")
         };
-        let mut text = format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len());
+        let mut text = self.name_text();
+        text.push_str(&format!("members={}\nsubgroups={}\n", view.members, view.subgroups.len()));
         // Who beats for a longer time than others have patience for would be suspected.
         text.push_str(&format!("suspicion_ns={}\n", self.suspicion_ns));
         for (at, subgroup) in view.subgroups.iter().enumerate() {

@@ -13,6 +13,7 @@ pub use super::lane::Sender;
 use super::lines::Lines;
 use super::network::Carrier;
 use super::policy::{Policy, sends};
+use super::reach::Reach;
 use super::rendezvous;
 use super::state::{self, States};
 use super::stats::{self, Page, Snapshot};
@@ -30,6 +31,7 @@ use crate::group::membership::stage::Stage;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::region::Want;
 use crate::mem::{Cell, Region};
+use crate::registered::Memories;
 use crate::sst::layout::Layout;
 use opening::Opening;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -264,6 +266,12 @@ impl Group {
         self.control.clone()
     }
 
+    /// Registered memory of this member, for any thread of mine and for callbacks. `None`: the view is
+    /// fixed.
+    pub fn memory(&self) -> Option<Memories> {
+        self.driver.reach.as_ref().map(Reach::memories)
+    }
+
     /// Leaves in good order: the others go on delivering what is stable. From now on this member
     /// delivers nothing itself.
     ///
@@ -427,6 +435,9 @@ impl Group {
         let states = States::new(config, bell.clone());
         let mut driver = Driver::new(view, fabric, application, page, lanes, every, views);
         driver.states = states;
+        let device = driver.fabric.device();
+        let reach = |views: &Box<Views>| Reach::new(views.incarnation(), bell.clone(), device);
+        driver.reach = driver.views.as_ref().map(reach);
         driver.refresh();
         Group { driver, control, bell, stats, idle: config.idle, rank, members }
     }

@@ -110,7 +110,8 @@ fn join_once(
     let view = config.view()?;
     let policy = Policy::new(config)?;
     let text = config_text(config, &view)?;
-    let mut hello = Hello::new(Kind::Enter, u16::MAX, config.idle == Idle::Park, &text);
+    let kind = if config.join { Kind::Enter } else { Kind::Join };
+    let mut hello = Hello::new(kind, u16::MAX, config.idle == Idle::Park, &text);
     (hello.incarnation, hello.versions) = (incarnation(), config.versions);
     let place = Place::new(&config.near_name(), &config.peers)?;
     let mut joining = Joining::new(config, place, *start, hello);
@@ -428,6 +429,7 @@ impl Joining<'_> {
         let first = (before, none);
         let mut views = Box::new(Views::new(policy, first, time, &lags, exchange, vec![block]));
         views.untold = None;
+        views.options = self.config.options();
         let install = Install { roster, carry, joined, gone: Members::NONE };
         views.begin(install, Timings::default(), super::clock(), exchange)?;
         while !views.gather(super::clock(), lines.exchange())? {
@@ -483,6 +485,44 @@ mod tests {
         for one in founders.into_iter().chain([joins]) {
             assert_eq!(one.join().unwrap(), Ok(()));
         }
+    }
+
+    /// It was let in as one that joins, waited for the others to found the group with it, and heard in the
+    /// end that not all had met.
+    #[test]
+    fn a_founder_that_comes_again_is_told_that_the_group_runs() {
+        let group = format!("again-{}", std::process::id());
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let founders = [free(), free()];
+        let open = |rank: u16, timeout_ms: u64| {
+            let mut config = Config::new(&group, rank, 2);
+            (config.membership, config.idle) = (Changes::Views, Idle::Yield);
+            config.suspicion_ns = 20_000_000_000;
+            config.open_timeout = Duration::from_millis(timeout_ms);
+            (config.network.carrier, config.network.trusted) = (Carrier::Auto, true);
+            config.network.listen = vec![founders[usize::from(rank)].clone()];
+            config.network.founders = founders.to_vec();
+            Group::open(&config, Box::new(|_: u16, _: &[Message]| {}))
+        };
+        let error = std::thread::scope(|scope| {
+            let other = scope.spawn(|| open(1, 60_000).map(Group::close));
+            let mut first = open(0, 60_000).unwrap();
+            let mut turn_until = |over: &dyn Fn() -> bool| {
+                while !over() {
+                    first.turn(0).unwrap();
+                    std::thread::yield_now();
+                }
+            };
+            turn_until(&|| other.is_finished());
+            other.join().unwrap().unwrap();
+            let again = scope.spawn(|| open(1, 600).err());
+            turn_until(&|| again.is_finished());
+            again.join().unwrap().expect("it is no founder any more")
+        });
+        let said = |word: &str| assert!(error.detail.contains(word), "{word}: {error}");
+        assert_eq!(error.status, Status::NotComplete);
+        said("the group runs already");
+        said("`join = true`");
     }
 
     /// Its process kept the seat until it closed the group, though nobody answered there.

@@ -12,6 +12,7 @@ use crate::error::{Status, Suspicion};
 use crate::group::membership::stage::Stage;
 use crate::mem::Message;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 #[derive(Default)]
 struct Log {
@@ -137,26 +138,36 @@ fn the_last_member_that_closes_has_given_back_what_nobody_hears() {
     assert_eq!(alone.sender.send(b"d"), Err(Status::Left));
 }
 
-/// What a member that closes has sent is delivered by those who stay.
+/// What a member that closes has sent is delivered by those who stay. Where the machine leaves it too
+/// little time for that in a second, it is tried again.
 #[test]
 fn another_member_that_closes_has_been_heard() {
-    let mut both = open("closes", 2);
+    let late = |at: &u32| member_closes(&format!("closes-{at}")) >= Duration::from_secs(1);
+    assert!((0..60).take_while(late).count() < 60, "it always takes a second");
+}
+
+fn member_closes(name: &str) -> Duration {
+    let mut both = open(name, 2);
     let (mut stays, mut goes) = (both.remove(0), both.remove(0));
     let texts: Vec<String> = (0..100).map(|n| n.to_string()).collect();
     texts.iter().for_each(|text| goes.send(&[text]));
-    let gone = std::thread::scope(|scope| {
+    let (gone, took) = std::thread::scope(|scope| {
         let closing = scope.spawn(|| {
+            let start = Instant::now();
             goes.group.close();
-            goes.log
+            (goes.log, start.elapsed())
         });
         while !closing.is_finished() {
             stays.turn().unwrap();
         }
         closing.join().unwrap()
     });
-    assert_eq!(stays.delivered(), texts);
-    assert_eq!(gone.lock().unwrap().dropped, []);
+    if took < Duration::from_secs(1) {
+        assert_eq!(stays.delivered(), texts);
+        assert_eq!(gone.lock().unwrap().dropped, []);
+    }
     assert_eq!(gone.lock().unwrap().delivered, [""; 0], "it hears nothing more");
+    took
 }
 
 /// It goes after a second, and says what it has not seen delivered.

@@ -9,7 +9,7 @@
 //! B2  It is back before the engine or a turn goes on, also if the callback panics.
 //! B3  A child that was forked meanwhile takes it if it can: it has no turn any more.
 //!
-//! Cost: per turn that delivers, two locks that are free, unless somebody beats just then.
+//! Cost: per turn that delivers, and per look, two locks that are free, unless somebody beats just then.
 
 use super::Driver;
 use crate::base::{Events, Peer, Post, Posting};
@@ -38,7 +38,8 @@ impl Lent {
     /// Runs a callback; `fabric` is in its place again when this returns.
     fn during<T>(&self, of: &mut Driver, callback: impl FnOnce(&mut Driver) -> T) -> T {
         let before = forks();
-        *self.lock() = Some(std::mem::replace(&mut of.fabric, Box::new(Absent)));
+        let lent = self.lock().replace(std::mem::replace(&mut of.fabric, Box::new(Absent)));
+        assert!(lent.is_none(), "no callback runs in another one");
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(of)));
         let back = match forks() == before {
             true => self.lock().take(),

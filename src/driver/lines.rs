@@ -3,7 +3,7 @@
 //! it where the group is on several hosts.
 
 use super::config::Config;
-use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, Rdma, SecretFrom};
+use super::network::{Carrier, HOST_BYTES_MAX, Network, PORT_DEFAULT, Rdma, SecretFrom, is_host};
 use super::policy::config_text;
 use crate::base::{Peer, Versions};
 use crate::error::{Error, Status};
@@ -22,7 +22,8 @@ use crate::fabric::verbs::{self, Verbs};
 use crate::fabric::{Exchange, Fabric};
 use crate::mem::Region;
 use crate::sst::layout::Layout;
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 /// What a member is connected by.
@@ -265,8 +266,7 @@ fn identity(network: &Network, place: &Place) -> Result<String, Error> {
 
 fn part_of(network: &Network) -> Result<&str, Error> {
     let host = &network.host;
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if host.len() > HOST_BYTES_MAX || !host.chars().all(fits) {
+    if !is_host(host) {
         let detail = format!(
             "name of this host {host:?}: at most {HOST_BYTES_MAX} letters, digits, '-', '_' or '.'"
         );
@@ -293,6 +293,47 @@ pub fn listen_at(config: &Config) -> Result<Vec<Address>, Error> {
         None => PORT_DEFAULT,
     };
     Ok(vec![Address { host: Host::Any, port }])
+}
+
+/// A founder whose address is another host's while this host has another founder's: its rank is probably
+/// wrong, as where nobody has set it. A sentence's end. Names are not looked up.
+///
+/// Cost: a socket per founder; for who waits already.
+pub fn misplaced(config: &Config) -> Option<String> {
+    let network = &config.network;
+    if config.join || network.carrier == Carrier::Shm {
+        return None;
+    }
+    let (rank, founders) = (usize::from(config.rank), &network.founders);
+    let mine = founders.get(rank)?;
+    if is_here(mine)? {
+        return None;
+    }
+    let other = founders.iter().position(|address| is_here(address) == Some(true))?;
+    Some(format!(
+        "this process is rank {rank}, whose address {mine} is not this host's, and {}, which is, is rank \
+         {other}'s: is it that one (SQUALL_RANK={other}, or `rank`)?",
+        founders[other]
+    ))
+}
+
+/// Whether an address is this host's; `None`: that is not known.
+fn is_here(address: &str) -> Option<bool> {
+    let address = parse(address, Some(PORT_DEFAULT)).ok()?;
+    let ip = match &address.host {
+        Host::Name(name) => {
+            let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let first =
+                |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+            return Some(first(name) == first(&node));
+        }
+        _ => address.numeric().ok()??.ip(),
+    };
+    match UdpSocket::bind((ip, 0)).map_err(|cause| cause.kind()) {
+        Ok(_) => Some(true),
+        Err(ErrorKind::AddrNotAvailable) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// What others are told: as given, or where the door is.
@@ -386,6 +427,29 @@ mod tests {
         config.network.carrier = Carrier::Tcp;
         assert!(secret_of(&config).unwrap().is_some());
         assert!(secret_of(&config).is_err(), "that is how it is: so `join` reads it once");
+    }
+
+    /// It waited for itself, for a minute, and said only that.
+    #[test]
+    fn whose_rank_is_another_hosts_is_asked_about_it() {
+        let mut config = Config::new("g", 0, 2);
+        config.network.carrier = Carrier::Auto;
+        let mut says = |rank: u16, founders: [&str; 2]| {
+            config.rank = rank;
+            config.network.founders = founders.map(String::from).to_vec();
+            misplaced(&config)
+        };
+        let why = says(0, ["203.0.113.1:7471", "127.0.0.1:7471"]).unwrap();
+        assert!(why.contains("203.0.113.1:7471 is not") && why.contains("SQUALL_RANK=1"), "{why}");
+        assert_eq!(says(1, ["203.0.113.1:7471", "127.0.0.1:7471"]), None);
+        assert_eq!(says(1, ["127.0.0.1:1", "127.0.0.1:2"]), None, "both are here");
+        assert_eq!(says(0, ["203.0.113.1:1", "203.0.113.2:2"]), None, "behind another address");
+        let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mine = format!("{}.example:1", node.split('.').next().unwrap_or("x"));
+        if parse(&mine, None).is_ok() {
+            assert!(says(0, ["elsewhere:1", &mine]).is_some());
+            assert_eq!(says(1, ["elsewhere:1", &mine]), None);
+        }
     }
 
     #[test]

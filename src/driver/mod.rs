@@ -25,6 +25,7 @@ mod letter;
 mod lines;
 pub mod network;
 mod policy;
+mod reach;
 pub mod rendezvous;
 mod shortage;
 mod spare;
@@ -33,7 +34,7 @@ pub mod stats;
 pub mod views;
 mod watch;
 
-pub use lines::{Inquiry, listen_at, near_identity};
+pub use lines::{Inquiry, listen_at, misplaced, near_identity};
 
 #[cfg(test)]
 mod leaving_tests;
@@ -54,6 +55,7 @@ use crate::sst::inbox::Inbox;
 use crate::transfer::{StateSink, StateSource};
 use control::Wishes;
 use lane::{Dropped, Lanes};
+use reach::Reach;
 use state::States;
 use stats::{Counted, Counters, Page};
 use std::sync::Arc;
@@ -65,6 +67,10 @@ const TICK_TURNS: u32 = 32;
 /// turn (`yield` on a loaded core), 32 turns are longer than a quarter of the time to suspicion: each
 /// look was taken for the end of a pause of my own, and who was gone was never suspected.
 const TICK_LATE_NS: u64 = 2_000_000;
+
+/// Where views change: turns between two looks whether the next tick is late already. Who polls now and
+/// then, or begins to wait for its core, would not beat for 32 of those turns, and be suspected.
+const LATE_TURNS: u32 = 4;
 
 /// What the application does with its messages. Called on the thread that polls.
 pub trait Application: Send {
@@ -173,6 +179,8 @@ pub struct Driver {
     /// Busy turns at the last tick.
     busy_before: u64,
     states: States,
+    /// `None`: as `views`.
+    reach: Option<Reach>,
     /// When memory of other views was looked after last.
     kept_house: Nanos,
     /// In which process this is (`forks`).
@@ -220,6 +228,7 @@ impl Driver {
             views,
             busy_before: 0,
             states: States::default(),
+            reach: None,
             kept_house: now,
             forks: forks(),
             counters: Counters::default(),
@@ -235,6 +244,9 @@ impl Driver {
             return Turn { delivered: 0, busy: false };
         }
         self.until_tick -= 1;
+        if self.until_tick % LATE_TURNS == 1 && self.views.is_some() {
+            self.hurry();
+        }
         self.counters.turns += 1;
         if self.polls {
             self.poll_fabric();
@@ -319,6 +331,7 @@ impl Driver {
                 self.fabric.revoke(peer);
             }
         }
+        self.fence(ranks);
     }
 
     /// Calls the application for what the work says, within the limit.
@@ -355,6 +368,14 @@ impl Driver {
             }
         }
         Ok(delivered)
+    }
+
+    /// The next turn reads what is due by the clock, if turns have become slow.
+    #[inline(never)]
+    fn hurry(&mut self) {
+        if clock().0 > self.now.0 + TICK_LATE_NS {
+            self.until_tick = 0;
+        }
     }
 
     /// Reads the clock, and what is due by it. False: there is nothing any more.
@@ -401,6 +422,9 @@ impl Driver {
         }
         self.lanes.stop(status);
         self.states.stop();
+        if let Some(reach) = &self.reach {
+            reach.stop(status);
+        }
         if let Some(exchange) = self.fabric.exchange() {
             exchange.admit(Admission::Nobody);
         }
@@ -422,7 +446,8 @@ impl Driver {
     /// Says "asleep", then looks again. True: nothing is to be done, sleeping is safe. The next
     /// turn says "awake".
     pub fn arm(&mut self) -> bool {
-        self.fabric.arm(self.engine.waits_for_room());
+        let room = self.engine.waits_for_room();
+        self.fabric.arm(room);
         self.armed = true;
         if self.polls {
             self.poll_fabric();
@@ -435,7 +460,10 @@ impl Driver {
             self.fabric.disarm();
             return false;
         }
-        if self.engine.has_work(&self.table, &self.events) || self.stopped_state().is_some() {
+        // A send that was refused between the two looks has not rung, and nobody was asked to tell of room.
+        let refused = !room && self.engine.waits_for_room();
+        let has_work = self.engine.has_work(&self.table, &self.events);
+        if has_work || refused || self.stopped_state().is_some() {
             self.armed = false;
             self.fabric.disarm();
             return false;

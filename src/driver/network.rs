@@ -151,6 +151,12 @@ impl Network {
     ///
     /// Errors: `Invalid`, with what is missing.
     pub fn check(&self, join: bool, members: u16) -> Result<(), Error> {
+        self.check_addresses(join, members)?;
+        self.check_secret()
+    }
+
+    /// Whether there are as many as are needed.
+    pub fn check_addresses(&self, join: bool, members: u16) -> Result<(), Error> {
         let missing = |what: String| Err(Error::new(Status::Invalid, what));
         let named = self.founders.len();
         if join && self.contacts.is_empty() && named == 0 {
@@ -163,16 +169,25 @@ impl Network {
                 "`founders` names {named} addresses for {members} members: one each, by rank"
             ));
         }
+        Ok(())
+    }
+
+    /// Whether it is said what protects the way.
+    pub fn check_secret(&self) -> Result<(), Error> {
         if self.secret.is_none() && !self.trusted {
-            return missing(
-                "members on other hosts must prove that they belong to the group: give them a secret \
-                 (`secret_file`; `squall secret FILE` makes one), or say that the network is trusted \
-                 (`trusted_network`)"
-                    .into(),
-            );
+            let what = "members on other hosts must prove that they belong to the group: give them a secret \
+                        (`secret_file`; `squall secret FILE` makes one), or say that the network is trusted \
+                        (`trusted_network`)";
+            return Err(Error::new(Status::Invalid, what));
         }
         Ok(())
     }
+}
+
+/// Whether that may be `Network::host`.
+pub fn is_host(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    text.len() <= HOST_BYTES_MAX && text.chars().all(fits)
 }
 
 #[cfg(test)]

@@ -334,7 +334,7 @@ impl Driver {
     /// A look at the clock: who asks for my state, and what transfers want (S1).
     #[cold]
     pub(super) fn feed(&mut self) {
-        let Driver { engine, fabric, application, views, states, now, page, stopped, .. } = self;
+        let Driver { engine, fabric, views, states, stopped, .. } = self;
         let Some((views, exchange)) = views.as_mut().zip(fabric.exchange()) else { return };
         let of = Giver { views, suspects: suspects(engine), stopped: stopped.is_some() };
         while let Some((peer, stream)) = exchange.offered() {
@@ -345,16 +345,30 @@ impl Driver {
         if of.stopped || views.is_building() || states.transfers.is_empty() {
             return;
         }
+        self.lending(Driver::attend); // a checkpoint may take its time
+        let Driver { fabric, states, now, page, .. } = self;
+        let Some(exchange) = fabric.exchange() else { return }; // a child's (V4)
         for transfer in &mut states.transfers {
             // Its place may be another process' by now.
             let its = exchange.incarnation(transfer.peer) == Some(transfer.joiner);
-            let gone = !its || exchange.has_ended(transfer.peer);
-            if transfer.attend(&of, engine, &mut **application) || gone {
+            if !its || exchange.has_ended(transfer.peer) {
                 transfer.feed = None;
             }
         }
         states.show(*now, page);
         states.tell_progress(*now);
+    }
+
+    /// What transfers want; those that are over end.
+    fn attend(&mut self) {
+        let Driver { engine, application, views, states, stopped, .. } = self;
+        let Some(views) = views else { return };
+        let of = Giver { views, suspects: suspects(engine), stopped: stopped.is_some() };
+        for transfer in &mut states.transfers {
+            if transfer.attend(&of, engine, &mut **application) {
+                transfer.feed = None;
+            }
+        }
     }
 
     /// A view has just been seen to follow: feeds end, or go on into it.

@@ -2,7 +2,7 @@
 //! The statistics page: what a member tells about itself to any process of its user.
 //!
 //! A region of 64-bit words, written by the turn thread when it reads the clock (every
-//! `TICK_TURNS` busy turns), mapped read-only by whoever asks at the door. Words are independent;
+//! `TICK_TURNS` turns), mapped read-only by whoever asks at the door. Words are independent;
 //! a reader may see some of one tick and some of the next.
 
 use crate::base::{Nanos, Rank};

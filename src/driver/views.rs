@@ -50,7 +50,8 @@ use std::sync::Arc;
 pub struct Views {
     policy: Policy,
     sizes: (usize, Vec<usize>),
-    options: Options,
+    /// For the views that follow.
+    pub options: Options,
     suspicion_ns: u64,
     pub detectors: Detectors,
     roster: Roster,
@@ -161,11 +162,6 @@ impl Views {
     /// Where I beat now, for long callbacks.
     pub fn beat(&self, beat_at: usize) {
         self.detectors.wishes.beat_in(&self.blocks[self.roster.me.index()], beat_at);
-    }
-
-    /// The same while the application hears of a view: some may still be in the one before.
-    pub fn beat_in_both(&self, beat_at: usize) {
-        self.detectors.wishes.beat_in_too(&self.blocks[self.roster.me.index()], beat_at);
     }
 
     pub fn is_asked(&self) -> bool {
@@ -282,8 +278,11 @@ impl Views {
                 exchange.say(peer, &self.letter(&install, rank, Vec::new()));
             }
         }
-        if !old {
-            self.detectors.wishes.beat_in(&own.block, layout.beat.byte(0)); // in no other view
+        let (wishes, beat_at) = (&self.detectors.wishes, layout.beat.byte(0));
+        match old {
+            // Who joins looks nowhere else, and may be there long before me.
+            true => wishes.beat_in_too(&own.block, beat_at),
+            false => wishes.beat_in(&own.block, beat_at), // it is in no other view
         }
         let mut memories = vec![None; roster.len()];
         memories[roster.me.index()] = Some(own);

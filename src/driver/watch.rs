@@ -72,7 +72,7 @@ impl Driver {
         let now = self.now;
         self.find_wishes();
         self.find_joiners();
-        let Driver { engine, table, views, application, counters, .. } = self;
+        let Driver { engine, table, views, counters, .. } = self;
         let (Some(membership), Some(views)) = (engine.membership(), views) else { return };
         let building = views.is_building();
         let roster = membership.roster();
@@ -92,7 +92,11 @@ impl Driver {
         let beat = detectors.beats.look(now, watched, observe, |silent| heard.push(silent));
         if let Some(beat) = beat {
             table.raise(column, 0, beat); // `keep_alive` may come beside it
+            if building {
+                detectors.wishes.pulse(); // in the next view, too: who joins looks nowhere else
+            }
         }
+        let mut lagging = Vec::new();
         if detectors.lags && !membership.is_wedged() {
             let lag = &mut detectors.lag;
             lag.look(now);
@@ -109,12 +113,15 @@ impl Driver {
                     heard.push(suspicion);
                 }
                 Verdict::Report { subgroup, rank, for_ns } => {
-                    application.lags(subgroup, rank.0, for_ns.0);
+                    lagging.push((subgroup, rank.0, for_ns.0));
                 }
             });
         }
         if !building {
             heard.into_iter().for_each(|suspicion| engine.report(suspicion));
+        }
+        for (subgroup, rank, for_ns) in lagging {
+            self.lending(|driver| driver.application.lags(subgroup, rank, for_ns));
         }
     }
 

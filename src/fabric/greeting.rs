@@ -16,16 +16,19 @@ pub enum Kind {
     Probe,
     /// A state transfer's connection.
     Stream,
+    /// The same, for registered memory.
+    Reach,
     Welcome,
     Refuse,
 }
 
-const KINDS: [(Kind, &str); 7] = [
+const KINDS: [(Kind, &str); 8] = [
     (Kind::Join, "join"),
     (Kind::Enter, "enter"),
     (Kind::Stat, "stat"),
     (Kind::Probe, "probe"),
     (Kind::Stream, "stream"),
+    (Kind::Reach, "reach"),
     (Kind::Welcome, "welcome"),
     (Kind::Refuse, "refuse"),
 ];

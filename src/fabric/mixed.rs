@@ -17,6 +17,7 @@ use crate::base::{Epoch, Events, Members, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::fabric::shm::socket::Watch;
 use crate::mem::Region;
+use crate::registered::direct::Device;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -140,6 +141,10 @@ impl<N: Fabric + Exchange + Neighbours, F: Fabric + Exchange + Borrows> Fabric f
     fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
         self.near.ways(tell);
         self.far.ways(tell);
+    }
+
+    fn device(&self) -> Option<Arc<dyn Device>> {
+        self.near.device().or_else(|| self.far.device())
     }
 
     fn farewell(&mut self) {
@@ -295,6 +300,17 @@ impl<N: Exchange, F: Exchange + Borrows> Exchange for Mixed<N, F> {
             Side::Near(to) => self.near.offer(to, stream),
             Side::Far(to) => self.far.offer(to, stream),
         }
+    }
+
+    fn reach(&mut self, to: Peer, stream: OwnedFd) -> bool {
+        match side(to) {
+            Side::Near(to) => self.near.reach(to, stream),
+            Side::Far(to) => self.far.reach(to, stream),
+        }
+    }
+
+    fn reached(&mut self) -> Option<(u64, OwnedFd)> {
+        self.near.reached().or_else(|| self.far.reached())
     }
 
     fn offered(&mut self) -> Option<(Peer, OwnedFd)> {

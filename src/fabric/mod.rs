@@ -25,6 +25,7 @@ pub mod verbs;
 use crate::base::{Epoch, Events, Peer, Post, Posting, Rank};
 use crate::error::Error;
 use crate::mem::Region;
+use crate::registered::direct::Device;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -58,6 +59,10 @@ pub trait Fabric: Send {
     /// outside, now and then. No system call.
     fn ways(&self, tell: &mut dyn FnMut(Rank, Way)) {
         let _ = tell;
+    }
+    /// What reads and writes registered memory itself. `None`: it is copied.
+    fn device(&self) -> Option<Arc<dyn Device>> {
+        None
     }
     /// Tells the peers that this member leaves in good order.
     fn farewell(&mut self);
@@ -173,4 +178,14 @@ pub trait Exchange {
     fn offer(&mut self, to: Peer, stream: BorrowedFd<'_>) -> bool;
     /// What a peer has handed over.
     fn offered(&mut self) -> Option<(Peer, OwnedFd)>;
+    /// Hands a peer one end of a stream, for registered memory; `false`: as `say`. Never waits: what
+    /// becomes of it later is seen at the other end.
+    fn reach(&mut self, to: Peer, stream: OwnedFd) -> bool {
+        let _ = (to, stream);
+        false
+    }
+    /// What an incarnation has handed over for that.
+    fn reached(&mut self) -> Option<(u64, OwnedFd)> {
+        None
+    }
 }

@@ -4,15 +4,24 @@
 #[cfg(not(loom))]
 pub mod bytes;
 #[cfg(not(loom))]
+pub mod cuda;
+#[cfg(not(loom))]
+pub mod dmabuf;
+#[cfg(not(loom))]
 pub mod errno;
 #[cfg(not(loom))]
 pub mod extent;
+#[cfg(not(loom))]
+pub mod host;
 pub mod message;
 pub mod order;
+#[cfg(not(loom))]
+pub mod place;
 pub mod region;
 #[cfg(not(loom))]
 pub mod stream;
 pub mod thread;
+pub mod turnstile;
 
 #[cfg(not(loom))]
 pub use extent::{Extent, stream_fence};

@@ -19,6 +19,7 @@
 //! | H | turn thread: a lane's next ring, put into its `Exchange` | application thread, which takes it | the producer, all that was sent in that ring before, and that nobody else will |
 //! | E | application thread: slot counted, then reads `stopped`; turn thread: `stopped`, a barrier on all threads, then reads the count | each other | a message whose send answered `Ok` is counted before its lane is settled (Dekker, `sst::closing`) |
 //! | | whoever decides which slot is the last: `last`, moved once | the other one | that both mean the same |
+//! | B | the first thread: `inside`, then reads `busy` and `first`; any other: `busy`, `first`, a barrier on all threads, then reads `inside` | each other | two are never in a group's turn at once (Dekker, `turnstile`) |
 //! | L D K X | log, disk, epochs, reuse after a removal | parts B and E | |
 //!
 //! *Order of reads.* Cells of one row are observed in the reverse of the order in which they are

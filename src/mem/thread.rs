@@ -78,6 +78,11 @@ fn interrupt_all_threads() {
 }
 
 #[cfg(loom)]
+pub fn can_order_all_threads() -> bool {
+    true
+}
+
+#[cfg(loom)]
 #[must_use]
 pub fn order_all_threads() -> bool {
     super::order::fence();

@@ -3,7 +3,7 @@
 
 use super::keys::{ALL, SUBGROUP};
 use super::value::Value;
-use super::{Origin, Settings, nearest};
+use super::{Origin, Settings, nearest, remedy};
 use crate::error::{Error, Status};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -67,6 +67,11 @@ fn key_of(name: &str) -> String {
     name[PREFIX.len()..].to_lowercase().replace("__", ".")
 }
 
+/// The other way round.
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
 /// Sets what they say.
 pub fn apply(variables: &Variables, settings: &mut Settings) -> Result<(), Error> {
     for (name, text) in &variables.settings {
@@ -80,7 +85,7 @@ pub fn apply(variables: &Variables, settings: &mut Settings) -> Result<(), Error
         match ALL.iter().find(|key| key.name == wanted) {
             Some(key) => settings.set(key, value, origin)?,
             None => {
-                let near = nearest(&wanted, ALL.iter().map(|key| key.name));
+                let near = remedy(nearest(&wanted, ALL.iter().map(|key| key.name)), variable_of);
                 let detail = format!("{origin}: there is no key `{wanted}`{near}");
                 return Err(Error::new(Status::Invalid, detail));
             }
@@ -105,6 +110,7 @@ fn apply_to_subgroup(
     };
     let Some(key) = SUBGROUP.iter().find(|key| key.name == name) else {
         let near = nearest(name, SUBGROUP.iter().map(|key| key.name));
+        let near = remedy(near, |key| variable_of(&format!("subgroup.{at}.{key}")));
         return Err(wrong(format!("there is no key `{name}` of a [[subgroup]]{near}")));
     };
     if settings.config.subgroups.is_empty() {

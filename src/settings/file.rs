@@ -3,7 +3,7 @@
 
 use super::keys::{ALL, SUBGROUP};
 use super::value::Value;
-use super::{Origin, Settings, nearest};
+use super::{Origin, Settings, nearest, remedy};
 use crate::error::{Error, Status};
 use crate::limits::SUBGROUPS_MAX;
 use toml::Spanned;
@@ -29,6 +29,10 @@ pub fn read(name: &str, text: &str, settings: &mut Settings) -> Result<(), Error
             _ if key == "subgroup" => {
                 return Err(file.error(at, "`subgroup` is a list of tables: write `[[subgroup]]`"));
             }
+            DeValue::Table(section) if section.is_empty() && !sections().any(|of| of == key) => {
+                let near = remedy(nearest(key, sections()), quoted);
+                return Err(file.error(at, &format!("unknown section `{key}`{near}")));
+            }
             DeValue::Table(section) => {
                 for (name, value) in section {
                     let key = format!("{key}.{}", name.get_ref());
@@ -39,6 +43,10 @@ pub fn read(name: &str, text: &str, settings: &mut Settings) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    ALL.iter().filter_map(|key| Some(key.name.split_once('.')?.0))
 }
 
 impl File<'_> {
@@ -60,7 +68,7 @@ impl File<'_> {
         settings: &mut Settings,
     ) -> Result<(), Error> {
         let Some(key) = ALL.iter().find(|key| key.name == name) else {
-            let near = nearest(name, ALL.iter().map(|key| key.name));
+            let near = remedy(nearest(name, ALL.iter().map(|key| key.name)), quoted);
             return Err(self.error(at, &format!("unknown key `{name}`{near}")));
         };
         settings.set(key, value_of(value.get_ref()), self.origin(at))
@@ -82,7 +90,7 @@ impl File<'_> {
             for (name, value) in table {
                 let (at, name) = (name.span().start, name.get_ref().as_ref());
                 let Some(key) = SUBGROUP.iter().find(|key| key.name == name) else {
-                    let near = nearest(name, SUBGROUP.iter().map(|key| key.name));
+                    let near = remedy(nearest(name, SUBGROUP.iter().map(|key| key.name)), quoted);
                     let why = format!("unknown key `{name}` in [[subgroup]]{near}");
                     return Err(self.error(at, &why));
                 };
@@ -92,6 +100,10 @@ impl File<'_> {
         }
         Ok(())
     }
+}
+
+fn quoted(key: &str) -> String {
+    format!("`{key}`")
 }
 
 fn value_of(value: &DeValue<'_>) -> Value {

@@ -3,8 +3,8 @@
 
 use super::value::{Value, Wanted, callable};
 use super::{Launcher, Settings};
-use crate::driver::config::{Changes, Idle, SubgroupConfig};
-use crate::driver::network::{Carrier, SecretFrom};
+use crate::driver::config::{Changes, Idle, SubgroupConfig, is_name};
+use crate::driver::network::{Carrier, HOST_BYTES_MAX, SecretFrom, is_host};
 use crate::group::detector::lag::Lag;
 use crate::limits::*;
 use crate::mem::region::Want;
@@ -44,6 +44,43 @@ fn whole(time: Duration) -> Wanted<Duration> {
     }
 }
 
+/// Within these bounds, for a sentence.
+fn span(least_ns: u64, most_ns: u64) -> String {
+    let [least, most] =
+        [least_ns, most_ns].map(|ns| humantime::format_duration(Duration::from_nanos(ns)));
+    format!("{least} to {most}")
+}
+
+fn group(text: String) -> Wanted<String> {
+    match is_name(&text) {
+        true => Ok(text),
+        false => {
+            Err(format!("{text:?} must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'"))
+        }
+    }
+}
+
+fn host(text: String) -> Wanted<String> {
+    match is_host(&text) {
+        true => Ok(text),
+        false => Err(format!(
+            "{text:?} must be at most {HOST_BYTES_MAX} letters, digits, '-', '_' or '.'"
+        )),
+    }
+}
+
+fn suspicion(value: Value) -> Wanted<u64> {
+    let shown = value.to_string();
+    let ns = nanoseconds(whole(value.time()?)?)?;
+    match ns == 0 || (SUSPICION_NS_MIN..=SUSPICION_NS_MAX).contains(&ns) {
+        true => Ok(ns),
+        false => {
+            let span = span(SUSPICION_NS_MIN, SUSPICION_NS_MAX);
+            Err(format!("{shown} must be {span}, or \"0s\""))
+        }
+    }
+}
+
 const MEMBERS: u64 = MEMBERS_MAX as u64;
 
 macro_rules! keys {
@@ -67,7 +104,7 @@ macro_rules! keys {
 /// Keys outside `[[subgroup]]`; those of a section adjoin.
 pub const ALL: &[Key<Settings>] = keys!(Settings:
     "group" = "\"demo\"" set, "Name of the group: letters, digits, '-', '_', '.'. No default.",
-        |s, v| s.config.group = v.text()?;
+        |s, v| s.config.group = group(v.text()?)?;
     "rank" = "0" set, "Which of the first members this is, from 0.",
         |s, v| s.config.rank = v.number(0, MEMBERS - 1)? as u16;
     "members" = "1" set, "How many members the group begins with.",
@@ -103,7 +140,11 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         |s, v| s.config.liveness_every_ns = nanoseconds(v.time()?)?;
     "suspicion" = "\"1s\"",
         "How long a member may be silent before it is suspected; the same at all members. \"0s\": for ever.",
-        |s, v| s.config.suspicion_ns = nanoseconds(whole(v.time()?)?)?;
+        |s, v| s.config.suspicion_ns = suspicion(v)?;
+    "tie_break" = "false",
+        "With membership = \"views\": of two members the first goes on alone when it loses the other. Else
+         neither is a majority, and both stop. The same at all members.",
+        |s, v| s.config.tie_break = v.switch()?;
     "peers.users" = "[]",
         "Users whose processes may be members on this host, beside this process' own: names or numbers. Give
          all members the same list.",
@@ -119,7 +160,7 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
     "network.host" = "\"\"",
         "Parts a machine: members with another name here are on another host, and meet over TCP though
          they could share memory (other users' containers, say). Letters, digits, '-', '_', '.'.",
-        |s, v| s.config.network.host = v.text()?;
+        |s, v| s.config.network.host = host(v.text()?)?;
     "network.listen" = "[]",
         "Addresses to listen on, HOST:PORT, of an interface or of all (\"*:7471\"). []: all, and the port
          that `founders` says, else 7471.",
@@ -189,7 +230,7 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
 pub const SUBGROUP: &[Key<Subgroup>] = keys!(Subgroup:
     "name" = "\"\"", "Its name; no two are the same.", |s, v| s.name = v.text()?;
     "members" = "[]", "Ranks of its members; []: all.", |s, v| s.members = v.ranks()?;
-    "senders" = "[]", "Ranks of those who may send; left out: all its members.",
+    "senders" = "[0, 1]", "Ranks of those who may send; no default: all its members.",
         |s, v| s.senders = Some(v.ranks()?);
     "senders_first" = "0",
         "Only the first so many to arrive in a shard send; not with `senders`. 0: no bound.",
@@ -218,7 +259,12 @@ pub const SUBGROUP: &[Key<Subgroup>] = keys!(Subgroup:
 
 fn lag(text: &str) -> Wanted<Lag> {
     let (what, time) = text.split_once(':').unwrap_or((text, ""));
-    let after_ns = || nanoseconds(whole(Value::Text(time.into()).time()?)?);
+    let after_ns = || {
+        let ns = nanoseconds(whole(Value::Text(time.into()).time()?)?)?;
+        let fits = (LAG_NS_MIN..=SUSPICION_NS_MAX).contains(&ns);
+        let why = || format!("{text:?} must be after {}", span(LAG_NS_MIN, SUSPICION_NS_MAX));
+        fits.then_some(ns).ok_or_else(why)
+    };
     match (what, time) {
         ("wait", "") => Ok(Lag::Wait),
         ("report", _) => Ok(Lag::Report { after_ns: after_ns()? }),

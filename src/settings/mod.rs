@@ -40,6 +40,8 @@ pub struct Settings {
     pub core: Option<usize>,
     /// Who says which member this is, and where the others are.
     pub launcher: Launcher,
+    /// A launcher says it, and this process is none of its: then nobody does (`inspect`).
+    pub lacks_job: bool,
     /// Where each key was set that was set.
     origins: BTreeMap<String, Origin>,
 }
@@ -63,7 +65,8 @@ impl std::fmt::Display for Origin {
 impl Settings {
     /// Nothing is set.
     fn new(config: Config) -> Settings {
-        Settings { config, core: None, launcher: Launcher::None, origins: BTreeMap::new() }
+        let (core, launcher, origins) = (None, Launcher::None, BTreeMap::new());
+        Settings { config, core, launcher, lacks_job: false, origins }
     }
 
     /// Reads a file, then this process' environment: all that a group needs.
@@ -72,7 +75,13 @@ impl Settings {
         Settings::read(&name, &text, std::env::vars_os())
     }
 
-    /// The same of a text. `name`: what errors call it.
+    /// The same for who opens nothing, and may be outside of the job whose file it is.
+    pub fn look(path: &Path) -> Result<Settings, Error> {
+        let (name, text) = text_of(path)?;
+        Settings::inspect(&name, &text, std::env::vars_os())
+    }
+
+    /// What `load` does, of a text. `name`: what errors call it.
     pub fn read<K, V>(
         name: &str,
         text: &str,
@@ -82,15 +91,41 @@ impl Settings {
         K: AsRef<std::ffi::OsStr>,
         V: AsRef<std::ffi::OsStr>,
     {
-        let variables = environment::wanted(environment)?;
+        Settings::settled(name, text, &environment::wanted(environment)?, true)
+    }
+
+    /// What `look` does, of a text.
+    pub fn inspect<K, V>(
+        name: &str,
+        text: &str,
+        environment: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Settings, Error>
+    where
+        K: AsRef<std::ffi::OsStr>,
+        V: AsRef<std::ffi::OsStr>,
+    {
+        Settings::settled(name, text, &environment::wanted(environment)?, false)
+    }
+
+    fn settled(
+        name: &str,
+        text: &str,
+        variables: &environment::Variables,
+        opens: bool,
+    ) -> Result<Settings, Error> {
         let mut config = Config::new("", 0, 1); // the name is missing
         config.subgroups.clear();
-        let mut settings = Settings::set_over(config, Some((name, text)), &variables)?;
+        let mut settings = Settings::set_over(config, Some((name, text)), variables)?;
         if settings.config.subgroups.is_empty() {
             settings.config.subgroups.push(Default::default());
         }
-        if settings.launcher == Launcher::Slurm {
-            slurm::settle(&mut settings.config, |name| variables.slurm.get(name).cloned())?;
+        let variable = |name: &str| variables.slurm.get(name).cloned();
+        let is_slurm = settings.launcher == Launcher::Slurm;
+        settings.lacks_job = is_slurm && !opens && !slurm::is_in_job(variable);
+        match settings.lacks_job {
+            true => settings.config.members = settings.members_named(),
+            false if is_slurm => slurm::settle(&mut settings.config, variable)?,
+            false => {}
         }
         settings.complete(name)?;
         Ok(settings)
@@ -188,6 +223,7 @@ impl Settings {
                 "between hosts views change: membership = \"views\"",
             ),
         ];
+        self.choose(file, fd);
         for (holds, one, two, why) in rows {
             if let (true, Some(first), Some(second)) = (holds, self.origin(one), self.origin(two)) {
                 let detail =
@@ -208,6 +244,85 @@ impl Settings {
         Ok(())
     }
 
+    /// Of two keys that say the same thing that of the environment counts, if only one is from there: its
+    /// value is the one that was set last.
+    fn choose(&mut self, one: &str, two: &str) {
+        use Origin::{Line, Variable};
+        let beaten = match (self.origin(one), self.origin(two)) {
+            (Some(Line { .. }), Some(Variable(_))) => one,
+            (Some(Variable(_)), Some(Line { .. })) => two,
+            _ => return,
+        };
+        self.origins.remove(beaten);
+    }
+
+    /// Where a key was set, as a remark behind its value.
+    fn remark(&self, key: &str) -> String {
+        match self.origin(key) {
+            Some(origin) => format!("({origin})"),
+            None => format!("(`{key}` is not set)"),
+        }
+    }
+
+    /// An error about what keys come to together: where the first of them stands that was set.
+    fn unfit(&self, name: &str, keys: &[&str], why: &str) -> Error {
+        let at = keys.iter().find_map(|key| self.origin(key));
+        let at = at.map_or_else(|| name.to_string(), Origin::to_string);
+        Error::new(Status::Invalid, format!("{at}: {why}"))
+    }
+
+    /// Whether what members are there fits, if they are said here.
+    fn fits(&self, name: &str) -> Result<(), Error> {
+        let Config { rank, members, join, network, .. } = &self.config;
+        if *join && self.config.membership == Changes::Fixed {
+            let why = "`join` needs membership = \"views\", as the group was founded with: else nobody can";
+            return Err(self.unfit(name, &["join"], why));
+        }
+        if self.launcher == Launcher::Slurm {
+            return Ok(());
+        }
+        let remark = self.remark("members");
+        if !join && rank >= members {
+            let last = members - 1;
+            let why = format!("rank {rank} of {members} members {remark}: ranks are 0 to {last}");
+            return Err(self.unfit(name, &["rank", "members"], &why));
+        }
+        let named = network.founders.len();
+        if network.carrier != Carrier::Shm && !join && named != usize::from(*members) {
+            let why = format!(
+                "`founders` names {named} addresses for {members} members {remark}: one each, by rank"
+            );
+            return Err(self.unfit(name, &["network.founders", "members", "fabric"], &why));
+        }
+        if network.carrier == Carrier::Shm {
+            return Ok(());
+        }
+        let checked = network.check_addresses(*join, *members);
+        checked.map_err(|why| self.unfit(name, &["join", "fabric"], &why.detail))
+    }
+
+    /// As many members as lists of ranks speak of.
+    fn members_named(&self) -> u16 {
+        let ranks = |of: &keys::Subgroup| {
+            of.members.iter().chain(of.senders.iter().flatten()).max().copied()
+        };
+        let most = self.config.subgroups.iter().filter_map(ranks).max();
+        most.map_or(1, |rank| rank.saturating_add(1))
+    }
+
+    /// Each by itself, so that the error can say where it is.
+    fn subgroups_fit(&self, name: &str) -> Result<(), Error> {
+        for (at, one) in self.config.subgroups.iter().enumerate() {
+            let alone = Config { subgroups: vec![one.clone()], ..self.config.clone() };
+            if let Err(why) = alone.rules(self.config.members) {
+                let why = why.detail.strip_prefix("subgroup 0: ").unwrap_or(&why.detail);
+                let key = format!("subgroup.{at}");
+                return Err(self.unfit(name, &[&key], &format!("[[subgroup]] {at}: {why}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether it is all that a group needs.
     fn complete(&self, name: &str) -> Result<(), Error> {
         let network = self.origins.iter().find(|(key, _)| key.starts_with("network."));
@@ -215,13 +330,17 @@ impl Settings {
         match (config.network.carrier, network) {
             (Carrier::Shm, Some((key, origin))) => {
                 let detail = format!(
-                    "{origin}: `{key}` says nothing with fabric = \"shm\": leave it out, or set \
-                     fabric to another one"
+                    "{origin}: `{key}` says nothing with fabric = \"shm\" {}: leave it out, or set \
+                     fabric to another one",
+                    self.remark("fabric")
                 );
                 return Err(Error::new(Status::Invalid, detail));
             }
             (Carrier::Shm, None) => {}
-            _ => config.network.check(config.join, config.members)?,
+            _ => {
+                let checked = config.network.check_secret();
+                checked.map_err(|why| self.unfit(name, &["fabric"], &why.detail))?;
+            }
         }
         let rdma = self.origins.iter().find(|(key, _)| key.starts_with("rdma."));
         if let Some((key, origin)) = rdma.filter(|_| !config.network.carrier.is_rdma()) {
@@ -236,13 +355,16 @@ impl Settings {
             let detail = format!("{name}: no name of the group: set `group = \"NAME\"`");
             return Err(Error::new(Status::Invalid, detail));
         }
+        self.fits(name)?;
+        self.subgroups_fit(name)?;
         let checked = match config.join {
             true => Config { rank: 0, ..config.clone() }.view(),
             false => config.view(),
         };
+        checked.map_err(|why| Error::new(why.status, format!("{name}: {}", why.detail)))?;
         let few = crate::transfer::Options { message_bytes_max: 0, ..config.transfer.clone() };
-        let checked = checked.map(drop).and_then(|()| few.check());
-        checked.map_err(|why| Error::new(why.status, format!("{name}: {}", why.detail)))
+        let keys = ["transfer.catchup_max", "transfer.catchup", "transfer.restarts_max"];
+        few.check().map_err(|why| self.unfit(name, &keys, &why.detail))
     }
 }
 
@@ -269,11 +391,26 @@ fn bad(origin: &Origin, key: &str, why: &str) -> Error {
     Error::new(Status::Invalid, format!("{origin}: {key}: {why}"))
 }
 
-/// The key that was probably meant.
-fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> String {
-    let likeness = |key: &&str| (strsim::jaro_winkler(name, key) * 1000.0) as u32;
-    match among.max_by_key(likeness).filter(|key| likeness(key) > 700) {
-        Some(key) => format!("; did you mean `{key}`?"),
+/// The key that was probably meant: one that is the same but for its section, or one that is alike.
+fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_string();
+    let alike = |one: &str, other: &str| (strsim::jaro_winkler(one, other) * 1000.0) as u32;
+    let likeness = |key: &&str| {
+        let parts = alike(&last(name), &last(key));
+        alike(name, key).max(if parts > 900 { parts } else { 0 })
+    };
+    // Of several the first.
+    let best = among.map(|key| (likeness(&key), key)).reduce(|best, of| match of.0 > best.0 {
+        true => of,
+        false => best,
+    });
+    best.filter(|(likeness, _)| *likeness > 700).map(|(_, key)| key)
+}
+
+/// For the end of a sentence. `shown`: as the key is written there.
+fn remedy(near: Option<&str>, shown: impl Fn(&str) -> String) -> String {
+    match near {
+        Some(key) => format!("; did you mean {}?", shown(key)),
         None => "; `squall config --example` lists all".into(),
     }
 }
@@ -282,8 +419,9 @@ fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> String {
 pub fn example() -> String {
     let mut text = String::from(
         "# Squall: settings of one member of a group. Every key, with its default.\n\
-         # Each can also be set as an environment variable: `a.b` as SQUALL_A__B, a key of the first\n\
-         # [[subgroup]] as SQUALL_SUBGROUP__0__KEY. Times have a unit (\"10ms\"), bytes may (\"4MiB\").\n",
+         # Each can also be set as an environment variable, which wins: `a.b` as SQUALL_A__B, lists with\n\
+         # commas, a key of the first [[subgroup]] as SQUALL_SUBGROUP__0__KEY. Times have a unit (\"10ms\"),\n\
+         # bytes may (\"4MiB\"). Paths are as seen from where the member is started.\n",
     );
     let mut section = "";
     for key in ALL {

@@ -3,12 +3,14 @@
 //!
 //! What is read: `SLURM_PROCID`, `SLURM_NTASKS` (or `SLURM_STEP_NUM_TASKS`), `SLURM_STEP_NODELIST` (or
 //! `SLURM_JOB_NODELIST`), `SLURM_STEP_TASKS_PER_NODE` (or `SLURM_TASKS_PER_NODE`). Tasks are laid out in
-//! blocks, node by node, which is Slurm's default; another `--distribution` is not known here.
+//! blocks, node by node, which is Slurm's default; another `--distribution` is not known here, and
+//! found by `SLURM_NODEID` and `SLURM_LOCALID`, where they are set.
 //! Source of the formats: the manual page of srun, "OUTPUT ENVIRONMENT VARIABLES".
 
 use crate::driver::config::Config;
 use crate::driver::network::{Carrier, PORT_DEFAULT};
 use crate::error::{Error, Status};
+use crate::fabric::tcp::address::{Address, parse};
 use crate::limits::MEMBERS_MAX;
 
 /// Who starts the members: says which member this is, and where the others are.
@@ -32,19 +34,29 @@ pub fn settle(config: &mut Config, variable: impl Fn(&str) -> Option<String>) ->
     if network.carrier == Carrier::Shm {
         return Ok(());
     }
-    let split = |of: &String| {
-        let (host, port) = of.rsplit_once(':')?;
-        Some((host.to_string(), port.parse::<u16>().ok()?))
-    };
-    let first = network.listen.first().and_then(split).map_or(PORT_DEFAULT, |(_, port)| port);
+    let listen = network.listen.iter().map(|text| parse(text, Some(PORT_DEFAULT)));
+    let listen = listen.collect::<Result<Vec<_>, Error>>()?;
+    let first = listen.first().map_or(PORT_DEFAULT, |address| address.port);
     network.founders = job.addresses(first)?;
     let at = job.tasks[usize::from(job.rank)].1;
-    for address in &mut network.listen {
-        if let Some((host, port)) = split(address) {
-            *address = format!("{host}:{}", port.saturating_add(at));
-        }
-    }
+    let moved = |mut address: Address| {
+        address.port = port_of_task(address.port, at)?;
+        Ok(address.to_string())
+    };
+    network.listen = listen.into_iter().map(moved).collect::<Result<Vec<_>, Error>>()?;
     Ok(())
+}
+
+/// Whether this process is a task of a job.
+pub fn is_in_job(variable: impl Fn(&str) -> Option<String>) -> bool {
+    variable("SLURM_PROCID").is_some()
+}
+
+fn port_of_task(port: u16, at: u16) -> Result<u16, Error> {
+    port.checked_add(at).ok_or_else(|| {
+        let detail = format!("port {port} and {at} more: give a lower one to listen on");
+        Error::new(Status::Invalid, detail)
+    })
 }
 
 /// A job step, from one of its tasks.
@@ -85,8 +97,8 @@ impl Job {
         let counts =
             counts(&each).ok_or_else(|| format!("{each_name}={each} is no list of counts"))?;
         let mut tasks = Vec::new();
-        for (node, count) in nodes.iter().zip(counts) {
-            tasks.extend((0..count).map(|at| (node.clone(), at)));
+        for (node, count) in nodes.iter().zip(&counts) {
+            tasks.extend((0..*count).map(|at| (node.clone(), at)));
         }
         if tasks.len() != usize::from(members) {
             let all = tasks.len();
@@ -94,18 +106,37 @@ impl Job {
                 "{nodes_name} and {each_name} say {all} tasks, and there are {members}"
             ));
         }
-        Ok(Job { rank, members, tasks })
+        let job = Job { rank, members, tasks };
+        job.is_in_blocks(|name| variable(name)?.parse().ok(), &counts)?;
+        Ok(job)
+    }
+
+    /// Whether this task is where a layout in blocks has it. What is not told is believed.
+    fn is_in_blocks(
+        &self,
+        number: impl Fn(&str) -> Option<usize>,
+        counts: &[u16],
+    ) -> Result<(), String> {
+        let (Some(node), Some(local)) = (number("SLURM_NODEID"), number("SLURM_LOCALID")) else {
+            return Ok(());
+        };
+        let before: usize = counts.iter().take(node).map(|count| usize::from(*count)).sum();
+        let rank = usize::from(self.rank);
+        if before + local == rank {
+            return Ok(());
+        }
+        Err(format!(
+            "SLURM_PROCID={rank} is task {local} of node {node} (SLURM_LOCALID, SLURM_NODEID), where blocks \
+             have task {}: members find each other by that, so start them with \
+             `srun --distribution=block`",
+            before + local
+        ))
     }
 
     /// Of all members, by rank: the tasks of a node listen on adjoining ports from `port` on.
     pub fn addresses(&self, port: u16) -> Result<Vec<String>, Error> {
-        let address = |(node, at): &(String, u16)| match port.checked_add(*at) {
-            Some(port) => Ok(format!("{node}:{port}")),
-            None => {
-                let detail = format!("port {port} and {at} more: give a lower one to listen on");
-                Err(Error::new(Status::Invalid, detail))
-            }
-        };
+        let address =
+            |(node, at): &(String, u16)| Ok(format!("{node}:{}", port_of_task(port, *at)?));
         self.tasks.iter().map(address).collect()
     }
 }
@@ -201,6 +232,59 @@ mod tests {
         for wrong in ["", "x", "2(x", "2(x-1)", "2(x99999999999)"] {
             assert_eq!(counts(wrong), None, "{wrong}");
         }
+    }
+
+    /// One that named no port was the same for all tasks of a node, and the second found it taken.
+    #[test]
+    fn each_task_listens_on_a_port_of_its_own() {
+        let variables = [
+            ("SLURM_PROCID", "1"),
+            ("SLURM_NTASKS", "2"),
+            ("SLURM_JOB_NODELIST", "n1"),
+            ("SLURM_TASKS_PER_NODE", "2"),
+        ];
+        let settled = |listen: &[&str]| {
+            let mut config = Config::new("g", 0, 1);
+            config.network.carrier = Carrier::Auto;
+            config.network.listen = listen.iter().map(|text| text.to_string()).collect();
+            settle(&mut config, |name| {
+                let found = variables.iter().find(|(its, _)| *its == name);
+                found.map(|(_, value)| value.to_string())
+            })?;
+            Ok::<_, Error>((config.network.listen, config.network.founders[1].clone()))
+        };
+        let cases = [
+            (&["*:7571"][..], "*:7572", "n1:7572"),
+            (&["*"], "*:7472", "n1:7472"),
+            (&["10.0.0.1"], "10.0.0.1:7472", "n1:7472"),
+            (&["[fd77::1]"], "[fd77::1]:7472", "n1:7472"),
+            (&["[fd77::1]:80", "10.0.0.1:80"], "[fd77::1]:81 10.0.0.1:81", "n1:81"),
+        ];
+        for (listen, expected, founder) in cases {
+            let (found, at) = settled(listen).unwrap();
+            assert_eq!((found.join(" ").as_str(), at.as_str()), (expected, founder));
+        }
+        assert!(settled(&["*:65535"]).is_err(), "two tasks do not fit there");
+    }
+
+    /// Founders would have called each other at addresses of other tasks.
+    #[test]
+    fn tasks_that_are_not_in_blocks_are_told() {
+        let step = |rank: &'static str, node: &'static str, local: &'static str| {
+            job(&[
+                ("SLURM_PROCID", rank),
+                ("SLURM_STEP_NUM_TASKS", "4"),
+                ("SLURM_STEP_NODELIST", "n[1-2]"),
+                ("SLURM_STEP_TASKS_PER_NODE", "2(x2)"),
+                ("SLURM_NODEID", node),
+                ("SLURM_LOCALID", local),
+            ])
+        };
+        for (rank, node, local) in [("0", "0", "0"), ("1", "0", "1"), ("2", "1", "0")] {
+            assert_eq!(step(rank, node, local).unwrap().rank.to_string(), rank);
+        }
+        let why = step("1", "1", "0").unwrap_err(); // --distribution=cyclic
+        assert!(why.contains("SLURM_PROCID=1") && why.contains("--distribution=block"), "{why}");
     }
 
     #[test]

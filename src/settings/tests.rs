@@ -116,6 +116,101 @@ fn an_address_that_is_none_is_found_in_its_line() {
     }
 }
 
+/// Only the file was named, or not even that.
+#[test]
+fn what_does_not_fit_names_its_line() {
+    let far = "group = \"g\"\nfabric = \"tcp\"\n[network]\ntrusted_network = true\n";
+    let cases = [
+        (
+            "group = \"g\"\nrank = 3\nmembers = 2".to_string(),
+            "squall.toml:2: rank 3 of 2 members (squall.toml:3): ranks are 0 to 1",
+        ),
+        (
+            "group = \"g\"\nrank = 1".into(),
+            "squall.toml:2: rank 1 of 1 members (`members` is not set): ranks are 0 to 0",
+        ),
+        ("rank = 0\ngroup = \"a/b\"".into(), "squall.toml:2: group: \"a/b\" must be 1 to"),
+        (
+            "group = \"g\"\nsuspicion = \"1ms\"".into(),
+            "squall.toml:2: suspicion: \"1ms\" must be 20ms to 1h, or \"0s\"",
+        ),
+        (
+            "group = \"g\"\n[[subgroup]]\nlag = \"report:2h\"".into(),
+            "squall.toml:3: lag: \"report:2h\" must be",
+        ),
+        (
+            "group = \"g\"\nmembers = 2\n[[subgroup]]\n\n[[subgroup]]\nsenders = [7]".into(),
+            "squall.toml:5: [[subgroup]] 1: sender 7 is not among [0, 1]",
+        ),
+        (
+            format!("{far}founders = [\"a:1\"]\nhost = \"a b\""),
+            "squall.toml:6: network.host: \"a b\" must be at most 24 letters",
+        ),
+        (
+            format!("{far}founders = [\"a:1\", \"b:1\"]"),
+            "squall.toml:5: `founders` names 2 addresses for 1 members (`members` is not set)",
+        ),
+        (
+            format!("members = 3\n{far}founders = [\"a:1\", \"b:1\"]"),
+            "squall.toml:6: `founders` names 2 addresses for 3 members (squall.toml:1)",
+        ),
+        (
+            format!("{far}founders = [\"a:1\"]\nlisten = [\"host-a:7471\"]"),
+            "squall.toml:6: network.listen: `host-a:7471` is a name",
+        ),
+        ("group = \"g\"\njoin = true".into(), "squall.toml:2: `join` needs membership = \"views\""),
+        (
+            "group = \"g\"\n[netwrok]\n".into(),
+            "squall.toml:2: unknown section `netwrok`; did you mean `network`?",
+        ),
+    ];
+    for (text, expected) in cases {
+        let why = refused(&text);
+        assert!(why.contains(expected), "{text:?}: {why}");
+    }
+}
+
+/// Who forgets a section, or writes on behind one, is told of another key that begins alike.
+#[test]
+fn a_key_of_another_section_is_the_nearest() {
+    let cases = [
+        ("listen = []", "did you mean `network.listen`?"),
+        ("founders = []", "did you mean `network.founders`?"),
+        ("secretfile = \"x\"", "did you mean `network.secret_file`?"),
+        ("[network]\nsuspicion = \"1s\"", "did you mean `suspicion`?"),
+    ];
+    for (text, expected) in cases {
+        let why = refused(&format!("group = \"g\"\n{text}"));
+        assert!(why.contains(expected), "{text:?}: {why}");
+    }
+    let variables = [("SQUALL_NETWORK_LISTEN", "*:7000")];
+    let why = Settings::read("squall.toml", "group = \"g\"", variables).unwrap_err().detail;
+    assert!(why.contains("did you mean SQUALL_NETWORK__LISTEN?"), "{why}");
+}
+
+/// A container has its secret in a descriptor, whatever the file says that it shares with others.
+#[test]
+fn a_secret_of_the_environment_wins_over_the_files() {
+    use crate::driver::network::SecretFrom;
+    let file = |key: &str| {
+        format!("group = \"g\"\nfabric = \"tcp\"\n[network]\nfounders = [\"a:1\"]\n{key}\n")
+    };
+    let secret = |key: &str, variables: &[(&str, &str)]| {
+        let settings = Settings::read("squall.toml", &file(key), variables.iter().copied());
+        settings.map(|of| (of.config.network.secret.clone().unwrap(), of.keys().count()))
+    };
+    let (by_file, by_fd) = ("secret_file = \"s\"", "secret_fd = 3");
+    let fd = secret(by_file, &[("SQUALL_NETWORK__SECRET_FD", "4")]).unwrap();
+    assert_eq!(fd, (SecretFrom::Descriptor(4), 4));
+    let path = secret(by_fd, &[("SQUALL_NETWORK__SECRET_FILE", "t")]).unwrap();
+    assert_eq!(path, (SecretFrom::File("t".into()), 4));
+    let both = [("SQUALL_NETWORK__SECRET_FILE", "t"), ("SQUALL_NETWORK__SECRET_FD", "4")];
+    assert!(secret("", &both).unwrap_err().detail.contains("there is one secret"));
+    assert!(secret(&format!("{by_file}\n{by_fd}"), &[]).is_err());
+    let trusts = secret(by_file, &[("SQUALL_NETWORK__TRUSTED_NETWORK", "true")]);
+    assert!(trusts.unwrap_err().detail.contains("nothing would be protected"));
+}
+
 #[test]
 fn contradictions_name_both_places() {
     let far = "group = \"g\"\nfabric = \"tcp\"\nnetwork.founders = [\"a:1\"]\n";
@@ -135,7 +230,7 @@ fn contradictions_name_both_places() {
         (far.into(), "`secret_file`"),
         (format!("{far}members = 2\nnetwork.secret_fd = 3"), "names 1 addresses for 2 members"),
         (
-            "group = \"g\"\nnetwork.listen = [\"a:1\"]".into(),
+            "group = \"g\"\nnetwork.listen = [\"10.0.0.1:1\"]".into(),
             "squall.toml:2: `network.listen` says nothing with fabric = \"shm\"",
         ),
     ];
@@ -226,7 +321,10 @@ fn the_environment_wins_over_the_file() {
     assert_eq!((rank, subgroups[0].window), (2, 128));
     assert_eq!(subgroups[0].senders.as_deref(), Some(&[0, 2][..]));
     let why = settings(&[("SQUALL_RANKS", "2")]).unwrap_err();
-    assert!(why.contains("SQUALL_RANKS: there is no key `ranks`; did you mean `rank`?"), "{why}");
+    assert!(
+        why.contains("SQUALL_RANKS: there is no key `ranks`; did you mean SQUALL_RANK?"),
+        "{why}"
+    );
     let why = settings(&[("SQUALL_RANK", "9")]).unwrap_err();
     assert!(why.contains("rank 9 of 3 members"), "{why}");
     let why = settings(&[("SQUALL_SUBGROUP__1__WINDOW", "1")]).unwrap_err();
@@ -250,6 +348,27 @@ fn variables_of_kubernetes_services_are_no_settings() {
     for wrong in ["SQUALL_PORTS", "SQUALL_PORT_X", "SQUALL_SERVICE", "SQUALL_PORT_7471_X"] {
         assert!(set(&wrong).is_err(), "{wrong}");
     }
+}
+
+/// Where no job is, a file can be looked at all the same: rank and addresses are those of its tasks.
+#[test]
+fn a_job_s_file_is_checked_outside_of_it() {
+    let text = "group = \"g\"\nfabric = \"auto\"\nlauncher = \"slurm\"\nnetwork.secret_fd = 3\n";
+    let job = [
+        ("SLURM_PROCID", "1"),
+        ("SLURM_NTASKS", "2"),
+        ("SLURM_JOB_NODELIST", "n[1-2]"),
+        ("SLURM_TASKS_PER_NODE", "1(x2)"),
+    ];
+    let inside = Settings::inspect("squall.toml", text, job).unwrap();
+    assert!(inside.config.network.founders.len() == 2 && !inside.lacks_job);
+    let outside = Settings::inspect("squall.toml", text, NOTHING).unwrap();
+    assert!(outside.lacks_job && outside.config.network.founders.is_empty());
+    let open = text.replace("network.secret_fd = 3\n", "");
+    let why = Settings::inspect("squall.toml", &open, NOTHING).unwrap_err().detail;
+    assert!(why.contains("`secret_file`"), "{why}");
+    let wrong = format!("{text}suspicion = \"5\"\n");
+    assert!(Settings::inspect("squall.toml", &wrong, NOTHING).is_err());
 }
 
 #[test]

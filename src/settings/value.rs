@@ -2,7 +2,7 @@
 //! A value of a key, from a file or a variable, as the kind that its key wants.
 
 use crate::driver::network::PORT_DEFAULT;
-use crate::fabric::tcp::address::{Host, parse};
+use crate::fabric::tcp::address::{Address, Host, parse};
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Debug)]
@@ -115,8 +115,12 @@ impl Value {
     /// Addresses to listen on, as texts.
     pub fn listeners(self) -> Wanted<Vec<String>> {
         let all = self.texts()?;
-        all.iter().try_for_each(|text| {
-            parse(text, Some(PORT_DEFAULT)).map(drop).map_err(|why| why.detail)
+        all.iter().try_for_each(|text| match parse(text, Some(PORT_DEFAULT)) {
+            Ok(Address { host: Host::Name(_), .. }) => {
+                Err(format!("`{text}` is a name: give an address of this host, or `*` for all"))
+            }
+            Ok(_) => Ok(()),
+            Err(why) => Err(why.detail),
         })?;
         Ok(all)
     }

@@ -2,6 +2,7 @@
 //! What a group that runs was founded with: whoever joins it needs not be told.
 
 use crate::failure::{Failure, fail};
+use crate::near;
 use squall::fabric::shm::door::{Hello, Kind};
 use squall::fabric::shm::place::Place;
 use squall::limits::{MEMBERS_MAX, WIRE_VERSION};
@@ -39,6 +40,15 @@ pub fn find(group: &str, patience: Duration) -> Result<Founded, Failure> {
             {
                 return Ok(founded);
             }
+        }
+        if calls.is_empty()
+            && let parts @ [first, ..] = &near::parts(group, &near::groups())[..]
+        {
+            let (parts, host) = (parts.join(", "), first.split('@').nth(1).unwrap_or_default());
+            return fail!(
+                "group {group}: nobody is there by that name, but parts of it (`network.host`), {parts}: \
+                 join with `squall cat --config FILE`, which names a part (`SQUALL_NETWORK__HOST={host}`)"
+            );
         }
         if start.elapsed() >= patience {
             let seconds = patience.as_secs_f64();

@@ -9,7 +9,7 @@ use crate::machine::read;
 use crate::text::{bytes_text, time_text};
 use squall::driver::config::Config;
 use squall::driver::network::Carrier;
-use squall::driver::{Inquiry, listen_at};
+use squall::driver::{Inquiry, listen_at, misplaced};
 use squall::fabric::tcp::address::{Address, Host};
 use squall::fabric::tcp::call::Failure as Unmet;
 use squall::fabric::tcp::hello::Kind;
@@ -90,6 +90,9 @@ pub fn lines_of(file: &Path) -> Vec<Line> {
     if config.network.carrier == Carrier::Shm {
         lines.push(Line::ok("members", "fabric = \"shm\": all on this host"));
         return lines;
+    }
+    if let Some(why) = misplaced(&config) {
+        lines.push(Line::note("rank", format!("{}, of another host?", config.rank), why));
     }
     lines.extend(listens(&config));
     let inquiry = match Inquiry::new(&config, Kind::Probe) {

@@ -276,12 +276,17 @@ fn hear(members: &mut [Process], at: u64) -> Result<Vec<Seen>, Failure> {
         seen => seen,
     };
     if seen.is_err() {
-        std::thread::sleep(REST); // their last words may still be under way
-        for (at, one) in members.iter().enumerate() {
-            one.last_words().lines().for_each(|line| remark(&format!("survivor {at}: {line}")));
-        }
+        tell_last_words(members);
     }
     seen
+}
+
+/// What each of those that have not ended well had to say.
+fn tell_last_words(members: &[Process]) {
+    std::thread::sleep(REST); // they may still be under way
+    for (at, one) in members.iter().enumerate() {
+        one.last_words().lines().for_each(|line| remark(&format!("survivor {at}: {line}")));
+    }
 }
 
 /// A group for some time beside busy programs: its first view must be its last.
@@ -302,11 +307,13 @@ fn load(options: &Options, seconds: f64, pulse: &Pulse) -> Result<(), Failure> {
     std::thread::sleep(Duration::from_secs_f64(seconds));
     let pause_ns = pulse.worst();
     drop(burning);
-    let mut states = Vec::new();
-    for one in &mut members {
-        one.ask()?;
-        states.push(one.hear::<State>("state")?);
+    let ask = |one: &mut Process| one.ask().and_then(|()| one.hear::<State>("state"));
+    let states: Result<Vec<State>, Failure> = members.iter_mut().map(ask).collect();
+    if states.is_err() {
+        remark(&format!("this process was not run for {} ms at once", pause_ns / 1_000_000));
+        tell_last_words(&members);
     }
+    let states = states?;
     report::loaded(options, seconds, burners, pause_ns, &states)?;
     let suspected = states.iter().any(|state| state.views != 1);
     if suspected && pause_ns >= options.suspicion {

@@ -24,7 +24,7 @@ use squall::driver::config::{Config, Idle, SubgroupConfig};
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::pin;
 use squall::driver::network::{Carrier, Rdma};
-use squall::error::Status;
+use squall::error::{Error, Status};
 use squall::settings::Settings;
 use std::path::Path;
 use std::sync::Arc;
@@ -138,7 +138,7 @@ impl Job {
         let board = Arc::new(Board::new(founders, tracks.clone()));
         let addresses = config.network.founders.join(", ");
         remark(&format!("group {}: rank {rank} of {addresses}; meets the others", config.group));
-        let mut group = Group::open(&config, Box::new(Hearer(board.clone())))?;
+        let mut group = Group::open(&config, Box::new(Hearer(board.clone()))).map_err(unlike)?;
         let sender = group.sender(plans.len() as u16, 0).expect("all send there");
         let mut crew = Crew { job: self, plans, tracks, board, sender, rank, hosts: Vec::new() };
         let outcome = crew.measure(&mut group, as_json);
@@ -147,6 +147,17 @@ impl Job {
         }
         group.close();
         outcome
+    }
+}
+
+/// Members whose options differ are told apart by the subgroups that those make.
+fn unlike(why: Error) -> Failure {
+    match why.status {
+        Status::Mismatch => because!(
+            "{why}. The subgroups of `squall perf` follow from its options: give all members the same \
+             test and options, and end what else runs with this file"
+        ),
+        _ => why.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::failure::{Failure, fail};
 use crate::far::{self, Asked};
+use crate::near;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use squall::driver::Inquiry;
 use squall::driver::stats::{self, Snapshot};
@@ -115,12 +116,12 @@ pub fn ask_here(
 
 /// Asks those at some addresses over the network, and all members that they tell of.
 pub fn ask_far(inquiry: &Inquiry, at: &[Address]) -> Result<Vec<Member>, Failure> {
-    let mut troubles = Vec::new();
+    let mut troubles: Vec<(Option<SocketAddr>, String)> = Vec::new();
     let mut next = Vec::new();
     for (address, found) in at.iter().zip(far::look_up(at)) {
         match found {
             Ok(found) => next.extend(found),
-            Err(why) => troubles.push(format!("{address}: {why}")),
+            Err(why) => troubles.push((None, format!("{address}: {why}"))),
         }
     }
     let (mut members, mut tried) = (Vec::new(), Vec::new());
@@ -134,7 +135,7 @@ pub fn ask_far(inquiry: &Inquiry, at: &[Address]) -> Result<Vec<Member>, Failure
             let session = match outcome {
                 Ok(session) => session,
                 Err(failure) => {
-                    troubles.push(failure.refusal.error.to_string());
+                    troubles.push((Some(address), failure.refusal.error.detail));
                     continue;
                 }
             };
@@ -150,17 +151,20 @@ pub fn ask_far(inquiry: &Inquiry, at: &[Address]) -> Result<Vec<Member>, Failure
         next.retain(|address| !tried.contains(address));
     }
     if members.is_empty() {
-        return fail!(
-            "no member of group {} answers: {}",
-            inquiry.terms.group,
-            troubles.join("; ")
-        );
+        let troubles: Vec<String> = troubles.into_iter().map(|(_, why)| why).collect();
+        let (group, troubles) = (&inquiry.terms.group, troubles.join("; "));
+        return fail!("no member of group {group} answers: {troubles}");
     }
     told.sort_by_key(|about| about.incarnation);
     told.dedup_by_key(|about| about.incarnation);
     for about in told {
         let door = about.addresses.first().map_or(String::new(), Address::to_string);
-        let answer = Answer::Refused("cannot be asked from here".into());
+        let doors: Vec<SocketAddr> =
+            about.addresses.iter().filter_map(|door| door.numeric().ok().flatten()).collect();
+        let its =
+            |(at, _): &&(Option<SocketAddr>, String)| at.is_some_and(|at| doors.contains(&at));
+        let why = troubles.iter().find(its).map_or("another one answers there", |(_, why)| why);
+        let answer = Answer::Refused(format!("cannot be asked from here: {why}"));
         members.push(Member { seat: about.seat, pid: 0, far: Some((door, String::new())), answer });
     }
     members.sort_by_key(|member| member.seat);
@@ -220,19 +224,20 @@ fn open(bytes: &[u8], descriptors: Vec<OwnedFd>, count: &mut u16) -> Result<Answ
 }
 
 /// The groups that there are, for whoever has mistyped one.
-pub fn others() -> String {
-    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let name = |line: &str| {
-        let (_, name) = line.split_once("@squall/")?;
-        Some(name.rsplit_once('/')?.0.to_string())
-    };
-    let mut groups: Vec<String> = sockets.lines().filter_map(name).collect();
-    groups.sort();
-    groups.dedup();
+pub fn others(group: &str) -> String {
+    let groups = near::groups();
+    if let [first, ..] = &near::parts(group, &groups)[..] {
+        return format!(
+            "by that name, but parts of it (`network.host`), {}: `squall stat --config FILE` asks all, with \
+             the group's file, `squall stat {first}` that part",
+            near::parts(group, &groups).join(", ")
+        );
+    }
+    let more = "one that meets in a directory (`peers.directory`) is found with `--config FILE`";
     match groups.is_empty() {
-        true => {
-            "on this host, nor any other; a group is there from its first member's open on".into()
-        }
-        false => format!("on this host; there are: {}", groups.join(", ")),
+        true => format!(
+            "on this host, nor any other; a group is there from its first member's open on; {more}"
+        ),
+        false => format!("on this host; there are: {}; {more}", groups.join(", ")),
     }
 }

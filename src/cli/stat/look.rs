@@ -155,6 +155,9 @@ impl<'a> Look<'a> {
         for row in &self.rows {
             let (rank, state) = (row.rank, self.state(row));
             match row.member {
+                Some(Member { far: Some((address, _)), pid: 0, .. }) => {
+                    say(&format!("rank {rank}: {address}: {state}"))?; // told of by others
+                }
                 Some(Member { far: Some((address, host)), pid, .. }) => {
                     say(&format!("rank {rank}: {address}, host {host}, process {pid}: {state}"))?;
                 }

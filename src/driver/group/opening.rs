@@ -9,14 +9,14 @@ use super::super::rendezvous::Met;
 use super::super::views::Views;
 use super::Group;
 use crate::base::{Rank, Versions};
-use crate::error::Error;
+use crate::error::{Error, Status};
 use crate::fabric::shm::door::Hello;
 use crate::fabric::shm::exchange::OwnMemory;
 use crate::fabric::shm::socket::Bell;
 use crate::fabric::shm::{Parts, Shm};
 use crate::fabric::{Fabric, Memory};
+use crate::group::membership::Carry;
 use crate::group::membership::roster::{Address, Roster};
-use crate::group::membership::{Carry, Options};
 use crate::group::policy::Plan;
 use crate::group::view::View;
 use crate::mem::Region;
@@ -58,7 +58,7 @@ impl Opening<'_> {
         for neighbour in &met.neighbours {
             versions[neighbour.rank.index()] = neighbour.versions;
         }
-        let wire = Versions::common(versions.iter().copied()).expect("any two have one in common");
+        let wire = wire_of(&versions)?;
         memories[me.index()].block.cell(self.layout.wire.byte(0)).publish(u64::from(wire));
         let parts = Parts {
             me,
@@ -77,7 +77,7 @@ impl Opening<'_> {
         policy.adopt(&plan);
         let first = roster.clone().map(|roster| {
             let carry = Carry::first(&roster);
-            (roster, carry, Options::default())
+            (roster, carry, self.config.options())
         });
         let posting = fabric.posting();
         let blocks = memories.iter().map(|memory| memory.block.clone()).collect();
@@ -87,6 +87,7 @@ impl Opening<'_> {
             let first = (roster, self.view);
             let time = self.config.suspicion_ns;
             let mut views = Views::new(policy, first, time, &lags, exchange, blocks);
+            views.options = self.config.options();
             views.spare.begin(&memories);
             views.beat(self.layout.beat.byte(0));
             Box::new(views)
@@ -94,6 +95,20 @@ impl Opening<'_> {
         let bell = fabric.own_bell();
         Ok(Group::of(assembly, Box::new(fabric), bell, views, application, stats, self.config))
     }
+}
+
+/// What a group of those runs at. Any two that said what they speak to each other have a version in
+/// common, and so have all; who says something else to each has none with anybody.
+fn wire_of(versions: &[Versions]) -> Result<u16, Error> {
+    Versions::common(versions.iter().copied()).ok_or_else(|| {
+        let all: Vec<String> = versions.iter().map(|versions| versions.text()).collect();
+        let detail = format!(
+            "by rank the members say that they speak wire versions {}, which no two that have met can: \
+             start the group anew, with one version of this library",
+            all.join(", ")
+        );
+        Error::new(Status::WireVersion, detail)
+    })
 }
 
 /// The first view's members: each says in its control block which incarnation it is.
@@ -104,4 +119,19 @@ fn founders(memories: &[Memory], versions: &[Versions], layout: &Layout, me: Ran
     };
     let all: Vec<_> = memories.iter().zip(versions).zip(0..).map(founder).collect();
     Roster::founded(&all, me)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They are what peers have said: it was an assertion.
+    #[test]
+    fn who_says_this_and_that_founds_nothing() {
+        let of = |(min, max)| Versions { min, max };
+        assert_eq!(wire_of(&[(1, 3), (2, 4), (1, 2)].map(of)), Ok(2));
+        let none = wire_of(&[(1, 3), (1, 1), (2, 3)].map(of)).unwrap_err();
+        assert_eq!(none.status, Status::WireVersion);
+        assert!(none.detail.contains("wire versions 1-3, 1, 2-3, which"), "{none}");
+    }
 }

@@ -3,10 +3,15 @@
 
 use super::*;
 use crate::base::{Events, Members, Peer, Post, Posting, Rank};
-use crate::driver::config::{Changes, Config};
+use crate::driver::config::{Changes, Config, OwnPolicy};
+use crate::driver::policy::config_text;
 use crate::driver::views::ViewInfo;
+use crate::driver::{LATE_TURNS, TICK_TURNS};
 use crate::error::Fault;
+use crate::group::detector::lag::Lag;
+use crate::group::policy::Standard;
 use crate::mem::Message;
+use crate::transfer::{Checkpoint, StateSink, StateSource, Version};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
@@ -67,6 +72,83 @@ fn a_refused_send_wakes_its_poller() {
     two.turn(0).unwrap(); // what a turn delivers, the next one releases
     one.turn(0).unwrap();
     assert!(sender.send(b"room again").is_ok());
+}
+
+/// A fabric in front of which a thread that sends is quick: it is refused after the look that says
+/// whether this member waits for room, and before the word that says so to the others.
+struct Quick {
+    fabric: Box<dyn Fabric>,
+    sender: Option<Sender>,
+}
+
+impl Fabric for Quick {
+    fn posting(&self) -> Posting {
+        self.fabric.posting()
+    }
+    fn post(&mut self, posts: &[Post]) {
+        self.fabric.post(posts);
+    }
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        self.fabric.poll(look, events);
+    }
+    fn revoke(&mut self, peer: Peer) {
+        self.fabric.revoke(peer);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fabric.fd()
+    }
+    fn arm(&mut self, room: bool) {
+        if let Some(mut sender) = self.sender.take() {
+            assert_eq!(sender.send(b"no room"), Err(Status::Again));
+        }
+        self.fabric.arm(room);
+    }
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.fabric.sleep(timeout_ns, events);
+    }
+    fn disarm(&mut self) {
+        self.fabric.disarm();
+    }
+    fn farewell(&mut self) {}
+    fn parks(&self) -> bool {
+        self.fabric.parks()
+    }
+}
+
+/// The bell that a refused send rings is for one that sleeps. One that was just about to was not rung
+/// for, slept without saying that it waits for room, and nobody told it of any.
+#[test]
+fn a_send_that_is_refused_as_its_poller_falls_asleep_is_told_of_room() {
+    let name = format!("quick-{}", std::process::id());
+    let open = |rank: u16| {
+        let mut config = Config::new(&name, rank, 2);
+        config.subgroups[0].window = 1;
+        config.subgroups[0].message_bytes_max = 64;
+        Group::open(&config, Box::new(deaf)).unwrap()
+    };
+    let (mut one, mut two) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| open(1));
+        (open(0), other.join().unwrap())
+    });
+    let mut sender = one.sender(0, 0).unwrap();
+    sender.send(b"fills the window").unwrap();
+    one.turn(0).unwrap();
+    two.turn(0).unwrap(); // received there, and not released
+    assert_eq!(one.poll(1), Ok(1));
+    while one.driver.engine.has_work(&one.driver.table, &Events::default()) {
+        one.turn(0).unwrap();
+    }
+    let nobody: Box<dyn Fabric> = Box::new(Counts(Arc::new(Cell::new(0))));
+    let fabric = std::mem::replace(&mut one.driver.fabric, nobody);
+    one.driver.fabric = Box::new(Quick { fabric, sender: Some(sender) });
+    while !one.arm().unwrap() {
+        one.turn(0).unwrap();
+    }
+    assert_eq!(two.poll(1), Ok(1));
+    two.turn(0).unwrap(); // what a turn delivers, the next one releases
+    let start = Instant::now();
+    one.driver.sleep(Some(20_000_000_000));
+    assert!(start.elapsed() < Duration::from_secs(10), "nobody told of room");
 }
 
 fn deaf(_: u16, _: &[Message]) {}
@@ -161,6 +243,180 @@ fn keep_alive_in_a_callback_is_sent() {
     assert!(broken.is_err() && driver.fabric.parks(), "B2: it is back");
     driver.polls = false;
     driver.lending(|driver| assert!(driver.fabric.parks(), "B1"));
+}
+
+/// A fabric that must be told to send a beat.
+struct Deputy(Box<dyn Fabric>, Arc<Cell>);
+
+impl Fabric for Deputy {
+    fn posting(&self) -> Posting {
+        self.0.posting()
+    }
+    fn polls(&self) -> bool {
+        true
+    }
+    fn post(&mut self, posts: &[Post]) {
+        self.0.post(posts);
+    }
+    fn poll(&mut self, look: bool, events: &mut Events) {
+        self.0.poll(look, events);
+    }
+    fn revoke(&mut self, peer: Peer) {
+        self.0.revoke(peer);
+    }
+    fn beat(&mut self) {
+        self.1.publish(self.1.own() + 1);
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+    fn arm(&mut self, room: bool) {
+        self.0.arm(room);
+    }
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: &mut Events) {
+        self.0.sleep(timeout_ns, events);
+    }
+    fn disarm(&mut self) {
+        self.0.disarm();
+    }
+    fn farewell(&mut self) {
+        self.0.farewell();
+    }
+    fn parks(&self) -> bool {
+        self.0.parks()
+    }
+    fn exchange(&mut self) -> Option<&mut dyn crate::fabric::Exchange> {
+        self.0.exchange()
+    }
+}
+
+/// Says in callbacks that it lives, and notes how many beats that has sent.
+#[derive(Clone)]
+struct Busy {
+    control: Arc<Mutex<Option<Control>>>,
+    noted: Arc<Mutex<Vec<(&'static str, u64)>>>,
+    beats: Arc<Cell>,
+}
+
+impl Busy {
+    fn works(&self, what: &'static str) {
+        let before = self.beats.own();
+        self.control.lock().unwrap().iter().for_each(Control::keep_alive);
+        self.noted.lock().unwrap().push((what, self.beats.own() - before));
+    }
+
+    fn has_done(&self, what: &str) -> bool {
+        self.noted.lock().unwrap().iter().any(|(noted, _)| *noted == what)
+    }
+}
+
+impl Application for Busy {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+
+    fn lags(&mut self, _: u16, _: u16, _: u64) {
+        self.works("lags");
+    }
+
+    fn source(&mut self) -> Option<&mut dyn StateSource> {
+        Some(self)
+    }
+}
+
+impl StateSource for Busy {
+    fn checkpoint_open(&mut self, _: &Version) -> Result<Box<dyn Checkpoint>, Error> {
+        self.works("opens a checkpoint");
+        Err(Error::new(Status::Mismatch, "it was only to be asked"))
+    }
+}
+
+/// Loads nothing.
+struct Stateless;
+
+impl Application for Stateless {
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+
+    fn sink(&mut self) -> Option<&mut dyn StateSink> {
+        Some(self)
+    }
+}
+
+impl StateSink for Stateless {
+    fn begin(&mut self, _: &Version) -> Result<(), Error> {
+        Ok(())
+    }
+    fn load(&mut self, _: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+    fn loaded(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+    fn deliver(&mut self, _: u16, _: &[Message]) {}
+}
+
+/// Over connections deliveries and view callbacks sent it at once, and no others: who took long to open
+/// a checkpoint was expelled, whatever it said meanwhile.
+#[test]
+fn keep_alive_is_sent_in_callbacks_of_every_kind() {
+    let (control, noted) = (Arc::default(), Arc::default());
+    let busy = Busy { control, noted, beats: Arc::new(Cell::new(0)) };
+    let mut config = views("busy", 0, 2, 0);
+    config.subgroups[0].lag = Lag::Report { after_ns: 5_000_000 };
+    let other = Config { rank: 1, ..config.clone() };
+    let (mut one, mut two) = std::thread::scope(|scope| {
+        let two = scope.spawn(|| Group::open(&other, Box::new(deaf)).unwrap());
+        (Group::open(&config, Box::new(busy.clone())).unwrap(), two.join().unwrap())
+    });
+    *busy.control.lock().unwrap() = one.control();
+    let driver = &mut one.driver;
+    let nowhere = Box::new(Counts(Arc::new(Cell::new(0))));
+    let fabric = std::mem::replace(&mut driver.fabric, nowhere);
+    (driver.fabric, driver.polls) = (Box::new(Deputy(fabric, busy.beats.clone())), true);
+    let mut sender = one.sender(0, 0).unwrap();
+    while !busy.has_done("lags") {
+        let _ = sender.send(b"nobody takes it");
+        one.poll(8).unwrap();
+    }
+    let joins = Config { join: true, ..config.clone() };
+    std::thread::scope(|scope| {
+        let three = scope.spawn(|| Group::open(&joins, Box::new(Stateless)));
+        while !three.is_finished() {
+            (one.poll(8).unwrap(), two.poll(8).unwrap());
+            std::thread::yield_now();
+        }
+        assert_eq!(three.join().unwrap().err().unwrap().status, Status::Mismatch);
+    });
+    assert!(busy.has_done("opens a checkpoint"));
+    let noted = busy.noted.lock().unwrap();
+    assert!(noted.iter().all(|(_, beats)| *beats == 1), "{noted:?}");
+}
+
+/// Who may write a directory in which two groups meet that are alike put the one's socket where the
+/// other's was looked for, and members of both were a third group.
+#[test]
+fn a_socket_of_another_group_is_none_of_ours() {
+    let directory = std::env::temp_dir().join(format!("squall-moved-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let open = |group: &'static str, rank: u16| {
+        let mut config = Config::new(group, rank, 2);
+        config.peers.directory = directory.clone();
+        config.open_timeout = Duration::from_millis(800);
+        Group::open(&config, Box::new(deaf)).err()
+    };
+    let [waits, comes] = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| open("one", 0));
+        let moved = || {
+            std::fs::rename(directory.join("squall.one.0"), directory.join("squall.other.0"))
+                .is_ok()
+        };
+        while !moved() && !waits.is_finished() {
+            std::thread::yield_now();
+        }
+        [open("other", 1), waits.join().unwrap()]
+    });
+    std::fs::remove_dir_all(&directory).unwrap();
+    let (waits, comes) = (waits.expect("no group"), comes.expect("no group"));
+    let both = [&waits, &comes].map(|error| error.status);
+    assert!(both.contains(&Status::Mismatch), "{waits}; {comes}");
 }
 
 /// Where members do not change it was accepted, and nobody would ever have sent it.
@@ -300,6 +556,41 @@ fn keep_alive_as_a_view_begins_is_heard_in_that_view() {
     assert!(beat > 0, "and nothing else has beaten there yet");
 }
 
+/// One that waits for the others' memory of the next view beat in the view before only. Who has joined
+/// does not look there: it suspected that member before that one's own patience was over, and with a
+/// member that had failed in the same moment those that were left were no majority.
+#[test]
+fn who_builds_a_view_beats_in_it() {
+    let founded = |rank: u16| {
+        let mut config = views("builds", rank, 3, 0);
+        // With a policy of its own each waits for what the others' has answered (I4).
+        config.policy = Some(OwnPolicy(Arc::new(Standard)));
+        Group::open(&config, Box::new(deaf)).unwrap()
+    };
+    let mut all: Vec<Group> = std::thread::scope(|scope| {
+        let all = [0, 1, 2].map(|rank| scope.spawn(move || founded(rank)));
+        all.map(|one| one.join().unwrap()).into()
+    });
+    all[2].control().unwrap().leave();
+    let builds = |group: &Group| group.driver.views.as_ref().unwrap().is_building();
+    let mut at = 0;
+    while !builds(&all[0]) {
+        let _ = all[at].poll(8);
+        at = (at + 1) % 3;
+        assert_eq!(all[0].members(), 3, "it waits for the others");
+    }
+    let driver = &mut all[0].driver;
+    let beat_at = driver.table.layout.beat.byte(0);
+    let next = driver.fabric.exchange().unwrap().own(Epoch(2), &[]).unwrap().block;
+    let beat = |block: &Region| block.cell(beat_at).observe();
+    let before = [beat(driver.table.block(Rank(0))), beat(&next)];
+    driver.views.as_mut().unwrap().detectors.beats.begin(); // a beat is due
+    driver.now = crate::driver::clock();
+    driver.watch();
+    let after = [beat(driver.table.block(Rank(0))), beat(&next)];
+    assert!(before[0] < after[0] && before[1] < after[1], "{before:?} {after:?}");
+}
+
 /// The others come to suspect a member that has passed on, and are not in the next view yet when it is.
 /// All that it hears there is that their connections have ended: it said that it was in a minority.
 #[test]
@@ -430,4 +721,66 @@ fn who_is_gone_is_noticed_where_turns_are_slow() {
         std::thread::sleep(Duration::from_millis(12));
         assert!(start.elapsed() < Duration::from_secs(300), "never suspected");
     }
+}
+
+/// The protocol had it, the simulator and the model tried it, and nobody could ask for it.
+#[test]
+fn of_two_members_the_first_goes_on_alone_if_that_is_chosen() {
+    for (tie_break, lost) in [(true, 1), (true, 0), (false, 1)] {
+        let open = |rank: u16| {
+            let mut config = views(&format!("tie-{tie_break}-{lost}"), rank, 2, 0);
+            config.tie_break = tie_break;
+            Group::open(&config, Box::new(deaf)).unwrap()
+        };
+        let mut both = std::thread::scope(|scope| {
+            let other = scope.spawn(|| open(1));
+            vec![open(0), other.join().unwrap()]
+        });
+        // Both have seen each other in this view.
+        (0..100).for_each(|at| _ = both[at % 2].poll(8).unwrap());
+        drop(both.remove(lost));
+        let group = &mut both[0];
+        let end = loop {
+            match group.poll(8) {
+                Ok(_) if group.members() == 2 => {}
+                outcome => break outcome,
+            }
+        };
+        let goes_on = tie_break && lost == 1;
+        let want = if goes_on { Ok(0) } else { Err(Status::Partitioned) };
+        assert_eq!(end, want, "{tie_break} {lost}");
+        if goes_on {
+            let mut sender = group.sender(0, 0).unwrap();
+            while sender.send(b"alone") == Err(Status::Again) {
+                group.poll(8).unwrap();
+            }
+            while group.poll(8).unwrap() == 0 {}
+        }
+    }
+    let text = |tie_break: bool| {
+        let config = Config { tie_break, ..views("tie", 0, 2, 0) };
+        config_text(&config, &config.view().unwrap()).unwrap()
+    };
+    assert_ne!(text(true), text(false), "all must agree on it");
+}
+
+/// Who polled often and then now and then (every 40 ms, say) did not beat for 32 turns, longer than the time
+/// to suspicion, and was expelled.
+#[test]
+fn who_begins_to_poll_rarely_beats_in_time() {
+    let mut group = Group::open(&views("rarely", 0, 1, 1_000), Box::new(deaf)).unwrap();
+    let ticked = |group: &Group| {
+        let driver = &group.driver;
+        driver.tick_turns == TICK_TURNS && driver.until_tick == TICK_TURNS - 1
+    };
+    while !ticked(&group) {
+        group.poll(8).unwrap();
+    }
+    let (before, mut turns) = (group.driver.now, 0);
+    while group.driver.now == before {
+        std::thread::sleep(Duration::from_millis(3)); // later than `TICK_LATE_NS`
+        group.poll(8).unwrap();
+        turns += 1;
+    }
+    assert!(turns <= LATE_TURNS, "{turns} turns");
 }

@@ -9,7 +9,7 @@
 mod words;
 
 use super::super::letter::Letter;
-use super::super::lines::Lines;
+use super::super::lines::{Lines, misplaced};
 use super::super::rendezvous::CALL_AGAIN;
 use super::Joining;
 use crate::base::{Epoch, Events, Members, Peer, Rank, Versions};
@@ -40,8 +40,10 @@ impl Joining<'_> {
                     let members = &letter.roster.members;
                     let one = |member: &Member| (member.incarnation, member.versions);
                     let list = members.iter().map(one).collect::<List>();
-                    self.begin_all(lines, &list);
-                    return Ok(Some(letter));
+                    if words.may_begin(&list) {
+                        return Ok(Some(self.begin_all(lines, &list)));
+                    }
+                    continue;
                 }
                 if let (Some(who), Some(word)) =
                     (lines.exchange().incarnation(peer), Word::decode(&bytes))
@@ -74,6 +76,7 @@ impl Joining<'_> {
                 said = waited;
                 let missing = self.whom(&self.missing(lines));
                 let why = self.refusal.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+                let why = why + &self.misplaced();
                 crate::notice!("group {}: waiting for {missing}{why}", self.config.group);
             }
         }
@@ -95,8 +98,10 @@ impl Joining<'_> {
         found
     }
 
+    /// `None`: somebody is missing, or they say that they speak what not all can.
     fn everybody(&self, lines: &mut Lines) -> Option<List> {
-        self.found_so_far(lines).into_iter().collect()
+        let all: List = self.found_so_far(lines).into_iter().collect::<Option<_>>()?;
+        Versions::common(all.iter().map(|(_, versions)| *versions)).map(|_| all)
     }
 
     fn missing(&self, lines: &mut Lines) -> Vec<usize> {
@@ -116,6 +121,11 @@ impl Joining<'_> {
         }
     }
 
+    /// For sentences: whether this is the member that it says.
+    fn misplaced(&self) -> String {
+        misplaced(self.config).map(|why| format!("; {why}")).unwrap_or_default()
+    }
+
     fn not_founded(&mut self, lines: &mut Lines) -> Error {
         let missing = self.missing(lines);
         let who = match missing.is_empty() {
@@ -123,6 +133,7 @@ impl Joining<'_> {
             false => format!("{} did not arrive", self.whom(&missing)),
         };
         let why = self.refusal.take().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+        let why = why + &self.misplaced();
         let detail = format!(
             "group {}: {who} within {:.1} s{why}; start it with the same name and configuration, or \
              wait longer",
@@ -145,8 +156,9 @@ impl Joining<'_> {
         for (peer, _) in self.others(lines, &word.list) {
             if !told.contains(&peer) && !lines.exchange().has_ended(peer) {
                 lines.exchange().show(Epoch(0), peer, rings)?;
-                lines.exchange().say(peer, &word.encode());
-                told.push(peer);
+                if lines.exchange().say(peer, &word.encode()) {
+                    told.push(peer);
+                }
             }
         }
         Ok(())

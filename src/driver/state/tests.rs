@@ -446,6 +446,7 @@ fn a_place_is_taken(planted: Option<&'static str>) -> Result<(), String> {
     second.with(|store| store.holds_read = true);
     let slow = world.join(|_, _| ());
     second.until("a checkpoint is opened", |store| store.opened == 1)?;
+    world.members[slow].store.until("it has begun", |store| store.begun == 1)?;
     // Without a state: it is joined at once.
     let quick = world.join(|_, store| store.wants_none = true);
     world.members[quick].is_in(4)?;

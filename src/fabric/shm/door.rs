@@ -253,7 +253,10 @@ pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::socket::tests::connected;
     use super::*;
+    use std::fs::File;
+    use std::os::fd::{AsFd, AsRawFd};
 
     #[test]
     fn a_hello_survives_its_text() {
@@ -304,5 +307,34 @@ mod tests {
             let refusal = Hello::decode(&bytes).unwrap().refusal;
             assert_eq!(refusal, Some((Status::ForeignOwner as i32, "no".into())));
         }
+    }
+
+    /// A stranger's descriptors were received to be dropped, and closing one ends all `fcntl` locks of
+    /// this process on its file: it could be an application's data base. Or it waits for who serves the
+    /// file, which may be the stranger.
+    #[test]
+    fn what_a_stranger_shows_is_not_taken() {
+        let path = std::env::temp_dir().join(format!("squall-locked-{}", std::process::id()));
+        let open = || File::options().read(true).write(true).create(true).open(&path).unwrap();
+        let (mine, other) = (open(), open());
+        let lock = |of: &File, command: i32| {
+            // SAFETY: zero is a value of every field.
+            let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+            lock.l_type = libc::F_WRLCK as _;
+            // SAFETY: the lock lives as long as the call.
+            assert_eq!(unsafe { libc::fcntl(of.as_raw_fd(), command, &mut lock) }, 0);
+            i32::from(lock.l_type)
+        };
+        lock(&mine, libc::F_SETLK);
+        let is_locked = || lock(&other, libc::F_OFD_GETLK) == libc::F_WRLCK;
+        assert!(is_locked());
+        let (socket, visitor) = connected();
+        (0..3).for_each(|_| assert!(visitor.send(b"hello", &[other.as_fd()])));
+        refuse(&socket, Status::ForeignOwner, "no", None);
+        assert!(is_locked(), "a stranger's descriptor was closed here");
+        drop(socket);
+        let (bytes, _) = visitor.receive().unwrap().expect("the refusal");
+        assert!(Hello::decode(&bytes).unwrap().refusal.is_some());
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -7,6 +7,7 @@
 //! memory EPOCH SUBGROUP,SUBGROUP…      descriptors: control block, then a region of rings each
 //! words                                 bytes for the driver
 //! stream                                a descriptor: one end of a connection for a state transfer
+//! reach                                 the same, for registered memory
 //! ```
 //!
 //! X1  What a peer shows is mapped when its epoch comes, and checked then: sealed, long enough. What
@@ -133,6 +134,7 @@ pub struct Showroom {
     theirs: Vec<Theirs>,
     heard: VecDeque<(Peer, Vec<u8>)>,
     offered: VecDeque<(Peer, OwnedFd)>,
+    reached: VecDeque<(Peer, OwnedFd)>,
     /// What was wanted of my memory and not had, as far as it has been said.
     told: Vec<String>,
 }
@@ -140,9 +142,9 @@ pub struct Showroom {
 impl Showroom {
     pub fn new(own: OwnMemory) -> Showroom {
         let (mine, theirs, heard) = (Vec::new(), Vec::new(), VecDeque::new());
-        let (offered, told) = (VecDeque::new(), Vec::new());
+        let (offered, reached, told) = (VecDeque::new(), VecDeque::new(), Vec::new());
         let (admits, alarm) = (Admission::Nobody, None);
-        Showroom { admits, alarm, own, mine, theirs, heard, offered, told }
+        Showroom { admits, alarm, own, mine, theirs, heard, offered, reached, told }
     }
 
     /// Takes a message; `false`: it is none (X2).
@@ -153,9 +155,14 @@ impl Showroom {
             self.heard.push_back((peer, bytes[end + 1..].to_vec()));
             return self.heard.len() <= HEARD_MAX;
         }
-        if line == "stream" && descriptors.len() == 1 {
-            self.offered.extend(descriptors.into_iter().map(|stream| (peer, stream)));
-            return self.offered.len() <= OFFERED_MAX;
+        let queue = match line {
+            "stream" => Some(&mut self.offered),
+            "reach" => Some(&mut self.reached),
+            _ => None,
+        };
+        if let Some(queue) = queue.filter(|_| descriptors.len() == 1) {
+            queue.extend(descriptors.into_iter().map(|stream| (peer, stream)));
+            return queue.len() <= OFFERED_MAX;
         }
         self.take_memory(peer, line, descriptors).is_some()
     }
@@ -188,6 +195,7 @@ impl Showroom {
         self.theirs.retain(|theirs| theirs.peer != peer);
         self.heard.retain(|(from, _)| *from != peer);
         self.offered.retain(|(from, _)| *from != peer);
+        self.reached.retain(|(from, _)| *from != peer);
         self.mine.iter_mut().for_each(|mine| mine.seen.retain(|(seen, _)| *seen != peer));
     }
 }
@@ -205,7 +213,11 @@ impl Shm {
         }
         let open = match showroom.admits {
             Admission::All => true,
-            Admission::Higher => theirs.kind == Kind::Enter && theirs.rank > self.hello.rank,
+            Admission::Higher => match theirs.kind {
+                Kind::Enter => theirs.rank > self.hello.rank,
+                Kind::Join => self.founds && theirs.rank > self.hello.rank,
+                _ => false,
+            },
             Admission::Nobody => false,
         };
         let refuse = |sentence: &str| {
@@ -237,6 +249,11 @@ impl Shm {
         if let Err(trouble) = self.connect(&theirs, visitor.socket, bell) {
             say(Level::Warning, &format!("{who} cannot be joined: {trouble}"));
         }
+    }
+
+    /// Whether this member founds its group with others, or joins: before it is in a view.
+    pub(super) fn begins(&self) -> bool {
+        self.showroom.as_ref().is_some_and(|showroom| showroom.admits == Admission::Higher)
     }
 
     /// Incarnations that I am connected with.
@@ -418,6 +435,19 @@ impl Exchange for Shm {
 
     fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
         self.showroom.as_mut()?.offered.pop_front()
+    }
+
+    fn reach(&mut self, to: Peer, stream: OwnedFd) -> bool {
+        self.socket_of(to).is_some_and(|socket| socket.send(b"reach\n", &[stream.as_fd()]))
+    }
+
+    fn reached(&mut self) -> Option<(u64, OwnedFd)> {
+        loop {
+            let (peer, stream) = self.showroom.as_mut()?.reached.pop_front()?;
+            if let Some(link) = self.link_of(peer).filter(|link| !link.ended) {
+                return Some((link.incarnation, stream));
+            }
+        }
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Shm {
     ghosts: VecDeque<usize>,
     /// `None`: the view is fixed.
     showroom: Option<Showroom>,
+    /// This member has come to found the group.
+    founds: bool,
     /// Counts changes of who is connected.
     moves: u64,
 }
@@ -201,7 +203,7 @@ impl Shm {
             link.versions = versions;
             links[rank.index()] = Some(link);
         }
-        let parks = parts.hello.parks;
+        let (parks, founds) = (parts.hello.parks, parts.hello.kind == Kind::Join);
         let mut showroom = parts.memory.map(Showroom::new);
         if let Some(showroom) = showroom.as_mut().filter(|_| parks) {
             // Now, while a missing descriptor is an error and not a member that does not beat.
@@ -215,6 +217,7 @@ impl Shm {
             watch,
             door: parts.door,
             hello: Hello { kind: Kind::Welcome, ..parts.hello },
+            founds,
             stats: parts.stats,
             asleep_at: layout.asleep.byte(0),
             closed_at: layout.closed.byte(0),
@@ -348,16 +351,25 @@ impl Shm {
         for visitor in visitors {
             match visitor.hello.kind {
                 Kind::Enter | Kind::Probe if self.showroom.is_some() => self.let_in(visitor),
+                Kind::Join if self.begins() => self.let_in(visitor),
                 Kind::Stat => {
                     door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
                 }
                 Kind::Probe => {
                     door::welcome(&visitor, &self.hello, &[]);
                 }
-                Kind::Join | Kind::Enter | Kind::Stream | Kind::Welcome | Kind::Refuse => {
+                Kind::Join
+                | Kind::Enter
+                | Kind::Stream
+                | Kind::Reach
+                | Kind::Welcome
+                | Kind::Refuse => {
+                    let what = match self.showroom {
+                        Some(_) => "the group runs already: join it (`join = true`)",
+                        None => "the group is complete",
+                    };
                     let sentence = format!(
-                        "the group is complete; rank {} is open in process {}: wait for its end, or \
-                         choose another name",
+                        "{what}; rank {} is open in process {}: wait for its end, or choose another name",
                         self.hello.rank, self.hello.pid
                     );
                     let status = Status::InUse;

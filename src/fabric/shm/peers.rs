@@ -5,6 +5,8 @@
 //!     name first.
 //! Q2  A number that stands for all users, or groups, that this user namespace does not map is
 //!     nobody's: not a member's, though it is listed, and not this process' own, though it is equal.
+//! Q3  At the door users are numbers. Their names may be in a data base on another host, and who polls
+//!     would wait for that as often as a stranger knocks. Who opens a group looks them up.
 //!
 //! Cost: two system calls for each connection, before a group or a member's part in it begins.
 
@@ -132,8 +134,8 @@ impl Stranger {
         }
     }
 
-    fn remedy(&self) -> String {
-        let name = |uid: u32| users::user_name(uid).unwrap_or_else(|| uid.to_string());
+    /// `name`: of a user or a group, if it may be looked up (Q3).
+    fn remedy(&self, name: impl Fn(u32) -> String, group: impl Fn(u32) -> String) -> String {
         if self.unmapped {
             return format!(
                 "user {} stands for every user that this user namespace does not map: give the \
@@ -143,45 +145,51 @@ impl Stranger {
         }
         let group = match self.group {
             None => "or both one `peers.group`".into(),
-            Some(gid) => format!("or add both to {}, its `peers.group`", group_text(gid)),
+            Some(gid) => format!("or add both to {}, its `peers.group`", group(gid)),
         };
         let (one, other) = (name(self.me), name(self.uid));
         format!("to share a group, give both `peers.users = [{one:?}, {other:?}]`, {group}")
     }
 
+    /// The same in numbers.
+    fn plain_remedy(&self) -> String {
+        self.remedy(|uid| uid.to_string(), |gid| format!("group {gid}"))
+    }
+
     /// What the process that was called, or has the name, means to who calls.
     pub fn holds(&self, group: &str, seat: u16) -> Error {
+        let name = |uid: u32| users::user_name(uid).unwrap_or_else(|| uid.to_string());
         let detail = format!(
             "rank {seat} of group {group} is held by {} of {}, this process is {}, and does not admit \
              it: choose another group name; {}",
             self.process(),
             user_text(self.uid),
             user_text(self.me),
-            self.remedy()
+            self.remedy(name, group_text)
         );
         Error::new(Status::ForeignOwner, detail)
     }
 
-    /// What it is told at the door.
+    /// What it is told at the door (Q3).
     pub fn is_told(&self) -> String {
         format!(
-            "this group belongs to another user, {}, and process {} does not admit {}: choose another \
-             group name; {}",
-            user_text(self.me),
+            "this group belongs to another user, user {}, and process {} does not admit user {}: \
+             choose another group name; {}",
+            self.me,
             std::process::id(),
-            user_text(self.uid),
-            self.remedy()
+            self.uid,
+            self.plain_remedy()
         )
     }
 
-    /// What this process' log is told.
+    /// What this process' log is told (Q3).
     pub fn is_logged(&self) -> String {
         format!(
-            "{} of {} is refused, this process is {}: {}",
+            "{} of user {} is refused, this process is user {}: {}",
             self.process(),
-            user_text(self.uid),
-            user_text(self.me),
-            self.remedy()
+            self.uid,
+            self.me,
+            self.plain_remedy()
         )
     }
 }
@@ -229,6 +237,26 @@ mod tests {
         circle.nobody.0 = Some(uid);
         let text = circle.admits(&socket).unwrap_err().is_told();
         assert!(text.contains("does not map"), "{text}");
+    }
+
+    /// Who polls looked up four names for each stranger that knocked: it waited for a directory service
+    /// that was slow, and a stranger could make it read `/etc/passwd` all day.
+    #[test]
+    fn at_the_door_no_names_are_looked_up() {
+        let (socket, _other) = connected();
+        let Credentials { uid, gid, .. } = socket.credentials().unwrap();
+        let circle = Circle { group: Some(gid + 1_000_000), ..circle(uid + 1) };
+        let before = users::LOOKED_UP.get();
+        let stranger = circle.admits(&socket).unwrap_err();
+        let (told, logged) = (stranger.is_told(), stranger.is_logged());
+        assert_eq!(users::LOOKED_UP.get(), before);
+        for (text, gid) in [(told, gid + 1_000_000), (logged, gid + 1_000_000)] {
+            let numbers =
+                [format!("user {uid}"), format!("user {}", uid + 1), format!("group {gid}")];
+            assert!(numbers.iter().all(|number| text.contains(number)), "{text}");
+        }
+        stranger.holds("g", 0);
+        assert!(users::LOOKED_UP.get() > before, "who opens a group hears names");
     }
 
     #[test]

@@ -14,6 +14,8 @@
 //! W2  Names are taken and left-overs removed by one process at a time, which holds the directory's lock
 //!     (`flock`): so nothing is removed between its `bind` and its `listen`.
 //! W3  A file is its owner's until it is closed, and removed before that; not by forked children.
+//! W4  Whoever may write the directory can put something else under a name at any time. So what a name
+//!     stands for is only called, or removed; it is never followed to give it other rights.
 
 use super::door::{Door, socket_name};
 use super::fork::forks;
@@ -23,11 +25,12 @@ use super::users::user_text;
 use crate::error::{Error, Status};
 use crate::limits::MEMBERS_MAX;
 use rustix::fs::{
-    FlockOperation, Gid, Mode, OFlags, Stat, chmod, chown, flock, lstat, open, unlink,
+    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Stat, chmod, chownat, flock, fstat,
+    lstat, open, unlink,
 };
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -98,16 +101,8 @@ impl Place {
         let directory = self.directory.as_ref().expect("it has a path");
         let _lock = Lock::of(directory)?;
         (0..SEATS).filter_map(|seat| self.path(seat)).for_each(|path| remove_left_over(&path));
-        let (gid, mode) = self.circle.rights();
-        let made = || {
-            let Stat { st_dev, st_ino, .. } = lstat(&path)?;
-            let file = SocketFile { path: path.clone(), id: (st_dev, st_ino), forks: forks() };
-            if let Some(gid) = gid {
-                chown(&path, None, Some(Gid::from_raw(gid)))?;
-            }
-            chmod(&path, Mode::from_raw_mode(mode))?; // nobody can call yet
-            Ok(Some(file))
-        };
+        let rights = self.circle.rights();
+        let made = || SocketFile::of(&path, rights).map(Some); // nobody can call yet
         let listens = Socket::listen_at(&self.address(&path)?, made);
         listens.map_err(|cause| {
             system(&format!("cannot take the seat {} in `peers.directory`", path.display()), cause)
@@ -169,9 +164,7 @@ fn denied(path: &Path) -> Error {
 
 /// Removes a socket that nobody listens at (W1, W2). What cannot be removed is found in use.
 fn remove_left_over(path: &Path) {
-    let is_socket = |found: Stat| {
-        rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Socket
-    };
+    let is_socket = |found: Stat| FileType::from_raw_mode(found.st_mode) == FileType::Socket;
     let Ok(address) = SocketAddrUnix::new(path) else { return };
     if lstat(path).is_ok_and(is_socket)
         && matches!(Socket::connect_at(&address), Err(Errno::CONNREFUSED))
@@ -229,6 +222,27 @@ pub struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
     forks: u64,
+}
+
+impl SocketFile {
+    /// Of a socket that has just been bound there: gives it its group, if any, and mode.
+    ///
+    /// Errors: `NOTSOCK`: something else is there by now, or it has other names, too (W4).
+    fn of(path: &Path, (gid, mode): (Option<u32>, u32)) -> Result<SocketFile, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let bound = open(path, flags, Mode::empty())?;
+        let Stat { st_dev, st_ino, st_mode, st_nlink, .. } = fstat(&bound)?;
+        if FileType::from_raw_mode(st_mode) != FileType::Socket || st_nlink > 1 {
+            return Err(Errno::NOTSOCK);
+        }
+        let file = SocketFile { path: path.into(), id: (st_dev, st_ino), forks: forks() };
+        if let Some(gid) = gid {
+            chownat(&bound, "", None, Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+        }
+        // The system changes no rights by such a descriptor, but by its name, which is no other file's.
+        chmod(format!("/proc/self/fd/{}", bound.as_raw_fd()), Mode::from_raw_mode(mode))?;
+        Ok(file)
+    }
 }
 
 impl Drop for SocketFile {
@@ -339,6 +353,33 @@ mod tests {
         assert_eq!(mode(group), 0o660);
         let users = Peers { users: vec!["4711".into()], ..Peers::default() };
         assert_eq!(mode(users), 0o666);
+    }
+
+    /// Rights were given by name, after the socket was bound: who may write the directory put a link there
+    /// meanwhile, to a file of that member's user, and could read or write that from then on.
+    #[test]
+    fn a_link_in_a_sockets_place_leads_nowhere() {
+        let scratch = Scratch::new("link");
+        let (file, name) = (scratch.0.join("private"), scratch.0.join("squall.g.0"));
+        std::fs::write(&file, "mine").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let rights = (Some(rustix::process::getegid().as_raw()), 0o666);
+        let refused = |what: &str| {
+            assert_eq!(SocketFile::of(&name, rights).err(), Some(Errno::NOTSOCK), "{what}");
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert!(mode == 0o600 && name.exists(), "{what}: {mode:o}");
+            std::fs::remove_file(&name).unwrap();
+        };
+        std::os::unix::fs::symlink(&file, &name).unwrap();
+        refused("a symbolic link");
+        std::fs::hard_link(&file, &name).unwrap();
+        refused("a hard link");
+        let socket = scratch.0.join("socket");
+        let _listens = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::hard_link(&socket, &name).unwrap();
+        refused("a hard link to a socket");
+        assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

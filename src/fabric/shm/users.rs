@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Users and groups of this host: names and numbers, and which number stands for those that have none.
+//!
+//! Names are asked of the host's data bases, which may be files or services of other hosts: it may take
+//! any time. Not for who polls.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
@@ -147,6 +150,8 @@ fn look_up<T, R>(
     ask: impl Fn(*mut T, *mut libc::c_char, usize, *mut *mut T) -> i32,
     read: impl FnOnce(&T) -> Option<R>,
 ) -> Option<R> {
+    #[cfg(test)]
+    LOOKED_UP.set(LOOKED_UP.get() + 1);
     let mut bytes: Vec<libc::c_char> = vec![0; 4096];
     loop {
         let (mut entry, mut found) = (MaybeUninit::<T>::uninit(), null_mut());
@@ -160,6 +165,12 @@ fn look_up<T, R>(
             return read(unsafe { &*found });
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Names and numbers that this thread has looked up.
+    pub(super) static LOOKED_UP: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]

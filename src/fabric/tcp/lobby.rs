@@ -101,6 +101,8 @@ pub enum New {
     Peer(Box<Session>),
     /// For a state transfer, by that incarnation.
     Stream(u64, Box<Session>),
+    /// For registered memory.
+    Reach(u64, Box<Session>),
 }
 
 impl Lobby {
@@ -198,6 +200,9 @@ impl Lobby {
                 Arrival::Met(session) if session.peer.kind == Kind::Stream => {
                     new.push(New::Stream(session.incarnation(), session));
                 }
+                Arrival::Met(session) if session.peer.kind == Kind::Reach => {
+                    new.push(New::Reach(session.incarnation(), session));
+                }
                 Arrival::Met(session) if session.peer.kind == Kind::Probe => {}
                 Arrival::Met(session) => self.keep(session, false, &mut new),
             }
@@ -287,8 +292,8 @@ impl Lobby {
             Err(differs) => Err((differs.status, differs.detail)),
             Ok(()) => match theirs.kind {
                 Kind::Probe | Kind::Stat => Ok(()),
-                Kind::Stream if self.is_connected(theirs.incarnation) => Ok(()),
-                Kind::Stream => {
+                Kind::Stream | Kind::Reach if self.is_connected(theirs.incarnation) => Ok(()),
+                Kind::Stream | Kind::Reach => {
                     refuse(Status::NotComplete, "this process is not connected with it")
                 }
                 Kind::Join | Kind::Enter => self.may_come(theirs, meets),
@@ -431,11 +436,11 @@ impl Lobby {
         self.abouts.retain(|of| of.incarnation != incarnation);
     }
 
-    /// A call for a state transfer's stream, to one that is connected.
-    pub fn call_for_stream(&self, incarnation: u64) -> Option<Call> {
+    /// A call for a stream of that kind, to one that is connected.
+    pub fn call_for_stream(&self, incarnation: u64, kind: Kind) -> Option<Call> {
         let about = self.abouts.iter().find(|of| of.incarnation == incarnation)?;
         let numeric = about.addresses.iter().filter_map(|address| address.numeric().ok().flatten());
-        let hello = Hello { kind: Kind::Stream, ..self.hello.clone() };
+        let hello = Hello { kind, ..self.hello.clone() };
         let (terms, source) = (self.terms.clone(), self.source);
         Some(Call::new(numeric.collect(), source, terms, hello, TRY))
     }

@@ -9,7 +9,8 @@
 //! M3  Memory of an epoch is here until the peer has entered it and I have; and then as long as
 //!     somebody reads it (N2).
 //! M4  Memory that cannot be had is a shortage of mine (N3): it is asked for again when the driver wants
-//!     it, and once its peer enters now and then: until it is there, nothing more of that peer lands.
+//!     it, and once its peer enters now and then: until it is there, nothing more of that peer lands, and
+//!     what has come of it ends no sleep.
 //! M5  Who has entered an epoch beats in that, and is seen to beat in the one before by me who am still
 //!     in it.
 //! M6  Where posts come by another way (`carry`), nothing lands here but what is said ahead: who enters
@@ -219,6 +220,17 @@ impl Mirror {
         self.again.map(|at| Instant::now() >= at)
     }
 
+    /// Whether what came last waits for memory.
+    #[inline]
+    pub fn is_put_off(&self) -> bool {
+        self.again.is_some()
+    }
+
+    /// Until it is to be tried again.
+    pub fn rest(&self) -> Option<Duration> {
+        self.again.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
     /// I have entered a view with this peer.
     pub fn use_epoch(&mut self, epoch: Epoch) {
         self.used = epoch;
@@ -380,6 +392,10 @@ fn land(block: &Region, at: u32, words: &[u8]) {
 
 #[cfg(test)]
 impl Mirror {
+    pub(super) fn has_shown(&self, epoch: Epoch) -> bool {
+        self.theirs.iter().any(|theirs| theirs.epoch == epoch && theirs.block.is_some())
+    }
+
     /// Of epochs that are not entered.
     pub(super) fn forget_memory(&mut self) {
         for theirs in self.theirs.iter_mut().filter(|theirs| theirs.epoch > self.entered) {

@@ -73,6 +73,9 @@ const READ_EACH_MAX: usize = 4;
 /// Looks without sleep after which sockets are watched no more: a watch costs something per segment
 /// that comes, and only who sleeps needs it.
 const LOOKS_AWAKE: u32 = 4;
+/// As how many polls a look counts for who waits for room in a socket: looks come ten thousand times a
+/// second at a busy member, and may be all there is at one that sleeps.
+const LOOK_POLLS: u32 = 8;
 /// Connections that are closed here and kept for a moment, at the most.
 const PARTINGS_MAX: usize = 64;
 /// Places of processes that were no members and have ended: far more than can end between an `Install`,
@@ -86,6 +89,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const TOKEN_BELL: u64 = u64::MAX;
 const TOKEN_DOOR: u64 = u64::MAX - 1;
 const TOKEN_ALARM: u64 = u64::MAX - 3;
+const TOKEN_AGAIN: u64 = u64::MAX - 4;
 
 /// What a TCP fabric must know of its group.
 #[derive(Clone, Debug)]
@@ -126,6 +130,8 @@ pub struct Tcp {
     asleep_here: Arc<Cell>,
     asleep: u64,
     alarm: Option<Alarm>,
+    /// When a mirror that cannot be had is tried again (`mirror`, M4).
+    again: Option<Alarm>,
     admits: Admission,
     partings: Vec<Parting>,
     /// Ranks whose end was reported; whether some may still be to be.
@@ -144,6 +150,9 @@ pub struct Tcp {
     offered: VecDeque<(u64, OwnedFd)>,
     /// Held by each stream that a peer has opened.
     streams: Arc<()>,
+    /// The same for registered memory.
+    reached: VecDeque<(u64, OwnedFd)>,
+    reaches: Arc<()>,
     /// Places of processes that were no members and have ended, the oldest first.
     ghosts: VecDeque<usize>,
     /// Where another fabric carries the posts (`carry`): connections that it has not heard of.
@@ -168,6 +177,7 @@ impl Tcp {
             asleep_here: Arc::new(Cell::new(0)),
             asleep: 0,
             alarm: None,
+            again: None,
             admits: Admission::Nobody,
             partings: Vec::new(),
             gone: Members::NONE,
@@ -179,6 +189,8 @@ impl Tcp {
             knocked: false,
             offered: VecDeque::new(),
             streams: Arc::new(()),
+            reached: VecDeque::new(),
+            reaches: Arc::new(()),
             ghosts: VecDeque::new(),
             met: None,
         })
@@ -269,7 +281,15 @@ impl Tcp {
                         }
                     }
                 }
-                New::Stream(..) => {} // hung up on
+                New::Reach(who, session) if Arc::strong_count(&self.reaches) <= STREAMS_MAX => {
+                    match stream::plain(*session, &self.reaches) {
+                        Ok(stream) => self.reached.push_back((who, stream)),
+                        Err(trouble) => {
+                            say(Level::Warning, &format!("no registered memory: {trouble}"));
+                        }
+                    }
+                }
+                New::Stream(..) | New::Reach(..) => {} // hung up on
             }
         }
         if let Some((whom, asks)) = self.lobby.as_mut().and_then(|lobby| lobby.asks(now)) {
@@ -349,7 +369,42 @@ impl Tcp {
             if let Some(text) = link::sentence(over, peer) {
                 say(Level::Warning, &text);
             }
-            self.end(peer);
+            return self.end(peer);
+        }
+        if self.watched && link.watched == link.mirror.is_put_off() {
+            self.watch_again(peer);
+        }
+    }
+
+    /// Who waits for memory of mine is not listened to, and watched again by the clock: what it has sent
+    /// would end each sleep at once (M4).
+    #[cold]
+    fn watch_again(&mut self, peer: usize) {
+        let put_off = |link: &Link| link.mirror.is_put_off();
+        let put_off = self.links[peer].as_ref().is_some_and(put_off);
+        if put_off && self.again.is_none() {
+            self.again = Alarm::new(&self.watch, TOKEN_AGAIN).ok();
+        }
+        let Some(link) = &mut self.links[peer] else { return };
+        let Some(socket) = link.socket() else { return };
+        if put_off && self.again.is_some() {
+            self.watch.remove(socket);
+            link.watched = false;
+        } else if !put_off {
+            match self.watch.add(socket, peer as u64) {
+                Ok(()) => link.watched = true,
+                Err(_) => self.watch_none(), // then each is read
+            }
+        }
+        self.set_again();
+    }
+
+    /// Sleep ends when the first of those that wait for memory is to be tried again.
+    #[cold]
+    fn set_again(&mut self) {
+        let rests = self.links.iter().flatten().filter_map(|link| link.mirror.rest());
+        if let (Some(again), Some(rest)) = (&self.again, rests.min()) {
+            again.set(rest.as_nanos() as u64);
         }
     }
 
@@ -376,11 +431,12 @@ impl Tcp {
     /// Reads what those have sent of whom `fd` says that they have; sleeps for that up to a time.
     fn look(&mut self, timeout_ns: Option<u64>) {
         let (mut ready, mut count) = ([0; super::shm::socket::EVENTS_MAX], 0);
-        let (mut bell, mut alarm, mut door) = (false, false, false);
+        let (mut bell, mut alarm, mut again, mut door) = (false, false, false, false);
         self.watch.wait(timeout_ns, |token, _| match token {
             TOKEN_BELL => bell = true,
             TOKEN_DOOR => door = true,
             TOKEN_ALARM => alarm = true,
+            TOKEN_AGAIN => again = true,
             peer => {
                 ready[count] = peer as usize;
                 count += 1;
@@ -389,7 +445,8 @@ impl Tcp {
         if bell {
             self.bell.silence();
         }
-        if let Some(set) = self.alarm.as_ref().filter(|_| alarm) {
+        let alarms = [(&self.alarm, alarm), (&self.again, again)];
+        for set in alarms.into_iter().filter_map(|(set, rings)| set.as_ref().filter(|_| rings)) {
             set.silence();
         }
         ready[..count].iter().for_each(|peer| self.hear(*peer));
@@ -408,6 +465,11 @@ impl Tcp {
             link.watched = true;
         }
         self.watched = true;
+        for peer in 0..self.links.len() {
+            if self.links[peer].as_ref().is_some_and(|link| link.mirror.is_put_off()) {
+                self.watch_again(peer);
+            }
+        }
         Ok(())
     }
 
@@ -433,10 +495,19 @@ impl Tcp {
         if self.watched && self.awake > LOOKS_AWAKE && !self.sleeps() && !self.are_many() {
             self.watch_none();
         }
-        self.beat();
+        self.beat_ahead();
+        for link in self.links.iter_mut().flatten() {
+            if link.outgoing.is_full() {
+                link.outgoing.hurry(LOOK_POLLS);
+                link.flush_if_due();
+            } else if link.outgoing.owes_beat() || link.outgoing.has_waiting() {
+                link.flush();
+            }
+        }
         for at in 0..self.links.len() {
             if self.links[at].as_ref().is_some_and(|link| link.mirror.waits() == Some(true)) {
                 self.hear(at);
+                self.set_again();
             }
         }
         if !self.partings.is_empty() {

@@ -234,6 +234,11 @@ impl Outgoing {
         true
     }
 
+    /// So many polls of that wait are over.
+    pub fn hurry(&mut self, polls: u32) {
+        self.wait = self.wait.saturating_sub(polls);
+    }
+
     /// Whether anything waits, urgent or not.
     #[inline]
     pub fn has_waiting(&self) -> bool {

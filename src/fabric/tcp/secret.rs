@@ -196,7 +196,14 @@ impl Secret {
         let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         text.push('\n');
         let cannot = |cause: std::io::Error| {
-            let detail = format!("the group secret {} cannot be made: {cause}", path.display());
+            let name = path.display();
+            let remedy = match cause.kind() {
+                std::io::ErrorKind::AlreadyExists => format!(
+                    "; it stays as it is (`squall secret --check {name}` says whether it will do)"
+                ),
+                _ => String::new(),
+            };
+            let detail = format!("the group secret {name} cannot be made: {cause}{remedy}");
             Error::new(Status::System, detail)
         };
         let mut options = File::options();

@@ -23,6 +23,7 @@ use super::wire::{HEADER_BYTES, MAGIC, TAG_BYTES, length};
 use crate::error::{Error, Status};
 use crate::fabric::shm::fork::Unshared;
 use crate::fabric::shm::socket::system;
+use crate::log_sink::{Level, say};
 use crate::mem::thread::block_signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, dup, ioctl_fionbio};
@@ -101,7 +102,14 @@ impl Ends {
 
 /// Calls `whom`, and carries `local` over the connection from then on. Waits for the answer, for as long
 /// as a call may take.
-pub fn open(mut call: Call, whom: u64, local: BorrowedFd<'_>) -> Result<(), Error> {
+pub fn open(call: Call, whom: u64, local: BorrowedFd<'_>) -> Result<(), Error> {
+    let session = meet(call, whom)?;
+    sockopt::set_tcp_user_timeout(&session.socket, DEAD_MS).map_err(trouble)?;
+    let local = Unshared::make(|| dup(local));
+    carry(*session, local.map_err(trouble)?, Arc::new(()))
+}
+
+fn meet(mut call: Call, whom: u64) -> Result<Box<Session>, Error> {
     loop {
         match call.step(Instant::now()) {
             Called::Waits => std::thread::sleep(STEP),
@@ -110,13 +118,24 @@ pub fn open(mut call: Call, whom: u64, local: BorrowedFd<'_>) -> Result<(), Erro
                 let detail = format!("another process answers at {}", session.remote);
                 return Err(Error::new(Status::PeerFault, detail));
             }
-            Called::Met(session) => {
-                sockopt::set_tcp_user_timeout(&session.socket, DEAD_MS).map_err(trouble)?;
-                let local = Unshared::make(|| dup(local));
-                return carry(*session, local.map_err(trouble)?, Arc::new(()));
-            }
+            Called::Met(session) => return Ok(session),
         }
     }
+}
+
+/// The same for registered memory, by a thread of its own: who polls waits for nobody. What goes wrong is
+/// seen at the other end of `local`. A path that is dead ends it with the member, and who takes its time
+/// there may.
+pub fn reach(call: Call, whom: u64, local: OwnedFd) -> Result<(), Error> {
+    let local = Unshared::make(|| Ok(local)).map_err(trouble)?;
+    begin(move || match meet(call, whom) {
+        Ok(session) => {
+            if let Err(trouble) = carry(*session, local, Arc::new(())) {
+                say(Level::Warning, &format!("no registered memory: {trouble}"));
+            }
+        }
+        Err(trouble) => say(Level::Notice, &format!("no registered memory: {trouble}")),
+    })
 }
 
 /// The end of a local stream that stands for a connection somebody has opened. `count`: is held until

@@ -403,6 +403,29 @@ fn what_is_no_news_waits_a_little() {
     assert_eq!(two.word_of(0, 5), 4);
 }
 
+/// Each look tried the socket of each peer that had no room, past the patience of polls: a hundred
+/// microseconds' turn of a member whose peers stand still was spent on that.
+#[test]
+fn looks_are_patient_too() {
+    let mut nodes = members(2, false, LANE_BYTES);
+    let (_lazy, mut sender) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let mut stream = Stream { posted: vec![0; 2], slot_bytes: 64 << 10 };
+    let others = sender.others();
+    for _ in 0..500 {
+        sender.poll();
+        stream.post(&mut sender, others);
+    }
+    assert!(sender.events.full.contains(Rank(1)));
+    let tries = |sender: &Node| sender.tcp.links[1].as_ref().unwrap().outgoing.load().1;
+    let before = tries(&sender);
+    for beat in 2..130 {
+        sender.own.block.cell(BEAT_AT).publish(beat);
+        sender.tcp.poll(true, &mut Events::default());
+    }
+    let tried = tries(&sender) - before;
+    assert!((8..=24).contains(&tried), "{tried} tries in 128 looks");
+}
+
 /// O3: what is said to a peer that does not read is bounded, too.
 #[test]
 fn letters_to_the_deaf_are_refused() {

@@ -79,6 +79,13 @@ impl Memory {
         Memory::of_region(device, region, Rights { write: true, read: false }.access())
     }
 
+    /// Memory that my own reads fill.
+    ///
+    /// Errors: as `source`.
+    pub fn sink(device: &Arc<Device>, region: Arc<Region>) -> Result<Memory, Error> {
+        Memory::of_region(device, region, Rights::default().access())
+    }
+
     fn of_region(device: &Arc<Device>, region: Arc<Region>, access: u32) -> Result<Memory, Error> {
         let first = std::ptr::from_ref(region.cell(0)).cast_mut().cast::<u8>();
         let bytes = region.size();

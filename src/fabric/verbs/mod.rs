@@ -58,6 +58,7 @@ pub mod memory;
 pub mod ordering;
 pub mod queue;
 pub mod raw;
+pub mod reach;
 mod setup;
 pub mod slots;
 pub mod sys;

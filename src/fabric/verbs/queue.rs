@@ -84,6 +84,8 @@ pub struct Queue {
     psn: u32,
     peer: Endpoint,
     counts: Counts,
+    /// Why it has ended, if it has.
+    failure: Option<Failure>,
 }
 
 // SAFETY: libibverbs' objects may be used by any thread (`Device`), and this one is one thread's at a
@@ -125,6 +127,7 @@ impl Queue {
             psn,
             peer: Endpoint::default(),
             counts: Counts::default(),
+            failure: None,
         };
         queue.begin()?;
         Ok(queue)
@@ -228,6 +231,11 @@ impl Queue {
         Some(answer == 1)
     }
 
+    /// What a peer must know of the port.
+    pub fn place(&self) -> Place {
+        self.device().place()
+    }
+
     pub fn path(&self) -> Path {
         match self.door {
             Door::List(..) => Path::List,
@@ -272,10 +280,28 @@ impl Queue {
     /// needs it, to byte `at` of a peer's.
     #[inline]
     pub fn span(&mut self, memory: &Memory, from: u64, upto: u64, remote: &Remote, at: u64) {
+        self.write(memory, from, upto, remote, at, false);
+    }
+
+    /// The same, and it asks for a completion.
+    pub fn put(&mut self, memory: &Memory, from: u64, upto: u64, remote: &Remote, at: u64) {
+        self.write(memory, from, upto, remote, at, true);
+    }
+
+    #[inline]
+    fn write(
+        &mut self,
+        memory: &Memory,
+        from: u64,
+        upto: u64,
+        remote: &Remote,
+        at: u64,
+        must: bool,
+    ) {
         let part = memory.part(from, upto);
         let inline = part.length <= self.depths.inline_bytes && memory.may_copy();
         let opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE;
-        let what = self.add(opcode, remote, at, upto - from, false);
+        let what = self.add(opcode, remote, at, upto - from, must);
         match inline {
             false => self.chain.add_part(what, part),
             true => self.chain.add_bytes(what, part.length as usize, |to| memory.copy(from, to)),
@@ -388,7 +414,13 @@ impl Queue {
     fn fail(&mut self, cause: Cause) -> Failure {
         self.state = State::Failed;
         self.chain.clear();
-        Failure { queue: format!("{}: {}", self.device().name(), self.name()), cause }
+        let queue = format!("{}: {}", self.device().name(), self.name());
+        self.failure.insert(Failure { queue, cause }).clone()
+    }
+
+    /// The failure that has ended it, once more.
+    pub fn alive(&self) -> Result<(), Failure> {
+        self.failure.clone().map_or(Ok(()), Err)
     }
 }
 

@@ -8,6 +8,7 @@ use super::gid::{Choice, Gid, State};
 use super::memory::{Memory, Remote, Rights};
 use super::ordering::{self, Verdict};
 use super::queue::{CHAIN, Counts, Depths, Endpoint, Manner, Path, Queue, Taken};
+use super::reach::{Operation, Reach, What};
 use super::sys::Table;
 use super::sys::soft::nic::{Random, status};
 use super::sys::soft::{Call, Event, Process, World};
@@ -768,6 +769,157 @@ fn any_mix_of_calls_keeps_order_and_rules() {
     }
 }
 
+/// Two ends that reach each other's memory, and that memory: 64 KiB each, theirs with all rights.
+struct Reached {
+    mine: Reach,
+    theirs: Reach,
+    source: Arc<Memory>,
+    target: Option<Memory>,
+    from: Arc<Region>,
+    to: Arc<Region>,
+}
+
+impl Reached {
+    fn new(a: &Arc<Device>, b: &Arc<Device>, rights: Rights) -> Reached {
+        let (mut mine, mut theirs) = (Reach::new(a).unwrap(), Reach::new(b).unwrap());
+        let manner = Manner { timeout: 10, retry: 1, ..Manner::default() };
+        mine.connect(&theirs.endpoint(), &manner).unwrap();
+        theirs.connect(&mine.endpoint(), &manner).unwrap();
+        let (from, to) = (Arc::new(Region::heap(BYTES)), Arc::new(Region::heap(BYTES)));
+        let source = Arc::new(Memory::sink(a, from.clone()).unwrap());
+        let first = NonNull::from(to.cell(0)).cast::<u8>();
+        // SAFETY: a region that outlives the registration (`Reached` drops it later), read by words.
+        let target = Some(unsafe { Memory::foreign(b, first, BYTES, rights) }.unwrap());
+        (0..BYTES).step_by(8).for_each(|at| from.cell(at).prepare(at as u64 + 1));
+        Reached { mine, theirs, from, to, source, target }
+    }
+
+    fn operation(&self, what: What, offset: u64, bytes: u64, at: u64) -> Operation {
+        let remote = self.target.as_ref().expect("not taken back").remote();
+        Operation { what, offset, bytes, address: remote.address + at, key: remote.key }
+    }
+}
+
+const ALL: Rights = Rights { write: true, read: true };
+const PUT: What = What::Put { flush: false };
+
+/// Puts in pieces, gets them back, and says how many pieces that took.
+fn there_and_back(reached: &mut Reached, flush: bool, mut move_on: impl FnMut()) -> Counts {
+    let put = reached.operation(What::Put { flush }, 0, 20_000, 8);
+    let get = reached.operation(What::Get, 30_000, 20_000, 8);
+    let nothing = reached.operation(PUT, 0, 0, 0);
+    let (source, mut over) = (reached.source.clone(), 0);
+    for (at, operation) in [put, nothing, get].into_iter().enumerate() {
+        patiently("room", || {
+            move_on();
+            reached.mine.over().unwrap();
+            reached.mine.begin(operation, &source).unwrap()
+        });
+        assert!(reached.mine.under_way() >= 1 && over <= at as u64);
+        over = reached.mine.over().unwrap();
+    }
+    patiently("three operations", || {
+        move_on();
+        reached.mine.over().unwrap() == 3
+    });
+    assert_eq!(reached.mine.under_way(), 0);
+    for at in (0..20_000).step_by(8) {
+        assert_eq!(reached.to.cell(8 + at).observe(), at as u64 + 1);
+        assert_eq!(reached.from.cell(30_000 + at).observe(), at as u64 + 1, "and back");
+    }
+    assert_eq!(reached.to.cell(20_008).observe(), 0, "no byte more");
+    *reached.mine.counts()
+}
+
+#[test]
+fn memory_is_put_and_got_in_pieces() {
+    for (seed, write_bytes_max, flush) in [(1, 1 << 30, false), (2, 4096, true), (3, 100, true)] {
+        let world = World::new(seed);
+        let (a, b) = (world.process(), world.process());
+        a.abilities(|its| its.write_bytes_max = write_bytes_max);
+        let open = |process: &Process| Device::open(&process.table(), &Choice::default()).unwrap();
+        let mut reached = Reached::new(&open(&a), &open(&b), ALL);
+        let counts = there_and_back(&mut reached, flush, || {
+            world.run();
+        });
+        let pieces = 20_000u64.div_ceil(u64::from(write_bytes_max));
+        assert_eq!((counts.spans, counts.reads), (pieces, pieces + u64::from(flush)));
+    }
+}
+
+#[test]
+fn operations_wait_for_room_and_wake_who_sleeps() {
+    let world = World::new(4);
+    let (a, b) = (world.process(), world.process());
+    let open = |process: &Process| Device::open(&process.table(), &Choice::default()).unwrap();
+    let mut reached = Reached::new(&open(&a), &open(&b), ALL);
+    let wakes = reached.mine.wakes().unwrap();
+    let (source, put) = (reached.source.clone(), reached.operation(PUT, 0, 8, 0));
+    let begun = (0..1000).take_while(|_| reached.mine.begin(put, &source).unwrap()).count();
+    assert_eq!(begun, 127, "one slot is kept for a flush");
+    assert_eq!((reached.mine.over().unwrap(), reached.mine.under_way()), (0, 127));
+    reached.mine.arm().unwrap();
+    assert_eq!(reached.mine.over().unwrap(), 0);
+    reached.mine.arm().unwrap();
+    assert!(!readable(wakes.as_fd()));
+    world.run();
+    assert!(readable(wakes.as_fd()));
+    patiently("all", || reached.mine.over().unwrap() == 127);
+    assert!(!readable(wakes.as_fd()));
+    assert!(reached.mine.begin(put, &source).unwrap());
+    world.run();
+    drop(reached);
+    assert!(!readable(wakes.as_fd()), "it outlives its end");
+}
+
+#[test]
+fn an_operation_that_may_not_be_ends_the_connection_with_the_cause() {
+    let write_only = Rights { write: true, read: false };
+    let cases = [
+        (ALL, PUT, 65_536 - 8, "remote access error"),
+        (write_only, What::Get, 0, "remote access error"),
+        (write_only, What::Put { flush: true }, 0, "remote access error"),
+        (Rights { write: false, read: true }, PUT, 0, "remote access error"),
+    ];
+    for (seed, (rights, what, at, cause)) in cases.into_iter().enumerate() {
+        let world = World::new(seed as u64);
+        let (a, b) = (world.process(), world.process());
+        let open = |process: &Process| Device::open(&process.table(), &Choice::default()).unwrap();
+        let mut reached = Reached::new(&open(&a), &open(&b), rights);
+        let (source, operation) = (reached.source.clone(), reached.operation(what, 0, 16, at));
+        assert!(reached.mine.begin(operation, &source).unwrap());
+        world.run();
+        let error = reached.mine.over().unwrap_err();
+        assert!(error.status == Status::PeerLost && error.detail.contains(cause), "{error}");
+        assert_eq!(reached.mine.over().unwrap_err(), error, "and again");
+        assert_eq!(reached.mine.begin(operation, &source).unwrap_err(), error);
+        must_panic("outside its memory", || {
+            let beyond = Operation { offset: BYTES as u64, ..operation };
+            drop(reached.mine.begin(beyond, &source));
+        });
+    }
+}
+
+#[test]
+fn nothing_comes_through_an_end_that_is_dropped() {
+    let world = World::new(4);
+    let (a, b) = (world.process(), world.process());
+    let open = |process: &Process| Device::open(&process.table(), &Choice::default()).unwrap();
+    let mut reached = Reached::new(&open(&a), &open(&b), ALL);
+    let (source, put) = (reached.source.clone(), reached.operation(PUT, 0, 8, 0));
+    world.hold();
+    assert!(reached.mine.begin(put, &source).unwrap());
+    reached.theirs = Reach::new(&open(&b)).unwrap();
+    world.release();
+    world.run();
+    assert!(reached.mine.over().unwrap_err().detail.contains("retry"));
+    assert_eq!(reached.to.cell(0).observe(), 0, "E3: though its key is good");
+    for words in [[0; 5], [u64::MAX; 5], [2, 1 << 24, 1, 1, 1024 << 32 | 1]] {
+        let error = reached.theirs.connect(&words, &Manner::default()).err().expect("nonsense");
+        assert_eq!(error.status, Status::PeerFault, "{error}");
+    }
+}
+
 /// What follows runs on a device of this machine, if it has one: in `ci/rxe`, or where there is hardware.
 /// By both ways to hand work over, and between two devices if there are two that reach each other.
 fn on_real_devices(what: impl Fn(Arc<Device>, Arc<Device>)) {
@@ -954,5 +1106,24 @@ fn real_memory_is_read_and_refused() {
         let file = std::fs::File::open("/dev/null").unwrap();
         let refused = Memory::dmabuf(&one.device, file.as_fd(), 0, 4096, 0, Rights::default());
         assert!(refused.is_err(), "no memory is behind that");
+    });
+}
+
+#[test]
+fn real_memory_is_put_and_got() {
+    on_real_devices(|a, b| {
+        for flush in [false, true] {
+            there_and_back(&mut Reached::new(&a, &b, ALL), flush, || {});
+        }
+        let mut reached = Reached::new(&a, &b, ALL);
+        let (source, put) = (reached.source.clone(), reached.operation(PUT, 0, 8, 0));
+        drop(reached.target.take());
+        assert!(reached.mine.begin(put, &source).unwrap());
+        let mut error = None;
+        patiently("an error", || {
+            error = reached.mine.over().err();
+            error.is_some()
+        });
+        assert!(error.unwrap().detail.contains("taken back"));
     });
 }

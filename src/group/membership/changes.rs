@@ -15,7 +15,8 @@
 //! L2  A list consists of whole batches: its last change ends one. The next view is the old one
 //!     after the first batch.
 //! L3  Positions count the changes of the group's whole life; a list begins at its view's base.
-//! L4  Who joins speaks the version of the view that it is proposed in (`Roster::wire`).
+//! L4  Who joins speaks the version of the view that it is proposed in (`Roster::wire`), and stands in
+//!     the first batch: the next view may run at a later one.
 
 use super::roster::{Address, Roster};
 use crate::base::Versions;
@@ -186,6 +187,7 @@ impl List {
                 let joined = self.changes.iter().filter(joins).count();
                 incarnation != 0
                     && roster.takes(versions) // L4
+                    && self.first_end().is_none()
                     && roster.members.iter().all(|member| member.incarnation != incarnation)
                     && !self.joins(incarnation)
                     && roster.len() + joined < MEMBERS_MAX
@@ -203,7 +205,8 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Rank;
+    use crate::base::{Members, Rank};
+    use crate::group::membership::Carry;
 
     const JOINER: What = What::Join {
         incarnation: 77,
@@ -260,6 +263,31 @@ mod tests {
         assert!(!list.apply(Record::Ballot { at: 3, ballot: 3 }, 3, false, &roster), "nobody's");
         assert!(list.apply(Record::Ballot { at: 3, ballot: 1 }, 3, false, &roster));
         assert_eq!((list.upto(), list.first_end(), list.ballot), (3, None, 1));
+    }
+
+    /// The last old member leaves in the first batch, and the second one joins a process as old: the view
+    /// in between runs at a version that it does not speak. No leader proposes that; whoever followed one
+    /// that did stopped at an assertion as it began that view.
+    #[test]
+    fn who_joins_stands_in_the_first_batch() {
+        let (one, two) = (Versions { min: 1, max: 1 }, Versions { min: 1, max: 2 });
+        let founders = [(1, one), (2, two), (3, two)];
+        let founders = founders.map(|(id, versions)| (id, Address::default(), versions));
+        let roster = Roster::founded(&founders, Rank(1));
+        let join = What::Join { incarnation: 9, address: Address::default(), versions: one };
+        let mut list = empty();
+        assert!(list.apply(Record::Ballot { at: 3, ballot: 0 }, 3, true, &roster));
+        assert!(list.apply(change(3, What::Leave { member: 0 }, true), 3, false, &roster));
+        if list.apply(change(4, join, true), 3, false, &roster) {
+            let next = roster.next(list.first_batch()).unwrap();
+            assert_eq!((roster.wire(), next.wire()), (1, 2));
+            let list = List { base: 4, ballot: 0, changes: list.changes[1..].to_vec() };
+            let (suspects, ahead) = (Members::NONE, Vec::new());
+            let carry = Carry { agreed: 4, list, suspects, ahead };
+            assert!(carry.is_sound(&next), "it begins the next view with that");
+            panic!("a join in the second batch");
+        }
+        assert!(list.apply(change(4, What::Remove { member: 1 }, true), 3, false, &roster));
     }
 
     #[test]

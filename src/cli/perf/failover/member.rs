@@ -297,6 +297,8 @@ impl Sending<'_> {
         if again != Err(status) {
             return fail!("a turn says {status:?} and a send {again:?}");
         }
+        let gap_ns = self.group.stats().counters.loop_gap_max_ns;
+        say(&format!("longest time without a turn: {} ms", gap_ns / 1_000_000))?;
         say(&format!("over {status:?}"))
     }
 }

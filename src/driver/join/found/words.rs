@@ -8,6 +8,8 @@
 //!     rank, each met by some of the others, are not enough for two groups.
 //! F3  Who has voted and loses somebody of its list can neither begin nor vote again: it comes back as
 //!     another incarnation, unless a letter says that somebody else had all votes.
+//! F4  So a letter says the list that I have voted for, or it is of somebody who makes it up. Nor is there
+//!     a list of processes that have no wire version in common.
 
 use crate::base::Versions;
 use crate::mutant;
@@ -74,6 +76,8 @@ impl Words {
     /// Whom I am connected with, if that is somebody of each rank. Whether there is something new to be
     /// told: then ask again.
     pub fn sees(&mut self, all: Option<&List>) -> bool {
+        let versions = |list: &List| Versions::common(list.iter().map(|(_, versions)| *versions));
+        let all = all.filter(|list| versions(list).is_some()); // F4
         let (bound, told) = match &self.mine {
             Some(word) => (word.binds, Some(&word.list)),
             None => (false, None),
@@ -94,6 +98,11 @@ impl Words {
         let bound = self.all_say(|mine, theirs| mine.binds && theirs.binds);
         let begins = bound || mutant!("found-words-do-not-bind") && self.all_say(|_, _| true);
         self.mine.as_ref().filter(|_| begins).map(|word| &word.list)
+    }
+
+    /// Whether somebody may have had all votes for that list (F4).
+    pub fn may_begin(&self, list: &List) -> bool {
+        self.mine.as_ref().is_some_and(|word| word.binds && word.list == *list)
     }
 
     /// Whether somebody is missing of the list that I am bound to (F3).

@@ -3,12 +3,13 @@
 //! for it.
 
 use super::super::mirror::LEFT;
-use super::super::tests::{BEAT_AT, LANE_BYTES, Node, members, sizes};
+use super::super::tests::{BEAT_AT, LANE_BYTES, Node, members, readable, sizes};
 use super::*;
 use crate::base::Events;
 use crate::error::Status;
 use crate::fabric::Fabric;
 use crate::mutants::plant;
+use std::time::{Duration, Instant};
 
 fn two(sealed: bool) -> (Node, Node) {
     let mut nodes = members(2, sealed, LANE_BYTES);
@@ -90,6 +91,32 @@ fn a_beat_takes_along_what_waits() {
     two.until("it beats in the view before", |two| two.word_of(0, BEAT_AT / 8) == 500);
 }
 
+/// With the view came what the block had said when it was entered, behind the beat of when that was sent:
+/// that one was taken back. Who looked in between held it against the member, at once.
+fn a_beat_as_a_view_is_entered(sealed: bool) -> bool {
+    let (mut one, mut two) = two(sealed);
+    one.show_next(&[0]);
+    two.show_next(&[0]);
+    let seen = shown(&mut two, 2);
+    one.next_block().cell(BEAT_AT).publish(100); // while it waited for the others' memory
+    one.enter(Epoch(2));
+    one.own.block.cell(BEAT_AT).publish(500); // in the callback of the view
+    one.tcp.beat();
+    let peer = one.peer(1).unwrap();
+    assert!(one.tcp.say(peer, b"that was it"));
+    two.until("the letter, which comes after it", |two| two.tcp.heard().is_some());
+    seen.block.cell(BEAT_AT).observe() == 500
+}
+
+#[test]
+fn no_beat_is_taken_back() {
+    assert!(a_beat_as_a_view_is_entered(false) && a_beat_as_a_view_is_entered(true));
+    plant(Some("tcp-beat-said-twice"));
+    let found = !a_beat_as_a_view_is_entered(false);
+    plant(None);
+    assert!(found, "tcp-beat-said-twice");
+}
+
 /// M5
 #[test]
 fn who_is_ahead_is_seen_to_beat() {
@@ -144,5 +171,51 @@ fn without_memory_for_a_mirror_its_peer_waits() {
             assert_eq!([40, 72].map(|at| seen.block.cell(at).observe()), [1, 3]);
             two.enter(Epoch(2));
         }
+    }
+}
+
+/// Its socket stayed readable, and whoever sleeps on the descriptor woke again and again; or it did not,
+/// since all was read, and nobody woke to try again.
+#[test]
+fn what_waits_for_memory_ends_no_sleep() {
+    for sealed in [false, true] {
+        let (mut one, mut two) = two(sealed);
+        one.show_next(&[0]);
+        two.show_next(&[0]);
+        two.until("it is shown", |two| {
+            two.tcp.poll(true, &mut Events::default());
+            two.tcp.links[0].as_ref().unwrap().mirror.has_shown(Epoch(2))
+        });
+        two.tcp.links[0].as_mut().unwrap().mirror.forget_memory();
+        one.enter(Epoch(2));
+        one.words(one.others(), 6, 1);
+        LEFT.set(0);
+        let waits = |two: &Node| two.tcp.links[0].as_ref().unwrap().mirror.is_put_off();
+        let sleep = |two: &mut Node| two.tcp.sleep(Some(1_000_000_000), &mut Events::default());
+        two.tcp.arm(false);
+        two.until("it enters", |two| {
+            sleep(two);
+            waits(two)
+        });
+        assert!(readable(&two.tcp, Duration::from_secs(20)), "nobody wakes to try again");
+        one.words(one.others(), 6, 2);
+        let start = Instant::now();
+        (0..6).for_each(|_| sleep(&mut two));
+        let slept = start.elapsed();
+        assert!(slept >= Duration::from_millis(50), "6 wakes in {slept:?}");
+        LEFT.set(usize::MAX);
+        two.until("what waited", |two| {
+            sleep(two);
+            !waits(two)
+        });
+        let seen = shown(&mut two, 2);
+        one.words(one.others(), 7, 3);
+        two.until("it is watched again", |two| {
+            sleep(two);
+            seen.block.cell(56).observe() == 3
+        });
+        assert_eq!(seen.block.cell(48).observe(), 2);
+        two.tcp.disarm();
+        two.enter(Epoch(2));
     }
 }

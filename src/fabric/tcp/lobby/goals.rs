@@ -4,7 +4,7 @@
 use super::super::address::{Address, Lookup};
 use super::super::call::{Call, Called, TRY};
 use super::super::session::Session;
-use super::super::terms::{Reason, Refusal};
+use super::super::terms::{NEAR, Reason, Refusal};
 use super::Lobby;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -82,7 +82,9 @@ impl Lobby {
                 if lacks || failure.is_hopeless && whole && needed {
                     self.fatal.get_or_insert(error.clone()); // Y4
                 }
-                self.trouble = Some(error);
+                if !error.detail.ends_with(NEAR) {
+                    self.trouble = Some(error); // else the other way says what is wrong
+                }
                 None
             }
         }

@@ -66,7 +66,7 @@ impl One {
         for new in self.lobby.step(Instant::now(), self.admits, &[]) {
             match new {
                 New::Peer(session) => self.kept.push(session),
-                New::Stream(..) => panic!("nobody asked for one"),
+                New::Stream(..) | New::Reach(..) => panic!("nobody asked for one"),
             }
         }
     }

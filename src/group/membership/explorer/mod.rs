@@ -12,6 +12,7 @@ mod oracle;
 mod plan;
 mod settle;
 mod stories;
+mod transcript;
 
 use super::roster::{Address, Roster};
 use super::{Carry, Decision, Membership, Options};

@@ -49,6 +49,8 @@ struct World {
     begun: Vec<Option<List>>,
     /// By pair: the lower one first.
     lines: Vec<Vec<Line>>,
+    /// Letters that were taken for false ones (F4).
+    refused: usize,
 }
 
 impl World {
@@ -62,6 +64,7 @@ impl World {
             words: (1..=count as u64).map(Words::new).collect(),
             begun: vec![None; count],
             lines: (0..count).map(|_| lines()).collect(),
+            refused: 0,
         }
     }
 
@@ -133,7 +136,9 @@ impl World {
             Some(Said::End) => line.open[end] = false,
             Some(Said::Word(word)) => self.words[me].hears(from as u64 + 1, word),
             Some(Said::Letter(list)) if list.contains(&name(me)) => {
-                if self.begun[me].is_none() {
+                if !self.words[me].may_begin(&list) {
+                    self.refused += 1;
+                } else if self.begun[me].is_none() {
                     self.begun[me] = Some(list.clone());
                     self.say(me, &list.clone(), &Said::Letter(list));
                 }
@@ -181,21 +186,23 @@ impl World {
     }
 }
 
-/// How many of so many worlds have split.
-fn splits(worlds: u64) -> usize {
-    let run = |seed: &u64| {
-        let mut world = World::new(*seed, &[0, 1, 2, 1]);
+/// How many of so many worlds have split, or took a letter for a false one.
+fn splits(worlds: u64) -> [usize; 2] {
+    let mut bad = [0; 2];
+    for seed in 1..=worlds {
+        let mut world = World::new(seed, &[0, 1, 2, 1]);
         (0..600).for_each(|_| world.turn(2));
-        world.is_split()
-    };
-    (1..=worlds).filter(run).count()
+        bad[0] += usize::from(world.is_split());
+        bad[1] += world.refused;
+    }
+    bad
 }
 
 #[test]
 fn two_of_the_same_rank_make_no_two_groups() {
-    assert_eq!(splits(20_000), 0);
+    assert_eq!(splits(20_000), [0; 2]);
     plant(Some("found-words-do-not-bind"));
-    assert!(splits(20_000) > 0, "F2 is not needed");
+    assert!(splits(20_000)[0] > 0, "F2 is not needed");
     plant(None);
 }
 
@@ -211,4 +218,26 @@ fn founders_that_meet_begin() {
         let all: List = (0..ranks.len()).map(name).collect();
         assert!(world.begun.iter().all(|begun| begun.as_ref() == Some(&all)), "{ranks:?}");
     }
+}
+
+/// A letter that its sender had made up could name fewer members than a founder's rank: a failed assertion.
+#[test]
+fn who_has_not_voted_takes_no_letter() {
+    let list: List = (0..2).map(name).collect();
+    let mut words = Words::new(1);
+    assert!(words.sees(Some(&list)) && !words.may_begin(&list));
+    words.hears(2, Word { list: list.clone(), binds: false });
+    assert!(words.sees(Some(&list)) && words.may_begin(&list), "its vote");
+    assert!(!words.may_begin(&vec![name(0)]) && !words.may_begin(&vec![name(1), name(0)]));
+}
+
+/// Two that each had one in common with a third made a view that has none: a failed assertion, too.
+#[test]
+fn without_a_common_version_nothing_is_told() {
+    let of = |who: u64, min: u16, max: u16| (who, Versions { min, max });
+    let mut words = Words::new(1);
+    assert!(
+        !words.sees(Some(&vec![of(1, 1, 2), of(2, 1, 1), of(3, 2, 2)])) && words.mine().is_none()
+    );
+    assert!(words.sees(Some(&vec![of(1, 1, 2), of(2, 1, 1), of(3, 1, 2)])));
 }

@@ -233,7 +233,7 @@ unsafe extern "C" fn query_port_ex(
     attr.state = if abilities.active { active } else { down };
     attr.active_mtu = ibv_mtu(abilities.mtu);
     attr.gid_tbl_len = 16;
-    attr.max_msg_sz = 1 << 30;
+    attr.max_msg_sz = abilities.write_bytes_max;
     attr.link_layer = IBV_LINK_LAYER_ETHERNET.0 as u8;
     (attr.active_width, attr.active_speed) = (2, 32);
     0

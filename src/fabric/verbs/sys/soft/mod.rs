@@ -73,6 +73,8 @@ pub struct Abilities {
     pub stale: bool,
     pub active: bool,
     pub mtu: u32,
+    /// Bytes of one write.
+    pub write_bytes_max: u32,
     /// Bytes that may be registered: as RLIMIT_MEMLOCK does.
     pub bytes_max: u64,
 }
@@ -89,6 +91,7 @@ impl Default for Abilities {
             stale: true,
             active: true,
             mtu: 5,
+            write_bytes_max: 1 << 30,
             bytes_max: u64::MAX,
         }
     }

@@ -10,9 +10,10 @@
 //!     any other one takes `busy`, runs the barrier, then looks at `inside` (Dekker: the barrier
 //!     stands for both fences).
 
-use crate::mem::Cell;
-use crate::mem::order::keep_order;
-use crate::mem::thread::{can_order_all_threads, order_all_threads, this_thread};
+use super::Cell;
+use super::order::keep_order;
+use super::thread::{can_order_all_threads, order_all_threads, this_thread};
+#[cfg(not(loom))]
 use std::time::Duration;
 
 /// In `busy`: a call that turns, waits or closes.
@@ -32,6 +33,7 @@ pub struct Turnstile {
 }
 
 /// Somebody counts, which takes microseconds: unless it has lost its core, to this thread perhaps.
+#[cfg(not(loom))]
 fn be_patient(looks: &mut u32) {
     *looks += 1;
     match *looks {
@@ -41,7 +43,13 @@ fn be_patient(looks: &mut u32) {
     }
 }
 
+#[cfg(loom)]
+fn be_patient(_: &mut u32) {
+    loom::thread::yield_now();
+}
+
 /// Between two looks at who does not come out: long enough for one of any priority to go on.
+#[cfg(not(loom))]
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// How a call has come in, and goes out.
@@ -63,13 +71,17 @@ impl Turnstile {
     /// Goes in; `None`: somebody is inside already, perhaps this thread.
     #[inline(always)]
     pub fn enter(&self) -> Option<Way> {
-        let me = this_thread();
+        self.enter_as(this_thread())
+    }
+
+    #[inline(always)]
+    fn enter_as(&self, me: u64) -> Option<Way> {
         if self.is_mine(me) {
             if self.inside.own() != 0 {
                 return None;
             }
             self.inside.prepare(1);
-            keep_order(); // the barrier on all threads does the rest
+            keep_order(); // B: the barrier on all threads does the rest
             if self.busy.observe() == 0 && self.is_mine(me) {
                 return Some(Way::Short);
             }
@@ -98,7 +110,7 @@ impl Turnstile {
         } else if first != me {
             if first != NOBODY {
                 self.first.publish(NOBODY);
-                let _ = order_all_threads();
+                let _ = crate::mutant!("loom-b-no-barrier") || order_all_threads(); // B
             }
             if self.inside.observe() != 0 {
                 self.busy.publish(0);
@@ -110,13 +122,17 @@ impl Turnstile {
 
     /// Goes in to bring statistics up to date; `false`: it cannot be done now.
     pub fn enter_to_count(&self) -> bool {
+        self.enter_to_count_as(this_thread())
+    }
+
+    fn enter_to_count_as(&self, me: u64) -> bool {
         // Whoever is seen inside need not be interrupted.
         if self.inside.observe() != 0 || !self.busy.replace(0, COUNTING) {
             return false;
         }
         let first = self.first.own();
-        let others = ![0, NOBODY, this_thread()].contains(&first);
-        if others && !order_all_threads() {
+        let others = ![0, NOBODY, me].contains(&first);
+        if others && !crate::mutant!("loom-b-no-barrier") && !order_all_threads() {
             self.first.publish(NOBODY); // so that this was the last barrier of that price
         }
         if self.inside.observe() != 0 {
@@ -136,7 +152,76 @@ impl Turnstile {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    struct Room {
+        door: Turnstile,
+        /// Only for who is inside.
+        entries: UnsafeCell<u32>,
+    }
+
+    // SAFETY: loom reports a race if there is one.
+    unsafe impl Sync for Room {}
+
+    impl Room {
+        /// Whether it was let in. In the model all threads have the same number, so they say theirs.
+        fn visit(&self, me: u64, count: bool) -> u32 {
+            let way = match count {
+                true => self.door.enter_to_count_as(me).then_some(Way::Long),
+                false => self.door.enter_as(me),
+            };
+            let Some(way) = way else { return 0 };
+            // SAFETY: as above.
+            self.entries.with_mut(|entries| unsafe { *entries += 1 });
+            self.door.leave(way);
+            1
+        }
+    }
+
+    /// One thread has the short way; another comes in, or counts, and then both may have the long one.
+    fn explore(fault: Option<&'static str>, count: bool) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(4);
+        crate::mutants::plant(fault);
+        builder.check(move || {
+            let room = Arc::new(Room { door: Turnstile::new(false), entries: UnsafeCell::new(0) });
+            assert_eq!(room.visit(1, false), 1, "the first one");
+            let theirs = room.clone();
+            let other = thread::spawn(move || theirs.visit(2, count) + theirs.visit(2, false));
+            let mine = 1 + room.visit(1, false) + room.visit(1, false);
+            let all = mine + other.join().unwrap();
+            // SAFETY: as above.
+            assert_eq!(room.entries.with(|entries| unsafe { *entries }), all);
+            assert_eq!(room.visit(3, false), 1, "nobody is inside");
+        });
+        crate::mutants::plant(None);
+    }
+
+    #[test]
+    fn loom_edge_b_lets_one_in() {
+        explore(None, false);
+        explore(None, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_finds_a_short_way_taken_without_a_barrier() {
+        explore(Some("loom-b-no-barrier"), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_finds_a_count_without_a_barrier() {
+        explore(Some("loom-b-no-barrier"), true);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::cell::UnsafeCell;
@@ -203,7 +288,7 @@ mod tests {
     #[test]
     fn the_short_way_is_taken_away_whoever_is_where() {
         take_away(1_000, || ());
-        take_away(10, crate::mem::thread::forbid_membarrier);
+        take_away(10, super::super::thread::forbid_membarrier);
     }
 
     fn take_away(rooms: u64, begin: impl FnOnce() + Send) {
