@@ -534,7 +534,7 @@ static void part_arguments(void)
   REFUSED(attr.flags = SQUALL_FLAG_REQUIRE_HUGE | SQUALL_FLAG_LOCK, "SQUALL_FLAG_REQUIRE_HUGE");
   REFUSED(attr.reserved = 1, "attr.reserved is 1", "_init");
   REFUSED(attr.suspicion_ms = 3600001, "time to suspicion");
-  REFUSED(attr.fabric = 3, "attr.fabric 3");
+  REFUSED(attr.fabric = 5, "attr.fabric 5");
   REFUSED(attr.fabric = SQUALL_FABRIC_TCP, "SQUALL_MEMBERSHIP_FIXED", "SQUALL_FABRIC_SHM");
   REFUSED(attr.launcher = 2, "attr.launcher 2");
   REFUSED(attr.launcher = SQUALL_LAUNCHER_SLURM, "attr.members", "SQUALL_LAUNCHER_SLURM");

@@ -8,7 +8,7 @@
 mod mixed;
 mod support;
 
-use squall::base::{Epoch, Events, Peer, Rank};
+use squall::base::{Epoch, Events, Members, Peer, Rank};
 use squall::driver::config::{Config, Idle};
 use squall::driver::group::Group;
 use squall::driver::rendezvous::{Mine, meet};
@@ -312,7 +312,7 @@ fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Mem
     let (config, layout, channel) = dialled(group, rank, sealed, port);
     let mut tcp = Tcp::new(Setup { views: false, ..setup(&layout) }).unwrap();
     tcp.connect_as(Peer(1 - rank), channel).unwrap();
-    let memories = enter_first(&mut tcp, rank, &layout);
+    let memories = enter_first(&mut tcp, rank, &layout, |_| true);
     (config, memories, tcp)
 }
 
@@ -322,7 +322,7 @@ fn meet_verbs(group: &str, rank: u16, parks: bool, port: u16) -> (Config, Vec<Me
     let tcp = Tcp::new(Setup { parks, ..setup(&layout) }).unwrap();
     let mut verbs = verbs::open(tcp, &choice(rank), verbs::Setup::default()).unwrap();
     verbs.tcp_mut().connect_as(Peer(1 - rank), channel).unwrap();
-    let memories = enter_first(&mut verbs, rank, &layout);
+    let memories = enter_first(&mut verbs, rank, &layout, Verbs::has_landed);
     (config, memories, verbs)
 }
 
@@ -335,7 +335,12 @@ fn dialled(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Layout, 
     (config, layout, channel)
 }
 
-fn enter_first<F: Fabric + Exchange>(far: &mut F, rank: u16, layout: &Layout) -> Vec<Memory> {
+fn enter_first<F: Fabric + Exchange>(
+    far: &mut F,
+    rank: u16,
+    layout: &Layout,
+    landed: impl Fn(&mut F) -> bool,
+) -> Vec<Memory> {
     let (peer, epoch) = (Peer(1 - rank), Epoch(1));
     let own = far.own(epoch, &[0]).unwrap();
     far.show(epoch, peer, &[0]).unwrap();
@@ -359,10 +364,17 @@ fn enter_first<F: Fabric + Exchange>(far: &mut F, rank: u16, layout: &Layout) ->
     }
     let blocks: Vec<_> = memories.iter().map(|memory| memory.block.clone()).collect();
     far.enter(epoch, Rank(rank), &peers, &blocks);
-    // That the other has entered is an event, too: the checks begin after it.
-    while beats.cell(beat_at).observe() == 0 {
-        far.poll(true, &mut Events::default());
+    // That the other has entered is an event, too, and so are its keys: the checks begin after them.
+    let mut events = Events::default();
+    while beats.cell(beat_at).observe() == 0 || !events.full.is_empty() || !landed(far) {
+        events.full = Members::NONE;
+        far.poll(true, &mut events);
     }
+    assert!(far.say(peer, b"all that I have posted has landed"));
+    while far.heard().is_none() {
+        far.poll(true, &mut events);
+    }
+    far.poll(true, &mut events);
     memories
 }
 

@@ -138,7 +138,7 @@ impl Letter {
             let Record::Change { at, change } = Record::of_words(words.try_into().ok()?)? else {
                 return None;
             };
-            if at != base + changes.len() as u64 {
+            if u64::checked_add(base, changes.len() as u64) != Some(at) {
                 return None;
             }
             changes.push(change);
@@ -208,6 +208,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::group::membership::changes::{Change, What};
+    use proptest::prelude::*;
 
     fn letter() -> Letter {
         let seat = |extra| Address { extra, ..Address::default() };
@@ -295,5 +296,39 @@ mod tests {
         assert_eq!(Letter::decode(unfinished.as_bytes(), 73), None);
         assert_eq!(Ask::decode(b"ask\nseat=x\nconnected=\n"), None);
         assert_eq!(Ask::decode(b"\xff"), None);
+    }
+
+    /// A number or a piece that an honest one would not say there, now and then.
+    fn piece() -> impl Strategy<Value = String> {
+        let extremes = prop::sample::select(vec![0, 1, 63, 64, 1 << 48, u64::MAX - 1, u64::MAX]);
+        let marks =
+            prop::sample::select(vec![",", ":", "=", "\n", "-", "", "change=", "ahead=0:0:0:1\n"]);
+        prop_oneof![extremes.prop_map(|of| of.to_string()), marks.prop_map(String::from), ".{0,6}"]
+    }
+
+    proptest! {
+        #![proptest_config(crate::fabric::tcp::session::cases(2_000))]
+
+        /// What members that have proved themselves say is read without harm, whatever it is.
+        #[test]
+        fn fuzz_any_letter_is_read_without_harm(
+            any in any::<Vec<u8>>(),
+            of in 0usize..2,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), 0usize..8, piece()), 0..4),
+        ) {
+            let ask = Ask { seat: 3, versions: Versions { min: 1, max: 2 }, connected: vec![7, 8] };
+            let mut bytes = [letter().encode(), ask.encode()][of].clone();
+            for (at, len, piece) in changes {
+                let at = at.index(bytes.len() + 1);
+                let upto = (at + len).min(bytes.len());
+                bytes.splice(at..upto, piece.bytes());
+            }
+            for bytes in [&any, &bytes] {
+                let _ = (Ask::decode(bytes), read_refusal(bytes));
+                if let Some(letter) = Letter::decode(bytes, 73) {
+                    prop_assert!(letter.roster.is_sound() && letter.carry.is_sound(&letter.roster));
+                }
+            }
+        }
     }
 }

@@ -115,7 +115,9 @@ pub(super) fn way_to(
             Ok((path, None))
         }
         None => {
-            let detail = format!("no network device reads and writes that memory itself: {why}");
+            let remedy = without.map_or("", |_| "; if that is not asked for, it is copied");
+            let why = format!("no network device reads and writes that memory itself: {why}");
+            let detail = why + remedy;
             Err(Error::new(Status::NotDirect, detail))
         }
     }

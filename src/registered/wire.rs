@@ -114,7 +114,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_record_or_none(bytes in proptest::array::uniform32(any::<u8>())) {
+        fn fuzz_any_bytes_are_a_record_or_none(bytes in proptest::array::uniform32(any::<u8>())) {
             let mut record = [0; RECORD_BYTES];
             record[..32].copy_from_slice(&bytes);
             if let Some(decoded) = Record::decode(&record) {

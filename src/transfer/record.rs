@@ -272,7 +272,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_harm(bytes in any::<Vec<u8>>(), head in any::<[u8; 32]>()) {
+        fn fuzz_any_bytes_are_read_without_harm(bytes in any::<Vec<u8>>(), head in any::<[u8; 32]>()) {
             let _ = (Version::from_bytes(&bytes), End::from_bytes(&bytes));
             if let Ok(read) = Head::from_bytes(&head, 1 << 20) {
                 prop_assert_eq!(read.to_bytes(), head);

@@ -263,6 +263,13 @@ impl Verbs {
         self.tcp.own_bell()
     }
 
+    /// Whether all that was posted has landed, bells, too: to be asked until it has. For tests.
+    pub fn has_landed(&mut self) -> bool {
+        self.complete();
+        let mut lines = self.places.iter_mut().flatten().map(|place| &mut place.line);
+        lines.all(|line| matches!(line.is_drained(&mut None), Ok(true)))
+    }
+
     fn place(&mut self, peer: usize) -> Option<&mut Place> {
         self.places.get_mut(peer)?.as_mut()
     }

@@ -119,7 +119,7 @@ proptest! {
 
     /// Any bytes where sealed records should be: a flaw or a wait, and nothing lands.
     #[test]
-    fn strangers_bytes_never_land(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn fuzz_strangers_bytes_never_land(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let mut mirror = mirror();
         let _ = incoming(true, &bytes).take(&mut mirror);
         let mut framed = (bytes.len().next_multiple_of(8) as u32).to_le_bytes().to_vec();

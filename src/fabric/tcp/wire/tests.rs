@@ -267,7 +267,7 @@ proptest! {
 
     /// W1: any bytes, whole or in pieces, end in a flaw or wait for more; nothing lands elsewhere.
     #[test]
-    fn any_bytes_are_survived(
+    fn fuzz_any_bytes_are_survived(
         stream in prop::collection::vec(any::<u8>(), 0..600),
         cuts in prop::collection::vec(0usize..100, 0..12),
     ) {
@@ -292,7 +292,7 @@ proptest! {
 
     /// A record that is verified is taken whole or refused.
     #[test]
-    fn a_verified_record_may_still_be_nonsense(
+    fn fuzz_a_verified_record_may_still_be_nonsense(
         steps in prop::collection::vec(step(), 0..6),
         flip in any::<(usize, u8)>(),
     ) {

@@ -62,8 +62,9 @@ fn settle(nodes: &mut [Node]) {
     loop {
         nodes.iter_mut().for_each(Node::look);
         let calm = |node: &Node| !node.verbs.waits && node.events.full.is_empty();
-        if nodes.iter().all(calm) {
-            return;
+        if nodes.iter().all(calm) && nodes.iter_mut().all(|node| node.verbs.has_landed()) {
+            // The bells of that are there, and are taken.
+            return nodes.iter_mut().for_each(Node::look);
         }
         assert!(Instant::now() < end, "somebody waits for ever");
     }

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::mutants::plant;
+use proptest::prelude::*;
 use std::collections::VecDeque;
 
 #[test]
@@ -240,4 +241,29 @@ fn without_a_common_version_nothing_is_told() {
         !words.sees(Some(&vec![of(1, 1, 2), of(2, 1, 1), of(3, 2, 2)])) && words.mine().is_none()
     );
     assert!(words.sees(Some(&vec![of(1, 1, 2), of(2, 1, 1), of(3, 1, 2)])));
+}
+
+proptest! {
+    #![proptest_config(crate::fabric::tcp::session::cases(1_000))]
+
+    /// What founders that have proved themselves say is read without harm, whatever it is.
+    #[test]
+    fn fuzz_any_word_is_read_without_harm(
+        any in any::<Vec<u8>>(),
+        binds in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0usize..8, ".{0,6}"), 0..4),
+    ) {
+        let versions = Versions { min: 1, max: 2 };
+        let mut bytes = Word { list: vec![(71, versions), (72, versions)], binds }.encode();
+        for (at, len, piece) in changes {
+            let at = at.index(bytes.len() + 1);
+            let upto = (at + len).min(bytes.len());
+            bytes.splice(at..upto, piece.bytes());
+        }
+        for bytes in [&any, &bytes] {
+            if let Some(word) = Word::decode(bytes) {
+                prop_assert_eq!(Word::decode(&word.encode()), Some(word));
+            }
+        }
+    }
 }
