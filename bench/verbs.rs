@@ -2,8 +2,8 @@
 //! What an RDMA device does for a bare program between two processes, and how near the engine comes.
 //!
 //! `cargo bench --bench verbs -- [CASE ...] [--seconds 1] [--times 20] [--pairs 5] [--device NAME]
-//! [--to NAME] [--yield]`; without a case, all that is raw; `--to`: the device of the other process, if it
-//! is another one. Without a device it says SKIPPED; if a bar is missed, it fails.
+//! [--to NAME] [--yield] [--no-bars]`; without a case, all that is raw; `--to`: the device of the other
+//! process, if it is another one. Without a device it says SKIPPED; if a bar is missed, it fails.
 //!
 //! ```text
 //! lat    64 B written there and back, each end polls its memory: nanoseconds, both ways
@@ -33,8 +33,10 @@ use std::time::{Duration, Instant};
 const CASES: [&str; 4] = ["lat", "rate", "bw", "lost"];
 const SMALL: usize = 64;
 const LARGE: usize = 64 << 10;
-/// No write says that it is this one: the end of a ping-pong.
-const STOP: u64 = u64::MAX;
+/// No trip has this word: the end of a ping-pong.
+const STOP: u64 = 2;
+/// Between two trips each byte of the word changes: half of one would be seen.
+const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 /// Every wait has an end, long after retries are over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,6 +47,7 @@ struct Options {
     device: Option<String>,
     to: Option<String>,
     yields: bool,
+    bars: bool,
     /// As they were found: this process pins itself to the first, and what it starts inherits that.
     cores: usize,
     /// Of the other process.
@@ -69,6 +72,7 @@ fn main() {
         device: option("--device"),
         to: option("--to").or_else(|| option("--device")),
         yields: asked("--yield"),
+        bars: !asked("--no-bars"),
         cores,
         core: number("--core", (cores - 1).min(1) as f64) as usize,
     };
@@ -187,7 +191,12 @@ fn other(case: &str, port: u16, options: &Options) {
     let mut last = 0;
     let mut pause = end.pause();
     while let Some(word) = end.raw.wait(SMALL, last, &mut pause) {
-        if word == STOP || !end.raw.write::<1>(SMALL, word, &mut pause).expect("an answer") {
+        if word == STOP {
+            // What was written after it is answered as long as this end is there.
+            let _ = end.stream.read(&mut [0]);
+            return;
+        }
+        if !end.raw.write::<1>(SMALL, word, &mut pause).expect("an answer") {
             return;
         }
         last = word;
@@ -201,11 +210,12 @@ fn latency(device: &Arc<Device>, options: &Options) {
     let mut taken = Vec::with_capacity(1 << 20);
     let start = Instant::now();
     for trip in 1u64.. {
+        let word = trip.wrapping_mul(EACH_BYTE);
         let begin = Instant::now();
-        end.raw.write::<1>(SMALL, trip, &mut pause).expect("a write");
-        let word = end.raw.wait(SMALL, trip - 1, &mut pause);
+        end.raw.write::<1>(SMALL, word, &mut pause).expect("a write");
+        let back = end.raw.wait(SMALL, word.wrapping_sub(EACH_BYTE), &mut pause);
         taken.push(begin.elapsed().as_nanos() as u64);
-        assert_eq!(word, Some(trip), "what comes back");
+        assert_eq!(back, Some(word), "what comes back is whole");
         if start.elapsed().as_secs_f64() > 1.2 * options.seconds {
             break;
         }

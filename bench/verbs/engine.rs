@@ -23,7 +23,8 @@ enum Bar {
 const CASES: [Case; 3] = [
     Case {
         what: "64 B, send to stable / written there and back",
-        arguments: &["lat", "--size", "64"],
+        // Slow enough for a device that is a processor's work: or else what waits would be measured.
+        arguments: &["lat", "--size", "64", "--pace", "1ms"],
         bar: Bar::Most(2.0),
     },
     Case {
@@ -38,7 +39,7 @@ const CASES: [Case; 3] = [
     },
 ];
 
-/// Whether all bars are met.
+/// Whether all bars are met, or do not count.
 pub fn measure(options: &Options) -> bool {
     let mut met = true;
     for case in &CASES {
@@ -55,7 +56,7 @@ pub fn measure(options: &Options) -> bool {
             "= {}: {figure:.0} / {floor:.0}: ratio {ratio:.2} ({least:.2} - {most:.2}), {bar}: {says}",
             case.what
         );
-        met &= holds;
+        met &= holds || !options.bars;
     }
     met
 }

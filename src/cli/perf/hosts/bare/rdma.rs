@@ -37,8 +37,16 @@ pub fn measure(bare: &Bare, rdma: &Rdma, wire: &mut Wire, first: bool) -> Result
     let mut end = End::connect(bare, rdma, wire)?;
     let lost = |lost: Lost| format!("bare RDMA: {lost}");
     match (bare.test, first) {
-        (Test::Lat, true) => end.trips().map_err(lost),
-        (Test::Lat, false) => end.echoes().map_err(lost),
+        (Test::Lat, true) => {
+            let figure = end.trips()?;
+            end.say(b'!')?;
+            Ok(figure)
+        }
+        (Test::Lat, false) => {
+            end.echoes().map_err(lost)?;
+            // What was written after the last trip is answered as long as this end is there.
+            end.hear().map(|()| Figure::default())
+        }
         (_, true) => {
             let one = end.pours::<1>().map_err(lost)?;
             let chained = if bare.test == Test::Rate { end.pours::<CHAIN>() } else { Ok(0.0) };
@@ -95,15 +103,18 @@ impl End<'_> {
         }
     }
 
-    fn trips(&mut self) -> Result<Figure, Lost> {
+    fn trips(&mut self) -> Result<Figure, String> {
+        let lost = |lost: Lost| format!("bare RDMA: {lost}");
         let mut pause = self.pause();
         let mut histogram = new_histogram();
         let start = Instant::now();
         for trip in 1u64.. {
             let begin = Instant::now();
-            self.raw.write::<1>(self.bytes, trip, &mut pause)?;
-            if self.raw.wait(self.bytes, trip - 1, &mut pause) != Some(trip) {
-                break;
+            self.raw.write::<1>(self.bytes, trip, &mut pause).map_err(lost)?;
+            match self.raw.wait(self.bytes, trip - 1, &mut pause) {
+                Some(back) if back == trip => (),
+                Some(back) => return Err(format!("bare RDMA: {back:#x} came back of {trip:#x}")),
+                None => return Err("bare RDMA: nothing comes back".into()),
             }
             if trip > u64::from(TRIPS_WARM) {
                 histogram.saturating_record(begin.elapsed().as_nanos() as u64);
@@ -112,12 +123,12 @@ impl End<'_> {
                 break;
             }
         }
-        self.raw.write::<1>(self.bytes, STOP, &mut pause)?;
-        self.raw.settle(STOP, &mut pause)?;
+        self.raw.write::<1>(self.bytes, STOP, &mut pause).map_err(lost)?;
+        self.raw.settle(STOP, &mut pause).map_err(lost)?;
         Ok(Figure { one: histogram.value_at_quantile(0.5) as f64, chained: 0.0 })
     }
 
-    fn echoes(&mut self) -> Result<Figure, Lost> {
+    fn echoes(&mut self) -> Result<(), Lost> {
         let (mut pause, mut last) = (self.pause(), 0);
         while let Some(trip) = self.raw.wait(self.bytes, last, &mut pause) {
             if trip == STOP || !self.raw.write::<1>(self.bytes, trip, &mut pause)? {
@@ -125,7 +136,7 @@ impl End<'_> {
             }
             last = trip;
         }
-        Ok(Figure::default())
+        Ok(())
     }
 
     /// Writes a second.
