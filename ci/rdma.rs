@@ -218,7 +218,8 @@ fn fall_silent() -> (Vec<u64>, Vec<u64>, String) {
     (since(killed, &failed), since(killed, &views), failed[0].clone())
 }
 
-/// In turns: the raw program's other end is killed, and a member; the median of each.
+/// In turns: the raw program's other end is killed, and a member. The raw time begins with the first
+/// write after the death.
 fn as_soon_as_the_device_knows() -> String {
     const KILLS: usize = 20;
     const MORE_MS: u64 = 50;
@@ -238,15 +239,21 @@ fn as_soon_as_the_device_knows() -> String {
         failures.extend(failed);
         views.extend(viewed);
     }
-    let [raw, failure, view] = [raw, failures, views].map(|mut all| {
+    let sorted = |mut all: Vec<u64>| {
         all.sort_unstable();
-        (all[all.len() / 2], all[0], all[all.len() - 1])
-    });
-    let text = format!(
-        "{KILLS} kills: raw {raw:?}, failed {failure:?}, views {view:?} ms (p50, least, most)"
-    );
-    assert!(failure.0 <= raw.0 + MORE_MS, "{text}");
+        all
+    };
+    let [raw, failures, views] = [raw, failures, views].map(sorted);
+    let mut text = format!("{KILLS} kills, milliseconds from the kill, at all who noticed\n");
+    for (what, all) in [("raw", &raw), ("failed", &failures), ("next view", &views)] {
+        text.push_str(&format!("{what}: p50 {}, {all:?}\n", median(all)));
+    }
+    assert!(median(&failures) <= median(&raw) + MORE_MS, "{text}");
     text
+}
+
+fn median(sorted: &[u64]) -> u64 {
+    sorted[sorted.len() / 2]
 }
 
 /// Milliseconds from then to the times that lines begin with.
