@@ -66,7 +66,15 @@ impl Ticket {
             let detail = format!("a ticket of version {version}, this library knows version 1");
             return Err(Error::new(Status::WireVersion, detail));
         }
-        Ok(Ticket(words))
+        let ticket = Ticket(words);
+        // Addresses in it are summed up: not round the end of 64 bits.
+        if ticket.keys().is_some_and(|(address, ..)| address.checked_add(ticket.bytes()).is_none())
+        {
+            let detail =
+                "this ticket is of memory that there cannot be: get another one of its owner";
+            return Err(Error::new(Status::Invalid, detail));
+        }
+        Ok(ticket)
     }
 
     /// Whose region it is.
@@ -102,6 +110,7 @@ fn sum(words: &[u64; WORDS]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_is_no_ticket_is_refused() {
@@ -118,5 +127,37 @@ mod tests {
             }
         }
         assert!(Ticket::from_words([0; WORDS]).is_err());
+    }
+
+    /// The sum of such an address and an offset went round the end: an assertion, or another address.
+    #[test]
+    fn memory_round_the_end_of_all_addresses_has_no_ticket() {
+        let rights = Rights { read: true, write: true };
+        let at = |address| Ticket::with(7, 3, 4096, rights, Some((address, 9, false)));
+        assert!(Ticket::from_words(at(u64::MAX - 4096).words()).is_ok());
+        assert!(Ticket::from_words(at(u64::MAX - 4095).words()).is_err());
+    }
+
+    proptest! {
+        /// Words whose checksum is right: what is taken can be asked for without harm.
+        #[test]
+        fn fuzz_any_words_are_a_ticket_or_none(
+            begins in any::<bool>(),
+            low in any::<u64>(),
+            rest in prop::array::uniform6(prop_oneof![0..200u64, any::<u64>(), u64::MAX - 200..]),
+        ) {
+            let mut words = [low; WORDS];
+            words[1..WORDS - 1].copy_from_slice(&rest);
+            if begins {
+                words[0] = MAGIC | 1 << 32 | low << 40;
+            }
+            prop_assert!(Ticket::from_words(words).is_err() || words[WORDS - 1] == sum(&words));
+            words[WORDS - 1] = sum(&words);
+            if let Ok(ticket) = Ticket::from_words(words) {
+                prop_assert_eq!(ticket.words(), words);
+                let end = ticket.keys().map(|(address, ..)| address + ticket.bytes()); // asserts
+                prop_assert!(end.is_none_or(|end| end >= ticket.bytes()));
+            }
+        }
     }
 }

@@ -306,10 +306,57 @@ mod tests {
             prop_assert!(flaw.is_some() && came.len() < payloads.len());
         }
 
+    }
+
+    proptest! {
         #[test]
-        fn any_bytes_are_read_without_harm(bytes in any::<Vec<u8>>()) {
+        fn fuzz_any_bytes_are_read_without_harm(bytes in any::<Vec<u8>>()) {
             let (came, _) = read(&bytes, &[13]);
             prop_assert!(came.is_empty());
+        }
+
+        /// Heads whose checksum is right, and anything in them: a frame that fits, or a flaw.
+        #[test]
+        fn fuzz_a_head_may_say_anything(
+            kind in prop_oneof![4 => 0u8..13, 1 => any::<u8>()],
+            len in prop_oneof![4 => 0u32..70, 1 => any::<u32>()],
+            number in prop_oneof![4 => 0u64..2, 1 => any::<u64>()],
+            zeros in prop_oneof![8 => Just((0u16, 0u32)), 1 => any::<(u16, u32)>()],
+            check in prop_oneof![4 => Just(None), 1 => any::<u32>().prop_map(Some)],
+            payload in proptest::collection::vec(any::<u8>(), 0..80),
+            piece in 1usize..120,
+        ) {
+            let honest = payload.get(..len as usize).unwrap_or(&payload);
+            let mut bytes = MAGIC.to_le_bytes().to_vec();
+            bytes.extend([TRANSFER_VERSION, kind]);
+            bytes.extend(zeros.0.to_le_bytes());
+            bytes.extend(len.to_le_bytes());
+            bytes.extend(check.unwrap_or(crc32c(honest)).to_le_bytes());
+            bytes.extend(number.to_le_bytes());
+            bytes.extend(zeros.1.to_le_bytes());
+            bytes.extend(crc32c(&bytes).to_le_bytes());
+            bytes.extend(&payload);
+            let (mut decoder, mut at, mut came) = (Decoder::new(64), 0, Vec::new());
+            let flaw = loop {
+                match decoder.next() {
+                    Ok(Some((_, payload))) => came.push(payload.to_vec()),
+                    Ok(None) if at == bytes.len() => break None,
+                    Ok(None) => {
+                        let space = decoder.space();
+                        prop_assert!(!space.is_empty());
+                        let upto = bytes.len().min(at + piece.min(space.len()));
+                        space[..upto - at].copy_from_slice(&bytes[at..upto]);
+                        decoder.filled(upto - at);
+                        at = upto;
+                    }
+                    Err(flaw) => break Some(flaw),
+                }
+            };
+            let sound = (1..12).contains(&kind) && len <= 64 && number == 0 && zeros == (0, 0);
+            let right = check.is_none_or(|check| check == crc32c(honest));
+            let whole = sound && right && len as usize <= payload.len();
+            prop_assert_eq!(came.len(), usize::from(whole), "{:?}", flaw);
+            prop_assert!(came.iter().all(|came| came == honest));
         }
     }
 

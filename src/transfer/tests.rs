@@ -6,7 +6,7 @@ use super::carrier::TEXT_BYTES_MAX;
 use super::frame::{Encoder, FRAME_HEAD_BYTES, Kind};
 use super::joiner::Joiner;
 use super::record::{END, Head, MESSAGE, VIEW};
-use super::world::{Replica, Seed, World};
+use super::world::{Answer, Replica, Seed, World};
 use super::*;
 use crate::base::{Epoch, Number};
 use proptest::prelude::*;
@@ -193,10 +193,189 @@ proptest! {
         prop_assert!(matches!(outcome, Ok(Some(_))));
         prop_assert!(replica.is_loaded && !replica.entries.is_empty());
     }
+}
+
+/// What a joiner answers, mostly as an honest one does.
+fn answer() -> impl Strategy<Value = Answer> {
+    let goes = (0u8..3, prop::bool::weighted(0.9), prop::bool::weighted(0.2))
+        .prop_map(|(batches, looks, ends)| Answer::Goes { batches, looks, ends });
+    let extreme = || prop::sample::select(vec![0, 1, 7, 1 << 32, u64::MAX - 1, u64::MAX]);
+    let told =
+        || prop_oneof![6 => (1u8..2, 0..8u64), 6 => (3u8..4, 0..8u64), 1 => (0u8..4, extreme())];
+    let number = prop_oneof![12 => Just(0u64), 1 => extreme()];
+    let synced = (number, told(), told()).prop_map(|(number, bytes, messages)| Answer::Synced {
+        number,
+        bytes,
+        messages,
+    });
+    let bytes = || prop::collection::vec(any::<u8>(), 0..80);
+    let frame = (0..Kind::ALL.len(), bytes())
+        .prop_map(|(kind, payload)| Answer::Frame(Kind::ALL[kind], payload));
+    let done = Just(Answer::Frame(Kind::Done, Vec::new()));
+    let fail = (-40i32..2, bytes()).prop_map(|(code, text)| {
+        Answer::Frame(Kind::Fail, [&code.to_le_bytes()[..], &text].concat())
+    });
+    prop_oneof![
+        20 => goes, 20 => synced, 1 => frame, 2 => done, 1 => fail,
+        1 => bytes().prop_map(Answer::Bytes),
+    ]
+}
+
+/// What a source says, as frames; mostly as an honest one does.
+#[derive(Clone, Debug)]
+enum Said {
+    Begin(u32, Version),
+    Chunk(Vec<u8>),
+    Loaded,
+    /// Records, and where a frame cuts them.
+    Messages(Vec<Vec<u8>>, usize),
+    Close,
+    Frame(Kind, Vec<u8>),
+}
+
+fn any_version() -> impl Strategy<Value = Version> {
+    let number = prop_oneof![4 => 0u64..4, 1 => u64::MAX - 1..];
+    let position = || (any::<bool>(), number.clone());
+    let positions = prop_oneof![
+        4 => prop::collection::vec(position(), 3),
+        1 => prop::collection::vec(position(), 0..5),
+    ];
+    let epoch = prop_oneof![20 => 1u64..9, 1 => u64::MAX - 1..];
+    (epoch, positions, prop_oneof![4 => Just(2usize), 1 => 0usize..4]).prop_map(
+        |(epoch, numbers, members)| {
+            let position = |(subgroup, (ordered, number))| Position {
+                subgroup,
+                ordered,
+                number: Number(number),
+            };
+            let positions = (0..).zip(numbers).map(position).collect();
+            Version { epoch: Epoch(epoch), positions, members: vec![7; members] }
+        },
+    )
+}
+
+fn any_record() -> impl Strategy<Value = Vec<u8>> {
+    let number = prop_oneof![8 => 0u64..9, 1 => u64::MAX - 1..];
+    let payload = prop::collection::vec(any::<u8>(), 0..20);
+    let subgroup = prop_oneof![12 => 0u16..3, 1 => 0u16..40];
+    let rank = prop_oneof![12 => 0u16..2, 1 => any::<u16>()];
+    let sent = (number, subgroup, rank, payload)
+        .prop_map(|(number, subgroup, rank, payload)| message(number, subgroup, rank, &payload));
+    let view = any_version().prop_map(|version| plain(VIEW, &version.to_bytes()));
+    let end = any_version().prop_map(|Version { epoch, positions, .. }| {
+        plain(END, &End { epoch, finals: positions, extra: vec![1] }.to_bytes())
+    });
+    let heads = (any::<[u8; 32]>(), 0u8..5).prop_map(|(mut head, kind)| {
+        (head[2], head[3], head[4]) = (0, 0, kind);
+        head.to_vec()
+    });
+    prop_oneof![24 => sent, 2 => view, 1 => end, 1 => heads]
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..60);
+    let messages = (prop::collection::vec(any_record(), 0..6), 0usize..300)
+        .prop_map(|(records, cut)| Said::Messages(records, cut));
+    prop_oneof![
+        2 => (1u32..4, any_version()).prop_map(|(attempt, of)| Said::Begin(attempt, of)),
+        3 => bytes().prop_map(Said::Chunk),
+        2 => Just(Said::Loaded),
+        6 => messages,
+        2 => Just(Said::Close),
+        1 => Just(Said::Frame(Kind::Near, Vec::new())),
+        1 => any::<[u8; 8]>().prop_map(|number| Said::Frame(Kind::Sync, number.to_vec())),
+        1 => (0..Kind::ALL.len(), bytes()).prop_map(|(at, bytes)| Said::Frame(Kind::ALL[at], bytes)),
+    ]
+}
+
+/// Those as a stream whose frames are sound, and whose totals are right but for what is `off`.
+fn stream_of(all: &[Said], off: u64) -> Vec<u8> {
+    let (mut encoder, mut state, mut stream) = (Encoder::new(1 << 12), Vec::new(), Vec::new());
+    let totals = |bytes: &[u8], more: &[u64]| {
+        let mut total = (bytes.len() as u64).to_le_bytes().to_vec();
+        more.iter().for_each(|word| total.extend(word.wrapping_add(off).to_le_bytes()));
+        [total, crc32c::crc32c(bytes).to_le_bytes().to_vec()].concat()
+    };
+    let mut count = 0;
+    encoder.put(Kind::Hello, &[0; 8]);
+    for said in all {
+        match said {
+            Said::Begin(attempt, version) => {
+                let begin = [&attempt.to_le_bytes()[..], &version.to_bytes()].concat();
+                encoder.put(Kind::Begin, &begin);
+                (state, stream, count) = (Vec::new(), Vec::new(), 0);
+            }
+            Said::Chunk(bytes) => {
+                encoder.put(Kind::Chunk, bytes);
+                state.extend(bytes);
+            }
+            Said::Loaded => encoder.put(Kind::Loaded, &totals(&state, &[])),
+            Said::Messages(records, cut) => {
+                let bytes = records.concat();
+                let (first, rest) = bytes.split_at((*cut).min(bytes.len()));
+                [first, rest].into_iter().for_each(|part| encoder.put(Kind::Messages, part));
+                stream.extend(&bytes);
+                count += records.iter().filter(|record| record[4] == MESSAGE).count() as u64;
+            }
+            Said::Close => encoder.put(Kind::Close, &totals(&stream, &[count])),
+            Said::Frame(kind, payload) => encoder.put(*kind, payload),
+        }
+    }
+    encoder.pending().to_vec()
+}
+
+/// An application that hears what it may hear, in the order in which it may.
+#[derive(Default)]
+struct Strict {
+    begun: bool,
+    loaded: bool,
+    epoch: u64,
+}
+
+impl StateSink for Strict {
+    fn begin(&mut self, version: &Version) -> Result<(), Error> {
+        (self.begun, self.loaded, self.epoch) = (true, false, version.epoch.0);
+        Ok(())
+    }
+
+    fn load(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        assert!(self.begun && !self.loaded && !chunk.is_empty());
+        Ok(())
+    }
+
+    fn loaded(&mut self) -> Result<(), Error> {
+        assert!(self.begun && !self.loaded);
+        self.loaded = true;
+        Ok(())
+    }
+
+    fn deliver(&mut self, subgroup: u16, batch: &[Message]) {
+        assert!(self.loaded && subgroup < 32);
+        assert!(batch.iter().all(|message| message.bytes().len() <= 300));
+    }
+
+    fn view(&mut self, version: &Version) {
+        assert!(self.loaded && version.epoch.0 > self.epoch);
+        self.epoch = version.epoch.0;
+    }
+}
+
+proptest! {
+    /// Whatever a joiner answers: a source asks for one join at the most, and is done with nobody who
+    /// has not had the end.
+    #[test]
+    fn fuzz_any_answers_of_a_joiner(
+        seed in 1..u64::MAX,
+        small in any::<bool>(),
+        answers in prop::collection::vec(answer(), 0..30),
+    ) {
+        let mut world = World::new(seed, if small { 4 << 10 } else { 64 << 10 }, 2, 0);
+        prop_assert_eq!(world.hear(&answers), Ok(()));
+    }
 
     /// A liar whose frames are sound: any kinds, any payloads.
     #[test]
-    fn a_liar_is_an_error(
+    fn fuzz_a_liar_is_an_error(
         frames in prop::collection::vec(
             (0..Kind::ALL.len(), prop::collection::vec(any::<u8>(), 0..80)), 1..20),
     ) {
@@ -205,6 +384,63 @@ proptest! {
         frames.iter().for_each(|(kind, payload)| encoder.put(Kind::ALL[*kind], payload));
         let (outcome, _) = take(encoder.pending(), &[1000]);
         prop_assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
+    }
+
+    /// A source that says what one may say, wrong in some places: the application hears nothing out of
+    /// its place, and what is kept for the source is bounded.
+    #[test]
+    fn fuzz_a_source_may_say_anything(
+        versions in (any_version(), any_version()),
+        records in prop::collection::vec(any_record(), 0..8),
+        cut in 0usize..300,
+        changes in prop::collection::vec((0usize..12, 0u8..3, said()), 0..4),
+        off in prop_oneof![9 => Just(0u64), 1 => any::<u64>()],
+        piece in 1usize..3000,
+    ) {
+        let (first, Version { epoch, positions, .. }) = versions;
+        let epoch = Epoch(epoch.0.saturating_add(first.epoch.0));
+        let last = End { epoch, finals: positions, extra: vec![1, 2, 3] };
+        let last = vec![plain(END, &last.to_bytes())];
+        let mut all = vec![
+            Said::Begin(1, first),
+            Said::Chunk(vec![1, 2, 3]),
+            Said::Loaded,
+            Said::Messages(records, cut),
+            Said::Frame(Kind::Near, Vec::new()),
+            Said::Messages(last, 9),
+            Said::Close,
+        ];
+        for (at, how, said) in changes {
+            let at = at % (all.len() + 1);
+            match how {
+                0 => all.insert(at, said),
+                1 if at < all.len() => all[at] = said,
+                _ if at < all.len() => drop(all.remove(at)),
+                _ => {}
+            }
+        }
+        let bytes = stream_of(&all, off);
+        let options = Options { message_bytes_max: 300, ..Options::default() };
+        let (mut joiner, mut sink, mut at) =
+            (Joiner::new(&options, Arc::default()), Strict::default(), 0);
+        while at < bytes.len() {
+            let space = joiner.space();
+            let len = piece.min(bytes.len() - at).min(space.len());
+            space[..len].copy_from_slice(&bytes[at..at + len]);
+            at += len;
+            match joiner.heard(len, &mut sink) {
+                Ok(None) => prop_assert!(joiner.pending().len() <= 2 * 4096),
+                Ok(Some(_)) => {
+                    prop_assert!(sink.loaded);
+                    break;
+                }
+                Err(failure) => {
+                    joiner.fail(&failure);
+                    prop_assert!(joiner.pending().len() <= 2 * 4096);
+                    break;
+                }
+            }
+        }
     }
 }
 
@@ -351,7 +587,7 @@ pub fn restless_waits() -> Result<(), String> {
         }
         fn recv(&mut self, _place: &mut [u8]) -> std::io::Result<usize> {
             self.0 += 1;
-            let end = self.0 > 3000;
+            let end = self.0 > 800;
             if end { Ok(0) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
         }
         fn wait(
@@ -360,11 +596,12 @@ pub fn restless_waits() -> Result<(), String> {
             _bell: Option<std::os::fd::BorrowedFd<'_>>,
             _most: Duration,
         ) -> std::io::Result<()> {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(5));
             Ok(())
         }
     }
-    let options = Options { patience: Duration::from_millis(500), ..Options::default() };
+    // So long that a loaded machine does not make thirty long waits of short ones.
+    let options = Options { patience: Duration::from_secs(3), ..Options::default() };
     match receive(&mut Restless(0), &options, &mut Replica::default(), Arc::default()) {
         Err(Failure::Silent { .. }) => Ok(()),
         other => Err(format!("{other:?}")),

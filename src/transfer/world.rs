@@ -16,6 +16,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+mod answers;
+pub use answers::Answer;
+
 /// One delivered message as both applications remember it.
 pub type Entry = (u64, u16, u64, u16, Vec<u8>);
 

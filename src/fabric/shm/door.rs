@@ -23,6 +23,7 @@
 //!     Others are told why; of each user, one is said in the log.
 //! D2  A visitor that says nothing, or nonsense, costs one descriptor for as long as it stays; at
 //!     most `VISITORS_MAX` wait, the oldest leaves first. Nobody else waits for it.
+//! D3  What is said can be quoted in a line of the log: it has no control characters but ends of lines.
 
 use super::peers::{Circle, Stranger};
 use super::socket::{Parcel, Socket};
@@ -84,7 +85,7 @@ impl Hello {
             text.push_str(&format!("doors={}\n", self.doors));
         }
         if let Some((status, sentence)) = &self.refusal {
-            let sentence = sentence.replace('\n', " ");
+            let sentence = sentence.replace(char::is_control, " ");
             text.push_str(&format!("text={status} {sentence}\n"));
         }
         text.push_str("config:\n");
@@ -95,6 +96,9 @@ impl Hello {
     /// `None`: nonsense. A hello whose versions are all others is understood as far as these.
     pub fn decode(bytes: &[u8]) -> Option<Hello> {
         let text = std::str::from_utf8(bytes).ok()?;
+        if text.chars().any(|c| c.is_control() && c != '\n') {
+            return None; // D3
+        }
         let (first, rest) = text.split_once('\n')?;
         let mut hello = Hello::new(Kind::Probe, u16::MAX, false, "");
         hello.versions = Versions::parse(first.strip_prefix("squall ")?)?;
@@ -241,8 +245,8 @@ pub fn refuse(socket: &Socket, status: Status, sentence: &str, mine: Option<&Hel
 }
 
 /// Says yes.
-pub fn welcome(visitor: &Visitor, hello: &Hello, descriptors: &[BorrowedFd<'_>]) -> bool {
-    visitor.socket.send(&hello.encode(), descriptors)
+pub fn welcome(visitor: &Socket, hello: &Hello, descriptors: &[BorrowedFd<'_>]) -> bool {
+    visitor.send(&hello.encode(), descriptors)
 }
 
 /// Whether two members fit each other; if not, the sentence that names both values.
@@ -255,6 +259,7 @@ pub fn compare(mine: &Hello, theirs: &Hello, who: &str) -> Result<(), Error> {
 mod tests {
     use super::super::socket::tests::connected;
     use super::*;
+    use proptest::prelude::*;
     use std::fs::File;
     use std::os::fd::{AsFd, AsRawFd};
 
@@ -280,6 +285,53 @@ mod tests {
         let later = Versions { min: 9, max: 11 };
         assert_eq!(Hello::decode(b"squall 9-11\nwhatever").unwrap().versions, later);
         assert_eq!(Hello::decode(b"squall 1-9\nwhatever"), None, "this can be read");
+    }
+
+    /// A configuration of another process' went into the log as it was, with whatever a terminal makes of it.
+    #[test]
+    fn nothing_said_at_the_door_moves_a_terminal() {
+        let mut hello = Hello::new(Kind::Join, 0, false, "members=3\n\x1b[2J\n");
+        assert_eq!(Hello::decode(&hello.encode()), None);
+        hello.config = "members=3\n".into();
+        hello.refusal = Some((-34, "two\r\n\x1b[2Jlines".into()));
+        let refusal = Hello::decode(&hello.encode()).unwrap().refusal;
+        assert_eq!(refusal, Some((-34, "two   [2Jlines".into())));
+    }
+
+    /// A line of a hello, mostly as it is said.
+    fn line() -> impl Strategy<Value = String> {
+        let key = "(kind|rank|pid|parks|wire|incarnation|doors|text|[a-z]{0,4})";
+        let value = "(join|enter|probe|1-2|[0-9]{1,21}|-3[0-9] [a-z ]{0,9}|a:1,b:2|.{0,12})";
+        prop_oneof![
+            6 => (key, value).prop_map(|(key, value)| format!("{key}={value}\n")),
+            1 => Just("config:\n".to_string()),
+            1 => ".{0,12}\n?",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(crate::fabric::tcp::session::cases(1_000))]
+
+        /// Whatever a process of this host says at the door: a hello that can be compared, or none.
+        #[test]
+        fn fuzz_anything_said_is_a_hello_or_none(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            versions in "(1|1-2|2-1|9-11|0|65536|[0-9]{0,9}(-[0-9]{0,6})?)",
+            lines in prop::collection::vec(line(), 0..8),
+            config in "(config:\n)?(.{0,9}\n){0,3}",
+        ) {
+            let mine = Hello::new(Kind::Join, 0, false, "members=3\nwindow=8\n");
+            let text = format!("squall {versions}\n{}{config}", lines.concat());
+            for bytes in [&bytes[..], &[b"squall 1\n", &bytes[..]].concat(), text.as_bytes()] {
+                let Some(hello) = Hello::decode(bytes) else { continue };
+                prop_assert!(hello.versions.is_sound());
+                if let Err(differs) = compare(&mine, &hello, "it") {
+                    prop_assert!(matches!(differs.status, Status::Mismatch | Status::WireVersion));
+                    prop_assert!(!differs.detail.chars().any(char::is_control), "{}", differs);
+                }
+                prop_assert!(Hello::decode(&hello.encode()).is_some());
+            }
+        }
     }
 
     #[test]

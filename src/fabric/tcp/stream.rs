@@ -316,3 +316,6 @@ fn write(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
     }
     true
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -13,9 +13,13 @@ use super::sys::Table;
 use super::sys::soft::nic::{Random, status};
 use super::sys::soft::{Call, Event, Process, World};
 use crate::error::{Error, Status};
+use crate::fabric::tcp::session::cases;
 use crate::mem::Region;
 use crate::mutants::{must_panic, plant};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
@@ -918,6 +922,35 @@ fn nothing_comes_through_an_end_that_is_dropped() {
         let error = reached.theirs.connect(&words, &Manner::default()).err().expect("nonsense");
         assert_eq!(error.status, Status::PeerFault, "{error}");
     }
+}
+
+/// Numbers of a queue that a peer has told: refused, or a connection.
+#[test]
+fn fuzz_a_peers_numbers_are_connected_or_refused() {
+    let world = World::new(4);
+    let (a, b) = (world.process(), world.process());
+    let open = |process: &Process| Device::open(&process.table(), &Choice::default()).unwrap();
+    let (mine, theirs) = (open(&a), Reach::new(&open(&b)).unwrap());
+    let (good, reach) = (theirs.endpoint(), RefCell::new(Reach::new(&mine).unwrap()));
+    let number = prop_oneof![0u64..3, (0u32..64).prop_map(|bit| 1 << bit), any::<u64>()];
+    let change = prop::collection::vec((0usize..5, number, any::<bool>()), 0..4);
+    let outcome = TestRunner::new(cases(500)).run(&change, |changes| {
+        let mut words = good;
+        for (at, number, flips) in changes {
+            words[at] = if flips { words[at] ^ number } else { number };
+        }
+        match reach.borrow_mut().connect(&words, &Manner::default()) {
+            Ok(()) => prop_assert!(words[0] < 1 << 24 && words[1] < 1 << 24, "{words:?}"),
+            Err(refused) => {
+                let status = [Status::PeerFault, Status::Mismatch].contains(&refused.status);
+                prop_assert!(status && words != good, "{}", refused);
+                return Ok(());
+            }
+        }
+        *reach.borrow_mut() = Reach::new(&mine).unwrap(); // it is connected once
+        Ok(())
+    });
+    outcome.unwrap();
 }
 
 /// What follows runs on a device of this machine, if it has one: in `ci/rxe`, or where there is hardware.

@@ -510,10 +510,12 @@ proptest! {
             roles = senders;
         }
     }
+}
 
+proptest! {
     /// A sponsor may be a liar.
     #[test]
-    fn no_bytes_make_a_joiner_panic(
+    fn fuzz_no_bytes_make_a_joiner_panic(
         life in life(),
         flips in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..4),
         cut in any::<u16>(),

@@ -6,7 +6,10 @@ use super::door::Hello;
 use super::*;
 use crate::base::Events;
 use crate::fabric::Fabric;
+use crate::fabric::tcp::session::cases;
 use crate::sst::layout::Layout;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 /// A member alone, whose views change, and the name it listens under.
 pub fn member(name: &str) -> (Shm, String) {
@@ -65,10 +68,48 @@ fn nobody_is_connected_twice() {
     drop(first);
     shm.sleep(None, &mut Events::default());
     assert!(shm.has_ended(before) && shm.peer(77) == Some(before));
-    let (_anew, welcome) = knock(&mut shm, &name, 77);
+    let (anew, welcome) = knock(&mut shm, &name, 77);
     assert_eq!(welcome.kind, Kind::Welcome, "its first connection has ended");
     let peer = shm.peer(77).unwrap();
     assert!(!shm.has_ended(peer), "the one that lives is meant");
+    assert!(anew.send(b"words\nlet me in", &[]));
+    shm.sleep(None, &mut Events::default());
+    assert_eq!(shm.connected(), [77]);
+}
+
+/// One in a higher seat called it while both joined, became a member, and never heard that it was let in.
+/// It was said to be connected, was proposed, and was cut off at once by the one that did not know it.
+#[test]
+fn a_call_that_was_dropped_is_no_connection() {
+    let (mut shm, name) = member("dropped");
+    shm.admit(Admission::Higher);
+    let counts = |shm: &mut Shm| {
+        let (call, welcome) = knock(shm, &name, 77);
+        assert_eq!(welcome.kind, Kind::Welcome);
+        (call, shm.connected())
+    };
+    crate::mutants::plant(Some("shm-calls-are-sure"));
+    let (call, connected) = counts(&mut shm);
+    crate::mutants::plant(None);
+    assert_eq!(connected, [77], "the planted fault is the one that was found");
+    drop(call);
+    shm.sleep(None, &mut Events::default());
+    let (call, connected) = counts(&mut shm);
+    assert_eq!(connected, [], "the caller may be gone");
+    // It is a member now, lets me in, and has no other connection with me.
+    let (mine, its) = super::super::socket::tests::connected();
+    let mut hello = Hello::new(Kind::Welcome, 9, true, "");
+    hello.incarnation = 77;
+    let peer = shm.connect(&hello, mine, Bell::new().unwrap()).unwrap();
+    assert_eq!((shm.peer(77), shm.connected()), (Some(peer), vec![77]));
+    assert!(call.receive().is_some_and(|end| end.is_none()), "the call is closed");
+    drop(its);
+    shm.sleep(None, &mut Events::default());
+    assert_eq!(shm.connected(), []);
+    // One that goes on says whom it is connected with.
+    let (call, _) = knock(&mut shm, &name, 77);
+    assert!(call.send(b"words\nlet me in", &[]));
+    shm.sleep(None, &mut Events::default());
     assert_eq!(shm.connected(), [77]);
 }
 
@@ -202,4 +243,61 @@ fn what_a_peer_shows_is_its_own_fault() {
     while !shm.has_ended(peer) {
         shm.sleep(None, &mut Events::default()); // fewer than it says
     }
+}
+
+/// What a peer says and shows: taken or refused, and what is kept of it is bounded.
+#[test]
+fn fuzz_anything_shown_is_bounded() {
+    let nothing = std::fs::File::open("/dev/null").unwrap();
+    let number = prop_oneof![
+        6 => (0u64..6).prop_map(|number| number.to_string()),
+        1 => "[0-9]{18,22}", 1 => "(-1|x|)",
+    ];
+    let memory =
+        (number.clone(), prop::collection::vec(number, 0..5)).prop_map(|(epoch, subgroups)| {
+            format!("memory {epoch} {},\n", subgroups.join(",")).into_bytes()
+        });
+    let others = prop::sample::select(vec![
+        "words\n",
+        "words",
+        "stream\n",
+        "reach",
+        "memory 1",
+        "memory 1 0",
+    ])
+    .prop_map(|text| text.as_bytes().to_vec());
+    let message =
+        prop_oneof![6 => memory, 3 => others, 1 => prop::collection::vec(any::<u8>(), 0..30)];
+    let fits = prop::bool::weighted(0.8);
+    let messages = prop::collection::vec((message, fits, 0usize..3, 0u16..2), 0..12);
+    let own = OwnMemory {
+        name: "test".into(),
+        block_bytes: 4096,
+        ring_bytes: vec![4096; 3],
+        lock: Want::No,
+        huge: Want::No,
+    };
+    let outcome = TestRunner::new(cases(500)).run(&messages, |messages| {
+        let mut showroom = Showroom::new(own.clone());
+        for (message, fits, count, peer) in messages {
+            let subgroups = message.iter().filter(|byte| **byte == b',').count();
+            let count =
+                if fits && message.starts_with(b"memory") { 1.max(subgroups) } else { count };
+            let shown = (0..count).map(|_| nothing.try_clone().unwrap().into()).collect();
+            let taken = showroom.take(Peer(peer), &message, shown);
+            let room = showroom.theirs.iter().filter(|theirs| theirs.peer == Peer(peer)).count();
+            prop_assert!(room <= AHEAD_MAX);
+            let most = showroom.theirs.iter().map(|theirs| theirs.rings.len()).max();
+            prop_assert!(!taken || most.unwrap_or(0) <= SUBGROUPS_MAX);
+            let sizes = Sizes { block: 4096, rings: vec![Some(4096), None, Some(4096)] };
+            for theirs in showroom.theirs.iter().filter(|theirs| theirs.has(&sizes)) {
+                prop_assert!(theirs.map(&sizes).is_err(), "/dev/null is no memory");
+            }
+        }
+        (0..2).for_each(|peer| showroom.forget(Peer(peer)));
+        prop_assert!(showroom.theirs.is_empty() && showroom.heard.is_empty());
+        prop_assert!(showroom.offered.is_empty() && showroom.reached.is_empty());
+        Ok(())
+    });
+    outcome.unwrap();
 }

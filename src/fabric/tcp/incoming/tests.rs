@@ -129,4 +129,34 @@ proptest! {
         let _ = incoming(true, &framed).take(&mut mirror);
         prop_assert!(landed(&mut mirror).is_none());
     }
+
+    /// A trusted stream with wrong bytes in it, in whatever pieces: it is read to a flaw or to its end.
+    #[test]
+    fn fuzz_a_trusted_stream_may_be_wrong(
+        spans in prop::collection::vec((0u64..LANE_BYTES / 8, 1u32..60, 1u8..), 1..4),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0usize..5, any::<[u8; 4]>()), 0..3),
+        cuts in prop::collection::vec(1usize..600, 1..20),
+    ) {
+        let spans: Vec<(u64, u32, u8)> =
+            spans.into_iter().map(|(at, len, fill)| (at * 8, len * 8, fill)).collect();
+        let (mut stream, ring, count) = stream(false, &spans);
+        let before = stream.clone();
+        for (at, len, piece) in changes {
+            let at = at.index(stream.len());
+            let upto = (at + len).min(stream.len());
+            stream[at..upto].copy_from_slice(&piece[..upto - at]);
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut incoming, mut mirror) = (incoming(false, &[]), mirror());
+        let (mut at, mut cuts, mut over) = (0, cuts.into_iter().cycle(), Ok(()));
+        while at < stream.len() && over.is_ok() {
+            let upto = stream.len().min(at + cuts.next().unwrap());
+            at += send(theirs.as_fd(), [Part::Bytes(&stream[at..upto])].into_iter()).unwrap();
+            over = incoming.poll(ours.as_fd(), &mut mirror);
+        }
+        prop_assert!(matches!(over, Ok(()) | Err(Over::Flaw(_))), "{:?}", over);
+        if stream == before {
+            prop_assert_eq!(landed(&mut mirror), Some((ring, count)));
+        }
+    }
 }

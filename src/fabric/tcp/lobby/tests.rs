@@ -6,11 +6,15 @@ use super::super::address::Lookup;
 use super::super::call::Called;
 use super::super::door::Limits;
 use super::super::door::tests::{open, secret, terms, wait_for};
+use super::super::session::cases;
 use super::super::tests::setup;
 use super::*;
 use crate::base::Events;
 use crate::fabric::{Exchange, Fabric};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rustix::net::sockopt;
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
 
 /// One process' lobby, and the connections that came of it.
@@ -18,6 +22,8 @@ struct One {
     lobby: Lobby,
     admits: Admission,
     kept: Vec<Box<Session>>,
+    /// One of them is to be asked who there is.
+    asks: bool,
 }
 
 impl One {
@@ -37,7 +43,7 @@ impl One {
             page: None,
             place: "".into(),
         };
-        One { lobby: Lobby::new(parts), admits: Admission::Higher, kept: Vec::new() }
+        One { lobby: Lobby::new(parts), admits: Admission::Higher, kept: Vec::new(), asks: false }
     }
 
     fn joins(incarnation: u64) -> One {
@@ -65,7 +71,10 @@ impl One {
     fn step(&mut self) {
         for new in self.lobby.step(Instant::now(), self.admits, &[]) {
             match new {
-                New::Peer(session) => self.kept.push(session),
+                New::Peer(session, asks) => {
+                    self.asks |= asks;
+                    self.kept.push(session);
+                }
                 New::Stream(..) | New::Reach(..) => panic!("nobody asked for one"),
             }
         }
@@ -92,6 +101,26 @@ fn two_that_join_and_meet_each_other_go_on_to_the_members() {
         low.has_met(1) && high.has_met(1)
     });
     assert_eq!((low.lobby.abouts().len(), high.lobby.abouts().len()), (2, 2));
+}
+
+/// The one that called became a member before it read the answer, and hung up; the other one said that
+/// it was connected with it, was proposed, and was cut off at once by the one that did not know it.
+#[test]
+fn who_was_called_says_so_once_the_caller_has_asked() {
+    let (mut low, mut high) = (One::joins(10), One::joins(20));
+    high.lobby.call_contacts(&[low.address()]);
+    wait_for(|| {
+        low.step();
+        high.step();
+        low.has_met(20) && high.has_met(10)
+    });
+    assert!(high.lobby.is_sure(10) && high.asks && !low.asks);
+    assert!(!low.lobby.is_sure(20), "it may be gone");
+    crate::mutants::plant(Some("tcp-calls-are-sure"));
+    assert!(low.lobby.is_sure(20), "the planted fault is the one that was found");
+    crate::mutants::plant(None);
+    assert!(low.lobby.hears(20, WHO, &[]).is_some());
+    assert!(low.lobby.is_sure(20));
 }
 
 /// A member on the same host is met over shared memory; it said no, and of nobody else.
@@ -194,10 +223,11 @@ fn who_has_not_answered_is_not_asked_again() {
         let now = Instant::now() + Duration::from_secs(after);
         one.lobby.asks(now).map_or(0, |(whom, _)| whom.len())
     };
-    assert_eq!((asked(&mut joins, 1), asked(&mut joins, 2)), (1, 0));
+    assert!(joins.asks, "with its connection (Y6)");
+    assert_eq!((asked(&mut joins, 1), asked(&mut joins, 2)), (0, 0));
     let answer = member.lobby.hears(20, WHO, &[]).flatten().unwrap();
     assert_eq!(joins.lobby.hears(1, &answer, &[]), Some(None));
-    assert_eq!(asked(&mut joins, 3), 1);
+    assert_eq!((asked(&mut joins, 3), asked(&mut joins, 4)), (1, 0));
 }
 
 /// Any number of processes could be connected, each with its buffers and its memory.
@@ -214,6 +244,7 @@ fn there_is_room_for_so_many_peers() {
         addresses: vec![at()],
         ip: None,
         is_asked: false,
+        is_sure: true,
     };
     member.lobby.abouts = (1000..1000 + PEERS_MAX as u64).map(about).collect();
     joins.lobby.call_contacts(&[member.address()]);
@@ -255,4 +286,107 @@ fn silence_is_noticed_among_founders() {
     assert!(both.iter().all(|tcp| bears(tcp) <= Duration::from_secs(10)));
     both.iter_mut().for_each(|tcp| tcp.admit(Admission::All));
     assert!(both.iter().all(|tcp| bears(tcp) > Duration::from_secs(60)));
+}
+
+/// A line about a process as others tell it, with numbers and pieces that no honest one says.
+fn told_line() -> impl Strategy<Value = String> {
+    let number = prop_oneof![
+        3 => (0u64..40).prop_map(|number| number.to_string()),
+        1 => prop::sample::select(vec!["18446744073709551615", "18446744073709551616", "-1", "65536", ""])
+            .prop_map(String::from),
+    ];
+    let what = prop::sample::select(vec!["member", "joins", "joins", "leads", ""]);
+    let address = prop::sample::select(vec![
+        "10.0.0.1:7471",
+        "*:7",
+        "0.0.0.0:0",
+        "[::]:9",
+        "[fe80::1%eth0]:9",
+        "host:1",
+        "[::1",
+        ":",
+        "a b:1",
+    ]);
+    let addresses = prop::collection::vec(address, 0..5).prop_map(|all| all.join(","));
+    let long = (0usize..40).prop_map(|count| vec!["10.0.0.1:7471"; count * 10].join(","));
+    let addresses = prop_oneof![30 => addresses, 1 => long];
+    let line = (number.clone(), number, what, "[a-zA-Z0-9.-]{0,4}", addresses);
+    let line = line.prop_map(|(who, seat, what, host, addresses)| {
+        format!("{who} {seat} {what} {host} {addresses}")
+    });
+    prop_oneof![8 => line, 1 => Just("here".to_string()), 1 => ".{0,20}"]
+}
+
+/// What processes that have proved themselves tell of others: some are called, a bounded number of them,
+/// none of whom is not to be called, and what is passed on can be read by the next one.
+#[test]
+fn fuzz_what_is_told_of_others_calls_no_wrong_ones() {
+    let joins = One::joins(20).on_host("here");
+    let joins = RefCell::new(joins);
+    let told = (
+        prop::collection::vec(
+            (told_line(), prop_oneof![30 => Just(1usize), 1 => 60usize..121]),
+            0..12,
+        ),
+        prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, ".{0,4}"), 0..3),
+        any::<Vec<u8>>(),
+        (any::<bool>(), any::<bool>(), prop::bool::weighted(0.02)),
+        "([0-9.:a-z]{0,12},){0,4}",
+    );
+    let outcome = TestRunner::new(cases(500)).run(&told, |(lines, changes, any, flags, doors)| {
+        let (knows, is_v6, repeats) = flags;
+        let lobby = &mut joins.borrow_mut().lobby;
+        let ip: IpAddr = if is_v6 { "fe80::7" } else { "192.0.2.7" }.parse().unwrap();
+        let remote = SocketAddr::new(ip, 5);
+        lobby.goals.clear();
+        lobby.told.clear();
+        lobby.abouts.clear();
+        let mut hello = Hello::new(Kind::Enter, "demo", 3, 7, "founders=2\n");
+        if knows {
+            lobby.abouts.push(about(&hello, remote, false));
+        }
+        let one = |(line, times): &(String, usize)| vec![line.as_str(); *times].join("\n");
+        let mut text = lines.iter().map(one).collect::<Vec<_>>().join("\n").into_bytes();
+        for (at, len, piece) in changes {
+            let at = at.index(text.len() + 1);
+            let upto = (at + len).min(text.len());
+            text.splice(at..upto, piece.bytes());
+        }
+        for _ in 0..1 + 8 * usize::from(repeats) {
+            let said = [b"here\n".as_slice(), &text].concat();
+            prop_assert_eq!(lobby.hears(7, &said, &[]), Some(None));
+        }
+        prop_assert!(lobby.told.len() <= 4 * HERE_MAX);
+        for bytes in [&any, &text] {
+            let answered = lobby.hears(7, bytes, &[7]);
+            prop_assert!(answered.is_none() || bytes == WHO || bytes.starts_with(b"here\n"));
+        }
+        let welcome = String::from_utf8_lossy(&text).replace('\n', ";");
+        hello.more.push(("here".into(), welcome));
+        lobby.read_told(&hello, ip);
+        prop_assert!(told_of(&hello, ip).len() <= HERE_MAX && lobby.told.len() <= 4 * HERE_MAX);
+        let told = lobby.told.clone();
+        prop_assert!(told.iter().all(|of| of.incarnation > 0 && of.addresses.len() <= 16));
+        lobby.look_for_more();
+        prop_assert!(lobby.goals.len() <= GOALS_MAX);
+        for (at, goal) in lobby.goals.iter().enumerate() {
+            let Whom::Incarnation(who) = goal.whom else { panic!("{:?} was told of", goal.whom) };
+            prop_assert!(who != 20 && !(knows && who == 7), "Y2");
+            let of = told.iter().find(|of| of.incarnation == who).unwrap();
+            let calls = told.iter().any(|of| of.incarnation == who && (of.is_member || who < 20));
+            prop_assert!(calls, "Y1: {of:?}");
+            let far = told.iter().any(|of| of.incarnation == who && of.host != "here");
+            prop_assert!(far, "Y3: {of:?}");
+            prop_assert!(lobby.goals[..at].iter().all(|before| before.whom != goal.whom));
+        }
+        let mut neighbour = Neighbour { incarnation: 9, seat: 1, is_member: false, doors };
+        neighbour.doors.push_str("10.0.0.1:7");
+        lobby.hear_of(&[neighbour]);
+        let all = list(told.iter().chain(&lobby.near).map(|of| (of, of.is_member)));
+        let again: Vec<About> = all.lines().filter_map(entry).collect();
+        prop_assert_eq!(again.len(), all.lines().count(), "{}", all);
+        lobby.near.clear();
+        Ok(())
+    });
+    outcome.unwrap();
 }

@@ -53,14 +53,14 @@ proptest! {
 
     /// C1: what is heard is what was said, so nothing is overlooked; the rest is refused.
     #[test]
-    fn any_bytes_are_refused_or_said_so(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+    fn fuzz_any_bytes_are_refused_or_said_so(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
         if let Ok(message) = Message::decode(&bytes, &measures()) {
             prop_assert_eq!(message.encode().len(), bytes.len());
         }
     }
 
     #[test]
-    fn a_changed_byte_is_another_message_or_none(
+    fn fuzz_a_changed_byte_is_another_message_or_none(
         message in message(),
         at in any::<prop::sample::Index>(),
         with in 1u8..,
