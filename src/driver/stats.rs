@@ -376,16 +376,17 @@ fn words_of_counts(counts: &Counts) -> [u64; COUNTS] {
         spans,
         inlined,
         bytes,
-        reads,
+        notes,
         bells,
         rung,
         completions,
+        reads: _, // none: of registered memory only
     } = *counts;
-    [work_requests, doorbells, words, spans, inlined, bytes, reads, bells, rung, completions]
+    [work_requests, doorbells, words, spans, inlined, bytes, notes, bells, rung, completions]
 }
 
 fn counts_of(words: [u64; COUNTS]) -> Counts {
-    let [work_requests, doorbells, words, spans, inlined, bytes, reads, bells, rung, completions] =
+    let [work_requests, doorbells, words, spans, inlined, bytes, notes, bells, rung, completions] =
         words;
     Counts {
         work_requests,
@@ -394,10 +395,11 @@ fn counts_of(words: [u64; COUNTS]) -> Counts {
         spans,
         inlined,
         bytes,
-        reads,
+        notes,
         bells,
         rung,
         completions,
+        reads: 0,
     }
 }
 
