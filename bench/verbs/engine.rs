@@ -90,9 +90,9 @@ fn pair(case: &Case, options: &Options) -> [f64; 3] {
     let (first, second) = (start(0), start(1));
     let said = first.wait_with_output().expect("rank 0");
     let other = second.wait_with_output().expect("rank 1");
-    for output in [&said, &other] {
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
+    let [first, second] = [&said, &other].map(|of| String::from_utf8_lossy(&of.stderr));
+    let well = said.status.success() && other.status.success();
+    assert!(well, "rank 0, {}: {first}\nrank 1, {}: {second}", said.status, other.status);
     let value: Value = serde_json::from_slice(&said.stdout).expect("JSON");
     let number = |path: &str| value.pointer(path).and_then(Value::as_f64);
     let floor = number("/tests/0/floor/p50_ns");

@@ -52,6 +52,9 @@ pub fn measure(bare: &Bare, rdma: &Rdma, wire: &mut Wire, first: bool) -> Result
             let chained = if bare.test == Test::Rate { end.pours::<CHAIN>() } else { Ok(0.0) };
             let chained = chained.map_err(lost)?;
             end.say(b'!')?;
+            if one == 0.0 {
+                return Err("bare RDMA: not one write was complete in time".into());
+            }
             Ok(Figure { one, chained })
         }
         (_, false) => end.hear().map(|()| Figure::default()),
