@@ -67,6 +67,7 @@ pub mod memory;
 mod notes;
 pub mod ordering;
 pub mod queue;
+pub mod raw;
 pub mod reach;
 mod setup;
 pub mod slots;
