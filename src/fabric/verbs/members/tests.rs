@@ -665,6 +665,32 @@ fn bells_are_answered() {
     assert!(bells >= 500, "{bells}");
 }
 
+/// A note that landed before a member fell asleep lay there for ever: its bell had been taken when the
+/// queue was armed, and the last look before sleep is for words.
+#[test]
+fn a_note_before_sleep_is_taken() {
+    assert!(is_seen_before_sleep());
+    plant_fault(Some("verbs-arms-blind"));
+    let seen = is_seen_before_sleep();
+    plant_fault(None);
+    assert!(!seen, "verbs-arms-blind");
+}
+
+fn is_seen_before_sleep() -> bool {
+    let net = Net::running(19);
+    let (mut one, mut two) = two(&net, false);
+    one.words(5, 1, true);
+    let end = Instant::now() + Duration::from_secs(30);
+    while !one.verbs.has_landed() {
+        assert!(Instant::now() < end, "it never lands");
+        one.poll();
+    }
+    two.verbs.arm(false);
+    let seen = two.word_of(0, 5) == 1 || readable(&two.verbs, Duration::from_millis(100));
+    two.verbs.disarm();
+    seen
+}
+
 /// K12: a peer that takes no notes is full when its ring is; nothing that was posted is lost, and both go
 /// on where each is full for the other.
 #[test]
