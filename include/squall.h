@@ -148,7 +148,9 @@
 
 /**
  * Of two members the one of the lower rank goes on alone when it loses the other; else neither is a
- * majority, and both stop. At all members or at none; only with SQUALL_MEMBERSHIP_VIEWS.
+ * majority, and both stop. Of three nobody can leave in good order then: `squall_leave` waits until there
+ * are more, or fewer, and `squall_group_close` is a failure to the others. At all members or at none; only
+ * with SQUALL_MEMBERSHIP_VIEWS.
  */
 #define SQUALL_FLAG_TIE_BREAK 1024
 

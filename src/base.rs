@@ -121,8 +121,14 @@ impl Rank {
 pub struct Peer(pub u16);
 
 /// A set of ranks. On the wire such sets only gain bits, so their words may land one by one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Members([u64; MEMBERS_WORDS]);
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.iter().map(|rank| rank.0)).finish()
+    }
+}
 
 impl Members {
     pub const NONE: Members = Members([0; MEMBERS_WORDS]);

@@ -44,7 +44,9 @@ pub const SQUALL_FLAG_REQUIRE_LOCK: u32 = 256;
 /// As `SQUALL_FLAG_REQUIRE`, for `SQUALL_FLAG_HUGE` only.
 pub const SQUALL_FLAG_REQUIRE_HUGE: u32 = 512;
 /// Of two members the one of the lower rank goes on alone when it loses the other; else neither is a
-/// majority, and both stop. At all members or at none; only with SQUALL_MEMBERSHIP_VIEWS.
+/// majority, and both stop. Of three nobody can leave in good order then: `squall_leave` waits until there
+/// are more, or fewer, and `squall_group_close` is a failure to the others. At all members or at none; only
+/// with SQUALL_MEMBERSHIP_VIEWS.
 pub const SQUALL_FLAG_TIE_BREAK: u32 = 1024;
 const KNOWN_FLAGS: u32 = 2047;
 

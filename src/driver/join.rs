@@ -8,7 +8,8 @@
 //! a state, it gets that first, and the letter along with it (`fetch`).
 //!
 //! J1  A member never calls a joiner; of two joiners the one in the higher seat calls the other. So
-//!     each pair is connected once.
+//!     each pair is connected once. A call that is under way when its caller becomes a member is
+//!     dropped: then the other calls it (`shm/exchange`, X5).
 //! J2  A seat is bound before the others are looked for: of two processes one sees the other.
 //! J3  Who cannot reach everybody is not proposed, and gives up in the end: it would be joined and
 //!     cut off at once.
@@ -407,12 +408,13 @@ impl Joining<'_> {
 
     /// What the view begins with, and everybody's memory of it.
     fn begin(
-        &self,
+        &mut self,
         lines: &mut Lines,
         mut policy: Policy,
         letter: Letter,
         block: Arc<Region>,
     ) -> Result<Box<Views>, Error> {
+        self.calls.clear(); // J1: whoever was called hears of it at once
         let Letter { roster, carry, joined, assignment } = letter;
         if self.config.join {
             let restored = policy.restore(&assignment, &roster);

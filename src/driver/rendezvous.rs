@@ -323,7 +323,7 @@ impl Meeting<'_> {
             shown => shown?,
         };
         let answer = Hello { kind: Kind::Welcome, ..self.met.hello.clone() };
-        if door::welcome(&visitor, &answer, &self.descriptors_for(rank)) {
+        if door::welcome(&visitor.socket, &answer, &self.descriptors_for(rank)) {
             self.keep(rank, visitor.socket, &visitor.hello, shown);
         }
         Ok(()) // if it is gone, it may come again

@@ -143,7 +143,8 @@ pub const ALL: &[Key<Settings>] = keys!(Settings:
         |s, v| s.config.suspicion_ns = suspicion(v)?;
     "tie_break" = "false",
         "With membership = \"views\": of two members the first goes on alone when it loses the other. Else
-         neither is a majority, and both stop. The same at all members.",
+         neither is a majority, and both stop. Of three nobody can leave in good order then: closing is a
+         failure to the others. The same at all members.",
         |s, v| s.config.tie_break = v.switch()?;
     "peers.users" = "[]",
         "Users whose processes may be members on this host, beside this process' own: names or numbers. Give

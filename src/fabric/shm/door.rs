@@ -245,8 +245,8 @@ pub fn refuse(socket: &Socket, status: Status, sentence: &str, mine: Option<&Hel
 }
 
 /// Says yes.
-pub fn welcome(visitor: &Visitor, hello: &Hello, descriptors: &[BorrowedFd<'_>]) -> bool {
-    visitor.socket.send(&hello.encode(), descriptors)
+pub fn welcome(visitor: &Socket, hello: &Hello, descriptors: &[BorrowedFd<'_>]) -> bool {
+    visitor.send(&hello.encode(), descriptors)
 }
 
 /// Whether two members fit each other; if not, the sentence that names both values.

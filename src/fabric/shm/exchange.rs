@@ -17,6 +17,9 @@
 //! X3  A hang-up counts once all that was said before it has been read (N1).
 //! X4  There is one connection per incarnation: with two, each end might mean another one. Only if it
 //!     has ended may a process that is no member yet come again.
+//! X5  Who joins says of a connection that it was called by only once the caller has said something
+//!     there. Before, the caller may have become a member and dropped its call: it would hear of a
+//!     joiner that it is not connected with, and cut it off.
 
 use super::super::{Admission, Exchange, Memory, Shown, Sizes};
 use super::door::{self, Kind, Visitor};
@@ -28,6 +31,7 @@ use crate::limits::SUBGROUPS_MAX;
 use crate::log_sink::{Level, say};
 use crate::mem::Region;
 use crate::mem::region::Want;
+use crate::mutant;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -232,7 +236,7 @@ impl Shm {
             return refuse("this process is no member yet, or no more");
         }
         if theirs.kind == Kind::Probe {
-            door::welcome(&visitor, &self.hello, &[]);
+            door::welcome(&visitor.socket, &self.hello, &[]);
             return;
         }
         let bell = visitor.descriptors.pop().map(Bell::from_descriptor);
@@ -242,12 +246,17 @@ impl Shm {
         if self.peer(theirs.incarnation).is_some_and(|peer| !self.has_ended(peer)) {
             return refuse("this process is connected already"); // X4
         }
-        if !door::welcome(&visitor, &self.hello, &[self.bell.as_fd()]) {
-            return;
-        }
         self.watch.remove(&visitor.socket); // so that there is room to watch it again
-        if let Err(trouble) = self.connect(&theirs, visitor.socket, bell) {
-            say(Level::Warning, &format!("{who} cannot be joined: {trouble}"));
+        match self.connect(&theirs, visitor.socket, bell) {
+            Ok(peer) => {
+                let link = self.links[usize::from(peer.0)].as_mut().expect("just connected");
+                link.sure = mutant!("shm-calls-are-sure");
+                let socket = link.socket.as_ref().expect("just connected");
+                if !door::welcome(socket, &self.hello, &[self.bell.as_fd()]) {
+                    self.hang_up(usize::from(peer.0));
+                }
+            }
+            Err(trouble) => say(Level::Warning, &format!("{who} cannot be joined: {trouble}")),
         }
     }
 
@@ -256,10 +265,10 @@ impl Shm {
         self.showroom.as_ref().is_some_and(|showroom| showroom.admits == Admission::Higher)
     }
 
-    /// Incarnations that I am connected with.
+    /// Incarnations that I am connected with, as they know, too (X5).
     pub fn connected(&self) -> Vec<u64> {
         let live = self.links.iter().flatten();
-        live.filter(|link| !link.ended && link.socket.is_some())
+        live.filter(|link| !link.ended && link.socket.is_some() && link.sure)
             .map(|link| link.incarnation)
             .collect()
     }

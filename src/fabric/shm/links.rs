@@ -16,6 +16,7 @@ use super::socket::{Bell, Socket, Taken};
 use super::{Link, Shm, rest_of};
 use crate::base::{Peer, Versions};
 use crate::error::Error;
+use crate::fabric::Fabric;
 use crate::mem::Region;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,6 +45,7 @@ impl Link {
             rung: 0,
             ended: false,
             revoked: false,
+            sure: true,
             short: None,
         }
     }
@@ -75,6 +77,7 @@ impl Shm {
                     if link.short.take().is_some() && !link.ended {
                         self.watch.await_all(socket, peer as u64);
                     }
+                    link.sure = true;
                     if !showroom.take(Peer(peer as u16), &bytes, descriptors) {
                         break;
                     }
@@ -139,6 +142,13 @@ impl Shm {
 
     /// Keeps a connection with one that is no member yet.
     pub fn connect(&mut self, hello: &Hello, socket: Socket, bell: Bell) -> Result<Peer, Error> {
+        // Whoever takes me in knows of no other connection with me (X4).
+        let older = |link: &Option<Link>| {
+            link.as_ref().is_some_and(|link| link.incarnation == hello.incarnation && !link.ended)
+        };
+        for at in (0..self.links.len()).filter(|at| older(&self.links[*at])).collect::<Vec<_>>() {
+            Fabric::revoke(self, Peer(at as u16));
+        }
         let oldest = |of: &mut Shm| of.ghosts.pop_front().filter(|at| !of.is_in(*at));
         let free = match self.links.iter().position(Option::is_none) {
             Some(free) => free,

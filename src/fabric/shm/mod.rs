@@ -85,6 +85,8 @@ struct Link {
     ended: bool,
     /// I have closed the connection: its end is no news.
     revoked: bool,
+    /// Its other end is certain to know of it (X5).
+    sure: bool,
     /// What it says next waits until this process can take it (`links`).
     short: Option<Error>,
 }
@@ -353,10 +355,10 @@ impl Shm {
                 Kind::Enter | Kind::Probe if self.showroom.is_some() => self.let_in(visitor),
                 Kind::Join if self.begins() => self.let_in(visitor),
                 Kind::Stat => {
-                    door::welcome(&visitor, &self.hello, &[self.stats.as_fd()]);
+                    door::welcome(&visitor.socket, &self.hello, &[self.stats.as_fd()]);
                 }
                 Kind::Probe => {
-                    door::welcome(&visitor, &self.hello, &[]);
+                    door::welcome(&visitor.socket, &self.hello, &[]);
                 }
                 Kind::Join
                 | Kind::Enter

@@ -16,6 +16,9 @@
 //! Y4  What one address says ends no join while others may be better: it may be another's by now.
 //! Y5  A peer is asked again when it has answered, so that one that does not listen for a while finds
 //!     one question.
+//! Y6  Who joins and is called says that it is connected once it is asked who there is, which a caller
+//!     asks at once. Before, the caller may have become a member and hung up (Y1): it would hear of one
+//!     that joins and that it is not connected with, and cut it off.
 //!
 //! What is said in connections that are there (`Tcp::heard` keeps it from the driver):
 //!
@@ -41,6 +44,7 @@ use crate::error::{Error, Status};
 use crate::fabric::Admission;
 use crate::limits::MEMBERS_MAX;
 use crate::mem::Region;
+use crate::mutant;
 pub use about::{About, told_of};
 use about::{HOST, about, entry, host_of, list, settle, this_host};
 use goals::{Goal, Whom};
@@ -56,7 +60,7 @@ pub(super) const HERE_MAX: usize = 2 * MEMBERS_MAX;
 const PEERS_MAX: usize = 4 * MEMBERS_MAX;
 /// Processes that are called at once, at the most.
 const GOALS_MAX: usize = 2 * HERE_MAX;
-const WHO: &[u8] = b"who\n";
+pub(super) const WHO: &[u8] = b"who\n";
 
 pub struct Lobby {
     terms: Arc<Terms>,
@@ -96,9 +100,9 @@ pub struct Parts {
     pub place: String,
 }
 
-/// A new connection.
+/// A new connection. Of a peer's, whether it is to be asked who there is (Y6): `WHO`.
 pub enum New {
-    Peer(Box<Session>),
+    Peer(Box<Session>, bool),
     /// For a state transfer, by that incarnation.
     Stream(u64, Box<Session>),
     /// For registered memory.
@@ -240,6 +244,12 @@ impl Lobby {
         self.abouts.is_empty() && self.near.is_empty()
     }
 
+    /// Whether that one knows, too, that it is connected (Y6).
+    pub fn is_sure(&self, incarnation: u64) -> bool {
+        let its = self.abouts.iter().find(|of| of.incarnation == incarnation);
+        !self.joins || its.is_none_or(|of| of.is_sure) || mutant!("tcp-calls-are-sure")
+    }
+
     fn is_connected(&self, incarnation: u64) -> bool {
         self.abouts.iter().any(|of| of.incarnation == incarnation)
     }
@@ -270,12 +280,14 @@ impl Lobby {
             self.fatal.get_or_insert(differs);
             return;
         }
-        let about = about(peer, session.remote, called);
+        let mut about = about(peer, session.remote, called);
+        let asks = called && self.joins; // Y6
+        (about.is_asked, about.is_sure) = (asks, called);
         if self.others_only && about.host == self.host {
             return; // Y3
         }
         self.abouts.push(about);
-        new.push(New::Peer(session));
+        new.push(New::Peer(session, asks));
     }
 
     /// Somebody who holds the secret wants something.
@@ -357,6 +369,8 @@ impl Lobby {
     /// What a peer says that is for the lobby. `None`: it is for the driver; else what to answer.
     pub fn hears(&mut self, from: u64, bytes: &[u8], members: &[u64]) -> Option<Option<Vec<u8>>> {
         if bytes == WHO {
+            let its = self.abouts.iter_mut().find(|of| of.incarnation == from);
+            its.into_iter().for_each(|of| of.is_sure = true);
             return Some(Some(format!("here\n{}", self.here(members)).into_bytes()));
         }
         let text = bytes.strip_prefix(b"here\n")?;
@@ -426,6 +440,7 @@ impl Lobby {
                 addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
                 ip: None,
                 is_asked: false,
+                is_sure: true,
             }
         };
         self.near = neighbours.iter().map(of).collect();

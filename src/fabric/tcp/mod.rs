@@ -272,7 +272,7 @@ impl Tcp {
         ended.into_iter().for_each(|who| lobby.forget(who));
         for new in lobby.step(now, self.admits, &members) {
             match new {
-                New::Peer(session) => self.keep(*session),
+                New::Peer(session, asks) => self.keep(*session, asks),
                 New::Stream(who, session) if Arc::strong_count(&self.streams) <= STREAMS_MAX => {
                     match stream::plain(*session, &self.streams) {
                         Ok(stream) => self.offered.push_back((who, stream)),
@@ -299,7 +299,7 @@ impl Tcp {
         }
     }
 
-    fn keep(&mut self, session: Session) {
+    fn keep(&mut self, session: Session, asks: bool) {
         let incarnation = session.incarnation();
         let Session { socket, keys, leftover: before, .. } = session;
         let keys = keys.map(|keys| Keys { send: keys.send, receive: keys.receive });
@@ -309,6 +309,9 @@ impl Tcp {
                 if let Some(socket) = self.link(peer).and_then(Link::socket) {
                     let _ = talk::end_after(&socket, talk::FOUNDERS_SILENCE); // until all are let in
                 }
+            }
+            Ok(peer) if asks => {
+                self.say(peer, lobby::WHO);
             }
             Ok(_) => {}
             Err(trouble) => {
@@ -320,10 +323,11 @@ impl Tcp {
         }
     }
 
-    /// Incarnations that I am connected with.
+    /// Incarnations that I am connected with, as they know, too.
     pub fn connected(&self) -> Vec<u64> {
         let live = self.links.iter().flatten().filter(|link| !link.has_ended());
-        live.map(|link| link.incarnation).collect()
+        let all = live.map(|link| link.incarnation);
+        all.filter(|who| self.lobby.as_ref().is_none_or(|lobby| lobby.is_sure(*who))).collect()
     }
 
     /// Whom the driver lets in now: for the door.

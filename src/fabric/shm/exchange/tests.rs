@@ -68,10 +68,48 @@ fn nobody_is_connected_twice() {
     drop(first);
     shm.sleep(None, &mut Events::default());
     assert!(shm.has_ended(before) && shm.peer(77) == Some(before));
-    let (_anew, welcome) = knock(&mut shm, &name, 77);
+    let (anew, welcome) = knock(&mut shm, &name, 77);
     assert_eq!(welcome.kind, Kind::Welcome, "its first connection has ended");
     let peer = shm.peer(77).unwrap();
     assert!(!shm.has_ended(peer), "the one that lives is meant");
+    assert!(anew.send(b"words\nlet me in", &[]));
+    shm.sleep(None, &mut Events::default());
+    assert_eq!(shm.connected(), [77]);
+}
+
+/// One in a higher seat called it while both joined, became a member, and never heard that it was let in.
+/// It was said to be connected, was proposed, and was cut off at once by the one that did not know it.
+#[test]
+fn a_call_that_was_dropped_is_no_connection() {
+    let (mut shm, name) = member("dropped");
+    shm.admit(Admission::Higher);
+    let counts = |shm: &mut Shm| {
+        let (call, welcome) = knock(shm, &name, 77);
+        assert_eq!(welcome.kind, Kind::Welcome);
+        (call, shm.connected())
+    };
+    crate::mutants::plant(Some("shm-calls-are-sure"));
+    let (call, connected) = counts(&mut shm);
+    crate::mutants::plant(None);
+    assert_eq!(connected, [77], "the planted fault is the one that was found");
+    drop(call);
+    shm.sleep(None, &mut Events::default());
+    let (call, connected) = counts(&mut shm);
+    assert_eq!(connected, [], "the caller may be gone");
+    // It is a member now, lets me in, and has no other connection with me.
+    let (mine, its) = super::super::socket::tests::connected();
+    let mut hello = Hello::new(Kind::Welcome, 9, true, "");
+    hello.incarnation = 77;
+    let peer = shm.connect(&hello, mine, Bell::new().unwrap()).unwrap();
+    assert_eq!((shm.peer(77), shm.connected()), (Some(peer), vec![77]));
+    assert!(call.receive().is_some_and(|end| end.is_none()), "the call is closed");
+    drop(its);
+    shm.sleep(None, &mut Events::default());
+    assert_eq!(shm.connected(), []);
+    // One that goes on says whom it is connected with.
+    let (call, _) = knock(&mut shm, &name, 77);
+    assert!(call.send(b"words\nlet me in", &[]));
+    shm.sleep(None, &mut Events::default());
     assert_eq!(shm.connected(), [77]);
 }
 

@@ -29,6 +29,8 @@ pub struct About {
     pub(super) ip: Option<IpAddr>,
     /// It has not answered yet.
     pub(super) is_asked: bool,
+    /// It is certain to know of the connection (Y6).
+    pub(super) is_sure: bool,
 }
 
 /// What a hello says of a process, and how it is reached. `called`: at the address it was found at.
@@ -48,6 +50,7 @@ pub(super) fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
         addresses,
         ip: Some(remote.ip()),
         is_asked: false,
+        is_sure: false,
     }
 }
 
@@ -105,8 +108,8 @@ pub(super) fn entry(line: &str) -> Option<About> {
     let host = parts.next()?.to_string();
     let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
     let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    let (versions, ip, is_asked) = (None, None, false);
-    Some(About { incarnation, seat, is_member, versions, host, addresses, ip, is_asked })
+    let (versions, ip, is_asked, is_sure) = (None, None, false, false);
+    Some(About { incarnation, seat, is_member, versions, host, addresses, ip, is_asked, is_sure })
 }
 
 /// The same for processes that can meet over shared memory: one machine, one boot, one place
@@ -133,6 +136,7 @@ mod tests {
             addresses: vec![parse("10.0.0.1:7471", None).unwrap()],
             ip: None,
             is_asked: false,
+            is_sure: true,
         };
         let all: Vec<About> = (1..=200).map(|who| about(who, 60_000)).collect();
         assert_eq!(list(all.iter().map(|of| (of, true))), "");

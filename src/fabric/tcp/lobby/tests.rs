@@ -22,6 +22,8 @@ struct One {
     lobby: Lobby,
     admits: Admission,
     kept: Vec<Box<Session>>,
+    /// One of them is to be asked who there is.
+    asks: bool,
 }
 
 impl One {
@@ -41,7 +43,7 @@ impl One {
             page: None,
             place: "".into(),
         };
-        One { lobby: Lobby::new(parts), admits: Admission::Higher, kept: Vec::new() }
+        One { lobby: Lobby::new(parts), admits: Admission::Higher, kept: Vec::new(), asks: false }
     }
 
     fn joins(incarnation: u64) -> One {
@@ -69,7 +71,10 @@ impl One {
     fn step(&mut self) {
         for new in self.lobby.step(Instant::now(), self.admits, &[]) {
             match new {
-                New::Peer(session) => self.kept.push(session),
+                New::Peer(session, asks) => {
+                    self.asks |= asks;
+                    self.kept.push(session);
+                }
                 New::Stream(..) | New::Reach(..) => panic!("nobody asked for one"),
             }
         }
@@ -96,6 +101,26 @@ fn two_that_join_and_meet_each_other_go_on_to_the_members() {
         low.has_met(1) && high.has_met(1)
     });
     assert_eq!((low.lobby.abouts().len(), high.lobby.abouts().len()), (2, 2));
+}
+
+/// The one that called became a member before it read the answer, and hung up; the other one said that
+/// it was connected with it, was proposed, and was cut off at once by the one that did not know it.
+#[test]
+fn who_was_called_says_so_once_the_caller_has_asked() {
+    let (mut low, mut high) = (One::joins(10), One::joins(20));
+    high.lobby.call_contacts(&[low.address()]);
+    wait_for(|| {
+        low.step();
+        high.step();
+        low.has_met(20) && high.has_met(10)
+    });
+    assert!(high.lobby.is_sure(10) && high.asks && !low.asks);
+    assert!(!low.lobby.is_sure(20), "it may be gone");
+    crate::mutants::plant(Some("tcp-calls-are-sure"));
+    assert!(low.lobby.is_sure(20), "the planted fault is the one that was found");
+    crate::mutants::plant(None);
+    assert!(low.lobby.hears(20, WHO, &[]).is_some());
+    assert!(low.lobby.is_sure(20));
 }
 
 /// A member on the same host is met over shared memory; it said no, and of nobody else.
@@ -198,10 +223,11 @@ fn who_has_not_answered_is_not_asked_again() {
         let now = Instant::now() + Duration::from_secs(after);
         one.lobby.asks(now).map_or(0, |(whom, _)| whom.len())
     };
-    assert_eq!((asked(&mut joins, 1), asked(&mut joins, 2)), (1, 0));
+    assert!(joins.asks, "with its connection (Y6)");
+    assert_eq!((asked(&mut joins, 1), asked(&mut joins, 2)), (0, 0));
     let answer = member.lobby.hears(20, WHO, &[]).flatten().unwrap();
     assert_eq!(joins.lobby.hears(1, &answer, &[]), Some(None));
-    assert_eq!(asked(&mut joins, 3), 1);
+    assert_eq!((asked(&mut joins, 3), asked(&mut joins, 4)), (1, 0));
 }
 
 /// Any number of processes could be connected, each with its buffers and its memory.
@@ -218,6 +244,7 @@ fn there_is_room_for_so_many_peers() {
         addresses: vec![at()],
         ip: None,
         is_asked: false,
+        is_sure: true,
     };
     member.lobby.abouts = (1000..1000 + PEERS_MAX as u64).map(about).collect();
     joins.lobby.call_contacts(&[member.address()]);
