@@ -214,7 +214,10 @@ impl Attended<'_, '_> {
                 self.letter = Letter::decode(&bytes, self.joining.hello.incarnation).map(Box::new);
             }
         }
-        if self.progress.read().phase >= Phase::Joining {
+        let phase = self.progress.read().phase;
+        let asks = mutant!("state-asks-when-failed") && phase == Phase::Failed;
+        // Nor does a transfer that has failed, while its source is told, make anybody ask.
+        if (Phase::Joining..Phase::Failed).contains(&phase) || asks {
             self.near.get_or_insert(self.attended);
         }
         if self.called.elapsed() >= CALL_EVERY || self.near.is_some() {

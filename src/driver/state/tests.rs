@@ -43,6 +43,8 @@ struct Store {
     status: Option<Status>,
     /// It joins without a state.
     wants_none: bool,
+    /// It refuses what it is sent, some time after it has come.
+    refuses: bool,
     /// It stands still in `checkpoint_open`, in the first `read` of a checkpoint.
     holds_open: bool,
     holds_read: bool,
@@ -126,6 +128,10 @@ impl StateSink for App {
     }
 
     fn load(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        if self.store.with(|store| store.refuses) {
+            std::thread::sleep(Duration::from_millis(30)); // as long as a look at the door waits
+            return Err(Error::new(Status::NoMemory, "no room for it"));
+        }
         self.store.with(|store| store.loading.extend_from_slice(chunk));
         Ok(())
     }
@@ -558,12 +564,28 @@ fn a_source_that_is_stuck_is_given_up(planted: Option<&'static str>) -> Result<(
     let mut world = World::new(planted, 2, 1)?;
     world.talk();
     world.members[0].store.with(|store| store.holds_open = true);
-    let one = world.join(|config, _| config.transfer.patience = Duration::from_millis(300));
+    // Longer than the other one takes to begin, on a slow machine: else that is given up as well.
+    let one = world.join(|config, _| config.transfer.patience = Duration::from_secs(2));
     world.members[1].store.until("the joiner asks another one", |store| store.opened > 0)?;
     world.members[0].store.with(|store| store.holds_open = false);
     world.members[one].is_in(3)?;
     world.talk();
     world.agree(one, 1)
+}
+
+/// Who told its source that it had failed took that for being near, and asked to be joined: it was, left,
+/// and came again; or it waited for a leader that was stuck.
+fn who_has_failed_asks_for_nothing(planted: Option<&'static str>) -> Result<(), String> {
+    let mut world = World::new(planted, 2, 1)?;
+    world.talk();
+    let first = world.members[0].store.clone();
+    first.until("all is delivered", |store| store.entries.len() == 80)?;
+    let one = world.join(|_, store| store.refuses = true);
+    world.members[one].store.until("it is refused", |store| store.status.is_some())?;
+    let status = world.members[one].store.with(|store| store.status);
+    let views = first.with(|store| store.views.len());
+    let fine = (status, views) == (Some(Status::NoMemory), 1);
+    fine.then_some(()).ok_or(format!("{status:?} after {views} views"))
 }
 
 type Check = fn(Option<&'static str>) -> Result<(), String>;
@@ -580,6 +602,7 @@ const MUTANTS: &[(&str, &str, Check)] = &[
     ("state-of-a-leaver", "S4: who leaves gives none", a_leaver_gives_nothing),
     ("state-comes-anew-at-once", "F2: the others count on it", the_source_goes_before_the_end),
     ("state-waits-for-ever", "F3: a source that is stuck", a_source_that_is_stuck_is_given_up),
+    ("state-asks-when-failed", "F2: who is near asks", who_has_failed_asks_for_nothing),
 ];
 
 #[test]
@@ -639,6 +662,11 @@ fn the_source_goes_before_the_end_here() {
 #[test]
 fn a_leaver_gives_nothing_here() {
     a_leaver_gives_nothing(None).unwrap();
+}
+
+#[test]
+fn who_has_failed_asks_for_nothing_here() {
+    who_has_failed_asks_for_nothing(None).unwrap();
 }
 
 #[test]
