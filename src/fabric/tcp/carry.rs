@@ -8,8 +8,8 @@
 
 use super::mirror::{Carried, Measures};
 use super::outgoing::Parcel;
-use super::{Link, Tcp, wire};
-use crate::base::Peer;
+use super::{Link, PARTINGS_MAX, Parting, Tcp, wire};
+use crate::base::{Peer, Rank};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -55,6 +55,23 @@ impl Tcp {
     /// reported as such an end is (F5).
     pub fn cut(&mut self, peer: Peer) {
         self.end(usize::from(peer.0));
+    }
+
+    /// As `revoke`, but the peer is not told before `hang_up`, or the end of what is handed out here.
+    pub fn disown(&mut self, peer: Peer) -> Option<Parting> {
+        let at = usize::from(peer.0);
+        let rank = self.peers.iter().position(|of| *of == Some(at));
+        if let Some(rank) = rank {
+            self.gone.insert(Rank(rank as u16)); // that is no news
+        }
+        self.still(at)
+    }
+
+    pub fn hang_up(&mut self, mut parting: Parting) {
+        parting.shut();
+        if self.partings.len() < PARTINGS_MAX {
+            self.partings.push(parting);
+        }
     }
 
     /// What waits for a peer is the last that is said to it.

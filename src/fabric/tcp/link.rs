@@ -187,13 +187,12 @@ impl Link {
         }
     }
 
-    /// Nothing of the peer's lands any more, and what waits does not go.
+    /// Nothing of the peer's lands any more, and what waits does not go. The peer is not told: `Parting::shut`.
     pub fn close(&mut self) -> Option<Parting> {
         let socket = self.socket.take()?;
         self.outgoing.let_go();
         self.incoming.let_go();
         let _ = sockopt::set_tcp_user_timeout(&socket, CLOSED_MS);
-        let _ = shutdown(&socket, Shutdown::Write);
         Some(Parting { socket, until: Instant::now() + PARTING })
     }
 }
@@ -205,6 +204,12 @@ pub struct Parting {
 }
 
 impl Parting {
+    /// Nothing follows: the peer hears of the end behind what is on its way.
+    pub fn shut(&mut self) {
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        self.until = Instant::now() + PARTING;
+    }
+
     /// Whether it may be closed.
     pub fn is_over(&self, now: Instant) -> bool {
         drop_some(self.socket.as_fd()) || now >= self.until

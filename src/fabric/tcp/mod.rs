@@ -55,7 +55,8 @@ use crate::base::{Epoch, Events, Members, POST_WORDS_MAX, Peer, Post, Posting, R
 use crate::error::Error;
 use crate::log_sink::{Level, say};
 use crate::mem::{Cell, Region};
-use link::{Channel, Keys, Link, Parting};
+pub use link::Parting;
+use link::{Channel, Keys, Link};
 use lobby::{Lobby, New};
 use mirror::Measures;
 use outgoing::Parcel;
@@ -415,8 +416,15 @@ impl Tcp {
     /// A connection is over here, by either side.
     #[cold]
     fn end(&mut self, peer: usize) {
+        if let Some(parting) = self.still(peer) {
+            self.hang_up(parting);
+        }
+    }
+
+    /// The same, and the peer is not told yet.
+    fn still(&mut self, peer: usize) -> Option<Parting> {
         let member = self.peers.contains(&Some(peer));
-        let Some(link) = self.links.get_mut(peer).and_then(Option::as_mut) else { return };
+        let link = self.links.get_mut(peer).and_then(Option::as_mut)?;
         if !link.has_ended() && !member && self.admits == Admission::All {
             link.mirror = mirror::Mirror::new(self.measures.clone()); // N1
             self.ghosts.push_back(peer);
@@ -424,12 +432,8 @@ impl Tcp {
         if let Some(socket) = link.socket().filter(|_| link.watched) {
             self.watch.remove(socket);
         }
-        if let Some(parting) = link.close()
-            && self.partings.len() < PARTINGS_MAX
-        {
-            self.partings.push(parting);
-        }
         self.untold = true;
+        link.close()
     }
 
     /// Reads what those have sent of whom `fd` says that they have; sleeps for that up to a time.
@@ -628,11 +632,9 @@ impl Fabric for Tcp {
     }
 
     fn revoke(&mut self, peer: Peer) {
-        let rank = self.peers.iter().position(|of| *of == Some(usize::from(peer.0)));
-        if let Some(rank) = rank {
-            self.gone.insert(Rank(rank as u16)); // that is no news
+        if let Some(parting) = self.disown(peer) {
+            self.hang_up(parting);
         }
-        self.end(usize::from(peer.0));
     }
 
     fn beat(&mut self) {

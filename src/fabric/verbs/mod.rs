@@ -24,8 +24,11 @@
 //!     those who have passed on.
 //! K5  Each epoch has regions of its own, and so keys of its own; after `revoke`, or the end of the
 //!     connection, all that the peer had keys of is closed before anything else is done (F4).
-//! K6  After `revoke` the queue lives on for a moment, for the last words that were posted: a suspect hears
-//!     them if it can. Its connection is closed at once (N4), so it may hear of its end first.
+//! K6  After `revoke` the queue lives on for a moment, for the last words that were posted, and only behind
+//!     them the connection is closed (N4): a suspect that hears of its end first takes it for mine, and of
+//!     two that suspect each other the others believe whom they hear first. Where the words cannot be heard
+//!     (the suspect writes where nothing is open any more, K5, which ends the queue) the end comes after
+//!     that moment: by then the others have heard.
 //! K7  A queue that fails ends its connection, with the cause in one line of the log: that is what is
 //!     reported, once (F5). Silence breaks no queue: RC's acknowledgements come from the device of a
 //!     stopped process, too. Heartbeats are the engine's.
@@ -86,8 +89,8 @@ mod tests;
 use super::shm::OwnBell;
 use super::shm::fork::forks;
 use super::shm::socket::Watch;
-use super::tcp::Tcp;
 use super::tcp::mirror::Carried;
+use super::tcp::{Parting as Closing, Tcp};
 use super::{Exchange, Fabric, Way};
 use crate::base::{Events, Members, POST_WORDS_MAX, Peer, Post, Posting, Rank};
 use crate::error::{Error, Status};
@@ -147,6 +150,8 @@ struct Parting {
     index: u16,
     line: Line,
     mark: Option<u64>,
+    /// The connection, to be closed behind that mark.
+    connection: Option<Closing>,
     until: Instant,
 }
 
@@ -482,9 +487,7 @@ impl Verbs {
                     Taken::Stale => {
                         for parting in partings.iter_mut().filter(|of| usize::from(of.index) == at)
                         {
-                            if let Taken::Failed(_) = parting.line.queue.take(completion) {
-                                parting.until = Instant::now(); // nobody is there any more
-                            }
+                            let _ = parting.line.queue.take(completion);
                         }
                     }
                     Taken::Sent | Taken::Rung => {}
@@ -564,10 +567,19 @@ impl Verbs {
             self.completions.woken();
         }
         self.beat();
+        self.part();
+    }
+
+    /// Closes the connections of those that have heard all that they were to hear (K6).
+    fn part(&mut self) {
+        let Verbs { partings, tcp, .. } = self;
         let now = Instant::now();
-        self.partings.retain_mut(|parting| {
-            let drained = parting.line.is_drained(&mut parting.mark);
-            now < parting.until && matches!(drained, Ok(false))
+        partings.retain_mut(|Parting { line, mark, connection, until, .. }| {
+            let stays = now < *until && !matches!(line.is_drained(mark), Ok(true));
+            if let Some(connection) = connection.take_if(|_| !stays) {
+                tcp.hang_up(connection);
+            }
+            stays
         });
     }
 
@@ -653,13 +665,19 @@ impl Fabric for Verbs {
 
     fn revoke(&mut self, peer: Peer) {
         let at = usize::from(peer.0);
-        let place = self.places.get_mut(at).and_then(Option::take);
-        if let Some(Place { line, theirs, reader, .. }) = place {
-            drop((theirs, reader)); // K5
-            let until = Instant::now() + PARTING;
-            self.partings.push(Parting { index: peer.0, line, mark: None, until }); // K6
+        let Some(place) = self.places.get_mut(at).and_then(Option::take) else {
+            return self.tcp.revoke(peer);
+        };
+        let Place { line, theirs, reader, .. } = place;
+        drop((theirs, reader)); // K5
+        let mut connection = self.tcp.disown(peer);
+        if (!line.has_keys() || mutant!("verbs-cuts-at-once"))
+            && let Some(connection) = connection.take()
+        {
+            self.tcp.hang_up(connection); // it was told nothing by the queue
         }
-        self.tcp.revoke(peer);
+        let until = Instant::now() + PARTING;
+        self.partings.push(Parting { index: peer.0, line, mark: None, connection, until }); // K6
     }
 
     fn beat(&mut self) {

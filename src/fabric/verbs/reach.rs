@@ -21,6 +21,7 @@ use super::queue::{Counts, Depths, Manner, Queue, Taken};
 use super::sys::bindings::ibv_wc_status;
 use crate::error::{Error, Status};
 use crate::mem::Region;
+use crate::mutant;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -68,7 +69,6 @@ pub struct Reach {
     rest: Option<(Operation, Arc<Memory>)>,
     begun: u64,
     over: u64,
-    armed: bool,
 }
 
 impl Reach {
@@ -87,7 +87,6 @@ impl Reach {
             rest: None,
             begun: 0,
             over: 0,
-            armed: false,
         })
     }
 
@@ -187,7 +186,7 @@ impl Reach {
     /// Errors: `PeerLost`: the connection is lost, with the cause; what is not over by now may have landed
     /// or not. `Denied`: the peer's device has refused what comes after those that have landed (E4).
     pub fn over(&mut self) -> Result<u64, Error> {
-        if std::mem::take(&mut self.armed) {
+        if mutant!("verbs-wake-up-taken") {
             self.completions.woken();
         }
         let (queue, mut failed) = (&mut self.queue, None);
@@ -233,11 +232,13 @@ impl Reach {
 
     /// To be called before the last look (`over`), before sleep.
     ///
+    /// Wake-ups of before are taken here, and none by that look: what comes between the two may be a piece,
+    /// behind which no operation is over, and nothing else would wake who sleeps then.
+    ///
     /// Errors: `System`.
     pub fn arm(&mut self) -> Result<(), Error> {
-        self.completions.arm(true)?;
-        self.armed = true;
-        Ok(())
+        self.completions.woken();
+        self.completions.arm(true)
     }
 }
 

@@ -869,11 +869,12 @@ fn operations_wait_for_room_and_wake_who_sleeps() {
     world.run();
     assert!(readable(wakes.as_fd()));
     patiently("all", || reached.mine.over().unwrap() == 127);
-    assert!(!readable(wakes.as_fd()));
+    reached.mine.arm().unwrap();
+    assert!(!readable(wakes.as_fd()), "that wake-up is taken");
     assert!(reached.mine.begin(put, &source).unwrap());
     world.run();
     drop(reached);
-    assert!(!readable(wakes.as_fd()), "it outlives its end");
+    assert!(readable(wakes.as_fd()), "it outlives its end");
 }
 
 #[test]
@@ -922,6 +923,37 @@ fn nothing_comes_through_an_end_that_is_dropped() {
         let error = reached.theirs.connect(&words, &Manner::default()).err().expect("nonsense");
         assert_eq!(error.status, Status::PeerFault, "{error}");
     }
+}
+
+/// Who arms, looks and sleeps is woken for the end of an operation, whichever of its pieces ends between.
+#[test]
+fn who_sleeps_is_woken_behind_each_piece() {
+    assert!((0..40).all(wakes_after));
+    plant(Some("verbs-wake-up-taken"));
+    let woken = (0..40).all(wakes_after);
+    plant(None);
+    assert!(!woken, "verbs-wake-up-taken");
+}
+
+/// So many steps of the devices come between `arm` and the last look.
+fn wakes_after(steps: usize) -> bool {
+    let world = World::new(6);
+    let (a, b) = (world.process(), world.process());
+    a.abilities(|can| can.write_bytes_max = 64);
+    let open = |process: &Process| Device::open(&process.table(), &Choice::default()).unwrap();
+    let mut reached = Reached::new(&open(&a), &open(&b), ALL);
+    let wakes = reached.mine.wakes().unwrap();
+    let put = reached.operation(PUT, 0, 256, 0);
+    assert!(reached.mine.begin(put, &reached.source).unwrap());
+    reached.mine.arm().unwrap();
+    (0..steps).for_each(|_| {
+        world.step();
+    });
+    let over = reached.mine.over().unwrap() == 1;
+    world.run();
+    let woken = readable(wakes.as_fd());
+    assert_eq!(reached.mine.over().unwrap(), 1);
+    over || woken
 }
 
 /// Numbers of a queue that a peer has told: refused, or a connection.

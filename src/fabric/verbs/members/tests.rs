@@ -513,6 +513,39 @@ fn who_is_revoked_finds_nothing_open() {
     assert!(two.events.lost.is_empty(), "that is no news");
 }
 
+/// K6: a suspect hears why before it hears of the end, however long that takes on its way.
+#[test]
+fn a_suspect_hears_the_last_words_before_the_end() {
+    assert!(is_told_before_the_end());
+    plant_fault(Some("verbs-cuts-at-once"));
+    let told = is_told_before_the_end();
+    plant_fault(None);
+    assert!(!told, "verbs-cuts-at-once");
+}
+
+fn is_told_before_the_end() -> bool {
+    let net = Net::running(10);
+    let (mut one, mut two) = two(&net, false);
+    net.world.hold();
+    one.words(5, 7, true);
+    let peer = one.peer(1).unwrap();
+    one.verbs.revoke(peer);
+    assert!(one.verbs.has_ended(peer), "N4, as far as this end goes");
+    let partings = one.verbs.partings.iter_mut();
+    partings.for_each(|parting| parting.until += Duration::from_secs(60)); // a loaded machine
+    let end = Instant::now() + PARTING / 5;
+    while two.events.lost.is_empty() && Instant::now() < end {
+        [&mut one, &mut two].into_iter().for_each(Node::look);
+    }
+    let early = !two.events.lost.is_empty();
+    net.world.release();
+    two.until_with(&mut one, "it ends", |two| !two.events.lost.is_empty());
+    (0..100).for_each(|_| one.look());
+    assert!(one.events.lost.is_empty(), "that is no news");
+    assert!(early || one.verbs.partings.is_empty(), "its queue is not kept");
+    !early && two.word_of(0, 5) == 7
+}
+
 /// Both ends at once: who is seen to end first has been heard. (What the other has posted to that one may
 /// be cut off by it, K8.)
 #[test]
