@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The log thread: all logs of a device, written by one thread, so that one sync commits what has
+//! come while the last one took its time.
+//!
+//! L1  `appended` moves after the write: then the log reads the slots no more (L in `mem::order`).
+//! L2  `durable` moves after the sync (D).
+//! L3  A log that fails ends the thread: what it says last is why. No frontier moves after that.
+//!
+//! Nothing here waits for the log thread but `close`: without a free lot there is no `lot`, and the
+//! caller delivers nothing more to the log meanwhile. Lots go round, so memory is bounded; a lot that
+//! is sent, or comes back, costs a wake of who sleeps, and nothing per message.
+
+use super::disk::Disk;
+use super::flaw::Failure;
+use super::lot::Lot;
+use super::writer::Log;
+use crate::error::{Error, Status};
+use crate::mem::Cell;
+use crate::mem::thread::block_signals;
+use crate::mutant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long nothing has to come before room is prepared.
+const QUIET: Duration = Duration::from_millis(2);
+
+/// How a log thread works.
+#[derive(Clone, Copy, Debug)]
+pub struct Writing {
+    /// Lots that are under way at the most, of all logs; default 64.
+    pub lots: usize,
+    /// Records in each at the most; default 512.
+    pub records: usize,
+}
+
+impl Default for Writing {
+    fn default() -> Writing {
+        Writing { lots: 64, records: 512 }
+    }
+}
+
+/// The frontiers of one log: positions, as in `Tip`.
+#[derive(Debug)]
+struct Frontiers {
+    appended: Cell,
+    durable: Cell,
+    begins_at: Cell,
+}
+
+#[derive(Debug)]
+struct Shared {
+    frontiers: Box<[Frontiers]>,
+    failure: OnceLock<Failure>,
+}
+
+enum Order {
+    Append(Box<Lot>),
+    Trim { log: usize, below: u64 },
+    Close,
+}
+
+/// The caller's side: one thread's, the turn thread's.
+pub struct LogThread {
+    shared: Arc<Shared>,
+    orders: SyncSender<Order>,
+    free: Receiver<Box<Lot>>,
+    thread: Option<JoinHandle<()>>,
+    /// By log: a trim that was asked for and not yet carried out.
+    trims: Box<[u64]>,
+}
+
+impl LogThread {
+    /// Starts the thread for these logs. `wake` is called on it whenever a frontier has moved or it
+    /// has failed: it rings who is asleep, and must be short.
+    pub fn start<D: Disk>(
+        logs: Vec<Log<D>>,
+        writing: Writing,
+        wake: impl Fn() + Send + 'static,
+    ) -> Result<LogThread, Error> {
+        let (mut handle, worker) = pair(logs, writing, wake);
+        let run = move || {
+            block_signals();
+            worker.run();
+        };
+        let spawned = std::thread::Builder::new().name("squall-log".into()).spawn(run);
+        let thread = spawned.map_err(|cause| {
+            let text = format!("cannot start the log thread: {cause}; raise `ulimit -u`");
+            Error::new(Status::Limit, text)
+        })?;
+        handle.thread = Some(thread);
+        Ok(handle)
+    }
+
+    /// An empty lot to fill; `None`: the log is behind by as much as it may be.
+    pub fn lot(&mut self) -> Option<Box<Lot>> {
+        self.free.try_recv().ok()
+    }
+
+    /// Has it appended to that log. One without records is of use to nobody, and comes back.
+    pub fn submit(&mut self, log: usize, mut lot: Box<Lot>) {
+        assert!(log < self.shared.frontiers.len());
+        lot.log = log;
+        // If the thread is over the caller learns it from `failure`; there is room for all lots.
+        let _ = self.orders.try_send(Order::Append(lot));
+    }
+
+    /// All below is read from the slots: they may be released.
+    pub fn appended(&self, log: usize) -> u64 {
+        self.shared.frontiers[log].appended.observe() // L
+    }
+
+    /// All below is on the disk.
+    pub fn durable(&self, log: usize) -> u64 {
+        self.shared.frontiers[log].durable.observe() // D
+    }
+
+    /// All below is trimmed.
+    pub fn begins_at(&self, log: usize) -> u64 {
+        self.shared.frontiers[log].begins_at.observe()
+    }
+
+    /// Has whole segments below that position removed, soon. To be called again and again, as the
+    /// position rises: while one is under way the next is not asked for.
+    pub fn trim(&mut self, log: usize, below: u64) {
+        if below > self.trims[log] && self.orders.try_send(Order::Trim { log, below }).is_ok() {
+            self.trims[log] = below;
+        }
+    }
+
+    /// Why nothing becomes durable any more.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.shared.failure.get()
+    }
+
+    /// Ends it, after all that was submitted is on the disk. Waits for that.
+    pub fn close(mut self) -> Result<(), Failure> {
+        self.end();
+        self.shared.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
+    fn end(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        let _ = self.orders.send(Order::Close);
+        let _ = thread.join();
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+pub(super) struct Worker<D: Disk, W> {
+    shared: Arc<Shared>,
+    logs: Vec<Log<D>>,
+    orders: Receiver<Order>,
+    free: SyncSender<Box<Lot>>,
+    wake: W,
+}
+
+/// Both sides, and no thread yet.
+pub(super) fn pair<D: Disk, W: Fn()>(
+    logs: Vec<Log<D>>,
+    writing: Writing,
+    wake: W,
+) -> (LogThread, Worker<D, W>) {
+    let frontiers = logs.iter().map(|log| Frontiers {
+        appended: Cell::new(log.tip().position),
+        durable: Cell::new(log.durable()),
+        begins_at: Cell::new(log.begins_at()),
+    });
+    let (frontiers, failure) = (frontiers.collect(), OnceLock::new());
+    let shared = Arc::new(Shared { frontiers, failure });
+    // Room for all lots, a trim of each log, and the end: sending never waits.
+    let (orders, ordered) = sync_channel(writing.lots + 2 * logs.len() + 1);
+    let (free, freed) = sync_channel(writing.lots);
+    for _ in 0..writing.lots {
+        let _ = free.try_send(Box::new(Lot::new(writing.records)));
+    }
+    let trims = logs.iter().map(Log::begins_at).collect();
+    let handle = LogThread { shared: shared.clone(), orders, free: freed, thread: None, trims };
+    (handle, Worker { shared, logs, orders: ordered, free, wake })
+}
+
+impl<D: Disk, W: Fn()> Worker<D, W> {
+    fn run(mut self) {
+        let outcome = loop {
+            match self.round(Some(QUIET)) {
+                Ok(true) => {}
+                Ok(false) => break self.close(),
+                Err(failure) => break Err(failure),
+            }
+        };
+        if let Err(failure) = outcome {
+            let _ = self.shared.failure.set(failure);
+        }
+        (self.wake)();
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        self.logs.drain(..).try_for_each(Log::close)
+    }
+
+    /// Waits for something to do and does all that there is; one sync per log at the end. `false`:
+    /// it is over.
+    pub(super) fn round(&mut self, patience: Option<Duration>) -> Result<bool, Failure> {
+        let Some(first) = self.first(patience)? else { return Ok(false) };
+        let (mut order, mut goes_on, mut any) = (Some(first), true, false);
+        while let Some(now) = order {
+            match now {
+                Order::Append(lot) => {
+                    any = true;
+                    self.append(lot)?;
+                }
+                Order::Trim { log, below } => {
+                    let begins_at = self.logs[log].trim(below)?;
+                    self.shared.frontiers[log].begins_at.publish(begins_at);
+                }
+                Order::Close => goes_on = false,
+            }
+            order = match self.orders.try_recv() {
+                Ok(order) => Some(order),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => {
+                    goes_on = false;
+                    None
+                }
+            };
+        }
+        if any {
+            (self.wake)(); // slots are free
+            self.sync()?;
+            (self.wake)();
+        }
+        Ok(goes_on)
+    }
+
+    /// The next order; `None`: there will be none.
+    fn first(&mut self, patience: Option<Duration>) -> Result<Option<Order>, Failure> {
+        let Some(quiet) = patience else { return Ok(self.orders.try_recv().ok()) };
+        match self.orders.recv_timeout(quiet) {
+            Ok(order) => return Ok(Some(order)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        for log in &mut self.logs {
+            log.rest()?;
+        }
+        Ok(self.orders.recv().ok())
+    }
+
+    fn append(&mut self, mut lot: Box<Lot>) -> Result<(), Failure> {
+        let (log, frontiers) = (&mut self.logs[lot.log], &self.shared.frontiers[lot.log]);
+        if mutant!("log-slots-freed-early") {
+            frontiers.appended.publish(log.tip().position + 1);
+        }
+        log.append(&*lot)?;
+        frontiers.appended.publish(log.tip().position); // L
+        frontiers.durable.publish(log.durable()); // where a segment ended on the way
+        lot.clear();
+        let _ = self.free.try_send(lot);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Failure> {
+        for (log, frontiers) in self.logs.iter_mut().zip(&self.shared.frontiers) {
+            if mutant!("log-frontier-before-sync") {
+                frontiers.durable.publish(log.tip().position);
+            }
+            log.sync()?;
+            frontiers.durable.publish(log.durable()); // D
+        }
+        Ok(())
+    }
+}
