@@ -19,11 +19,12 @@ pub struct Lot {
     pub(super) log: usize,
     records: Vec<(Label, Payload)>,
     most: usize,
+    bytes: u64,
 }
 
 impl Lot {
     pub(super) fn new(most: usize) -> Lot {
-        Lot { log: 0, records: Vec::with_capacity(most), most }
+        Lot { log: 0, records: Vec::with_capacity(most), most, bytes: 0 }
     }
 
     pub fn is_full(&self) -> bool {
@@ -40,25 +41,32 @@ impl Lot {
         assert!(label.kind == Kind::Message);
         let Label { rank, lane, version, .. } = label;
         let message = Message::new(bytes, rank, lane, version.number.0, 0);
-        self.add(label, Payload::Lent(message))
+        self.add(label, bytes.len(), Payload::Lent(message))
     }
 
     /// Adds a record of the caller's own making: a view, a trim, a confirmation. The only thing here
     /// that allocates.
     pub fn push_own(&mut self, label: Label, bytes: Box<[u8]>) -> bool {
-        self.add(label, Payload::Own(bytes))
+        self.add(label, bytes.len(), Payload::Own(bytes))
     }
 
-    fn add(&mut self, label: Label, payload: Payload) -> bool {
+    fn add(&mut self, label: Label, len: usize, payload: Payload) -> bool {
         let room = !self.is_full();
         if room {
+            self.bytes += len as u64;
             self.records.push((label, payload));
         }
         room
     }
 
+    /// Of the payloads.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn clear(&mut self) {
         self.records.clear();
+        self.bytes = 0;
     }
 }
 

@@ -6,7 +6,7 @@
 //! O2  Only the last segment can have a torn tail (W3): it alone is read here. The others are known by
 //!     their heads, each of which names the one before; `Reader` verifies what is in them.
 //! O3  What a log says that was begun (`in_use`, `erase_from`, `begins_at`) is brought to its end
-//!     before anything else is done.
+//!     before anything else is done; then both slots of the anchor say that it is over.
 //!
 //! Cost: the last segment is read once.
 
@@ -146,7 +146,7 @@ fn make<D: Disk>(
     let head = SegmentHead { identity, owner, tip, previous: None, bytes: segment_bytes };
     let last = make_segment(&disk, head)?;
     let mut log = begin(disk, options, anchor, file, lock, Vec::new(), last, (RECORDS_AT, tip));
-    log.write_anchor(Anchor { in_use: true, ..anchor })?;
+    log.write_anchor_twice(Anchor { in_use: true, ..anchor })?;
     Ok((log, Opened { made: true, torn: None, tip }))
 }
 
@@ -194,7 +194,6 @@ impl<D: Disk> Found<D> {
         let seed = seed_of(identity);
         self.remove_what_is_void(&mut segments)?;
         let last = self.open_segments(&mut segments)?;
-        settle(&self.disk, &last.file, &last.name)?;
         let mut window = Window::new();
         let (mut at, mut tip) = (RECORDS_AT, last.head.tip);
         let why = loop {
@@ -225,7 +224,11 @@ impl<D: Disk> Found<D> {
         assert!(tip.position >= begins_at, "a log begins at a record that it has, or at its end");
         let Found { disk, options, anchor, file, lock } = self;
         let mut log = begin(disk, options, anchor, file, lock, segments, last, (at, tip));
-        log.write_anchor(Anchor { synced: tip.position, erase_from: None, ..anchor })?;
+        let anchor = Anchor { synced: tip.position, erase_from: None, ..anchor };
+        match erased {
+            true => log.write_anchor_twice(anchor)?,
+            false => log.write_anchor(anchor)?,
+        }
         Ok((log, Opened { made: false, torn, tip }))
     }
 
@@ -258,6 +261,12 @@ impl<D: Disk> Found<D> {
         };
         for (at, first) in segments.clone().into_iter().enumerate() {
             let is_last = at + 1 == segments.len();
+            if is_last {
+                // Its head, too, may be in the cache only.
+                let name = SegmentHead::name(first);
+                let file = self.disk.open(&name).map_err(failing("open", &name, 0))?;
+                settle(&self.disk, &file, &name)?;
+            }
             match Segment::open(&self.disk, first, &self.anchor)? {
                 Some(Ok(segment)) => {
                     let before = last.as_ref().map(|last| last.head.tip.position);

@@ -233,9 +233,7 @@ fn next_segment<D: Disk>(
         return Ok(None);
     }
     match Segment::open(disk, first, anchor)? {
-        Some(Ok(next)) if next.head.tip == *tip || mutant!("log-segments-unchained") => {
-            Ok(Some(next))
-        }
+        Some(Ok(next)) if next.head.tip == *tip => Ok(Some(next)),
         Some(_) => Err(bad_preface(first)),
         None => Ok(None),
     }

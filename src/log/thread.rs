@@ -18,13 +18,12 @@ use crate::error::{Error, Status};
 use crate::mem::Cell;
 use crate::mem::thread::block_signals;
 use crate::mutant;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// How long nothing has to come before room is prepared.
-const QUIET: Duration = Duration::from_millis(2);
+/// Bytes after which a round syncs though more has come: as fast as a sync per 16 MiB, and sooner.
+const ROUND_BYTES: u64 = 4 << 20;
 
 /// How a log thread works.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +46,8 @@ struct Frontiers {
     appended: Cell,
     durable: Cell,
     begins_at: Cell,
+    /// Up to where a trim was asked for that is carried out.
+    trimmed: Cell,
 }
 
 #[derive(Debug)]
@@ -67,7 +68,7 @@ pub struct LogThread {
     orders: SyncSender<Order>,
     free: Receiver<Box<Lot>>,
     thread: Option<JoinHandle<()>>,
-    /// By log: a trim that was asked for and not yet carried out.
+    /// By log: up to where a trim was asked for.
     trims: Box<[u64]>,
 }
 
@@ -102,8 +103,9 @@ impl LogThread {
     pub fn submit(&mut self, log: usize, mut lot: Box<Lot>) {
         assert!(log < self.shared.frontiers.len());
         lot.log = log;
-        // If the thread is over the caller learns it from `failure`; there is room for all lots.
-        let _ = self.orders.try_send(Order::Append(lot));
+        // If the thread is over the caller learns it from `failure`.
+        let sent = self.orders.try_send(Order::Append(lot));
+        assert!(!matches!(sent, Err(TrySendError::Full(_))), "there is room for all lots");
     }
 
     /// All below is read from the slots: they may be released.
@@ -124,8 +126,10 @@ impl LogThread {
     /// Has whole segments below that position removed, soon. To be called again and again, as the
     /// position rises: while one is under way the next is not asked for.
     pub fn trim(&mut self, log: usize, below: u64) {
-        if below > self.trims[log] && self.orders.try_send(Order::Trim { log, below }).is_ok() {
+        let idle = self.shared.frontiers[log].trimmed.observe() == self.trims[log];
+        if idle && below > self.trims[log] {
             self.trims[log] = below;
+            let _ = self.orders.try_send(Order::Trim { log, below });
         }
     }
 
@@ -171,11 +175,12 @@ pub(super) fn pair<D: Disk, W: Fn()>(
         appended: Cell::new(log.tip().position),
         durable: Cell::new(log.durable()),
         begins_at: Cell::new(log.begins_at()),
+        trimmed: Cell::new(log.begins_at()),
     });
     let (frontiers, failure) = (frontiers.collect(), OnceLock::new());
     let shared = Arc::new(Shared { frontiers, failure });
     // Room for all lots, a trim of each log, and the end: sending never waits.
-    let (orders, ordered) = sync_channel(writing.lots + 2 * logs.len() + 1);
+    let (orders, ordered) = sync_channel(writing.lots + logs.len() + 1);
     let (free, freed) = sync_channel(writing.lots);
     for _ in 0..writing.lots {
         let _ = free.try_send(Box::new(Lot::new(writing.records)));
@@ -188,7 +193,7 @@ pub(super) fn pair<D: Disk, W: Fn()>(
 impl<D: Disk, W: Fn()> Worker<D, W> {
     fn run(mut self) {
         let outcome = loop {
-            match self.round(Some(QUIET)) {
+            match self.round(true) {
                 Ok(true) => {}
                 Ok(false) => break self.close(),
                 Err(failure) => break Err(failure),
@@ -204,22 +209,26 @@ impl<D: Disk, W: Fn()> Worker<D, W> {
         self.logs.drain(..).try_for_each(Log::close)
     }
 
-    /// Waits for something to do and does all that there is; one sync per log at the end. `false`:
-    /// it is over.
-    pub(super) fn round(&mut self, patience: Option<Duration>) -> Result<bool, Failure> {
-        let Some(first) = self.first(patience)? else { return Ok(false) };
-        let (mut order, mut goes_on, mut any) = (Some(first), true, false);
+    /// Does what there is, and one sync per log at the end; with `wait` there will be something.
+    /// `false`: it is over.
+    pub(super) fn round(&mut self, wait: bool) -> Result<bool, Failure> {
+        let Some(first) = self.first(wait)? else { return Ok(false) };
+        let (mut order, mut goes_on, mut bytes) = (Some(first), true, 0);
         while let Some(now) = order {
             match now {
                 Order::Append(lot) => {
-                    any = true;
+                    bytes += 1 + lot.bytes();
                     self.append(lot)?;
                 }
                 Order::Trim { log, below } => {
                     let begins_at = self.logs[log].trim(below)?;
                     self.shared.frontiers[log].begins_at.publish(begins_at);
+                    self.shared.frontiers[log].trimmed.publish(below);
                 }
                 Order::Close => goes_on = false,
+            }
+            if bytes >= ROUND_BYTES {
+                break;
             }
             order = match self.orders.try_recv() {
                 Ok(order) => Some(order),
@@ -230,7 +239,7 @@ impl<D: Disk, W: Fn()> Worker<D, W> {
                 }
             };
         }
-        if any {
+        if bytes > 0 {
             (self.wake)(); // slots are free
             self.sync()?;
             (self.wake)();
@@ -238,13 +247,11 @@ impl<D: Disk, W: Fn()> Worker<D, W> {
         Ok(goes_on)
     }
 
-    /// The next order; `None`: there will be none.
-    fn first(&mut self, patience: Option<Duration>) -> Result<Option<Order>, Failure> {
-        let Some(quiet) = patience else { return Ok(self.orders.try_recv().ok()) };
-        match self.orders.recv_timeout(quiet) {
-            Ok(order) => return Ok(Some(order)),
-            Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) => {}
+    /// The next order; `None`: there will be none. Before it waits it prepares room.
+    fn first(&mut self, wait: bool) -> Result<Option<Order>, Failure> {
+        match self.orders.try_recv() {
+            Err(TryRecvError::Empty) if wait => {}
+            order => return Ok(order.ok()),
         }
         for log in &mut self.logs {
             log.rest()?;

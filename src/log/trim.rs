@@ -44,11 +44,9 @@ impl<D: Disk> Log<D> {
             let name = SegmentHead::name(self.sealed[at]);
             self.disk.remove(&name).map_err(failing("remove", &name, 0))?;
         }
-        if mutant!("log-trims-unmarked") {
-            self.write_anchor(anchor)?;
-        }
         self.sealed.drain(..removed);
         self.disk.sync_names().map_err(failing("sync the names of", "the directory", 0))?;
+        self.write_anchor(anchor)?; // into the other slot, too
         Ok(begins_at)
     }
 
@@ -82,7 +80,7 @@ impl<D: Disk> Log<D> {
         self.disk.sync(&self.last.file).map_err(failing("sync", &self.last.name, at))?;
         (self.at, self.tip, self.durable) = (at, tip, tip.position);
         self.zeroed = self.last.bytes;
-        self.write_anchor(Anchor { erase_from: None, ..self.anchor })
+        self.write_anchor_twice(Anchor { erase_from: None, ..self.anchor })
     }
 
     /// Removes the segments that begin behind that position; the one before them is the last again.

@@ -86,6 +86,8 @@ pub struct World {
     /// Where the log may begin.
     begins: (u64, u64),
     which: u64,
+    /// What failed last.
+    failure: String,
     pub reached: Reached,
 }
 
@@ -148,6 +150,7 @@ impl World {
             may_end_at: None,
             begins: (0, 0),
             which: seed << 8,
+            failure: String::new(),
             reached: Reached::default(),
         }
     }
@@ -162,7 +165,7 @@ impl World {
         let met = self.disk.met();
         let short = matches!(met, Some(Trouble::Short));
         if !clean && met.is_none() {
-            return Err("a call failed without trouble".into());
+            return Err(format!("without trouble: {}", self.failure));
         }
         self.reached.failed_calls += u64::from(matches!(met, Some(Trouble::Error(_))) || short);
         let cut = met == Some(Trouble::PowerCut);
@@ -179,7 +182,10 @@ impl World {
     fn open_and_check(&mut self) -> Result<Option<Log<SimDisk>>, String> {
         let (log, opened) = match Log::open(self.disk.clone(), options()) {
             Ok(opened) => opened,
-            Err(Refusal::Failed(_)) => return Ok(None),
+            Err(Refusal::Failed(failure)) => {
+                self.failure = failure.to_string();
+                return Ok(None);
+            }
             Err(refusal) => return Err(format!("refused: {refusal}")),
         };
         self.reached.torn += u64::from(opened.torn.is_some());
@@ -235,6 +241,7 @@ impl World {
                 return Err("a failure is forgotten".into());
             }
             if !went {
+                self.failure = log.failure().map(ToString::to_string).unwrap_or_default();
                 // Whoever goes on must be refused, and nothing may become durable by it.
                 let _ = log.sync();
                 let refused = log.append(&[message(9999, 0, 8).entry()][..]).is_err();
@@ -246,8 +253,11 @@ impl World {
         }
         self.reached.records += log.tip().position - log.begins_at();
         if self.chance.one_in(2) {
-            self.durable = self.written.len() as u64;
-            return Ok(log.close().is_ok());
+            let closed = log.close();
+            if closed.is_ok() {
+                self.durable = self.written.len() as u64;
+            }
+            return Ok(closed.is_ok());
         }
         Ok(true)
     }

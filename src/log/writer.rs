@@ -178,6 +178,14 @@ impl<D: Disk> Log<D> {
             self.sync_last()?;
         }
         let bytes = self.options.segment_bytes.max(RECORDS_AT + least);
+        if self.last.head.tip.position == self.tip.position {
+            // It is empty and too short.
+            let Segment { file, name, .. } = &self.last;
+            self.disk.allocate(file, bytes).map_err(failing("have room for", name, bytes))?;
+            self.disk.sync(file).map_err(failing("sync", name, bytes))?;
+            self.last.bytes = bytes;
+            return Ok(());
+        }
         let previous = Some(self.last.head.tip.position);
         let head = SegmentHead {
             identity: self.anchor.identity,
@@ -202,6 +210,16 @@ impl<D: Disk> Log<D> {
         self.disk.sync(&self.last.file).map_err(failing("sync", &self.last.name, upto))?;
         (self.zeroed, self.durable) = (upto, self.tip.position);
         Ok(true)
+    }
+
+    /// Writes the anchor so that both of its slots say so: what was begun is over, and must not begin
+    /// again if the disk loses one of them.
+    pub(super) fn write_anchor_twice(&mut self, anchor: Anchor) -> Result<(), Failure> {
+        self.write_anchor(anchor)?;
+        if mutant!("log-anchor-written-once") {
+            return Ok(());
+        }
+        self.write_anchor(anchor)
     }
 
     /// Writes the anchor of the next generation into the slot that is not the newest, and syncs it.
