@@ -46,7 +46,7 @@ pub use flaw::{Damage, Failure, Refusal};
 pub use format::{Entry, Kind, Label, Tip, Version};
 pub use lot::Lot;
 pub use open::{Opened, Torn};
-pub use reader::{From, Reader, Record, position_as_of};
+pub use reader::{Reader, Record, Start, position_as_of};
 pub use real::RealDisk;
 pub use stamp::Stamp;
 pub use thread::{LogThread, Writing};

@@ -19,9 +19,9 @@ use crate::mutant;
 
 /// Where reading begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum From {
+pub enum Start {
     /// At the first record that is there.
-    Begin,
+    First,
     Position(u64),
     /// At the first agreed record of this version or a later one.
     Version(Version),
@@ -42,7 +42,7 @@ pub struct Record<'a> {
 pub struct Reader<D: Disk> {
     disk: D,
     anchor: Anchor,
-    from: From,
+    from: Start,
     segment: Segment<D::File>,
     window: Window,
     at: u64,
@@ -52,12 +52,12 @@ pub struct Reader<D: Disk> {
 impl<D: Disk> Reader<D> {
     /// A reader of that log, which may be open in this process or another one. Reads the heads of
     /// the segments from the last one back to where it begins.
-    pub fn open(disk: D, from: From) -> Result<Reader<D>, Refusal> {
+    pub fn open(disk: D, from: Start) -> Result<Reader<D>, Refusal> {
         // A segment may be trimmed between two looks: then everything is looked at again.
         let mut again = 0;
         loop {
             let anchor = anchor_of(&disk)?;
-            if let From::Position(position) = from
+            if let Start::Position(position) = from
                 && position < anchor.begins_at
             {
                 return Err(Refusal::Trimmed { begins_at: anchor.begins_at });
@@ -83,15 +83,15 @@ impl<D: Disk> Reader<D> {
             }
             let head = self.step()?;
             let begun = match self.from {
-                From::Begin => head.position >= self.anchor.begins_at,
-                From::Position(position) => head.position >= position,
-                From::Version(version) => {
+                Start::First => head.position >= self.anchor.begins_at,
+                Start::Position(position) => head.position >= position,
+                Start::Version(version) => {
                     head.label.kind.is_agreed() && head.label.version >= version
                 }
-                From::Stamp(stamp) => head.label.kind.is_agreed() && head.label.stamp >= stamp.0,
+                Start::Stamp(stamp) => head.label.kind.is_agreed() && head.label.stamp >= stamp.0,
             };
             if begun && head.position >= self.anchor.begins_at {
-                self.from = From::Begin;
+                self.from = Start::First;
                 return Ok(Some(self.record(&head)?));
             }
         }
@@ -169,7 +169,7 @@ impl<D: Disk> Reader<D> {
 /// The position behind the last record below `upto` whose stamp is not above that one: the state as
 /// of then. The caller waits until no earlier stamp can come.
 pub fn position_as_of<D: Disk>(disk: D, stamp: Stamp, upto: u64) -> Result<u64, Refusal> {
-    let mut reader = Reader::open(disk, From::Stamp(Stamp(stamp.0.saturating_add(1))))?;
+    let mut reader = Reader::open(disk, Start::Stamp(Stamp(stamp.0.saturating_add(1))))?;
     Ok(reader.next(upto)?.map_or(upto, |record| record.position))
 }
 
@@ -192,7 +192,7 @@ fn bad_preface(first: u64) -> Refusal {
 fn first_segment<D: Disk>(
     disk: &D,
     anchor: &Anchor,
-    from: From,
+    from: Start,
 ) -> Result<Option<Segment<D::File>>, Refusal> {
     let names = disk.names().map_err(failing("list", "the directory", 0))?;
     let mut found = None;
@@ -207,10 +207,10 @@ fn first_segment<D: Disk>(
         let tip = segment.head.tip;
         let skip = mutant!("log-reader-begins-late");
         let before = match from {
-            From::Begin => first <= anchor.begins_at,
-            From::Position(position) => first <= position,
-            From::Version(version) => tip.version < version || skip && tip.version == version,
-            From::Stamp(stamp) => tip.stamp < stamp.0,
+            Start::First => first <= anchor.begins_at,
+            Start::Position(position) => first <= position,
+            Start::Version(version) => tip.version < version || skip && tip.version == version,
+            Start::Stamp(stamp) => tip.stamp < stamp.0,
         };
         let begins = first <= anchor.begins_at;
         found = Some(segment);

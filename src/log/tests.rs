@@ -8,7 +8,7 @@ use super::repair;
 use super::simulated::{SimDisk, Trouble};
 use super::thread::{Worker, Writing, pair};
 use super::world::{Reached, Written, each_call, history, message, options};
-use super::{Damage, From, Log, LogThread, Options, Reader, RealDisk, Refusal, Stamp};
+use super::{Damage, Log, LogThread, Options, Reader, RealDisk, Refusal, Stamp, Start};
 use crate::base::{Epoch, Number};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ fn damage_of(disk: &SimDisk) -> Result<Damage, String> {
 }
 
 fn read_damage(disk: &SimDisk, upto: u64) -> Result<Damage, String> {
-    let mut reader = Reader::open(disk.clone(), From::Begin).map_err(text)?;
+    let mut reader = Reader::open(disk.clone(), Start::First).map_err(text)?;
     match reader.verify(upto, u64::MAX) {
         Err(Refusal::Damaged(damage)) => Ok(damage),
         Err(refusal) => Err(text(refusal)),
@@ -132,7 +132,7 @@ pub fn damage_is_named_and_repaired() -> Outcome {
 fn read_all(disk: &SimDisk, written: &[Written]) -> Outcome {
     let log = open(disk).map_err(text)?;
     holds(log.tip().position == written.len() as u64, "all is there")?;
-    let mut reader = Reader::open(disk.clone(), From::Begin).map_err(text)?;
+    let mut reader = Reader::open(disk.clone(), Start::First).map_err(text)?;
     for (at, written) in written.iter().enumerate() {
         let record = reader.next(log.durable()).map_err(text)?.ok_or("it ends early")?;
         let same = record.label == written.label && record.payload == written.payload;
@@ -206,7 +206,7 @@ pub fn a_flipped_bit_changes_nothing_unsaid() -> Outcome {
             bytes[at] ^= 1 << (word & 7);
         });
         match open(&disk).and_then(|log| {
-            let mut reader = Reader::open(disk.clone(), From::Begin)?;
+            let mut reader = Reader::open(disk.clone(), Start::First)?;
             reader.verify(log.durable(), u64::MAX)?;
             Ok(log.durable())
         }) {
@@ -386,7 +386,7 @@ pub fn searches_find_the_first() -> Outcome {
         let at = written.iter().position(|one| one.label.version.number.0 == number).unwrap();
         let version = Version { epoch: Epoch(1 + number / 40), number: Number(number) };
         let stamp = Stamp(1000 + number * 10);
-        for from in [From::Position(at as u64), From::Version(version), From::Stamp(stamp)] {
+        for from in [Start::Position(at as u64), Start::Version(version), Start::Stamp(stamp)] {
             let mut reader = Reader::open(disk.clone(), from).map_err(text)?;
             let found = reader.next(log.durable()).map_err(text)?.ok_or("nothing is found")?;
             holds(found.position == at as u64, "the first one that it may be")?;
@@ -398,9 +398,9 @@ pub fn searches_find_the_first() -> Outcome {
     holds(views == 3, "views stand between")?;
     let begins_at = log.trim(50).map_err(text)?;
     holds(begins_at > 0 && begins_at <= 50, "some segments are gone, and no more")?;
-    let refused = Reader::open(disk.clone(), From::Position(begins_at - 1)).err();
+    let refused = Reader::open(disk.clone(), Start::Position(begins_at - 1)).err();
     holds(matches!(refused, Some(Refusal::Trimmed { .. })), "what is gone is said")?;
-    let mut reader = Reader::open(disk.clone(), From::Begin).map_err(text)?;
+    let mut reader = Reader::open(disk.clone(), Start::First).map_err(text)?;
     let first = reader.next(log.durable()).map_err(text)?.ok_or("nothing is left")?;
     holds(first.position == begins_at, "it begins where it says")
 }
@@ -409,7 +409,7 @@ pub fn searches_find_the_first() -> Outcome {
 pub fn a_reader_follows() -> Outcome {
     let disk = SimDisk::new(3);
     let mut log = open(&disk).map_err(text)?;
-    let mut reader = Reader::open(disk.clone(), From::Begin).map_err(text)?;
+    let mut reader = Reader::open(disk.clone(), Start::First).map_err(text)?;
     let mut next = 0;
     for number in 0..200 {
         log.append(&[message(number, 1, 200).entry()][..]).map_err(text)?;
@@ -568,7 +568,7 @@ fn the_real_disk_keeps_a_log() {
     drop(log);
     let (log, opened) = Log::open(disk(), options).unwrap();
     assert_eq!((opened.torn, log.tip().position, log.begins_at()), (None, 3000, begins_at));
-    let mut reader = Reader::open(disk(), From::Begin).unwrap();
+    let mut reader = Reader::open(disk(), Start::First).unwrap();
     let mut next = begins_at;
     while let Some(record) = reader.next(log.durable()).unwrap() {
         let same = record.payload == written[next as usize].payload;

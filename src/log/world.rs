@@ -8,7 +8,7 @@
 
 use super::format::{Entry, Kind, Label, Tip, Version};
 use super::simulated::{SimDisk, Trouble};
-use super::{From, Log, Options, Reader, Refusal, SEGMENT_BYTES_MIN};
+use super::{Log, Options, Reader, Refusal, SEGMENT_BYTES_MIN, Start};
 use crate::base::{Epoch, Number};
 use rustix::io::Errno;
 
@@ -209,7 +209,8 @@ impl World {
     }
 
     fn compare(&self, begins_at: u64, end: u64) -> Result<(), String> {
-        let mut reader = Reader::open(self.disk.clone(), From::Begin).map_err(|r| r.to_string())?;
+        let mut reader =
+            Reader::open(self.disk.clone(), Start::First).map_err(|r| r.to_string())?;
         let mut next = begins_at;
         while let Some(record) = reader.next(end).map_err(|refusal| refusal.to_string())? {
             let written = &self.written[next as usize];
