@@ -10,6 +10,7 @@ use super::thread::{Worker, Writing, pair};
 use super::world::{Reached, Written, each_call, history, message, options};
 use super::{Damage, Log, LogThread, Options, Reader, RealDisk, Refusal, Stamp, Start};
 use crate::base::{Epoch, Number};
+use crate::error::Status;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -576,6 +577,39 @@ fn the_real_disk_keeps_a_log() {
         next += 1;
     }
     assert_eq!(next, 3000);
+}
+
+/// Whatever ends the thread is said, and whoever waits for it is woken.
+#[test]
+fn a_thread_that_ends_says_why() {
+    for (disk_fails, status) in [(true, Status::System), (false, Status::Panic)] {
+        let disk = SimDisk::new(3);
+        let (ring, rung) = mpsc::channel();
+        let wake = move || {
+            let _ = ring.send(());
+        };
+        let log = open(&disk).unwrap();
+        let mut thread = LogThread::start(vec![log], Writing::default(), wake).unwrap();
+        let mut next = |number| {
+            let mut lot = thread.lot().unwrap();
+            let one = message(number, 1, 50);
+            lot.push_own(one.label, one.payload.into());
+            thread.submit(0, lot);
+            while thread.failure().is_none() && thread.durable(0) == 0 {
+                rung.recv().unwrap();
+            }
+        };
+        next(7);
+        if disk_fails {
+            (0..20).for_each(|at| disk.plan(disk.calls() + at, Trouble::Error(Errno::IO)));
+        }
+        next(5 + 4 * u64::from(disk_fails)); // a number that goes back is a bug of ours
+        while thread.failure().is_none() {
+            rung.recv().unwrap();
+        }
+        assert_eq!((thread.failure().unwrap().status, thread.durable(0)), (status, 1));
+        assert_eq!(thread.close().unwrap_err().status, status);
+    }
 }
 
 #[test]

@@ -4,20 +4,22 @@
 //!
 //! L1  `appended` moves after the write: then the log reads the slots no more (L in `mem::order`).
 //! L2  `durable` moves after the sync (D).
-//! L3  A log that fails ends the thread: what it says last is why. No frontier moves after that.
+//! L3  A log that fails, or a bug of ours, ends the thread: what it says last is why. No frontier moves
+//!     after that, and nobody waits for one unawares.
 //!
 //! Nothing here waits for the log thread but `close`: without a free lot there is no `lot`, and the
 //! caller delivers nothing more to the log meanwhile. Lots go round, so memory is bounded; a lot that
 //! is sent, or comes back, costs a wake of who sleeps, and nothing per message.
 
 use super::disk::Disk;
-use super::flaw::Failure;
+use super::flaw::{Failure, Refusal};
 use super::lot::Lot;
 use super::writer::Log;
 use crate::error::{Error, Status};
 use crate::mem::Cell;
 use crate::mem::thread::block_signals;
 use crate::mutant;
+use crate::mutants::caught;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -53,7 +55,7 @@ struct Frontiers {
 #[derive(Debug)]
 struct Shared {
     frontiers: Box<[Frontiers]>,
-    failure: OnceLock<Failure>,
+    failure: OnceLock<Error>,
 }
 
 enum Order {
@@ -83,7 +85,9 @@ impl LogThread {
         let (mut handle, worker) = pair(logs, writing, wake);
         let run = move || {
             block_signals();
-            worker.run();
+            let mut worker = worker;
+            let outcome = caught(|| worker.run());
+            worker.end(outcome);
         };
         let spawned = std::thread::Builder::new().name("squall-log".into()).spawn(run);
         let thread = spawned.map_err(|cause| {
@@ -134,12 +138,12 @@ impl LogThread {
     }
 
     /// Why nothing becomes durable any more.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<&Error> {
         self.shared.failure.get()
     }
 
     /// Ends it, after all that was submitted is on the disk. Waits for that.
-    pub fn close(mut self) -> Result<(), Failure> {
+    pub fn close(mut self) -> Result<(), Error> {
         self.end();
         self.shared.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
     }
@@ -191,16 +195,20 @@ pub(super) fn pair<D: Disk, W: Fn()>(
 }
 
 impl<D: Disk, W: Fn()> Worker<D, W> {
-    fn run(mut self) {
-        let outcome = loop {
-            match self.round(true) {
-                Ok(true) => {}
-                Ok(false) => break self.close(),
-                Err(failure) => break Err(failure),
-            }
+    fn run(&mut self) -> Result<(), Failure> {
+        while self.round(true)? {}
+        self.close()
+    }
+
+    /// Says how it ended, if not in good order.
+    fn end(self, outcome: std::thread::Result<Result<(), Failure>>) {
+        let error = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(failure)) => Some(Error::from(Refusal::Failed(failure))),
+            Err(_) => Some(Error::new(Status::Panic, "the log thread panicked: nothing is logged")),
         };
-        if let Err(failure) = outcome {
-            let _ = self.shared.failure.set(failure);
+        if let Some(error) = error {
+            let _ = self.shared.failure.set(error);
         }
         (self.wake)();
     }
