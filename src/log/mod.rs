@@ -14,8 +14,8 @@
 //! 2. What is found after that is a prefix of what was appended, byte for byte.
 //! 3. What was trimmed or erased never comes back (T1, O3).
 //! 4. What was durable and is damaged is never taken for the end: the log is refused, with the place,
-//!    and can be repaired. Only the last batch before a stop that was no `close` cannot be told from
-//!    one that was never durable; its other copies are at the other members (V2).
+//!    and can be repaired. Only the last batch before a stop that came within a tenth of a second, and
+//!    was no `close`, cannot be told from one that was never durable; other members have it (V2).
 //! 5. A call that fails ends the log's writing, and the member with it (fail-stop).
 
 pub mod disk;

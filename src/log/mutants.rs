@@ -7,6 +7,7 @@ use crate::mutants::{caught, plant};
 /// Every fault of this kind, with what it breaks.
 const MUTANTS: &[(&str, &str)] = &[
     ("log-durable-before-sync", "W1: durable after the sync"),
+    ("log-noted-before-sync", "V2: what is noted was durable"),
     ("log-sync-retried", "W2, D3: a failed sync is not asked again"),
     ("log-goes-on-after-a-failure", "W2: fail-stop"),
     ("log-left-unsynced", "W3: a segment is synced before the next one"),

@@ -3,8 +3,8 @@
 //!
 //! What members agree on is in the chain, so the records are known to be those that were lost: the
 //! last one's chain is what the next good record, or segment, follows on. Confirmations are each
-//! member's own: where one was lost a filler stands, and the application is shown again what it
-//! confirmed there.
+//! member's own: for each that was lost a filler stands at the end of the range, in which other records
+//! move up; and the application is shown again what it confirmed there.
 //!
 //! The log is closed meanwhile. Who is stopped in the middle begins anew: the damage is still one.
 

@@ -284,6 +284,70 @@ pub fn a_lost_end_is_no_torn_tail() -> Outcome {
     read_all(&disk, &written)
 }
 
+/// Many records at once, confirmations among them, in the middle of a segment and at its end.
+pub fn ranges_are_repaired() -> Outcome {
+    for (from, upto) in (0..50u64).map(|at| (at, at + 1 + at % 5)) {
+        let disk = SimDisk::new(3);
+        let mut log = open(&disk).map_err(text)?;
+        let mut written: Vec<Written> =
+            (0..60).map(|number| message(number, 1, 20 * (number as usize % 8))).collect();
+        for written in written.iter_mut().filter(|one| one.label.version.number.0 % 7 == 3) {
+            written.label.kind = Kind::Confirm;
+        }
+        for written in &written {
+            log.append(&[written.entry()][..]).map_err(text)?;
+            log.sync().map_err(text)?;
+        }
+        drop(log);
+        let lost = from..upto;
+        let mut last = None;
+        for position in lost.clone() {
+            let (name, at) = place_of(&disk, position);
+            if last.as_ref().is_some_and(|last| *last != name) {
+                break; // another segment: another repair
+            }
+            disk.damage(&name, |bytes| bytes[at + 20] ^= 255);
+            last = Some(name);
+        }
+        let damage = damage_of(&disk)?;
+        holds(damage.positions.start == from, "the first one is named")?;
+        let agreed = written[from as usize..damage.positions.end as usize].iter();
+        let agreed: Vec<Entry<'_>> =
+            agreed.map(Written::entry).filter(|entry| entry.label.kind.is_agreed()).collect();
+        if agreed.len() > 1 {
+            let fewer = repair::replace(&disk, &options(), &damage, &agreed[1..]);
+            holds(matches!(fewer, Err(Refusal::Unfit(_))), "one is missing")?;
+        }
+        repair::replace(&disk, &options(), &damage, &agreed).map_err(text)?;
+        let log = open(&disk).map_err(text)?;
+        let mut reader = Reader::open(disk.clone(), Start::First).map_err(text)?;
+        let is_lost = |at: u64, kind: Kind| damage.positions.contains(&at) && !kind.is_agreed();
+        let mut left = (0..).zip(&written).filter(|(at, one)| !is_lost(*at, one.label.kind));
+        while let Some(record) = reader.next(log.durable()).map_err(text)? {
+            if record.label.kind != Kind::Filler {
+                let (_, written) = left.next().ok_or("there is more than was written")?;
+                let same = record.label == written.label && record.payload == written.payload;
+                holds(same, "all but lost confirmations is as it was, in its order")?;
+            }
+        }
+        holds(left.next().is_none() && log.tip().position == 60, "and all of it is there")?;
+    }
+    Ok(())
+}
+
+/// What was noted to be durable is known to be missing, without an end in good order.
+pub fn a_noted_end_is_no_torn_tail() -> Outcome {
+    let disk = SimDisk::new(3);
+    filled(&disk, 5)?;
+    let mut log = open(&disk).map_err(text)?;
+    log.append(&[message(5, 1, 100).entry()][..]).and_then(|()| log.sync()).map_err(text)?;
+    log.note().map_err(text)?;
+    drop(log);
+    let (name, at) = place_of(&disk, 5);
+    disk.damage(&name, |bytes| bytes[at + 100] ^= 1);
+    holds(damage_of(&disk)?.positions == (5..6), "the last one is damaged")
+}
+
 pub fn a_torn_tail_is_cut_and_said() -> Outcome {
     let disk = SimDisk::new(3);
     let written = filled(&disk, 5)?;
@@ -500,6 +564,8 @@ pub const CHECKS: &[(&str, fn() -> Outcome)] = &[
     ("damage is named and repaired", damage_is_named_and_repaired),
     ("heads of segments are repaired", heads_of_segments_are_repaired),
     ("a lost write is seen", a_lost_write_is_seen),
+    ("ranges are repaired", ranges_are_repaired),
+    ("a noted end is no torn tail", a_noted_end_is_no_torn_tail),
     ("another segment is seen", another_segment_is_seen),
     ("a flipped bit changes nothing unsaid", a_flipped_bit_changes_nothing_unsaid),
     ("a lost slot erases nothing", a_lost_slot_erases_nothing),

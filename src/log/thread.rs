@@ -20,12 +20,18 @@ use crate::mem::Cell;
 use crate::mem::thread::block_signals;
 use crate::mutant;
 use crate::mutants::caught;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Bytes after which a round syncs though more has come: as fast as a sync per 16 MiB, and sooner.
 const ROUND_BYTES: u64 = 4 << 20;
+
+/// How long nothing has to come before it is noted what is durable.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// How a log thread works.
 #[derive(Clone, Copy, Debug)]
@@ -255,7 +261,8 @@ impl<D: Disk, W: Fn()> Worker<D, W> {
         Ok(goes_on)
     }
 
-    /// The next order; `None`: there will be none. Before it waits it prepares room.
+    /// The next order; `None`: there will be none. Before it waits it prepares room; when it has
+    /// waited in vain it notes what is durable.
     fn first(&mut self, wait: bool) -> Result<Option<Order>, Failure> {
         match self.orders.try_recv() {
             Err(TryRecvError::Empty) if wait => {}
@@ -264,6 +271,11 @@ impl<D: Disk, W: Fn()> Worker<D, W> {
         for log in &mut self.logs {
             log.rest()?;
         }
+        match self.orders.recv_timeout(QUIET) {
+            Err(RecvTimeoutError::Timeout) => {}
+            order => return Ok(order.ok()),
+        }
+        self.logs.iter_mut().try_for_each(Log::note)?;
         Ok(self.orders.recv().ok())
     }
 

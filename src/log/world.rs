@@ -232,6 +232,7 @@ impl World {
                 12 => log.rest().is_ok(),
                 13 => self.trim(&mut log),
                 14 if self.chance.one_in(2) => self.erase(&mut log),
+                15 => log.note().is_ok(),
                 _ => true,
             };
             if log.durable() > self.written.len() as u64 {
