@@ -1718,6 +1718,11 @@ static void part_memory(void)
   info.size = sizeof info;
   IS(squall_memory_info(group, mine, &info), SQUALL_OK);
   CHECK(info.path == SQUALL_PATH_STAGED && info.length == WINDOW && info.flags == 0);
+  struct { squall_memory_info_t info; uint64_t later; } newer;
+  memset(&newer, 0xa5, sizeof newer);
+  newer.info.size = sizeof newer;
+  IS(squall_memory_info(group, mine, &newer.info), SQUALL_OK);
+  CHECK(newer.info.size == sizeof info && newer.info.length == WINDOW && newer.later == 0xa5a5a5a5a5a5a5a5u);
   refused_memory(group, mine, window);
   squall_access_t access;
   squall_access_init(&access, sizeof access);

@@ -1915,7 +1915,8 @@ int squall_memory_ticket(squall_group_t group,
 /**
  * What was registered, and how others reach it.
  *
- * @param info  Gets `info->size` bytes of it, on success only; set `size` before.
+ * @param info  Gets what fits into `info->size` bytes, on success only; set `size` before. Afterwards it
+ *              says how many of them this library knows.
  * @return As `squall_memory_ticket`, and SQUALL_WRONG_SIZE.
  *
  * Threads: any, and callbacks. Since: 0.1

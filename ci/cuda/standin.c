@@ -6,9 +6,11 @@
  *
  * standin_alloc, standin_free: memory of the device. standin_peek, standin_poke: what is there. standin_fail:
  * the call of that name fails from now on (NULL: none). standin_count: contexts pushed and not popped,
- * pinned buffers, streams, retained contexts.
+ * pinned buffers, streams, retained contexts. standin_flushes: how often it was asked to make visible what a
+ * network device has written. "no dma-buf", "no flush", "no context", "keeps order" are no calls: what it is like.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,17 +18,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { ALLOCATIONS = 64, COPIES = 256, GAP = 1 << 16 };
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, LAUNCH_FAILED = 719 };
 
-typedef struct { uint64_t address; size_t bytes; char *shadow; } allocation_t;
+typedef struct { uint64_t address; size_t bytes; char *shadow; int descriptor; } allocation_t;
 typedef struct { void *to; const void *from; size_t bytes; int *stream; } copy_t;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static allocation_t allocations[ALLOCATIONS];
 static copy_t copies[COPIES];
-static int copy_count, pinned_count, stream_count, retained_count, is_ready;
+static int copy_count, pinned_count, stream_count, retained_count, flush_count, is_ready;
 static int contexts[2]; /* the first is the primary one */
 static __thread void *current;
 static __thread int pushed;
@@ -42,13 +45,21 @@ void standin_fail(const char *call)
   snprintf(failing, sizeof failing, "%s", call ? call : "");
 }
 
+static size_t whole(size_t bytes)
+{
+  return (bytes + 4095) / 4096 * 4096;
+}
+
 uint64_t standin_alloc(size_t bytes)
 {
   for (int i = 0; i < ALLOCATIONS; i++) {
     allocation_t *of = &allocations[i];
     if (of->bytes) continue;
     char *place = mmap(NULL, bytes + 2 * GAP, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (place == MAP_FAILED || !(of->shadow = calloc(1, bytes))) return 0;
+    of->descriptor = memfd_create("standin", 1);
+    if (place == MAP_FAILED || of->descriptor < 0 || ftruncate(of->descriptor, (off_t)whole(bytes))) return 0;
+    of->shadow = mmap(NULL, whole(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, of->descriptor, 0);
+    if (of->shadow == MAP_FAILED) return 0;
     of->address = (uint64_t)(uintptr_t)place + GAP, of->bytes = bytes;
     return of->address;
   }
@@ -70,7 +81,8 @@ void standin_free(uint64_t address)
   for (int i = 0; i < ALLOCATIONS; i++)
     if (allocations[i].bytes && allocations[i].address == address) {
       munmap((void *)(uintptr_t)(address - GAP), allocations[i].bytes + 2 * GAP);
-      free(allocations[i].shadow), allocations[i].bytes = 0;
+      munmap(allocations[i].shadow, whole(allocations[i].bytes)), close(allocations[i].descriptor);
+      allocations[i].bytes = 0;
     }
 }
 
@@ -118,17 +130,36 @@ int cuPointerGetAttribute(void *value, int which, uint64_t address)
 
 int cuDeviceGetAttribute(int *value, int which, int device)
 {
-  *value = which == 124 && device == 0 && !fails("no dma-buf");
+  *value = 0;
+  if (device == 0 && which == 117) *value = !fails("no flush");
+  if (device == 0 && which == 118) *value = fails("keeps order") ? 100 : 0;
+  if (device == 0 && which == 124) *value = !fails("no dma-buf");
   return fails("cuDeviceGetAttribute") ? INVALID_VALUE : SUCCESS;
 }
 
-/* Any descriptor stands for it: what it leads to is not looked at. */
+/* A descriptor of a whole allocation's memory: what is asked for has to begin where that does. */
 int cuMemGetHandleForAddressRange(void *handle, uint64_t address, size_t bytes, int kind, uint64_t flags)
 {
   if (!current || kind != 1 || flags || address % 4096 || bytes % 4096 || !bytes) return INVALID_VALUE;
   if (fails("cuMemGetHandleForAddressRange")) return 801; /* not supported */
-  *(int *)handle = memfd_create("standin", 1);
-  return *(int *)handle >= 0 ? SUCCESS : OUT_OF_MEMORY;
+  for (int i = 0; i < ALLOCATIONS; i++)
+    if (allocations[i].bytes && allocations[i].address == address && bytes <= whole(allocations[i].bytes)) {
+      *(int *)handle = fcntl(allocations[i].descriptor, F_DUPFD_CLOEXEC, 0);
+      return *(int *)handle >= 0 ? SUCCESS : OUT_OF_MEMORY;
+    }
+  return INVALID_VALUE;
+}
+
+int cuFlushGPUDirectRDMAWrites(int target, int scope)
+{
+  if (!current || target != 0 || scope != 100 || fails("cuFlushGPUDirectRDMAWrites")) return INVALID_VALUE;
+  flush_count++;
+  return SUCCESS;
+}
+
+int standin_flushes(void)
+{
+  return flush_count;
 }
 
 int cuDevicePrimaryCtxRetain(void **context, int device)

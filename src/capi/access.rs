@@ -188,7 +188,7 @@ pub unsafe extern "C" fn squall_memory_poll(
         if !memories.is_there() {
             return Ok(0);
         }
-        let mut taken = [NONE; POLLED_MAX];
+        let mut taken = [Completion::NONE; POLLED_MAX];
         let most = POLLED_MAX.min(most as usize);
         let count = memories.poll(&mut taken[..most]);
         for (at, completion) in taken[..count].iter().enumerate() {
@@ -198,17 +198,6 @@ pub unsafe extern "C" fn squall_memory_poll(
         Ok(count as i32)
     })
 }
-
-const NONE: Completion = Completion {
-    what: What::Put,
-    status: Status::Ok,
-    tag: 0,
-    incarnation: 0,
-    region: 0,
-    offset: 0,
-    bytes: 0,
-    word: 0,
-};
 
 fn shown(of: &Completion) -> squall_completion_t {
     squall_completion_t {

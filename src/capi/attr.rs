@@ -284,6 +284,20 @@ pub(super) unsafe fn adopt<T: Copy>(at: *const T, least: usize, what: &str) -> R
     }
 }
 
+/// Fills a struct of the caller's version from one of ours: as many bytes as both know, and in `size`, which
+/// comes first, how many those are (C4).
+///
+/// # Safety
+/// `size` bytes can be written at `at`.
+pub(super) unsafe fn answer<T: Copy>(at: *mut T, size: usize, ours: &T) {
+    let min = size.min(size_of::<T>());
+    // SAFETY: the caller's promise; ours has as many, and is a different allocation.
+    unsafe {
+        std::ptr::copy_nonoverlapping(std::ptr::from_ref(ours).cast::<u8>(), at.cast(), min);
+        at.cast::<u32>().write_unaligned(min as u32);
+    }
+}
+
 /// # Safety
 /// As for `squall_group_open`.
 pub unsafe fn callbacks_of(at: *const squall_callbacks_t) -> Result<squall_callbacks_t, Error> {
@@ -371,4 +385,32 @@ pub unsafe fn config_of(at: *const squall_group_attr_t) -> Result<(Config, u32, 
         config.subgroups = unsafe { subgroups_of(&attr)? };
     }
     Ok((config, attr.flags, attr.core))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Answer {
+        size: u32,
+        first: u32,
+        second: u64,
+        third: u64,
+    }
+
+    /// An older caller's struct ends earlier, a newer one's later: what is behind it, or unknown here, stays.
+    #[test]
+    fn no_more_is_answered_than_both_know() {
+        let ours = Answer { size: 0, first: 1, second: 2, third: 3 };
+        for (size, known) in [(16, 16), (24, 24), (32, 24)] {
+            let mut place = [0xa5a5_a5a5_a5a5_a5a5_u64; 5];
+            // SAFETY: the place is larger than any of these sizes.
+            unsafe { answer(place.as_mut_ptr().cast::<Answer>(), size, &ours) };
+            let words = [1 << 32 | known as u64, 2, 3];
+            assert_eq!(place[..known / 8], words[..known / 8], "{size}");
+            assert!(place[known / 8..].iter().all(|word| *word == 0xa5a5_a5a5_a5a5_a5a5), "{size}");
+        }
+    }
 }

@@ -258,7 +258,8 @@ pub unsafe extern "C" fn squall_memory_ticket(
 
 /// What was registered, and how others reach it.
 ///
-/// @param info  Gets `info->size` bytes of it, on success only; set `size` before.
+/// @param info  Gets what fits into `info->size` bytes, on success only; set `size` before. Afterwards it
+///              says how many of them this library knows.
 /// @return As `squall_memory_ticket`, and SQUALL_WRONG_SIZE.
 ///
 /// Threads: any, and callbacks. Since: 0.1
@@ -282,8 +283,9 @@ pub unsafe extern "C" fn squall_memory_info(
         let Rights { read, write } = known.rights;
         let flags = u32::from(read) * SQUALL_MEMORY_READ + u32::from(write) * SQUALL_MEMORY_WRITE;
         let (path, length) = (known.path as u32, known.bytes);
-        // SAFETY: so many bytes can be written.
-        unsafe { info.write(squall_memory_info_t { size, path, length, flags, reserved: 0 }) };
+        let ours = squall_memory_info_t { size, path, length, flags, reserved: 0 };
+        // SAFETY: so many bytes can be written, says the caller.
+        unsafe { attr::answer(info, size as usize, &ours) };
         Ok(0)
     })
 }

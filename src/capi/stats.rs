@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Statistics of this member; `squall stat` shows the same of all members from outside.
 
+use super::attr;
 use super::group::snapshot;
 use super::handle::squall_group_t;
 use super::{guard, refusal, refuse};
@@ -109,15 +110,8 @@ pub unsafe extern "C" fn squall_stats_get(
             loop_gap_max_ns: snapshot.counters.loop_gap_max_ns,
             epoch: snapshot.epoch,
         };
-        // SAFETY: the caller says that `size` bytes can be written; ours has as many.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                std::ptr::from_ref(&ours).cast::<u8>(),
-                stats.cast(),
-                size,
-            );
-            stats.cast::<u32>().write_unaligned(size as u32);
-        }
+        // SAFETY: the caller says that `size` bytes can be written.
+        unsafe { attr::answer(stats, size, &ours) };
         Status::Ok as c_int
     })
 }

@@ -88,6 +88,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         gpu(),
     ];
     lines.extend(rdma::lines());
+    lines.push(rdma::accelerators());
     lines.extend(network::lines());
     if let Some(file) = &options.config {
         lines.extend(network::lines_of(file));

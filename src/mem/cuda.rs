@@ -9,6 +9,8 @@
 //!     buffer.
 //! U3  What has come from a socket and cannot be copied on has failed for good (`has_failed`): the bytes
 //!     are gone, and so is the context, as a rule.
+//! U4  What a network device has written here is visible to work that begins after the driver was asked
+//!     for that (`arrived`), if it does not keep that order by itself.
 //!
 //! The context is that of the memory; where it has none, the device's primary one. It is current in a
 //! thread only during calls of ours.
@@ -26,6 +28,8 @@ use std::ptr::{null, null_mut};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 #[cfg(all(test, not(loom)))]
+pub mod real;
+#[cfg(all(test, not(loom)))]
 pub mod standin;
 
 /// Bytes of the pinned buffer of a region.
@@ -39,7 +43,12 @@ const ATTRIBUTE_CONTEXT: c_int = 1;
 const ATTRIBUTE_MEMORY_TYPE: c_int = 2;
 const ATTRIBUTE_IS_MANAGED: c_int = 8;
 const ATTRIBUTE_DEVICE_ORDINAL: c_int = 9;
+const DEVICE_FLUSHES: c_int = 117;
+const DEVICE_ORDER: c_int = 118;
 const DEVICE_EXPORTS: c_int = 124;
+const FLUSH_BY_HOST: c_int = 1;
+const FLUSH_CURRENT_CONTEXT: c_int = 0;
+const TO_OWNER: c_int = 100;
 const HANDLE_DMA_BUF: c_int = 1;
 const MEMORY_TYPE_DEVICE: c_uint = 2;
 const HOST_PORTABLE: c_uint = 1;
@@ -53,6 +62,7 @@ macro_rules! table {
         pub struct Cuda {
             $($field: unsafe extern "C" fn($($argument),*) -> Code,)*
             export: Option<Export>,
+            flush: Option<Flush>,
             #[cfg_attr(not(test), expect(dead_code, reason = "it stays loaded"))]
             library: Library,
         }
@@ -73,6 +83,10 @@ macro_rules! table {
                     export: library.symbol(c"cuMemGetHandleForAddressRange").ok().map(|found| {
                         // SAFETY: the driver's function of that name has this signature.
                         unsafe { std::mem::transmute::<*mut c_void, Export>(found) }
+                    }),
+                    flush: library.symbol(c"cuFlushGPUDirectRDMAWrites").ok().map(|found| {
+                        // SAFETY: the driver's function of that name has this signature.
+                        unsafe { std::mem::transmute::<*mut c_void, Flush>(found) }
                     }),
                     library,
                 })
@@ -101,6 +115,9 @@ table! {
 
 /// `cuMemGetHandleForAddressRange`, which older drivers have not.
 type Export = unsafe extern "C" fn(*mut c_void, u64, usize, c_int, u64) -> Code;
+
+/// `cuFlushGPUDirectRDMAWrites`, likewise.
+type Flush = unsafe extern "C" fn(c_int, c_int) -> Code;
 
 /// A library that is never unloaded.
 struct Library(*mut c_void);
@@ -196,6 +213,14 @@ impl Cuda {
         let managed = self.attribute(ATTRIBUTE_IS_MANAGED, address, 0 as c_uint).unwrap_or(0);
         let is_device = kind == MEMORY_TYPE_DEVICE || managed != 0;
         self.attribute(ATTRIBUTE_DEVICE_ORDINAL, address, 0 as c_int).filter(|_| is_device)
+    }
+
+    /// A figure of a device; `None`: this driver has none.
+    fn figure(&self, which: c_int, device: c_int) -> Option<c_int> {
+        let mut value = 0;
+        // SAFETY: a place for a number; a device that the driver has named.
+        let code = unsafe { (self.device_attribute)(&raw mut value, which, device) };
+        (code == 0).then_some(value)
     }
 
     /// With that context current.
@@ -321,6 +346,28 @@ impl Device {
         }
         // SAFETY: the driver has made it for us.
         Ok((unsafe { OwnedFd::from_raw_fd(descriptor) }, offset))
+    }
+
+    /// Whether what a network device writes here can be made visible (U4); else it goes by copies.
+    pub fn can_be_filled(&self) -> bool {
+        let flushes = || self.cuda.figure(DEVICE_FLUSHES, self.device).unwrap_or(0);
+        self.keeps_order() || (self.cuda.flush.is_some() && flushes() & FLUSH_BY_HOST != 0)
+    }
+
+    fn keeps_order(&self) -> bool {
+        self.cuda.figure(DEVICE_ORDER, self.device).is_some_and(|order| order >= TO_OWNER)
+    }
+
+    /// What a network device has written here before is visible when this returns (U4). Waits for it.
+    ///
+    /// Errors: what the driver says.
+    pub fn arrived(&self) -> Result<(), Error> {
+        let Some(flush) = self.cuda.flush.filter(|_| !self.keeps_order()) else { return Ok(()) };
+        self.cuda.within(self.context, || {
+            // SAFETY: it takes numbers; a context is current.
+            let code = unsafe { flush(FLUSH_CURRENT_CONTEXT, TO_OWNER) };
+            self.cuda.check("cuFlushGPUDirectRDMAWrites", code)
+        })
     }
 
     /// Some bytes that have come are lost (U3).

@@ -32,7 +32,9 @@
 //! *N over verbs.* The peer's device is the one that stores. That it stores in order rests on one
 //! reliable connection per peer (writes land in the order posted), on memory that is never registered
 //! with relaxed ordering (`verbs/memory`, R2), and on a try of each device (`verbs/ordering`); on x86-64
-//! loads then see that order. aarch64 would need the device's barrier (`dmb oshld`) between a guard and
+//! loads then see that order. Words come in a *note* (`verbs/notes`), which is believed when all of it is
+//! there: whoever has seen it sees the spans that were written before it; its words this member's turn
+//! thread then publishes itself, one by one. aarch64 would need the device's barrier (`dmb oshld`) between a guard and
 //! what it guards: that fabric is not loaded there (`verbs/sys`, V2).
 
 #[cfg(not(loom))]

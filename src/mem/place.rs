@@ -4,6 +4,7 @@
 use super::cuda::Device;
 use super::dmabuf::DmaBuf;
 use super::host::Host;
+use crate::error::Error;
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 
@@ -59,6 +60,23 @@ impl Place {
     /// Whether it can be copied to and from sockets.
     pub fn can_copy(&self) -> bool {
         !matches!(self, Place::DmaBuf(buffer) if !buffer.is_mapped())
+    }
+
+    /// Whether a network device that writes here itself can be followed by `arrived`.
+    pub fn can_be_filled(&self) -> bool {
+        match self {
+            Place::Device(device) => device.can_be_filled(),
+            Place::Host(_) | Place::DmaBuf(_) => true,
+        }
+    }
+
+    /// What it has written before is visible here when this returns. Of a dma-buf who has exported it
+    /// sees to that.
+    pub fn arrived(&self) -> Result<(), Error> {
+        match self {
+            Place::Device(device) => device.arrived(),
+            Place::Host(_) | Place::DmaBuf(_) => Ok(()),
+        }
     }
 
     /// What has come is lost, though `receive` has said how much it was.

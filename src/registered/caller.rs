@@ -6,24 +6,30 @@
 //!     asked there when nothing is under way in the queue (R3); but for the announcement of what has
 //!     landed, behind which the next completions wait.
 //! K3  A stream that ends takes all that was asked with it: what has landed is not known. The next
-//!     operation opens another one, if its owner is a member still.
+//!     operation opens another one, if its owner is a member still. Before anybody hears that an operation
+//!     is over its queue has ended, so nothing of it lands later, here or there.
+//! K4  What the owner's device refuses (`Denied`) has not been carried out, nor what was begun behind it.
+//!     All of that is asked once more, in the stream, behind a further hello with the numbers of a new
+//!     queue: the owner says of it what is wrong. Of that region nothing goes through a queue again.
 
 use super::direct::Order;
 use super::door::{Shared, Slot};
 use super::wire::{ANNOUNCE, Kind, LANDED, RECORD_BYTES, Record};
 use super::worker::{Went, receive, send};
 use super::{CHUNK_BYTES, Operation, Stream, What};
-use crate::error::Status;
+use crate::error::{Error, Status};
 use crate::log_sink::{Level, say};
 use crate::mutant;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// Bytes of records that are put together before they are sent.
 const BATCH_BYTES: usize = 4096;
+/// Regions that are remembered because a device has refused them.
+const REFUSED_MAX: usize = 1024;
 
 pub(super) struct Caller {
     whom: u64,
@@ -55,6 +61,8 @@ pub(super) struct Caller {
     over: u64,
     /// The first of those that are over is being announced.
     announces: bool,
+    /// Regions of its that its device has refused (K4).
+    refused: BTreeSet<u64>,
 }
 
 impl Caller {
@@ -79,12 +87,19 @@ impl Caller {
             begun: VecDeque::new(),
             over: 0,
             announces: false,
+            refused: BTreeSet::new(),
         }
     }
 
-    /// Here is the stream. A device's queue is asked for with it, if there is one.
+    /// Here is the stream.
     pub fn begin(&mut self, stream: Stream, shared: &Shared) {
         self.stream = Some(stream);
+        self.greet(shared);
+    }
+
+    /// Says hello. A device's queue is asked for with it, if there is one.
+    fn greet(&mut self, shared: &Shared) {
+        (self.is_greeted, self.is_met, self.over) = (false, false, 0);
         let device = shared.device.get().filter(|_| self.whom != shared.incarnation);
         let queue = device.map(|device| device.queue(self.whom)).transpose();
         let queue = queue.unwrap_or_else(|trouble| {
@@ -102,9 +117,12 @@ impl Caller {
         self.waiting.push_back(operation);
     }
 
-    /// What is open, in the order in which it was asked.
+    /// What is open, in the order in which it was asked; its queue has ended (K3).
     pub fn into_operations(self) -> VecDeque<Operation> {
-        let Caller { mut asked, begun, waiting, .. } = self;
+        let Caller { mut asked, begun, waiting, queue, .. } = self;
+        if let Some(queue) = queue.filter(|_| !mutant!("memory-queue-outlives")) {
+            queue.end();
+        }
         asked.extend(begun);
         asked.extend(waiting);
         asked
@@ -161,8 +179,11 @@ impl Caller {
 
     /// Whether the next one that waits goes through the queue.
     fn goes_direct(&self, next: &Operation) -> bool {
-        let both = next.mine.keys.is_some() && next.access.ticket.keys().is_some();
-        self.is_met && both && !next.has_landed && next.access.bytes > 0
+        let (access, ticket) = (&next.access, &next.access.ticket);
+        let both = next.mine.keys.is_some() && ticket.keys().is_some();
+        let may = both && !self.refused.contains(&ticket.region());
+        let can = next.what == What::Put || next.mine.place.can_be_filled();
+        self.is_met && may && can && !next.has_landed && access.bytes > 0
     }
 
     /// Begins the next one in the queue. `None`: not now.
@@ -186,6 +207,8 @@ impl Caller {
                 Some(Went::On)
             }
             Some(Ok(false)) => None,
+            // What it is will be said where what is over is taken.
+            Some(Err(_)) if !self.begun.is_empty() => None,
             Some(Err(_)) | None => Some(Went::Over),
         }
     }
@@ -195,14 +218,8 @@ impl Caller {
         let Some(queue) = self.queue.as_ref().filter(|_| self.is_under_way()) else {
             return Went::Nowhere;
         };
-        let over = match queue.with(|queue| queue.over()) {
-            Some(Ok(over)) => over,
-            Some(Err(trouble)) => {
-                let text = format!("operations on memory of {} are lost: {trouble}", self.whom);
-                say(Level::Warning, &text);
-                return Went::Over;
-            }
-            None => return Went::Nowhere, // it is fenced: the thread will be told
+        let Some((trouble, over)) = queue.with(|queue| (queue.over().err(), queue.landed())) else {
+            return Went::Nowhere; // it is fenced: the thread will be told
         };
         let before = self.over;
         while self.over < over && !self.announces {
@@ -212,10 +229,43 @@ impl Caller {
                 (operation.has_landed, self.announces) = (true, true);
                 self.waiting.push_front(operation);
             } else {
-                shared.complete([(operation, Status::Ok)]);
+                let status = arrived(&operation);
+                shared.complete([(operation, status)]);
             }
         }
-        if self.over > before { Went::On } else { Went::Nowhere }
+        let all = self.over == over && self.is_under_way();
+        match trouble.filter(|_| all) {
+            None if self.over == before => Went::Nowhere,
+            None => Went::On,
+            Some(trouble) if trouble.status == Status::Denied => {
+                self.ask_again(&trouble, shared);
+                Went::On
+            }
+            Some(trouble) => {
+                let text = format!("operations on memory of {} are lost: {trouble}", self.whom);
+                say(Level::Warning, &text);
+                Went::Over
+            }
+        }
+    }
+
+    /// The owner's device has refused the first that is not over (K4).
+    #[cold]
+    fn ask_again(&mut self, trouble: &Error, shared: &Shared) {
+        if let Some(queue) = self.queue.take() {
+            queue.end();
+        }
+        let region = self.begun.front().map(|first| first.access.ticket.region());
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        self.refused.extend(region.filter(|_| !mutant!("memory-refused-again")));
+        let text = format!("memory {} of {}: {trouble}", region.unwrap_or(0), self.whom);
+        say(Level::Notice, &text);
+        let mut open = std::mem::take(&mut self.begun);
+        open.append(&mut self.waiting);
+        self.waiting = open;
+        self.greet(shared);
     }
 
     /// Begins operations as long as none has bytes to be sent with it.
@@ -314,7 +364,7 @@ impl Caller {
         }
     }
 
-    /// The answer to the hello. `None`: the device refuses what it says.
+    /// The answer to the hello. `None`: what it says cannot be.
     fn meet(&mut self, answer: &Record) -> Option<()> {
         if self.is_greeted {
             return None;
@@ -325,9 +375,12 @@ impl Caller {
         };
         let met = queue.with(|queue| queue.connect(&endpoint))?;
         if let Err(trouble) = met {
-            let text = format!("registered memory of {} is out of reach: {trouble}", self.whom);
+            let copied = trouble.status != Status::PeerFault;
+            let how = if copied { "copied" } else { "out of reach" };
+            let text = format!("registered memory of {} is {how}: {trouble}", self.whom);
             say(Level::Warning, &text);
-            return None;
+            queue.end();
+            return copied.then_some(());
         }
         self.is_met = true;
         Some(())
@@ -355,6 +408,20 @@ impl Caller {
                 Some(Some((self.asked.pop_front()?, outcome)))
             }
             _ => None,
+        }
+    }
+}
+
+/// Of what has gone through a queue: a get is over when its bytes are visible here (R2).
+fn arrived(operation: &Operation) -> Status {
+    if operation.what == What::Put || mutant!("memory-not-arrived") {
+        return Status::Ok;
+    }
+    match operation.mine.place.arrived() {
+        Ok(()) => Status::Ok,
+        Err(error) => {
+            say(Level::Error, &format!("what was read by a device is not visible: {error}"));
+            Status::System
         }
     }
 }

@@ -13,7 +13,8 @@
 //! V1  Keys are a registration: once they are dropped, nothing of others lands there (R6).
 //! V2  A queue is one peer's, at each side; once it is dropped nothing comes through it (R5).
 //! V3  A put is over when its bytes are visible there: to memory of a device that takes a flush behind
-//!     them, and `Order::flush` says so. The flush is a read: so of memory of a device that may be written
+//!     them, and `Order::flush` says so; what a get brings there is flushed by its driver, and where that
+//!     cannot do so it is copied. The flush of a put is a read: so of memory of a device that may be written
 //!     the network device may read, too, whoever has the key, though a get is refused before it is asked.
 
 use super::{Path, Rights, What};
@@ -74,8 +75,11 @@ pub trait Queue: Send {
     /// Begins it, behind what was begun before. `false`: no room now.
     fn begin(&mut self, order: &Order<'_>) -> Result<bool, Error>;
     /// How many of those begun are over, since the queue was made: in order. An error: the connection is
-    /// lost.
+    /// lost; `Denied`: the first that has not landed was refused by the peer's device, and neither that nor
+    /// what is behind it has been carried out.
     fn over(&mut self) -> Result<u64, Error>;
+    /// How many `over` has found, also after an error.
+    fn landed(&self) -> u64;
     /// Readable when `over` may have news after it has been armed; it outlives the queue. `None`: who
     /// waits must look.
     fn wakes(&self) -> Option<Arc<dyn AsFd + Send + Sync>>;

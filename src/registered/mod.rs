@@ -23,7 +23,8 @@
 //!
 //! *Devices.* Where a network device reads and writes memory itself (`direct`), operations go through a
 //! queue of its and the stream carries announcements only. They change between the two when nothing is
-//! under way in the other, so R3 holds.
+//! under way in the other, so R3 holds. What the owner's device refuses is asked in the stream once more:
+//! so its owner says why not, and what is behind it goes on.
 //!
 //! *Deliberately not*: remote atomics; operations in groups whose view is fixed.
 //!
@@ -129,6 +130,20 @@ pub struct Completion {
     pub bytes: u64,
     /// Of an announcement.
     pub word: u64,
+}
+
+impl Completion {
+    /// To be polled into.
+    pub const NONE: Completion = Completion {
+        what: What::Put,
+        status: Status::Ok,
+        tag: 0,
+        incarnation: 0,
+        region: 0,
+        offset: 0,
+        bytes: 0,
+        word: 0,
+    };
 }
 
 /// Memory that is lent.

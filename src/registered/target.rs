@@ -6,6 +6,8 @@
 //! T3  A piece that was promised comes whole: if the memory goes meanwhile, zeros stand in, and the
 //!     status says that the operation has failed.
 //! T4  Of an announcement nothing is answered before it waits here to be polled (R4).
+//! T5  With a further hello the queue of the one before has ended: nothing comes through it any more
+//!     when what follows is carried out.
 
 use super::door::{Shared, Slot};
 use super::wire::{ANNOUNCE, Kind, LANDED, RECORD_BYTES, Record};
@@ -149,6 +151,9 @@ impl Target {
             self.has_greeted = record.kind == Kind::Hello;
             return if self.has_greeted { self.greet(&record, shared) } else { Went::Over };
         }
+        if record.kind == Kind::Hello {
+            return self.greet(&record, shared); // T5
+        }
         if record.number != self.next || record.bytes > BYTES_MAX {
             return Went::Over;
         }
@@ -167,6 +172,9 @@ impl Target {
 
     /// Answers a hello, with a queue of mine if there are devices at both sides.
     fn greet(&mut self, hello: &Record, shared: &Shared) -> Went {
+        if let Some(queue) = self.queue.take() {
+            queue.end(); // T5
+        }
         let device = shared.device.get().filter(|_| self.whom != shared.incarnation);
         let both = device.zip(hello.endpoint());
         let made = both.map(|(device, theirs)| {

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Who has opened the stream says `hello`, and is answered by one: the five words from 8 on are the numbers
-//! of its queue (`direct::Endpoint`), zeros if it has none. It asks: `put`, with its bytes after it, and `get`. The
+//! of its queue (`direct::Endpoint`), zeros if it has none. It may say so again: the queue before is none
+//! any more. It asks: `put`, with its bytes after it, and `get`. The
 //! other side answers in the same order: `done` with a status; before it, of a get, `data` with bytes
 //! after each. Bytes of one operation go on where those before ended. After a put that is flagged `landed`
 //! none come: they are there.

@@ -3,12 +3,15 @@
 //!
 //! W1  A round does one step of each kind for each stream, so a long operation holds up none but those
 //!     behind it in its own stream.
+//! W2  Who opens another stream has given up the one before: what has not been read of it is not carried
+//!     out, or it might land on what comes by the new one.
 
 use super::caller::Caller;
 use super::door::{Mail, Shared};
 use super::target::Target;
 use super::{Operation, Stream};
 use crate::error::Status;
+use crate::mutant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::BTreeMap;
@@ -65,6 +68,9 @@ impl Worker {
             }
         }
         for (whom, stream) in mail.offered {
+            if !mutant!("memory-two-streams") {
+                self.targets.retain(|target| target.whom != whom); // W2
+            }
             self.targets.push(Target::new(whom, stream));
         }
         for operation in mail.asked {
@@ -102,6 +108,12 @@ impl Worker {
         let Some(caller) = self.callers.remove(&whom) else { return };
         let open = caller.into_operations().into_iter();
         shared.complete(open.map(|operation| (operation, Status::Gone)));
+    }
+
+    /// Streams that others have opened.
+    #[cfg(test)]
+    pub fn targets(&self) -> usize {
+        self.targets.len()
     }
 
     /// Whether anything was done.

@@ -7,6 +7,7 @@ use squall::fabric::verbs::device::{self, Device};
 use squall::fabric::verbs::gid::{Choice, Found, State};
 use squall::fabric::verbs::ordering::{self, Verdict};
 use squall::fabric::verbs::sys::Table;
+use squall::mem::cuda::Cuda;
 use std::sync::Arc;
 
 const NOT_NEEDED: &str = "not needed: without RDMA members of several hosts meet over TCP";
@@ -37,6 +38,18 @@ pub fn lines() -> Vec<Line> {
             vec![library, Line::note("RDMA", refused.to_string(), NOT_NEEDED)]
         }
         Err(refused) => vec![library, Line::lack("RDMA", devices.join(", "), refused.to_string())],
+    }
+}
+
+/// Whether memory of CUDA devices can be registered.
+pub fn accelerators() -> Line {
+    match Cuda::get() {
+        Ok(_) => Line::ok("CUDA", "libcuda: memory of its devices can be registered"),
+        Err(missing) => Line::note(
+            "CUDA",
+            missing.to_string(),
+            "not needed but to register memory of CUDA devices",
+        ),
     }
 }
 

@@ -18,12 +18,12 @@ use super::report::{self, Floor, Outcome};
 use crate::failure::{Failure, because, fail};
 use crate::machine;
 use crate::text::{IdleOption, new_table, remark, say};
-use bare::Bare;
+use bare::{Bare, Figure};
 use serde_json::{Value, json};
 use squall::driver::config::{Config, Idle, SubgroupConfig};
 use squall::driver::group::{Group, Sender};
 use squall::driver::idle::pin;
-use squall::driver::network::Carrier;
+use squall::driver::network::{Carrier, Rdma};
 use squall::error::{Error, Status};
 use squall::settings::Settings;
 use std::path::Path;
@@ -83,6 +83,16 @@ impl Job {
             pace_ns: if idle == IdleOption::Spin { 100_000 } else { 1_000_000 },
             plant: None,
         }
+    }
+
+    /// What the floor is measured by, if the group goes by RDMA.
+    fn rdma(&self) -> Option<Rdma> {
+        let network = &self.config.network;
+        network.carrier.is_rdma().then(|| {
+            let mut rdma = network.rdma.clone();
+            rdma.choice.address = rdma.choice.address.or(bare::own_address(&network.listen));
+            rdma
+        })
     }
 
     pub fn tour(&self, seconds: f64, as_json: bool) -> Result<(), Failure> {
@@ -276,7 +286,7 @@ impl Crew<'_> {
         far.unwrap_or(1) as u16
     }
 
-    /// Bare TCP, just before the test. At rank 0 what it came to.
+    /// Bare TCP or RDMA, just before the test. At rank 0 what it came to.
     fn floor(
         &mut self,
         group: &mut Group,
@@ -293,6 +303,7 @@ impl Crew<'_> {
             if self.rank == partner && port > 0 {
                 let founder = self.job.config.network.founders[0].clone();
                 let bare = Bare::calls(&founder, port, token, &plan, self.job.core);
+                let bare = bare.by(self.job.rdma(), &plan);
                 if let Err(why) = self.beside(group, bare)? {
                     self.say(group, &Word::NoFloor { test, why })?;
                 }
@@ -302,7 +313,7 @@ impl Crew<'_> {
         let network = &self.job.config.network;
         let (bare, port, token) =
             match Bare::answers(&network.listen, self.job.floor_port, &plan, self.job.core) {
-                Ok((bare, port, token)) => (Ok(bare), port, token),
+                Ok((bare, port, token)) => (Ok(bare.by(self.job.rdma(), &plan)), port, token),
                 Err(why) => (Err(why), 0, String::new()),
             };
         self.say(group, &Word::Go { test, port, token })?;
@@ -319,16 +330,24 @@ impl Crew<'_> {
                 return Ok(Some(Floor::Missing { why }));
             }
         };
-        Ok(Some(match plan.test {
-            Test::Lat => Floor::RoundTrip { what: "TCP round trip", p50_ns: figure as u64 },
-            Test::Rate | Test::Bw => {
-                Floor::Flow { what: "TCP stream", per_second: figure / f64::from(plan.size) }
+        let Figure { one, chained } = figure;
+        let size = f64::from(plan.size);
+        Ok(Some(match (plan.test, self.job.rdma().is_some()) {
+            (Test::Lat, false) => Floor::RoundTrip { what: "TCP round trip", p50_ns: one as u64 },
+            (Test::Lat, true) => {
+                Floor::RoundTrip { what: "RDMA write round trip", p50_ns: one as u64 }
             }
+            (_, false) => Floor::flow("TCP stream", one / size),
+            (Test::Rate, true) => {
+                let what = "RDMA writes, one a doorbell";
+                Floor::Flow { what, per_second: one, chained: Some(chained) }
+            }
+            (Test::Bw, true) => Floor::flow("RDMA writes", one),
         }))
     }
 
     /// Lets a thread measure, and polls meanwhile, so that the others do not take this one for dead.
-    fn beside(&self, group: &mut Group, bare: Bare) -> Result<Result<f64, String>, Failure> {
+    fn beside(&self, group: &mut Group, bare: Bare) -> Result<Result<Figure, String>, Failure> {
         let thread = bare.start().map_err(|cause| because!("cannot start a thread: {cause}"))?;
         while !thread.is_finished() {
             self.turn(group)?;
@@ -391,7 +410,8 @@ impl Crew<'_> {
         say(&report::table(&rows))?;
         let (here, there) = (&self.hosts[0].0, usize::from(self.partner()));
         say(&format!(
-            "floor: bare TCP between rank 0 ({here}) and rank {there} ({}), with the same idle strategy.",
+            "floor: bare {} between rank 0 ({here}) and rank {there} ({}), with the same idle strategy.",
+            if self.job.rdma().is_some() { "RDMA" } else { "TCP" },
             self.hosts[there].0
         ))?;
         for outcome in outcomes.iter().filter(|outcome| outcome.plan.test == Test::Lat) {

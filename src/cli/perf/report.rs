@@ -14,13 +14,17 @@ use serde_json::{Value, json};
 pub enum Floor {
     /// A round trip between the sender and the first receiver, median in nanoseconds.
     RoundTrip { what: &'static str, p50_ns: u64 },
-    /// Messages per second that go the same way without an engine.
-    Flow { what: &'static str, per_second: f64 },
+    /// Messages per second that go the same way without an engine; and if many are handed over at once.
+    Flow { what: &'static str, per_second: f64, chained: Option<f64> },
     /// It could not be measured.
     Missing { why: String },
 }
 
 impl Floor {
+    pub fn flow(what: &'static str, per_second: f64) -> Floor {
+        Floor::Flow { what, per_second, chained: None }
+    }
+
     pub fn measure(plan: &Plan) -> Result<Floor, Failure> {
         let cores = [plan.core(0), plan.core(1)];
         Ok(match (plan.test, plan.idle) {
@@ -38,7 +42,7 @@ impl Floor {
             }
             _ => {
                 let per_second = floor::copies_per_second(cores[0], plan.size)?;
-                Floor::Flow { what: "memcpy", per_second }
+                Floor::flow("memcpy", per_second)
             }
         })
     }
@@ -130,7 +134,11 @@ impl Outcome {
         };
         let floor = match &self.floor {
             Floor::RoundTrip { what, p50_ns } => format!("{} {what}", time_text(*p50_ns)),
-            Floor::Flow { what, per_second } => format!("{} {what}", self.flow_text(*per_second)),
+            Floor::Flow { what, per_second, chained } => {
+                let many = |many| format!("; 16 a doorbell {}", self.flow_text(many));
+                let many = chained.map_or(String::new(), many);
+                format!("{} {what}{many}", self.flow_text(*per_second))
+            }
             Floor::Missing { .. } => "not measured".into(),
         };
         let senders =
@@ -161,9 +169,10 @@ impl Outcome {
             "floor": match &self.floor {
                 Floor::RoundTrip { what, p50_ns } => json!({ "what": what, "p50_ns": p50_ns }),
                 Floor::Missing { why } => json!({ "missing": why }),
-                Floor::Flow { what, per_second } => json!({
+                Floor::Flow { what, per_second, chained } => json!({
                     "what": what,
                     "messages_per_second": per_second,
+                    "messages_per_second_chained": chained,
                     "bytes_per_second": per_second * size,
                 }),
             },

@@ -417,7 +417,7 @@ fn peers_json(snapshot: &Snapshot) -> Value {
                 "waiting_posts": waiting, "full": full, "behind": behind,
                 "work_requests": counts.work_requests, "doorbells": counts.doorbells,
                 "words": counts.words, "spans": counts.spans, "inlined": counts.inlined,
-                "bytes": counts.bytes, "reads": counts.reads, "bells": counts.bells,
+                "bytes": counts.bytes, "notes": counts.notes, "bells": counts.bells,
                 "rung": counts.rung, "completions": counts.completions,
             }),
         })

@@ -8,7 +8,8 @@ use super::network::Carrier;
 use crate::error::Status;
 use crate::fabric::verbs::plant;
 use crate::fabric::verbs::sys::Table;
-use crate::fabric::verbs::sys::soft::World;
+use crate::fabric::verbs::sys::soft::{Process, World};
+use crate::fabric::{Counts, Way};
 use crate::mem::Message;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -193,4 +194,108 @@ fn without_a_device_there_is_no_group() {
     });
     assert_eq!(error.status, Status::System, "{error}");
     assert!(error.to_string().contains("soft0"), "{error}");
+}
+
+/// Founds a group in this thread.
+fn found(config: Vec<Config>, processes: &[Process]) -> Vec<Group> {
+    std::thread::scope(|scope| {
+        let tables = processes.iter().map(Process::table);
+        let opening = config.into_iter().zip(tables).map(|(config, table)| {
+            scope.spawn(move || {
+                plant(table);
+                Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap()
+            })
+        });
+        let opening: Vec<_> = opening.collect();
+        opening.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+/// What a member's queue to another one has counted.
+fn counts(groups: &mut [Group], of: usize, to: usize) -> Counts {
+    match groups[of].stats().peers[to] {
+        Some(Way::Verbs { counts, .. }) => counts,
+        other => panic!("{of} to {to}: {other:?}"),
+    }
+}
+
+const BATCHES: u64 = 200;
+
+fn check_batches(who: &str, sends: bool, before: &Counts, now: &Counts) {
+    let [all, words, spans, notes, doorbells] = [
+        now.work_requests - before.work_requests,
+        now.words - before.words,
+        now.spans - before.spans,
+        now.notes - before.notes,
+        now.doorbells - before.doorbells,
+    ];
+    let what = format!(
+        "{who}: {all} writes: {spans} spans, {notes} notes, {words} words, {doorbells} doorbells"
+    );
+    eprintln!("{what}");
+    assert_eq!(all, spans + notes + words, "nothing else is written: {what}");
+    assert!(doorbells <= notes + words, "{what}");
+    if sends {
+        assert!((BATCHES + 10..BATCHES * 5 / 4).contains(&spans), "wraps: {what}");
+        assert!(notes >= BATCHES && spans + notes <= BATCHES * 3, "{what}");
+    } else {
+        assert!(spans == 0 && notes <= BATCHES, "{what}");
+    }
+}
+
+/// Issue D, line 3, by our own counters, message for message: of a batch of 16 one span (two at a wrap) and
+/// one note go to each peer, with one doorbell at the most; and an acknowledgement is one note. What goes
+/// by the clock, and not by messages, is counted apart: beats, a word each.
+#[test]
+fn a_batch_is_a_span_and_a_note_and_its_acknowledgement_a_note() {
+    for members in [2, 3] {
+        let world = World::new(24);
+        world.start();
+        let processes: Vec<_> = (0..members).map(|_| world.process()).collect();
+        let founders: Vec<String> = (0..members).map(|_| free()).collect();
+        let group = format!("rdma-batches-{members}-{}", std::process::id());
+        let configs = (0..members as u16).map(|rank| {
+            let mut config = config(&group, Carrier::Verbs, rank, &founders, false);
+            let subgroup = &mut config.subgroups[0];
+            (subgroup.senders, subgroup.message_bytes_max) = (Some(vec![0]), 72);
+            (subgroup.window, subgroup.window_bytes) = (256, 12 << 10);
+            config
+        });
+        let mut groups = found(configs.collect(), &processes);
+        let calm = || {
+            let end = Instant::now() + Duration::from_secs(30);
+            while processes.iter().any(|process| process.waiting() > 0) {
+                assert!(Instant::now() < end, "something is under way for ever");
+                std::thread::yield_now();
+            }
+        };
+        let mut sender = groups[0].sender(0, 0).unwrap();
+        let mut batch = |groups: &mut Vec<Group>| {
+            for at in 0..16 {
+                // Of a length that goes round the ring's end in the midst of a batch.
+                sender.send(if at == 0 { &[7; 8] } else { &[7; 72] }).expect("there is room");
+            }
+            for at in (0..groups.len()).chain([0]) {
+                for _ in 0..2 {
+                    groups[at].turn(u32::MAX).unwrap();
+                }
+                calm();
+            }
+        };
+        (0..20).for_each(|_| batch(&mut groups)); // what comes with founding has gone
+        let pairs: Vec<(usize, usize)> = (0..members)
+            .flat_map(|of| (0..members).map(move |to| (of, to)))
+            .filter(|(of, to)| of != to)
+            .collect();
+        let before: Vec<Counts> =
+            pairs.iter().map(|(of, to)| counts(&mut groups, *of, *to)).collect();
+        (0..BATCHES).for_each(|_| batch(&mut groups));
+        for ((of, to), before) in pairs.into_iter().zip(before) {
+            let now = counts(&mut groups, of, to);
+            check_batches(&format!("{members} members, {of} to {to}"), of == 0, &before, &now);
+        }
+        std::thread::scope(|scope| {
+            groups.into_iter().for_each(|group| _ = scope.spawn(|| group.close()));
+        });
+    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Registered memory of real members, which are all of this process and take turns when a test says so:
-//! over shared memory, over TCP with keys and without, and both.
+//! over shared memory, over TCP with keys and without, and both; and by devices that do it themselves.
 
 use super::super::config::{Changes, Config, Idle};
 use super::super::control::Control;
@@ -9,10 +9,12 @@ use super::super::network::{Carrier, SecretFrom};
 use super::super::views::ViewInfo;
 use super::super::{Application, Turn};
 use crate::error::Status;
+use crate::fabric::verbs::plant;
+use crate::fabric::verbs::sys::soft::World;
 use crate::mem::Message;
 use crate::mem::host::Buffer;
 use crate::mem::place::Place;
-use crate::registered::{Access, Completion, Memories, Rights, Ticket, What};
+use crate::registered::{Access, Completion, Memories, Path, Rights, Ticket, What};
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -52,6 +54,9 @@ enum Way {
     Sealed,
     /// The third one is on another host.
     Mixed,
+    Verbs,
+    /// The same with RDMA between hosts.
+    MixedVerbs,
 }
 
 fn config(name: &str, rank: u16, way: Way, founders: &[String]) -> Config {
@@ -64,6 +69,11 @@ fn config(name: &str, rank: u16, way: Way, founders: &[String]) -> Config {
             (network.carrier, network.trusted) = (Carrier::Auto, true);
             network.host = format!("host{}", rank / 2);
         }
+        Way::MixedVerbs => {
+            (network.carrier, network.trusted) = (Carrier::ShmVerbs, true);
+            network.host = format!("host{}", rank / 2);
+        }
+        Way::Verbs => (network.carrier, network.trusted) = (Carrier::Verbs, true),
         Way::Tcp => (network.carrier, network.trusted) = (Carrier::Tcp, true),
         Way::Sealed => {
             let (read, mut write) = std::io::pipe().unwrap();
@@ -93,7 +103,7 @@ impl Member {
     }
 
     fn turn(&mut self) -> Result<Turn, Status> {
-        let mut places = [NONE; 16];
+        let mut places = [Completion::NONE; 16];
         let count = self.memories.poll(&mut places);
         self.over.extend_from_slice(&places[..count]);
         self.group.turn(u32::MAX)
@@ -109,18 +119,7 @@ impl Member {
     }
 }
 
-const NONE: Completion = Completion {
-    what: What::Put,
-    status: Status::Ok,
-    tag: 0,
-    incarnation: 0,
-    region: 0,
-    offset: 0,
-    bytes: 0,
-    word: 0,
-};
-
-fn open(name: &str, way: Way) -> Vec<Member> {
+fn open(name: &str, way: Way, world: &World) -> Vec<Member> {
     let ports = [0; 3].map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
     let founders: Vec<String> =
         ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
@@ -128,7 +127,11 @@ fn open(name: &str, way: Way) -> Vec<Member> {
     std::thread::scope(|scope| {
         let one = |rank: u16| {
             let config = config(name, rank, way, &founders);
-            scope.spawn(move || Member::open(&config))
+            let table = is_rdma(way).then(|| world.process().table());
+            scope.spawn(move || {
+                table.map(plant);
+                Member::open(&config)
+            })
         };
         let all: Vec<_> = (0..3).map(one).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
@@ -152,9 +155,25 @@ fn taken(members: &mut [Member], count: usize) -> Vec<Vec<Completion>> {
     members.iter_mut().map(|member| std::mem::take(&mut member.over)).collect()
 }
 
+fn is_rdma(way: Way) -> bool {
+    matches!(way, Way::Verbs | Way::MixedVerbs)
+}
+
+/// A wire for those who have devices.
+fn world(way: Way) -> World {
+    let world = World::new(31);
+    if is_rdma(way) {
+        world.start();
+    }
+    world
+}
+
 /// Each puts into the windows of all and gets it back; then one goes.
 fn there_and_back(name: &str, way: Way) {
-    let mut all = open(name, way);
+    let world = world(way);
+    let mut all = open(name, way, &world);
+    let paths = all.iter().map(|member| member.memories.info(member.purse.1).unwrap().path);
+    assert!(paths.eq([if is_rdma(way) { Path::Direct } else { Path::Staged }; 3]));
     let tickets: Vec<Ticket> = all.iter().map(|member| member.ticket).collect();
     let pattern =
         |by: usize, whose: usize, at: usize| (by * 10 + whose) as u64 * 1_000_000 + at as u64;
@@ -188,6 +207,7 @@ fn there_and_back(name: &str, way: Way) {
     all[1].window.read(0, &mut there);
     all[2].purse.0.read(0, &mut here);
     assert!(there[..WORDS - 7] == here[7..]);
+    assert_eq!(world.reads() > 0, is_rdma(way), "a device gets it itself, if there is one");
 
     // It goes with what others do there.
     let gone = all.pop().unwrap();
@@ -229,9 +249,20 @@ fn memory_is_reached_over_both() {
     there_and_back("reach-mixed", Way::Mixed);
 }
 
+#[test]
+fn memory_is_reached_by_rdma() {
+    there_and_back("reach-rdma", Way::Verbs);
+}
+
+#[test]
+fn memory_is_reached_by_rdma_between_hosts() {
+    there_and_back("reach-rdma-mixed", Way::MixedVerbs);
+}
+
 /// Who was cut off writes nothing from the view callback on, though it lives and tries.
 fn a_living_suspect_is_fenced(name: &str, way: Way) {
-    let mut all = open(name, way);
+    let world = world(way);
+    let mut all = open(name, way, &world);
     let tickets: Vec<Ticket> = all.iter().map(|member| member.ticket).collect();
     until(&mut all, "the first view", |all| all.iter().all(|member| member.members() == 3));
     let suspect = all[2].views.0.lock().unwrap().last().unwrap().members[2].incarnation;
@@ -286,6 +317,11 @@ fn a_living_suspect_is_fenced_over_shared_memory() {
 #[test]
 fn a_living_suspect_is_fenced_over_tcp() {
     a_living_suspect_is_fenced("reach-suspect-tcp", Way::Tcp);
+}
+
+#[test]
+fn a_living_suspect_is_fenced_by_rdma() {
+    a_living_suspect_is_fenced("reach-suspect-rdma", Way::Verbs);
 }
 
 /// A group whose view is fixed has none.

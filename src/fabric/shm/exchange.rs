@@ -253,7 +253,8 @@ impl Shm {
                 link.sure = mutant!("shm-calls-are-sure");
                 let socket = link.socket.as_ref().expect("just connected");
                 if !door::welcome(socket, &self.hello, &[self.bell.as_fd()]) {
-                    self.hang_up(usize::from(peer.0));
+                    self.watch.remove(socket); // nobody knows of it
+                    self.links[usize::from(peer.0)] = None;
                 }
             }
             Err(trouble) => say(Level::Warning, &format!("{who} cannot be joined: {trouble}")),
@@ -292,7 +293,9 @@ impl Exchange for Shm {
         let its = |at: &usize| self.link(*at).is_some_and(|link| link.incarnation == incarnation);
         let lives = |at: &usize| !self.has_ended(Peer(*at as u16));
         let mut all = (0..self.links.len()).filter(its);
-        let found = all.clone().find(lives).or_else(|| all.next()); // X4
+        let ended = |at: &usize| self.link(*at).is_some_and(|link| !link.revoked);
+        let found = all.clone().find(lives).or_else(|| all.clone().find(ended)); // X4
+        let found = found.or_else(|| all.next());
         found.map(|at| Peer(at as u16))
     }
 

@@ -144,9 +144,11 @@ impl Shm {
     pub fn connect(&mut self, hello: &Hello, socket: Socket, bell: Bell) -> Result<Peer, Error> {
         // Whoever takes me in knows of no other connection with me (X4).
         let older = |link: &Option<Link>| {
-            link.as_ref().is_some_and(|link| link.incarnation == hello.incarnation && !link.ended)
+            let its = |link: &Link| link.incarnation == hello.incarnation && link.socket.is_some();
+            link.as_ref().is_some_and(|link| its(link) && !link.ended)
         };
         for at in (0..self.links.len()).filter(|at| older(&self.links[*at])).collect::<Vec<_>>() {
+            debug_assert!(!self.is_in(at), "members are called, and do not call");
             Fabric::revoke(self, Peer(at as u16));
         }
         let oldest = |of: &mut Shm| of.ghosts.pop_front().filter(|at| !of.is_in(*at));

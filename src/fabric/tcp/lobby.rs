@@ -14,11 +14,12 @@
 //! Y3  Where members on one host meet over shared memory, they do not over TCP; one that joins is told
 //!     who else there is all the same, then both hang up.
 //! Y4  What one address says ends no join while others may be better: it may be another's by now.
-//! Y5  A peer is asked again when it has answered, so that one that does not listen for a while finds
-//!     one question.
-//! Y6  Who joins and is called says that it is connected once it is asked who there is, which a caller
-//!     asks at once. Before, the caller may have become a member and hung up (Y1): it would hear of one
-//!     that joins and that it is not connected with, and cut it off.
+//! Y5  A peer is asked again when it has answered, or not for long, so that one that does not listen for
+//!     a while finds few questions.
+//! Y6  Who joins says that it is connected once it has been asked there who there is, or answered: a
+//!     caller asks at once. Before, a caller may have become a member and hung up (Y1), or the one that
+//!     was called may lack something and hang up: a member would hear of one that joins and that it is
+//!     not connected with, and cut it off.
 //!
 //! What is said in connections that are there (`Tcp::heard` keeps it from the driver):
 //!
@@ -54,6 +55,8 @@ use std::time::{Duration, Instant};
 
 /// How often one that joins asks who there is.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long an answer may take: one that had no room is not sent again.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// Entries that are believed of one peer: twice as many as a group has members, since some join.
 pub(super) const HERE_MAX: usize = 2 * MEMBERS_MAX;
 /// Processes that are connected, at the most; some join, and some have just gone.
@@ -282,7 +285,7 @@ impl Lobby {
         }
         let mut about = about(peer, session.remote, called);
         let asks = called && self.joins; // Y6
-        (about.is_asked, about.is_sure) = (asks, called);
+        about.asked = asks.then(Instant::now);
         if self.others_only && about.host == self.host {
             return; // Y3
         }
@@ -376,7 +379,7 @@ impl Lobby {
         let text = bytes.strip_prefix(b"here\n")?;
         let its = self.abouts.iter_mut().find(|of| of.incarnation == from);
         let ip = its.and_then(|of| {
-            of.is_asked = false; // Y5
+            (of.asked, of.is_sure) = (None, true); // Y5, Y6
             of.ip
         });
         if let Ok(text) = std::str::from_utf8(text)
@@ -393,9 +396,10 @@ impl Lobby {
             return None;
         }
         self.asked = now;
-        let whom = self.abouts.iter_mut().filter(|of| !of.is_asked); // Y5
+        let due = |of: &&mut About| of.asked.is_none_or(|asked| now >= asked + ANSWERED_WITHIN);
+        let whom = self.abouts.iter_mut().filter(due); // Y5
         let whom = whom.map(|of| {
-            of.is_asked = true;
+            of.asked = Some(now);
             of.incarnation
         });
         Some((whom.collect(), WHO))
@@ -439,7 +443,7 @@ impl Lobby {
                 host: self.host.clone(),
                 addresses: doors.filter_map(|text| parse(text, None).ok()).collect(),
                 ip: None,
-                is_asked: false,
+                asked: None,
                 is_sure: true,
             }
         };

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! message    byte 0  byte 1  bytes 2..4  bytes 4..8   then
-//! endpoint   1       flags   LID         queue        first number, MTU (4 bytes each); GID (16 bytes)
+//! endpoint   1       flags   LID         queue        first number, MTU (4 bytes each); GID (16 bytes);
+//!                                                     key of the notes' ring, 0 (4 bytes each); its address
 //! keys       2       0       count       block's key  epoch, block's address (8 bytes each); `count` rings
 //!   a ring                   subgroup    key          address (8 bytes)
 //! done       3       0       0           0            epoch (8 bytes)
@@ -19,6 +20,7 @@
 use super::device::Place;
 use super::gid::Gid;
 use super::memory::Remote;
+use super::notes;
 use super::queue::Endpoint;
 use crate::base::Epoch;
 use crate::fabric::tcp::mirror::Measures;
@@ -33,7 +35,7 @@ pub const DONE: u8 = 3;
 const ETHERNET: u8 = 1;
 const WANTS_BELLS: u8 = 2;
 
-const ENDPOINT_BYTES: usize = 32;
+const ENDPOINT_BYTES: usize = 48;
 const KEYS_BYTES: usize = 24;
 const RING_BYTES: usize = 16;
 const DONE_BYTES: usize = 16;
@@ -52,8 +54,9 @@ pub struct Keys {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// How the sender's queue for this connection is reached, and whether it wants bells.
-    Endpoint { endpoint: Endpoint, place: Place, bells: bool },
+    /// How the sender's queue for this connection is reached, where it reads notes, and whether it wants
+    /// bells.
+    Endpoint { endpoint: Endpoint, place: Place, notes: Remote, bells: bool },
     /// Where the reader of this may write in that epoch.
     Keys(Epoch, Keys),
     /// The sender writes there no more: all of it has landed.
@@ -83,6 +86,11 @@ pub enum Nonsense {
     Order {
         kind: u8,
     },
+    /// In a note.
+    Note {
+        what: &'static str,
+        value: u64,
+    },
 }
 
 impl fmt::Display for Nonsense {
@@ -101,6 +109,9 @@ impl fmt::Display for Nonsense {
             Nonsense::Order { kind } => {
                 write!(f, "a message of kind {kind} about its queue out of its place")
             }
+            Nonsense::Note { what, value } => {
+                write!(f, "a note that cannot be ({what}: {value:#x})")
+            }
         }
     }
 }
@@ -118,11 +129,14 @@ impl Message {
         let mut bytes = vec![self.kind(), 0, 0, 0];
         let mut put = |part: &[u8]| bytes.extend_from_slice(part);
         match self {
-            Message::Endpoint { endpoint, place, bells } => {
+            Message::Endpoint { endpoint, place, notes, bells } => {
                 put(&endpoint.qpn.to_le_bytes());
                 put(&endpoint.psn.to_le_bytes());
                 put(&place.mtu_bytes.to_le_bytes());
                 put(&place.gid.0);
+                put(&notes.key.to_le_bytes());
+                put(&[0; 4]);
+                put(&notes.address.to_le_bytes());
                 let ethernet = if place.ethernet { ETHERNET } else { 0 };
                 bytes[1] = ethernet | if *bells { WANTS_BELLS } else { 0 };
                 bytes[2..4].copy_from_slice(&place.lid.to_le_bytes());
@@ -190,27 +204,34 @@ fn endpoint(bytes: &[u8]) -> Result<Message, Nonsense> {
     gid.copy_from_slice(&bytes[16..32]);
     let (gid, lid, ethernet) = (Gid(gid), half(bytes, 2), flags & ETHERNET != 0);
     let place = Place { gid, lid, mtu_bytes, ethernet };
-    Ok(Message::Endpoint { endpoint, place, bells: flags & WANTS_BELLS != 0 })
+    zero(kind, word(bytes, 36).into())?;
+    let notes = remote(kind, long(bytes, 40), notes::RING_BYTES, word(bytes, 32))?;
+    Ok(Message::Endpoint { endpoint, place, notes, bells: flags & WANTS_BELLS != 0 })
 }
 
 fn keys(bytes: &[u8], measures: &Measures) -> Result<Message, Nonsense> {
     let kind = KEYS;
     zero(kind, bytes[1].into())?;
-    let remote = |address: u64, size: usize, key: u32| match address.checked_add(size as u64) {
-        Some(_) => Ok(Remote { address, bytes: size as u64, key }), // C2
-        None => Err(Nonsense::Field { kind, value: address }),
-    };
     let epoch = epoch(kind, long(bytes, 8))?;
-    let block = remote(long(bytes, 16), measures.block_bytes, word(bytes, 4))?;
+    let block = remote(kind, long(bytes, 16), measures.block_bytes, word(bytes, 4))?;
     let mut rings = vec![None; measures.rings.len()];
     for ring in bytes[KEYS_BYTES..].chunks_exact(RING_BYTES) {
         let subgroup = usize::from(half(ring, 2));
         zero(kind, half(ring, 0).into())?;
         let bad = Nonsense::Field { kind, value: subgroup as u64 };
         let place = rings.get_mut(subgroup).filter(|place| place.is_none()).ok_or(bad)?;
-        *place = Some(remote(long(ring, 8), measures.rings[subgroup].bytes(), word(ring, 4))?);
+        let size = measures.rings[subgroup].bytes();
+        *place = Some(remote(kind, long(ring, 8), size, word(ring, 4))?);
     }
     Ok(Message::Keys(epoch, Keys { block, rings }))
+}
+
+/// C2
+fn remote(kind: u8, address: u64, size: usize, key: u32) -> Result<Remote, Nonsense> {
+    match address.checked_add(size as u64) {
+        Some(_) => Ok(Remote { address, bytes: size as u64, key }),
+        None => Err(Nonsense::Field { kind, value: address }),
+    }
 }
 
 fn epoch(kind: u8, epoch: u64) -> Result<Epoch, Nonsense> {

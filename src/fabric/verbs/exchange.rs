@@ -130,4 +130,12 @@ impl Exchange for Verbs {
     fn offered(&mut self) -> Option<(Peer, OwnedFd)> {
         self.tcp.offered()
     }
+
+    fn reach(&mut self, to: Peer, stream: OwnedFd) -> bool {
+        self.tcp.reach(to, stream)
+    }
+
+    fn reached(&mut self) -> Option<(u64, OwnedFd)> {
+        self.tcp.reached()
+    }
 }

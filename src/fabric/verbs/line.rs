@@ -1,35 +1,45 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The queue to one peer: what is written there now, and what waits for keys or for room.
 //!
-//! Q1  Posts leave in the order they came (F2), by value but for bytes of rings; what waits, waits in
-//!     order, and its peer is full.
+//! Q1  Posts leave in the order they came, in notes (`notes`) but for long spans: a long one is written
+//!     in place, ahead of the note that is being filled, and so of words that were posted before it in the
+//!     same turn. What was posted before a word is there when the word is (F2); bytes of a span are
+//!     nobody's before a word counts them. What waits, waits in order, and its peer is full.
 //! Q2  Behind `enter` nothing leaves before the keys of that epoch are here. The first to leave is my
 //!     block as it was when I entered: what was written before the first post.
 //! Q3  My beat is never an older one than was written before, wherever it stands in what waits.
 //! Q4  Words that are no news wait for the next post or some polls. Those that a newer post of the same
 //!     turn covers are dropped then: a peer that is full for that turn would be told the same.
-//! Q5  Of the slots some are kept for beats, and for the write that asks for the last completion.
+//! Q5  Of the slots some are kept for beats, for what is said of notes, and for the write that asks for
+//!     the last completion; and one for the note that is being filled.
 //! Q6  Who has entered a later epoch and sees the peer behind beats in both (`mod`, K4).
+//! Q7  A peer without a place for a note is full, as one whose queue is.
+//! Q8  A note is of one epoch, and is closed when its doorbell is rung.
+//! Q9  A beat is never in a note: it is written by itself, with what waits before it or without. So its
+//!     word in a note is no news, and the reader drops it.
 //!
-//! Cost: a queue entry per post; nothing is allocated but what waits, which is bounded as posts are.
+//! Cost: per turn a note, and a queue entry per long span; nothing is allocated but what waits, which is
+//! bounded as posts are.
 
 use super::carrier::{Keys, Nonsense};
 use super::failure::Failure;
-use super::memory::Memory as Registered;
+use super::memory::{Memory as Registered, Remote};
+use super::notes::{self, Writer};
 use super::queue::Queue;
+use super::trouble::Trouble;
 use crate::base::{Epoch, POST_WORDS_MAX, Post, RingId};
-use crate::error::Error;
 use crate::fabric::tcp::mirror::Measures;
 use crate::mem::Region;
 use crate::mutant;
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 /// Slots that posts leave (Q5): beats in two or three epochs, and one to settle with.
 const RESERVE: usize = 4;
 /// Bytes of one write: what a word behind it waits for is cut, too.
-const SPAN_BYTES_MAX: u64 = 1 << 20;
+const WRITE_BYTES_MAX: u64 = 1 << 20;
+/// Notes of the peer's that are taken before it is told, if there is nothing else to say.
+const UNSAID_MAX: u64 = notes::PLACES / 2;
 /// Polls that what is no news waits, and how much of it.
 const LATE_MAX: u32 = 16;
 const QUIET_MAX: usize = 16;
@@ -49,6 +59,15 @@ pub struct Own {
 impl Own {
     fn beat(&self) -> u64 {
         self.block.cell(self.beat_at).own()
+    }
+
+    /// A part of one of my rings: the memory of all its lanes, and the byte there.
+    #[inline]
+    fn source(&self, ring: RingId, from: u64, len: u64) -> (&Registered, u64) {
+        let subgroup = usize::from(ring.subgroup);
+        let source = self.rings[subgroup].as_ref().expect("a ring of mine");
+        let at = self.measures.rings[subgroup].place(ring.lane, from, len);
+        (source, at.expect("a span lies in its lane"))
     }
 }
 
@@ -76,45 +95,12 @@ struct Target {
     mark: Option<u64>,
 }
 
-/// Why a queue carries nothing more.
-#[derive(Debug)]
-pub enum Trouble {
-    Failed(Failure),
-    Nonsense(Nonsense),
-    /// It cannot be made, for the peer's bytes or for what this process lacks.
-    Unmade(Error),
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Trouble {
-        Trouble::Failed(failure)
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Trouble {
-        Trouble::Unmade(error)
-    }
-}
-
-impl From<Nonsense> for Trouble {
-    fn from(nonsense: Nonsense) -> Trouble {
-        Trouble::Nonsense(nonsense)
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::Failed(failure) => failure.fmt(f),
-            Trouble::Nonsense(nonsense) => write!(f, "it sent {nonsense}"),
-            Trouble::Unmade(error) => error.fmt(f),
-        }
-    }
-}
-
 pub struct Line {
     pub queue: Queue,
+    writer: Writer,
+    /// Of the peer's notes, how many were taken here; and how many it was told of.
+    taken: u64,
+    said: u64,
     /// The peer's endpoint has come; it wants bells.
     pub connected: bool,
     pub wants_bells: bool,
@@ -137,9 +123,12 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(queue: Queue) -> Line {
+    pub fn new(queue: Queue, writer: Writer) -> Line {
         Line {
             queue,
+            writer,
+            taken: 0,
+            said: 0,
             connected: false,
             wants_bells: false,
             waiting: VecDeque::new(),
@@ -153,6 +142,36 @@ impl Line {
             entered: Epoch(0),
             full: 0,
         }
+    }
+
+    /// The peer's endpoint has come: its notes are read there; it wants bells.
+    pub fn connected(&mut self, notes: Remote, bells: bool) {
+        self.writer.connect(notes);
+        (self.connected, self.wants_bells) = (true, bells);
+    }
+
+    /// So many of the peer's notes have been taken here; and of mine there, it says.
+    #[inline]
+    pub fn hear_taken(&mut self, here: u64, there: u64) -> Result<(), Nonsense> {
+        self.taken = here;
+        self.writer.hear_taken(there)
+    }
+
+    /// Whether the peer is to be told how many of its notes were taken, before it has no place left.
+    #[inline]
+    pub fn owes_word(&self) -> bool {
+        self.taken - self.said > UNSAID_MAX && !mutant!("verbs-taken-unsaid")
+    }
+
+    /// Tells it, if that is due. It may sleep until there is a place.
+    #[inline]
+    pub fn say_taken(&mut self) -> Result<(), Failure> {
+        if !self.owes_word() || self.queue.room() <= 1 {
+            return Ok(());
+        }
+        self.said = self.taken;
+        self.writer.say_taken(&mut self.queue, self.taken);
+        self.queue.post(self.wants_bells)
     }
 
     /// I enter a view with this peer (Q2).
@@ -209,7 +228,11 @@ impl Line {
     /// Whether a poll has something to do here.
     #[inline]
     pub fn stirs(&self) -> bool {
-        !self.quiet.is_empty() || self.is_full() || self.waits() || self.queue.is_half_used()
+        !self.quiet.is_empty()
+            || self.is_full()
+            || self.waits()
+            || self.owes_word()
+            || self.queue.is_half_used()
     }
 
     /// Takes the posts of a turn that are for this peer, in their order; `news`: one of them is.
@@ -262,15 +285,18 @@ impl Line {
         self.quiet = quiet; // for its room
     }
 
-    /// What was posted without news has waited long enough, or the member goes to sleep.
-    pub fn say_quiet(&mut self, now: bool) {
+    /// What was posted without news has waited long enough, or the member goes to sleep; whether it goes
+    /// now.
+    pub fn say_quiet(&mut self, now: bool) -> bool {
         if self.quiet.is_empty() {
-            return;
+            return false;
         }
         self.late += 1;
-        if now || self.late > LATE_MAX {
+        let goes = now || self.late > LATE_MAX;
+        if goes {
             self.put_quiet();
         }
+        goes
     }
 
     #[inline]
@@ -281,43 +307,57 @@ impl Line {
         self.waiting.push_back(parcel);
     }
 
+    /// Slots that are free beside the one of the note that is being filled.
+    #[inline]
+    fn room(&self) -> usize {
+        self.queue.room().saturating_sub(usize::from(self.writer.is_open()))
+    }
+
+    /// Sees to it that a note of that epoch is being filled which has room for so many words.
+    #[inline]
+    fn open_note(&mut self, words: usize) -> bool {
+        if self.writer.has_room(words) {
+            return true;
+        }
+        self.close_note();
+        let target = self.target.as_ref().expect("posts come after `enter`");
+        let has_room = self.room() > RESERVE && self.writer.has_place();
+        if has_room {
+            self.writer.open(target.own.epoch);
+        }
+        has_room
+    }
+
+    /// The note that is being filled is whole (Q8).
+    #[inline]
+    fn close_note(&mut self) {
+        if !self.writer.is_open() {
+            return;
+        }
+        if self.queue.room() == 0 {
+            assert!(self.queue.alive().is_err(), "Q5: a note without its slot");
+            return self.writer.forget();
+        }
+        self.writer.close(&mut self.queue, self.taken);
+        self.said = self.taken;
+    }
+
     /// Adds a parcel to what the next doorbell is for, as far as there is room.
     #[inline]
     fn send(&mut self, parcel: &mut Parcel) -> Sent {
-        let Line { queue, target, .. } = self;
         match parcel {
-            Parcel::Words(words) => {
-                if queue.room() <= RESERVE {
+            Parcel::Words(Words { at, values, len }) => {
+                let values = &values[..usize::from(*len)];
+                if !self.open_note(Writer::words_len(values.len())) {
                     return Sent::NoRoom;
                 }
-                let target = target.as_mut().expect("posts come after `enter`");
-                let Words { at, mut values, len } = *words;
-                let (from, upto) = (at as usize, at as usize + usize::from(len) * 8);
-                if (from..upto).contains(&target.own.beat_at) {
-                    let beat = target.own.beat(); // Q3
-                    (values[(target.own.beat_at - from) / 8], target.beat) = (beat, beat);
-                }
-                queue.words(&target.keys.block, u64::from(at), &values[..usize::from(len)]);
+                self.writer.words(*at, values);
                 Sent::All
             }
-            Parcel::Span { ring, from, upto } => {
-                let target = target.as_mut().expect("posts come after `enter`");
-                let subgroup = usize::from(ring.subgroup);
-                let source = target.own.rings[subgroup].as_ref().expect("a ring of mine");
-                let Some(remote) = &target.keys.rings[subgroup] else { return Sent::NoKey };
-                while from < upto {
-                    if queue.room() <= RESERVE {
-                        return Sent::NoRoom;
-                    }
-                    let len = (*upto - *from).min(SPAN_BYTES_MAX);
-                    let measures = &target.own.measures.rings[subgroup];
-                    let at =
-                        measures.place(ring.lane, *from, len).expect("a span lies in its lane");
-                    queue.span(source, at, at + len, remote, at);
-                    *from += len;
-                }
-                Sent::All
+            Parcel::Span { ring, from, upto } if *upto - *from <= notes::SPAN_BYTES_MAX => {
+                self.send_copy(*ring, *from, *upto)
             }
+            Parcel::Span { ring, from, upto } => self.send_in_place(*ring, from, *upto),
             Parcel::Enter(own) => {
                 let own = own.clone();
                 self.turn_to(own)
@@ -325,11 +365,43 @@ impl Line {
         }
     }
 
+    /// A short span, by value.
+    #[inline]
+    fn send_copy(&mut self, ring: RingId, from: u64, upto: u64) -> Sent {
+        let len = (upto - from) as usize;
+        if !self.open_note(Writer::span_len(len)) {
+            return Sent::NoRoom;
+        }
+        let own = &self.target.as_ref().expect("posts come after `enter`").own;
+        let (source, at) = own.source(ring, from, upto - from);
+        self.writer.span(ring, from, len, |bytes| source.copy(at, bytes));
+        Sent::All
+    }
+
+    /// A long one, or what is left of it.
+    fn send_in_place(&mut self, ring: RingId, from: &mut u64, upto: u64) -> Sent {
+        while *from < upto {
+            if self.room() <= RESERVE {
+                return Sent::NoRoom;
+            }
+            let target = self.target.as_ref().expect("posts come after `enter`");
+            let Some(remote) = &target.keys.rings[usize::from(ring.subgroup)] else {
+                return Sent::NoKey;
+            };
+            let len = (upto - *from).min(WRITE_BYTES_MAX);
+            let (source, at) = target.own.source(ring, *from, len);
+            self.queue.span(source, at, at + len, remote, at);
+            *from += len;
+        }
+        Sent::All
+    }
+
     /// From here on the peer is written in that epoch, if its keys are here (Q2).
     fn turn_to(&mut self, own: Arc<Own>) -> Sent {
         if self.keys.front().is_none_or(|(epoch, _)| *epoch != own.epoch) {
             return Sent::NoKey;
         }
+        self.close_note();
         let (_, keys) = self.keys.pop_front().expect("it is the one");
         let new = Target { own, keys, beat: 0, mark: None };
         if let Some(before) = self.target.replace(new) {
@@ -350,8 +422,8 @@ impl Line {
                 continue;
             }
             self.waiting.push_front(parcel);
-            self.queue.post(false)?; // one doorbell is for so many only
-            if sent == Sent::NoKey || self.queue.room() <= RESERVE {
+            self.ring(false)?; // one doorbell is for so many only
+            if sent == Sent::NoKey || self.room() <= RESERVE || !self.writer.has_place() {
                 self.full += 1;
                 break;
             }
@@ -362,6 +434,7 @@ impl Line {
     /// One doorbell for all that was added.
     #[inline]
     pub fn ring(&mut self, bell: bool) -> Result<(), Failure> {
+        self.close_note();
         self.queue.post(bell && self.wants_bells)
     }
 
@@ -387,6 +460,7 @@ impl Line {
                 Nonsense::Epoch { kind: super::carrier::DONE, epoch: self.entered.0 }.into()
             );
         }
+        self.close_note();
         let Some(old) = self.old.front_mut() else { return Ok(None) };
         let left = self.entered > old.own.epoch || mutant!("verbs-leaves-at-once");
         if old.mark.is_none() && left && self.queue.room() > 0 {
@@ -402,6 +476,7 @@ impl Line {
         if self.is_full() || !self.quiet.is_empty() {
             return Ok(false);
         }
+        self.close_note();
         let mark = match *mark {
             Some(mark) => mark,
             None if self.queue.room() == 0 => return Ok(false),

@@ -5,7 +5,9 @@
 //!     its region, or what else keeps it.
 //! R2  Never with relaxed ordering: a counter must not overtake what it counts on its way through the
 //!     bus (F2). There is no way to ask for it here.
-//! R3  What a peer may write is written by nobody else, and read by words (`Cell`).
+//! R3  What a peer may write is read by words (`Cell`), and written by nobody else; but a mirror, where
+//!     what comes in notes is written here (`notes`): of its block the peer's device writes the beat only,
+//!     and of a ring what nobody here has been told of.
 //!
 //! Cost: registering pins the pages: tens of microseconds, and more with more pages; system calls.
 

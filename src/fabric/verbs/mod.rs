@@ -3,11 +3,14 @@
 //! its connections a queue pair by which posts are written into the peer's memory, without it.
 //!
 //! A peer's memory lies here as with TCP (`tcp::mirror`), on the heap, by peer and epoch; what is new is
-//! that it is open to its owner's writes. So there is no copy at either side, and no poll lands anything.
+//! that it is open to its owner's writes. Long spans and beats are written there, without a copy at either
+//! side. All else of a turn goes as one *note* (`notes`) into a ring of the reader's, and lands when that
+//! polls: what a write costs is the work request, not its bytes.
 //!
 //! K1  Two ways have no order. So nothing of an epoch goes by both at once: what is said *ahead* goes by
-//!     TCP, and from `enter` on words, spans and beats go by the queue only. (A word of TCP's that landed
-//!     after a newer one of the queue's would turn a counter back: its owner would be suspected.)
+//!     TCP, and from `enter` on words and spans go by the queue only. (A word of TCP's that landed
+//!     after a newer one of the queue's would turn a counter back: its owner would be suspected.) For the
+//!     same reason words go in notes only, and a beat, which has no order with them, in none.
 //! K2  `enter` is a frame behind all that was said ahead, and who has read it answers with the *keys* of
 //!     its mirror; so the first write of the queue comes after the last word of TCP.
 //! K3  Until the keys are here a peer is full, and what is posted to it all the same waits in order, behind
@@ -15,9 +18,10 @@
 //!     value, spans stay a range (`group::outbox`, O2), as with TCP when a socket has no room. An answer
 //!     takes a round trip: while one is awaited, each poll reads the connections.
 //! K4  The memory of an epoch stays open to its owner until this says *done*: all that it wrote there has
-//!     landed, and the other has entered a later epoch, too. Until then my beat is written in both, so that
-//!     who is behind sees me (what `tcp::mirror` does at the reader, M5: here it would race with the queue),
-//!     and who is behind and slow is heard by those who have passed on.
+//!     landed (whoever reads *done* takes the notes first that have), and the other has entered a later
+//!     epoch, too. Until then my beat is written in both, so that who is behind sees me (what `tcp::mirror`
+//!     does at the reader, M5: here it would race with the queue), and who is behind and slow is heard by
+//!     those who have passed on.
 //! K5  Each epoch has regions of its own, and so keys of its own; after `revoke`, or the end of the
 //!     connection, all that the peer had keys of is closed before anything else is done (F4).
 //! K6  After `revoke` the queue lives on for a moment, for the last words that were posted: a suspect hears
@@ -26,10 +30,11 @@
 //!     reported, once (F5). Silence breaks no queue: RC's acknowledgements come from the device of a
 //!     stopped process, too. Heartbeats are the engine's.
 //! K8  In good order: the word `closed` behind all posts, then the completion of all of that, then the end
-//!     of the connection. So whoever sees the end has seen the word. (A completion says that the peer's
-//!     device has taken a write; that its host sees it earlier than the kernel of that host reads and
-//!     passes on a TCP segment sent afterwards is what this rests on.) Of two that leave at once the one
-//!     that ends first has been heard; with its connection it cuts off what the other still had for it.
+//!     of the connection. So whoever sees the end has the word in its ring of notes, and takes what is there
+//!     before it reports the end, or lets go of a queue that has failed. (A completion says that the peer's
+//!     device has taken a write; that its host sees it earlier than the kernel of that host reads and passes
+//!     on a TCP segment sent afterwards is what this rests on.) Of two that leave at once the one that ends
+//!     first has been heard; with its connection it cuts off what the other still had for it.
 //! K9  Nothing of what is *said* rests on words that were posted before, or the other way round: what the
 //!     driver says are requests to join and their answers, which name epochs, and founding, which is over
 //!     before the first view. Shared memory and TCP keep that order; this fabric does not.
@@ -37,11 +42,13 @@
 //!     write announces itself there. It answers its receives in every poll, since a writer without one waits.
 //! K11 `beat` (in a callback that takes long) also reads the connections while keys are awaited: who has
 //!     just entered beats nowhere else.
+//! K12 How much of a ring of notes was taken is said by the reader (`notes`, B3). A peer that takes none
+//!     (it is stopped, or in a long callback) is full when its ring is; what waits is bounded (K3).
 //!
 //! What lands was not encrypted nor authenticated (`tcp/threats.md`): RDMA is for networks that are trusted.
 //!
-//! Cost: per turn and peer the work requests of its posts and one doorbell; a turn without posts is one look
-//! at the completion queue while something is under way.
+//! Cost: per turn and peer a write per long span, one of a note, and one doorbell; a turn without posts is a
+//! load per peer, and a look at the completion queue while something is under way.
 
 #[forbid(unsafe_code)]
 pub mod carrier;
@@ -52,17 +59,23 @@ pub mod device;
 mod exchange;
 pub mod failure;
 pub mod gid;
+pub mod lent;
 #[forbid(unsafe_code)]
 mod line;
 pub mod memory;
+#[forbid(unsafe_code)]
+mod notes;
 pub mod ordering;
 pub mod queue;
+pub mod raw;
 pub mod reach;
 mod setup;
 pub mod slots;
 pub mod sys;
 #[forbid(unsafe_code)]
 mod theirs;
+#[forbid(unsafe_code)]
+mod trouble;
 
 #[cfg(all(test, not(loom)))]
 #[path = "members/tests.rs"]
@@ -86,8 +99,9 @@ use carrier::{Message, Nonsense};
 use completions::Completions;
 use device::{Device, News};
 use gid::Choice;
-use line::{Line, Own, Trouble};
+use line::{Line, Own};
 use memory::Memory as Registered;
+use notes::{PLACES, Reader, Writer};
 use ordering::Verdict;
 use queue::{Depths, Manner, Queue, Taken};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -95,6 +109,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::Table;
 use theirs::Theirs;
+use trouble::Trouble;
 
 /// Queues at once: members, and some who join or have just gone.
 const QUEUES_MAX: usize = MEMBERS_MAX + 16;
@@ -102,6 +117,8 @@ const QUEUES_MAX: usize = MEMBERS_MAX + 16;
 const RECEIVES: u16 = 64;
 /// Completions that one poll takes, about: what is left is there in the next.
 const COMPLETIONS_MAX: usize = 1024;
+/// Notes of one peer's that one poll takes.
+const NOTES_MAX: u64 = PLACES;
 /// How long a queue is kept after `revoke`, and what `drop` waits for after a farewell.
 const PARTING: Duration = Duration::from_millis(500);
 
@@ -120,6 +137,7 @@ pub struct Setup {
 struct Place {
     line: Line,
     theirs: Theirs,
+    reader: Reader,
     /// This member goes: up to where the queue must be complete before that.
     leaves: Option<Option<u64>>,
 }
@@ -214,6 +232,7 @@ impl Verbs {
     pub fn new(mut tcp: Tcp, device: Arc<Device>, mut setup: Setup) -> Result<Verbs, Error> {
         tcp.leave_posts();
         let parks = tcp.parks();
+        setup.depths.send = setup.depths.send.min(PLACES as u16); // B4 of `notes`
         if parks && setup.depths.receive == 0 {
             setup.depths.receive = RECEIVES;
         }
@@ -277,6 +296,10 @@ impl Verbs {
     fn listen(&mut self) {
         self.cut = false;
         self.tcp.poll(true, &mut self.heard);
+        let late = mutant!("verbs-ends-before-its-notes");
+        if !late {
+            self.take_notes(); // before *done* is heard, and of those who have ended (K4, K8)
+        }
         let unmet = std::mem::take(&mut self.unmet);
         unmet.into_iter().for_each(|peer| self.meet(peer));
         while let Some(peer) = self.tcp.next_met() {
@@ -294,6 +317,9 @@ impl Verbs {
             }
         }
         self.places.truncate(self.tcp.places());
+        if late {
+            self.take_notes();
+        }
     }
 
     /// A connection is there: a queue beside it, and how it is reached.
@@ -306,17 +332,62 @@ impl Verbs {
         if !self.tcp.lives(peer) {
             return;
         }
-        let queue = match Queue::new(&self.completions, peer.0, &self.setup.depths) {
-            Ok(queue) => queue,
+        let (queue, writer, reader) = match self.make(peer) {
+            Ok(made) => made,
             // There is when completions have been polled.
             Err(error) if error.status == Status::Again => return self.unmet.push(peer),
             Err(error) => return self.fail(at, &error),
         };
         let (endpoint, place, bells) = (queue.endpoint(), self.device.place(), self.parks);
-        let line = Line::new(queue);
-        self.places[at] = Some(Place { line, theirs: Theirs::default(), leaves: None });
-        self.tell(at, &Message::Endpoint { endpoint, place, bells });
+        let notes = reader.remote();
+        let (line, theirs) = (Line::new(queue, writer), Theirs::new(self.tcp.measures().clone()));
+        self.places[at] = Some(Place { line, theirs, reader, leaves: None });
+        self.tell(at, &Message::Endpoint { endpoint, place, notes, bells });
         self.stir();
+    }
+
+    fn make(&self, peer: Peer) -> Result<(Queue, Writer, Reader), Error> {
+        let queue = Queue::new(&self.completions, peer.0, &self.setup.depths)?;
+        Ok((queue, Writer::new(&self.device)?, Reader::new(&self.device)?))
+    }
+
+    /// Takes the notes that are there.
+    #[inline]
+    fn take_notes(&mut self) {
+        for at in 0..self.places.len() {
+            if let Err(trouble) = self.take_notes_of(at) {
+                self.fail(at, &trouble);
+            }
+        }
+    }
+
+    #[inline]
+    fn take_notes_of(&mut self, at: usize) -> Result<(), Trouble> {
+        let Some(Place { line, theirs, reader, .. }) = &mut self.places[at] else { return Ok(()) };
+        let end = reader.taken() + NOTES_MAX;
+        while reader.taken() < end {
+            let Some(note) = reader.next() else { break };
+            let said = note.taken;
+            if let Err(nonsense) = theirs.land(note) {
+                reader.end();
+                return Err(nonsense.into());
+            }
+            line.hear_taken(reader.taken(), said)?;
+        }
+        if line.owes_word() {
+            line.say_taken()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a peer's queue and memory, with the last that it had to say (K8).
+    fn let_go(&mut self, at: usize) {
+        if at < self.places.len() && !mutant!("verbs-ends-before-its-notes") {
+            let _ = self.take_notes_of(at); // no news of one that has ended
+        }
+        if let Some(place) = self.places.get_mut(at) {
+            *place = None; // K5
+        }
     }
 
     /// Says something to the fabric of a peer; one that does not listen is none.
@@ -351,9 +422,9 @@ impl Verbs {
             Message::Endpoint { .. } if line.connected => {
                 Err(Nonsense::Order { kind: carrier::ENDPOINT }.into())
             }
-            Message::Endpoint { endpoint, place, bells } => {
+            Message::Endpoint { endpoint, place, notes, bells } => {
                 line.queue.connect(&endpoint, &place, &self.setup.manner)?;
-                (line.connected, line.wants_bells) = (true, bells);
+                line.connected(notes, bells);
                 Ok(())
             }
             Message::Keys(epoch, keys) => {
@@ -388,9 +459,7 @@ impl Verbs {
     #[cold]
     fn fail(&mut self, at: usize, why: &dyn std::fmt::Display) {
         let peer = Peer(at as u16);
-        if let Some(place) = self.places.get_mut(at) {
-            *place = None; // K5
-        }
+        self.let_go(at);
         if self.tcp.lives(peer) {
             say(Level::Warning, &format!("peer {at} is cut off: {why}"));
             self.tcp.cut(peer);
@@ -435,7 +504,7 @@ impl Verbs {
         let (mut stirs, mut waits) = (self.parks || self.left, !self.unmet.is_empty());
         for at in 0..self.places.len() {
             let Some(place) = &self.places[at] else { continue };
-            let Place { line, theirs, leaves } = place;
+            let Place { line, theirs, leaves, .. } = place;
             if line.stirs() || line.has_old() || theirs.owes() || leaves.is_some() {
                 if let Err(trouble) = self.step_line(at) {
                     self.fail(at, &trouble);
@@ -450,7 +519,13 @@ impl Verbs {
     }
 
     fn step_line(&mut self, at: usize) -> Result<(), Trouble> {
-        let Some(Place { line, leaves, .. }) = self.places[at].as_mut() else { return Ok(()) };
+        let Some(Place { line, leaves, reader, .. }) = self.places[at].as_mut() else {
+            return Ok(());
+        };
+        if line.is_full() {
+            line.hear_taken(reader.taken(), reader.peer_has_taken())?;
+        }
+        line.say_taken()?;
         line.say_quiet(false);
         if line.connected {
             line.flush(true)?;
@@ -523,7 +598,7 @@ impl Fabric for Verbs {
         Posting::All
     }
 
-    /// Nothing lands in a poll, but it says who is full, and my beat must be sent.
+    /// Notes land in a poll; it says who is full; and my beat must be sent.
     fn polls(&self) -> bool {
         true
     }
@@ -552,10 +627,14 @@ impl Fabric for Verbs {
     }
 
     fn poll(&mut self, look: bool, events: &mut Events) {
-        if look || self.stirs {
+        if !look && !self.stirs {
+            self.take_notes();
+        } else {
             self.complete();
             if look || self.waits || self.cut {
                 self.listen();
+            } else {
+                self.take_notes();
             }
             if look {
                 self.keep_house();
@@ -574,8 +653,9 @@ impl Fabric for Verbs {
 
     fn revoke(&mut self, peer: Peer) {
         let at = usize::from(peer.0);
-        if let Some(Place { line, theirs, .. }) = self.places.get_mut(at).and_then(Option::take) {
-            drop(theirs); // K5
+        let place = self.places.get_mut(at).and_then(Option::take);
+        if let Some(Place { line, theirs, reader, .. }) = place {
+            drop((theirs, reader)); // K5
             let until = Instant::now() + PARTING;
             self.partings.push(Parting { index: peer.0, line, mark: None, until }); // K6
         }
@@ -610,8 +690,9 @@ impl Fabric for Verbs {
         let mut full = false;
         for at in 0..self.places.len() {
             let Some(Place { line, .. }) = &mut self.places[at] else { continue };
-            line.say_quiet(true);
-            let tried = line.ring(false).map_err(Trouble::from).and_then(|()| line.beat());
+            // Who has no room may sleep until it has.
+            let bell = line.say_quiet(true);
+            let tried = line.ring(bell).map_err(Trouble::from).and_then(|()| line.beat());
             full |= line.is_full();
             if let Err(trouble) = tried {
                 self.fail(at, &trouble);
@@ -642,6 +723,10 @@ impl Fabric for Verbs {
                 tell(rank, Way::Verbs { remote, waiting, full: line.full, counts });
             }
         }
+    }
+
+    fn device(&self) -> Option<Arc<dyn crate::registered::direct::Device>> {
+        Some(Arc::new(lent::Lent::new(self.device.clone(), self.setup.manner)))
     }
 
     fn farewell(&mut self) {

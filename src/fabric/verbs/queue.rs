@@ -33,9 +33,11 @@ use std::sync::Arc;
 pub struct Counts {
     pub work_requests: u64,
     pub doorbells: u64,
+    /// By a write of their own: beats, and what is said of notes.
     pub words: u64,
+    /// Written in place.
     pub spans: u64,
-    /// Spans that were carried by value.
+    /// Of these and of notes, what a work request carried by value.
     pub inlined: u64,
     /// Bytes of spans.
     pub bytes: u64,
@@ -44,6 +46,8 @@ pub struct Counts {
     pub bells: u64,
     pub rung: u64,
     pub completions: u64,
+    /// What turns had for the peer but long spans (`notes`).
+    pub notes: u64,
 }
 
 /// What a completion was.
@@ -281,11 +285,23 @@ impl Queue {
     #[inline]
     pub fn span(&mut self, memory: &Memory, from: u64, upto: u64, remote: &Remote, at: u64) {
         self.write(memory, from, upto, remote, at, false);
+        self.counts.spans += 1;
+        self.counts.bytes += upto - from;
     }
 
-    /// The same, and it asks for a completion.
+    /// Adds a write of so many bytes, from byte `at` of my memory to the same byte of a peer's. They lie
+    /// still until it is over.
+    #[inline]
+    pub fn note(&mut self, memory: &Memory, at: u64, bytes: u64, remote: &Remote) {
+        self.write(memory, at, at + bytes, remote, at, false);
+        self.counts.notes += 1;
+    }
+
+    /// The same as `span`, and it asks for a completion.
     pub fn put(&mut self, memory: &Memory, from: u64, upto: u64, remote: &Remote, at: u64) {
         self.write(memory, from, upto, remote, at, true);
+        self.counts.spans += 1;
+        self.counts.bytes += upto - from;
     }
 
     #[inline]
@@ -306,9 +322,7 @@ impl Queue {
             false => self.chain.add_part(what, part),
             true => self.chain.add_bytes(what, part.length as usize, |to| memory.copy(from, to)),
         }
-        self.counts.spans += 1;
         self.counts.inlined += u64::from(inline);
-        self.counts.bytes += upto - from;
     }
 
     /// Adds a read of a peer's memory, from byte `at`, into mine. It asks for a completion.

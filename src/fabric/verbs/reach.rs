@@ -6,16 +6,19 @@
 //! E2  An operation that is over has landed: behind a put comes the peer's acknowledgement. One into memory
 //!     of an accelerator is flushed by a read of its last bytes, which pushes them out of the bus.
 //! E3  Once this is dropped nothing of the peer's comes through it, and nothing goes (`Queue`, Q4).
+//! E4  What a peer's device refuses (its key, its bounds, its rights) has not been carried out, nor
+//!     anything behind it; what was before it is over.
 //!
 //! Cost: `begin` and `over` are a few calls of the provider; no allocation but for the list of what is
 //! under way, which is made at the beginning.
 
 use super::completions::Completions;
 use super::device::{Device, Place};
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
 use super::gid::Gid;
 use super::memory::{Memory, Remote};
 use super::queue::{Counts, Depths, Manner, Queue, Taken};
+use super::sys::bindings::ibv_wc_status;
 use crate::error::{Error, Status};
 use crate::mem::Region;
 use std::collections::VecDeque;
@@ -181,7 +184,8 @@ impl Reach {
 
     /// How many operations are over, of all that were begun. Never blocks.
     ///
-    /// Errors: the connection is lost, with the cause; what is not over by now may have landed or not.
+    /// Errors: `PeerLost`: the connection is lost, with the cause; what is not over by now may have landed
+    /// or not. `Denied`: the peer's device has refused what comes after those that have landed (E4).
     pub fn over(&mut self) -> Result<u64, Error> {
         if std::mem::take(&mut self.armed) {
             self.completions.woken();
@@ -192,17 +196,22 @@ impl Reach {
                 failed = Some(failure);
             }
         });
+        while self.marks.front().is_some_and(|mark| self.queue.is_over(*mark)) {
+            self.marks.pop_front();
+            self.over += 1;
+        }
         polled.map_err(lost)?;
         if let Some(failure) = failed {
             return Err(lost(failure));
         }
         self.queue.alive().map_err(lost)?;
         self.go_on()?;
-        while self.marks.front().is_some_and(|mark| self.queue.is_over(*mark)) {
-            self.marks.pop_front();
-            self.over += 1;
-        }
         Ok(self.over)
+    }
+
+    /// How many `over` has found, also after an error.
+    pub fn landed(&self) -> u64 {
+        self.over
     }
 
     /// Operations that are begun and not over.
@@ -233,5 +242,11 @@ impl Reach {
 }
 
 fn lost(failure: Failure) -> Error {
-    Error::new(Status::PeerLost, failure.to_string())
+    let refusals =
+        [ibv_wc_status::IBV_WC_REM_ACCESS_ERR.0, ibv_wc_status::IBV_WC_REM_INV_REQ_ERR.0];
+    let status = match failure.cause {
+        Cause::Completion { status, .. } if refusals.contains(&status) => Status::Denied,
+        _ => Status::PeerLost,
+    };
+    Error::new(status, failure.to_string())
 }

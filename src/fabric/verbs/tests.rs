@@ -894,7 +894,7 @@ fn an_operation_that_may_not_be_ends_the_connection_with_the_cause() {
         assert!(reached.mine.begin(operation, &source).unwrap());
         world.run();
         let error = reached.mine.over().unwrap_err();
-        assert!(error.status == Status::PeerLost && error.detail.contains(cause), "{error}");
+        assert!(error.status == Status::Denied && error.detail.contains(cause), "{error}");
         assert_eq!(reached.mine.over().unwrap_err(), error, "and again");
         assert_eq!(reached.mine.begin(operation, &source).unwrap_err(), error);
         must_panic("outside its memory", || {
@@ -955,7 +955,7 @@ fn fuzz_a_peers_numbers_are_connected_or_refused() {
 
 /// What follows runs on a device of this machine, if it has one: in `ci/rxe`, or where there is hardware.
 /// By both ways to hand work over, and between two devices if there are two that reach each other.
-fn on_real_devices(what: impl Fn(Arc<Device>, Arc<Device>)) {
+pub(super) fn on_real_devices(what: impl Fn(Arc<Device>, Arc<Device>)) {
     for calls in [true, false] {
         let mut table = match Table::load() {
             Ok(table) => table,

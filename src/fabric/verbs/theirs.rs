@@ -6,14 +6,20 @@
 //!     what a peer needs that has entered is tried again.
 //! T2  A key opens the memory of one epoch, to one peer, once: none is used again.
 //! T3  What is dropped here is closed: nothing lands there any more (F4).
+//! T4  The peer's notes land in the epoch that they name, as long as it is open: in the peer's own block
+//!     and lanes only (`tcp::mirror`, M1), words one by one in their order (M2). Its beat comes by itself
+//!     (`line`, Q9), and spans that are long.
 
-use super::carrier::Keys;
+use super::carrier::{Keys, Nonsense};
 use super::device::Device;
 use super::memory::{Memory as Registered, Remote};
+use super::notes::{NOTE_WORDS, Note, Parcel};
 use crate::base::Epoch;
 use crate::error::Error;
 use crate::fabric::Memory;
-use crate::mem::Region;
+use crate::fabric::tcp::mirror::{Measures, extent};
+use crate::mem::{Extent, Region};
+use crate::mutant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,23 +47,37 @@ impl Open {
     }
 }
 
-#[derive(Default)]
+/// An epoch that the peer has entered: what is open to it, and where its notes land.
+struct Entered {
+    epoch: Epoch,
+    open: Vec<Open>,
+    block: Arc<Region>,
+    /// By subgroup.
+    rings: Vec<Option<Extent>>,
+}
+
 pub struct Theirs {
+    measures: Arc<Measures>,
     /// Shown, and not entered.
     shown: Vec<Open>,
     /// By epoch, the oldest first.
-    entered: VecDeque<(Epoch, Vec<Open>)>,
+    entered: VecDeque<Entered>,
     /// Entered, and not open: what comes first is answered first.
     owed: VecDeque<(Epoch, Memory)>,
     again: Option<Instant>,
 }
 
 impl Theirs {
+    pub fn new(measures: Arc<Measures>) -> Theirs {
+        let (shown, entered, owed) = (Vec::new(), VecDeque::new(), VecDeque::new());
+        Theirs { measures, shown, entered, owed, again: None }
+    }
+
     /// Opens what a peer has shown. Some system calls, and pinning its pages.
     pub fn show(&mut self, device: &Arc<Device>, memory: &Memory) -> Result<(), Error> {
         for region in regions(memory) {
             let same = |open: &&Open| Arc::ptr_eq(&open.region, region);
-            let entered = self.entered.iter().flat_map(|(_, all)| all);
+            let entered = self.entered.iter().flat_map(|entered| &entered.open);
             if self.shown.iter().chain(entered).find(same).is_none() {
                 self.shown.push(Open::new(device, region)?);
             }
@@ -100,16 +120,56 @@ impl Theirs {
             Some(remote)
         });
         let keys = Keys { block, rings: rings.collect() };
-        self.entered.push_back((epoch, all));
+        let rings = memory.rings.iter().map(|ring| ring.as_ref().map(extent)).collect();
+        self.entered.push_back(Entered { epoch, open: all, block: memory.block.clone(), rings });
         Ok(Some((epoch, keys)))
     }
 
     /// The peer writes there no more. `false`: it never could, or it is where it is now.
     pub fn close(&mut self, epoch: Epoch) -> bool {
-        let at = self.entered.iter().position(|(open, _)| *open == epoch);
+        let at = self.entered.iter().position(|entered| entered.epoch == epoch);
         let Some(at) = at.filter(|at| at + 1 < self.entered.len()) else { return false };
         self.entered.remove(at);
         true
+    }
+
+    /// Carries out what a note says (T4).
+    #[inline]
+    pub fn land(&self, mut note: Note<'_>) -> Result<(), Nonsense> {
+        let epoch = note.epoch;
+        let nonsense = |what, value| Nonsense::Note { what, value };
+        let its = self.entered.iter().rev().find(|entered| entered.epoch == epoch);
+        let its = its.ok_or(nonsense("epoch", epoch.0))?;
+        while let Some(parcel) = note.next()? {
+            match parcel {
+                Parcel::Words { at, values } => {
+                    let end = at as usize + values.len() * 8;
+                    if at % 8 != 0 || end > self.measures.block_bytes {
+                        return Err(nonsense("words", at.into()));
+                    }
+                    for (at, value) in (at as usize..).step_by(8).zip(values) {
+                        if at != self.measures.beat_at || mutant!("verbs-beat-in-a-note") {
+                            its.block.cell(at).publish(*value);
+                        }
+                    }
+                }
+                Parcel::Span { ring, from, len, words } => {
+                    let subgroup = usize::from(ring.subgroup);
+                    let place = self.measures.rings.get(subgroup);
+                    let at = place.and_then(|lanes| lanes.place(ring.lane, from, len as u64));
+                    let extent = its.rings.get(subgroup).and_then(Option::as_ref);
+                    let (Some(at), Some(extent)) = (at, extent) else {
+                        return Err(nonsense("span", from));
+                    };
+                    let mut bytes = [0; NOTE_WORDS * 8];
+                    for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                        *bytes = word.to_le_bytes();
+                    }
+                    assert!(extent.try_write(at, &bytes[..len]), "a span lies in its lane");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether it waits for memory of mine.

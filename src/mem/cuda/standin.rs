@@ -82,13 +82,22 @@ impl Standin {
         unsafe { fail(call.map_or(std::ptr::null(), CStr::as_ptr)) }
     }
 
+    /// How often it was asked to make visible what came from a network device.
+    pub fn flushes(&self) -> i32 {
+        self.number(c"standin_flushes")
+    }
+
     /// What was taken of the driver and not given back.
     pub fn count(&self) -> i32 {
-        let found = self.of().symbol(c"standin_count").unwrap();
-        // SAFETY: the function of that name has this signature.
-        let count: unsafe extern "C" fn() -> c_int = unsafe { std::mem::transmute(found) };
+        self.number(c"standin_count")
+    }
+
+    fn number(&self, name: &CStr) -> i32 {
+        let found = self.of().symbol(name).unwrap();
+        // SAFETY: both functions that are named above have this signature.
+        let number: unsafe extern "C" fn() -> c_int = unsafe { std::mem::transmute(found) };
         // SAFETY: it takes nothing.
-        unsafe { count() }
+        unsafe { number() }
     }
 }
 

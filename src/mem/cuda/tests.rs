@@ -97,27 +97,8 @@ fn a_library_that_is_missing_is_named() {
 /// The real one, where a machine has it: `cuMemAlloc` and our way there and back.
 #[test]
 fn memory_of_a_real_device_if_there_is_one() {
-    let real = match Cuda::load(LIBRARY) {
-        Ok(real) => Box::leak(Box::new(real)),
-        Err(why) => return eprintln!("SKIPPED: no device of CUDA's: {why}"),
-    };
     let bytes = 3 << 20;
-    let mut context = Handle(null_mut());
-    // SAFETY: a place for a pointer; the first device.
-    let code = unsafe { (real.retain)(&raw mut context.0, 0) };
-    if real.check("cuDevicePrimaryCtxRetain", code).is_err() {
-        return eprintln!("SKIPPED: libcuda is here, a device is not");
-    }
-    let found = real.library.symbol(c"cuMemAlloc_v2").unwrap();
-    // SAFETY: the driver's function of that name has this signature.
-    let alloc: unsafe extern "C" fn(*mut u64, usize) -> Code =
-        unsafe { std::mem::transmute(found) };
-    let mut address = 0;
-    let allocated = real.within(context, || {
-        // SAFETY: a place for an address.
-        real.check("cuMemAlloc", unsafe { alloc(&raw mut address, bytes) })
-    });
-    allocated.unwrap();
+    let Some((real, address)) = real::alloc(bytes) else { return };
     let device = Device::new(real, address, bytes as u64).unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let pattern: Vec<u8> = (0..bytes).map(|at| (at * 7 + at / 256) as u8).collect();

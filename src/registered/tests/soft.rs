@@ -41,6 +41,8 @@ struct End {
     work: VecDeque<Work>,
     over: u64,
     is_dead: bool,
+    /// The peer's device has refused the first.
+    is_refused: bool,
 }
 
 #[derive(Default)]
@@ -115,7 +117,8 @@ impl Network {
             state.ends.get(&peer).is_some_and(|theirs| theirs.peer == Some(number))
         });
         let Some(work) = end.work.front().filter(|_| !end.is_dead) else { return };
-        let carried = meets && state.known.get(&work.mine.0).is_some() && {
+        let reached = meets && state.known.get(&work.mine.0).is_some();
+        let carried = reached && {
             let theirs = state.known.get(&work.theirs.1);
             theirs.is_some_and(|theirs| {
                 let from = work.theirs.0.wrapping_sub(theirs.address);
@@ -126,7 +129,7 @@ impl Network {
         };
         let end = state.ends.get_mut(&number).unwrap();
         if !carried {
-            end.is_dead = true;
+            (end.is_dead, end.is_refused) = (true, reached);
             return;
         }
         let work = end.work.pop_front().unwrap();
@@ -262,10 +265,17 @@ impl Queue for Socket {
     fn over(&mut self) -> Result<u64, Error> {
         let state = self.0.0.lock().unwrap();
         let end = &state.ends[&self.1];
-        match end.is_dead {
-            true => Err(Error::new(Status::PeerLost, "the connection of the device is lost")),
-            false => Ok(end.over),
+        match (end.is_dead, end.is_refused) {
+            (false, _) => Ok(end.over),
+            (true, true) => Err(Error::new(Status::Denied, "remote access error")),
+            (true, false) => {
+                Err(Error::new(Status::PeerLost, "the connection of the device is lost"))
+            }
         }
+    }
+
+    fn landed(&self) -> u64 {
+        self.0.0.lock().unwrap().ends[&self.1].over
     }
 
     fn wakes(&self) -> Option<Arc<dyn AsFd + Send + Sync>> {
@@ -372,6 +382,45 @@ fn what_a_device_has_written_is_flushed_before_it_is_announced() {
     };
     assert!(arrives(None));
     assert!(!arrives(Some("memory-not-flushed")), "the planted fault is one");
+}
+
+/// K3: a stream ends with a get in the queue; when that is told, nothing of it lands here any more.
+#[test]
+fn what_was_lost_lands_nowhere_afterwards() {
+    let lands = |mutant: Option<&'static str>| {
+        let network = Network::new();
+        let mut two = Two::new();
+        two.0.iter().for_each(|member| member.owner.use_device(network.device()));
+        let lend = |member: &Member| {
+            let buffer = Buffer::new(64);
+            network.knows(&buffer);
+            let place = Place::Host(buffer.lend());
+            (member.memories.register(place, BOTH, true).unwrap(), buffer)
+        };
+        let (region, mine) = lend(&two.0[0]);
+        let (other, theirs) = lend(&two.0[1]);
+        let ticket = two.0[1].memories.ticket(other).unwrap();
+        theirs.write(0, &[5; 64]);
+        let (offset, at, bytes, tag, announce) = (0, 0, 0, 0, None);
+        let nothing = Access { region, offset, ticket, at, bytes, tag, announce };
+        assert_eq!(two.outcome(true, &nothing), Status::Ok);
+        let get = Access { bytes: 512, ..nothing };
+        two.0[0].memories.get(&get).unwrap();
+        two.settle();
+        // The caller's end ends, the target's is not turned.
+        two.0[0].owner.opened(2, None);
+        plant(mutant);
+        let Member { worker, shared, .. } = &mut two.0[0];
+        worker.round(shared);
+        plant(None);
+        assert_eq!(two.0[0].polled()[0].status, Status::Gone);
+        (0..8).for_each(|which| network.step(which));
+        let mut words = [0; 64];
+        mine.read(0, &mut words);
+        words == [5; 64]
+    };
+    assert!(!lands(None));
+    assert!(lands(Some("memory-queue-outlives")), "the planted fault is one");
 }
 
 /// Without a queue it is copied; when one is lost, what was begun in it is.

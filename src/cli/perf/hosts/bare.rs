@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bare TCP between two hosts, as an engine's figures are to be compared with it: there and back in
-//! nanoseconds (median), or a stream in bytes a second.
+//! nanoseconds (median), or a stream in bytes a second; and where the engine goes by RDMA, bare RDMA.
 //!
 //! Rank 0 listens on a port that it tells in the group, with a token that whoever calls has to show: so
 //! it is measured with a member. `TCP_NODELAY`; who idles by spinning or yielding reads sockets that
 //! never block. Every wait has an end.
 
+mod rdma;
+
 use super::super::plan::{Plan, Test, new_histogram};
 use crate::text::IdleOption;
 use rustix::thread::sched_yield;
 use squall::driver::idle::pin;
-use squall::driver::network::PORT_DEFAULT;
+use squall::driver::network::{PORT_DEFAULT, Rdma};
 use squall::fabric::tcp::address::{Address, Host, Lookup, parse};
 use squall::fabric::tcp::secret::random;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
+
+pub use rdma::Figure;
 
 /// How long a floor takes, about.
 pub const SECONDS: f64 = 0.5;
@@ -48,6 +52,7 @@ pub struct Bare {
     size: usize,
     idle: IdleOption,
     core: Option<usize>,
+    rdma: Option<Rdma>,
 }
 
 impl Bare {
@@ -56,7 +61,17 @@ impl Bare {
             Test::Rate => WRITE_BYTES,
             Test::Lat | Test::Bw => (plan.size as usize).min(WRITE_BYTES_MAX),
         };
-        Bare { side, token, test: plan.test, size, idle: plan.idle, core }
+        let (test, idle) = (plan.test, plan.idle);
+        Bare { side, token, test, size, idle, core, rdma: None }
+    }
+
+    /// By RDMA, if that is what the engine goes by: messages of a rate are written as they are.
+    pub fn by(mut self, rdma: Option<Rdma>, plan: &Plan) -> Bare {
+        if rdma.is_some() {
+            self.size = (plan.size as usize).min(WRITE_BYTES_MAX);
+        }
+        self.rdma = rdma;
+        self
     }
 
     /// Rank 0's; the port and the token are for the other one.
@@ -85,11 +100,11 @@ impl Bare {
     }
 
     /// Measures in a thread of its own.
-    pub fn start(self) -> io::Result<JoinHandle<Result<f64, String>>> {
+    pub fn start(self) -> io::Result<JoinHandle<Result<Figure, String>>> {
         Builder::new().name("squall-floor".into()).spawn(move || self.run())
     }
 
-    fn run(self) -> Result<f64, String> {
+    fn run(self) -> Result<Figure, String> {
         if let Some(core) = self.core {
             pin(core).map_err(|why| why.to_string())?;
         }
@@ -98,20 +113,26 @@ impl Bare {
             Side::Answers(listeners) => {
                 let stream = self.accept(&listeners[0])?;
                 let mut wire = Wire::new(stream, self.idle).map_err(lost)?;
+                if let Some(rdma) = &self.rdma {
+                    return rdma::measure(&self, rdma, &mut wire, true);
+                }
                 let figure = match self.test {
                     Test::Lat => self.trips(&mut wire),
                     Test::Rate | Test::Bw => self.pours(&mut wire),
                 };
-                figure.map_err(lost)
+                figure.map(|one| Figure { one, chained: 0.0 }).map_err(lost)
             }
             Side::Calls(address) => {
                 let stream = self.call(address)?;
                 let mut wire = Wire::new(stream, self.idle).map_err(lost)?;
+                if let Some(rdma) = &self.rdma {
+                    return rdma::measure(&self, rdma, &mut wire, false);
+                }
                 let echoed = match self.test {
                     Test::Lat => self.echoes(&mut wire),
                     Test::Rate | Test::Bw => self.drinks(&mut wire),
                 };
-                echoed.map_err(lost)
+                echoed.map(|_| Figure::default()).map_err(lost)
             }
         }
     }
@@ -235,14 +256,20 @@ impl Bare {
     }
 }
 
+/// The address that a text names, if that needs no lookup and is that of an interface.
+fn socket(text: &str) -> Option<SocketAddr> {
+    let numeric = parse(text, Some(PORT_DEFAULT)).ok().and_then(|at| at.numeric().ok()).flatten();
+    numeric.filter(|numeric| !numeric.ip().is_unspecified())
+}
+
+/// The first such of those that a member listens on.
+pub fn own_address(listen: &[String]) -> Option<IpAddr> {
+    listen.iter().find_map(|text| socket(text)).map(|at| at.ip())
+}
+
 /// Where the group listens, on another port.
 fn listen_on(listen: &[String], port: u16) -> Result<(TcpListener, u16), String> {
-    let mut at: Vec<SocketAddr> = Vec::new();
-    for text in listen {
-        let numeric =
-            parse(text, Some(PORT_DEFAULT)).ok().and_then(|at| at.numeric().ok()).flatten();
-        at.extend(numeric.filter(|numeric| !numeric.ip().is_unspecified()));
-    }
+    let mut at: Vec<SocketAddr> = listen.iter().filter_map(|text| socket(text)).collect();
     // All, of both families if there are two.
     let all = ["::", "0.0.0.0"].map(|ip| SocketAddr::new(ip.parse::<IpAddr>().expect("one"), 0));
     if at.is_empty() {

@@ -113,6 +113,21 @@ fn a_call_that_was_dropped_is_no_connection() {
     assert_eq!(shm.connected(), [77]);
 }
 
+/// It was kept as a connection that had ended, and whoever was still there was never hung up on.
+#[test]
+fn who_cannot_be_told_is_not_let_in() {
+    let (mut shm, name) = member("untold");
+    shm.admit(Admission::Higher);
+    let socket = Socket::connect(&name).unwrap().unwrap();
+    let mut hello = Hello::new(Kind::Enter, 9, true, "");
+    hello.incarnation = 77;
+    assert!(socket.send(&hello.encode(), &[Bell::new().unwrap().as_fd()]));
+    drop(socket);
+    shm.sleep(None, &mut Events::default());
+    shm.sleep(Some(1_000_000), &mut Events::default());
+    assert!(shm.links.iter().flatten().all(|link| link.incarnation != 77), "it has gone");
+}
+
 /// How many descriptors this process has open.
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()

@@ -7,6 +7,7 @@ use super::super::wire::SAY_BYTES_MAX;
 use super::HERE_MAX;
 use crate::base::Versions;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 /// The key of a hello that says on which host a process is.
 pub(super) const HOST: &str = "hostid";
@@ -27,8 +28,8 @@ pub struct About {
     pub addresses: Vec<Address>,
     /// As whom its connection shows it; `None`: it has none here.
     pub(super) ip: Option<IpAddr>,
-    /// It has not answered yet.
-    pub(super) is_asked: bool,
+    /// Since when it has not answered.
+    pub(super) asked: Option<Instant>,
     /// It is certain to know of the connection (Y6).
     pub(super) is_sure: bool,
 }
@@ -49,7 +50,7 @@ pub(super) fn about(hello: &Hello, remote: SocketAddr, called: bool) -> About {
         host: host_of(hello).into(),
         addresses,
         ip: Some(remote.ip()),
-        is_asked: false,
+        asked: None,
         is_sure: false,
     }
 }
@@ -108,8 +109,8 @@ pub(super) fn entry(line: &str) -> Option<About> {
     let host = parts.next()?.to_string();
     let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).take(16);
     let addresses = addresses.map(|text| parse(text, None).ok()).collect::<Option<Vec<_>>>()?;
-    let (versions, ip, is_asked, is_sure) = (None, None, false, false);
-    Some(About { incarnation, seat, is_member, versions, host, addresses, ip, is_asked, is_sure })
+    let (versions, ip, asked, is_sure) = (None, None, None, false);
+    Some(About { incarnation, seat, is_member, versions, host, addresses, ip, asked, is_sure })
 }
 
 /// The same for processes that can meet over shared memory: one machine, one boot, one place
@@ -135,7 +136,7 @@ mod tests {
             host: "h".repeat(bytes),
             addresses: vec![parse("10.0.0.1:7471", None).unwrap()],
             ip: None,
-            is_asked: false,
+            asked: None,
             is_sure: true,
         };
         let all: Vec<About> = (1..=200).map(|who| about(who, 60_000)).collect();

@@ -23,10 +23,12 @@ fn message() -> impl Strategy<Value = Message> {
     let place = (any::<[u8; 16]>(), any::<u16>(), mtu, any::<bool>()).prop_map(
         |(gid, lid, mtu_bytes, ethernet)| Place { gid: Gid(gid), lid, mtu_bytes, ethernet },
     );
-    let endpoint = (0..=NUMBER_MAX, 0..=NUMBER_MAX, place, any::<bool>()).prop_map(
-        |(qpn, psn, place, bells)| Message::Endpoint {
+    let notes = (address(), any::<u32>()).prop_map(|(at, key)| remote(at, notes::RING_BYTES, key));
+    let endpoint = (0..=NUMBER_MAX, 0..=NUMBER_MAX, place, notes, any::<bool>()).prop_map(
+        |(qpn, psn, place, notes, bells)| Message::Endpoint {
             endpoint: Endpoint { qpn, psn },
             place,
+            notes,
             bells,
         },
     );
@@ -122,7 +124,8 @@ fn keys_are_of_memory_that_there_can_be() {
 fn an_endpoint_is_one_that_there_can_be() {
     let place = Place { gid: Gid([1; 16]), lid: 5, mtu_bytes: 4096, ethernet: true };
     let endpoint = Endpoint { qpn: 17, psn: 99 };
-    let good = Message::Endpoint { endpoint, place, bells: true }.encode();
+    let notes = remote(0xffff_f000, notes::RING_BYTES, 3);
+    let good = Message::Endpoint { endpoint, place, notes, bells: true }.encode();
     assert!(Message::decode(&good, &measures()).is_ok());
     let field = |value| Nonsense::Field { kind: ENDPOINT, value };
     let changed = |at: usize, with: u32| {
@@ -133,6 +136,8 @@ fn an_endpoint_is_one_that_there_can_be() {
     refused(&changed(4, 1 << 24), field(1 << 24));
     refused(&changed(8, u32::MAX), field(u32::MAX.into()));
     refused(&changed(12, 1500), field(1500));
+    refused(&changed(36, 1), field(1));
+    refused(&changed(44, u32::MAX), field(0xffff_ffff_ffff_f000)); // round the end (C2)
     let mut flags = good.clone();
     flags[1] = 7;
     refused(&flags, field(4));

@@ -12,6 +12,7 @@ use crate::fabric::verbs::sys::bindings::*;
 use crate::fabric::verbs::sys::{Table, zeroed};
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::{MaybeUninit, offset_of};
+use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
@@ -352,13 +353,16 @@ unsafe extern "C" fn dealloc_pd(pd: *mut ibv_pd) -> c_int {
 
 /// # Safety
 /// A domain that was not given back.
-unsafe fn register(pd: *mut ibv_pd, address: u64, bytes: usize, access: c_int) -> *mut ibv_mr {
+unsafe fn register(
+    pd: *mut ibv_pd,
+    address: u64,
+    bytes: usize,
+    access: c_int,
+    of_accelerator: Option<(u64, (usize, usize))>,
+) -> *mut ibv_mr {
     // SAFETY: the caller's promise; its context is open.
     let (pd_of, soft) = unsafe { (&*pd, soft((*pd).context)) };
     let mut state = soft.inner.lock();
-    if let Some(errno) = soft.refusal(&mut state, Call::RegMr) {
-        return fail(errno);
-    }
     let access = access as u32;
     let has = |flag: ibv_access_flags| access & flag.0 != 0;
     let local_write = has(ibv_access_flags::IBV_ACCESS_LOCAL_WRITE);
@@ -380,6 +384,7 @@ unsafe fn register(pd: *mut ibv_pd, address: u64, bytes: usize, access: c_int) -
         domain: pd_of.handle,
         address,
         bytes: bytes as u64,
+        of_accelerator,
         local_write,
         remote_write,
         remote_read: has(ibv_access_flags::IBV_ACCESS_REMOTE_READ),
@@ -396,23 +401,68 @@ unsafe extern "C" fn reg_mr(
     bytes: usize,
     access: c_int,
 ) -> *mut ibv_mr {
+    let address = first.expose_provenance() as u64;
+    // SAFETY: a domain that was not given back; its context is open.
+    let soft = unsafe { soft((*pd).context) };
+    let mut state = soft.inner.lock();
+    if let Some(errno) = soft.refusal(&mut state, Call::RegMr) {
+        return fail(errno);
+    }
+    let peers = &state.hosts[soft.process].peer_memory;
+    let there = peers.iter().find(|peer| address >= peer.address && address < peer.end);
+    let there = there.map(|peer| (peer.descriptor.try_clone(), address - peer.address));
+    drop(state);
+    let base = match there {
+        None => None,
+        Some((descriptor, offset)) => {
+            let descriptor = descriptor.expect("a descriptor is left");
+            let Some(base) = mapped(descriptor.as_raw_fd(), offset, bytes) else {
+                return fail(libc::EFAULT);
+            };
+            Some(base)
+        }
+    };
     // SAFETY: a domain that was not given back.
-    unsafe { register(pd, first.expose_provenance() as u64, bytes, access) }
+    unsafe { register(pd, address, bytes, access, base) }
+}
+
+/// Where bytes of a descriptor are for this process from now on, and the pages they are in.
+fn mapped(descriptor: c_int, offset: u64, bytes: usize) -> Option<(u64, (usize, usize))> {
+    let before = offset % 4096;
+    let length = before as usize + bytes;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, wherever there is room.
+    let first = unsafe {
+        let place = std::ptr::null_mut();
+        libc::mmap(place, length, access, libc::MAP_SHARED, descriptor, (offset - before) as i64)
+    };
+    if first == libc::MAP_FAILED {
+        return None;
+    }
+    let first = first.expose_provenance();
+    Some((first as u64 + before, (first, length)))
 }
 
 unsafe extern "C" fn reg_dmabuf_mr(
     pd: *mut ibv_pd,
-    _offset: u64,
-    _bytes: usize,
-    _address: u64,
-    _descriptor: c_int,
-    _access: c_int,
+    offset: u64,
+    bytes: usize,
+    address: u64,
+    descriptor: c_int,
+    access: c_int,
 ) -> *mut ibv_mr {
     // SAFETY: a domain that was not given back; its context is open.
     let soft = unsafe { soft((*pd).context) };
     let mut state = soft.inner.lock();
     let refusal = soft.refusal(&mut state, Call::RegDmabuf);
-    fail(refusal.unwrap_or(libc::EOPNOTSUPP))
+    let can = state.hosts[soft.process].abilities.dmabuf;
+    drop(state);
+    if !can || refusal.is_some() {
+        return fail(refusal.unwrap_or(libc::EOPNOTSUPP));
+    }
+    let Some(base) = mapped(descriptor, offset, bytes) else { return fail(libc::EINVAL) };
+    // SAFETY: a domain that was not given back.
+    unsafe { register(pd, address, bytes, access, Some(base)) }
 }
 
 unsafe extern "C" fn dereg_mr(mr: *mut ibv_mr) -> c_int {
@@ -423,8 +473,15 @@ unsafe extern "C" fn dereg_mr(mr: *mut ibv_mr) -> c_int {
     if let Some(at) = refusals.iter().position(|(call, _, _)| *call == Call::DeregMr) {
         return refusals.remove(at).1;
     }
-    if state.nic.memory.remove(&mr_of.handle).is_none() {
-        state.nic.violation("memory is deregistered twice".into());
+    match state.nic.memory.remove(&mr_of.handle) {
+        None => state.nic.violation("memory is deregistered twice".into()),
+        Some(region) => {
+            if let Some((_, (first, length))) = region.of_accelerator {
+                state.nic.settle();
+                // SAFETY: mapped by `mapped`, that long; nobody finds it any more.
+                unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(first), length) };
+            }
+        }
     }
     drop(state);
     // SAFETY: a box of `register`, given back once.

@@ -23,6 +23,7 @@ use crate::mem::Cell;
 use nic::{Nic, status};
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -103,10 +104,18 @@ struct Plugged {
     name: String,
 }
 
+/// Addresses of an accelerator's memory, and a descriptor by which this process has it.
+struct PeerMemory {
+    address: u64,
+    end: u64,
+    descriptor: OwnedFd,
+}
+
 /// One process, as the wire sees it.
 struct Host {
     abilities: Abilities,
     refusals: Vec<(Call, i32, usize)>,
+    peer_memory: Vec<PeerMemory>,
     events: VecDeque<Event>,
     /// Descriptors of its open devices, by device: each is written once per event.
     open: Vec<(usize, i32)>,
@@ -200,6 +209,7 @@ impl World {
         state.hosts.push(Host {
             abilities: Abilities::default(),
             refusals: Vec::new(),
+            peer_memory: Vec::new(),
             events: VecDeque::new(),
             open: Vec::new(),
         });
@@ -255,6 +265,21 @@ impl World {
         let pair = (one.at.min(other.at), one.at.max(other.at));
         self.inner.lock().nic.cuts.remove(&pair);
         self.inner.work.notify_all();
+    }
+
+    /// How many writes and reads are over.
+    pub fn carried(&self) -> u64 {
+        self.inner.lock().nic.carried
+    }
+
+    /// How many of them are reads.
+    pub fn reads(&self) -> u64 {
+        self.inner.lock().nic.reads
+    }
+
+    /// What was written to accelerators is there (`nic`, D5).
+    pub fn settle(&self) {
+        self.inner.lock().nic.settle();
     }
 
     /// Rules that were broken so far; they are forgotten.
@@ -336,6 +361,13 @@ impl Process {
 
     pub fn abilities(&self, change: impl FnOnce(&mut Abilities)) {
         change(&mut self.inner.lock().hosts[self.at].abilities);
+    }
+
+    /// Memory of an accelerator may be registered at its addresses: there is a module of its driver's.
+    /// `descriptor`: what is there.
+    pub fn peer_memory(&self, address: u64, bytes: u64, descriptor: OwnedFd) {
+        let peer = PeerMemory { address, end: address + bytes, descriptor };
+        self.inner.lock().hosts[self.at].peer_memory.push(peer);
     }
 
     /// It ends without a word: its queues and memory are gone.

@@ -6,6 +6,7 @@
 //! D2  A completion may come long after its write has landed, behind later writes that have landed, too.
 //! D3  A slot is free when a completion behind it has been polled, as with hardware; not before.
 //! D4  What breaks a rule of the interface is written down (`violations`), whoever asked for it.
+//! D5  What lies in an accelerator is written there late: when it is read the next time, by whomever.
 
 use crate::mem::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -93,6 +94,9 @@ pub struct Registered {
     pub domain: u32,
     pub address: u64,
     pub bytes: u64,
+    /// Of an accelerator's memory: where this process has its bytes (D5), and the pages that are mapped
+    /// for that.
+    pub of_accelerator: Option<(u64, (usize, usize))>,
     pub local_write: bool,
     pub remote_write: bool,
     pub remote_read: bool,
@@ -152,6 +156,11 @@ pub struct Nic {
     pub violations: Vec<String>,
     /// Of processes: numbers of queues that were written where they may not.
     pub accused: Vec<(usize, u32)>,
+    /// D5: where, and what.
+    posted: Vec<(usize, Vec<u8>)>,
+    /// How much work was carried out, and how much of that was to read.
+    pub carried: u64,
+    pub reads: u64,
     next: u32,
 }
 
@@ -188,6 +197,9 @@ impl Nic {
             fail_next: BTreeMap::new(),
             violations: Vec::new(),
             accused: Vec::new(),
+            posted: Vec::new(),
+            carried: 0,
+            reads: 0,
             next: 16,
         }
     }
@@ -270,6 +282,8 @@ impl Nic {
     fn complete(&mut self, number: u32) {
         let pair = self.pairs.get_mut(&number).expect("it was chosen");
         let write = pair.writes.pop_front().expect("it has one");
+        self.carried += 1;
+        self.reads += u64::from(write.opcode == Opcode::Read);
         let frees = pair.posted - pair.writes.len() as u64;
         if write.signalled {
             let (at, id) = (pair.completions, write.id);
@@ -471,29 +485,57 @@ impl Nic {
 
     /// Copies a piece; `false` if its memory is gone by now.
     fn copy(
-        &self,
+        &mut self,
         opcode: Opcode,
         source: &Source,
         (key, address): (u32, u64),
         (from, bytes): (u64, u64),
     ) -> bool {
-        let remote = (address + from) as usize;
+        let (remote, bytes) = ((key, address + from), bytes as usize);
         let here = |key: &u32| self.memory.contains_key(key);
         match source {
             Source::Nothing => {}
             Source::Value(value) if here(&key) => {
-                store(remote, &value[from as usize..(from + bytes) as usize]);
+                self.put(remote, &value[from as usize..from as usize + bytes]);
             }
             Source::Part { address, key: local_key, .. } if here(&key) && here(local_key) => {
-                let local = (address + from) as usize;
-                match opcode {
-                    Opcode::Read => store(local, &load(remote, bytes as usize)),
-                    Opcode::Write { .. } => store(remote, &load(local, bytes as usize)),
-                }
+                let local = (*local_key, address + from);
+                let (of, to) = match opcode {
+                    Opcode::Read => (remote, local),
+                    Opcode::Write { .. } => (local, remote),
+                };
+                let read = self.get(of, bytes);
+                self.put(to, &read);
             }
             _ => return false,
         }
         true
+    }
+
+    fn get(&mut self, (key, address): (u32, u64), bytes: usize) -> Vec<u8> {
+        let region = &self.memory[&key];
+        let Some((base, _)) = region.of_accelerator else { return load(address as usize, bytes) };
+        let first = (base + (address - region.address)) as usize;
+        self.settle();
+        load(first, bytes)
+    }
+
+    fn put(&mut self, (key, address): (u32, u64), bytes: &[u8]) {
+        let region = &self.memory[&key];
+        match region.of_accelerator {
+            None => store(address as usize, bytes),
+            Some((base, _)) => {
+                let first = (base + (address - region.address)) as usize;
+                self.posted.push((first, bytes.to_vec()));
+            }
+        }
+    }
+
+    /// What was written to accelerators is there (D5).
+    pub fn settle(&mut self) {
+        for (first, bytes) in std::mem::take(&mut self.posted) {
+            store(first, &bytes);
+        }
     }
 }
 
