@@ -39,8 +39,9 @@ fn add(total: &mut Reached, one: Reached) {
 
 pub fn histories() -> Outcome {
     let mut total = Reached::default();
-    // LOG_SEEDS: so many instead, for a long run.
-    let seeds = std::env::var("LOG_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
+    // SQUALL_LOG_SEEDS: so many instead, for a long run.
+    let seeds =
+        std::env::var("SQUALL_LOG_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
     for seed in 0..seeds {
         let reached = history(seed).map_err(|text| format!("seed {seed}: {text}"))?;
         add(&mut total, reached);
