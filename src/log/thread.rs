@@ -27,7 +27,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Bytes after which a round syncs though more has come: as fast as a sync per 16 MiB, and sooner.
+/// Bytes after which a round syncs though more has come, so that nobody waits for long.
 const ROUND_BYTES: u64 = 4 << 20;
 
 /// How long nothing has to come before it is noted what is durable.
