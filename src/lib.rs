@@ -44,6 +44,10 @@ pub mod fabric;
 #[forbid(unsafe_code)]
 #[path = "../src/group/mod.rs"]
 pub mod group;
+#[cfg(not(loom))]
+#[forbid(unsafe_code)]
+#[path = "../src/log/mod.rs"]
+pub mod log;
 #[forbid(unsafe_code)]
 #[path = "../src/transfer/mod.rs"]
 pub mod transfer;
