@@ -150,6 +150,12 @@ impl Stage {
         self.counts.iter().for_each(|(value, count)| histogram.saturating_record_n(*value, *count));
         histogram
     }
+
+    /// Half as many values, each pair the higher one: nothing looks better than it was.
+    pub fn coarsen(&mut self) {
+        let pair = |pair: &[(u64, u64)]| (pair[pair.len() - 1].0, pair.iter().map(|of| of.1).sum());
+        self.counts = self.counts.chunks(2).map(pair).collect();
+    }
 }
 
 /// What one member saw.
