@@ -364,7 +364,6 @@ impl Page {
     }
 }
 
-/// An address as words: family and port; and its bytes.
 /// How many figures a queue counts.
 const COUNTS: usize = 10;
 
@@ -403,6 +402,7 @@ fn counts_of(words: [u64; COUNTS]) -> Counts {
     }
 }
 
+/// An address as words: family and port; and its bytes.
 fn words_of(address: Option<SocketAddr>) -> (u64, [u64; 2]) {
     let halves = |bytes: u128| [(bytes >> 64) as u64, bytes as u64];
     match address {
