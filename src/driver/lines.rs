@@ -224,6 +224,7 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
     let doors: Vec<String> = hello.addresses.iter().map(Address::to_string).collect();
     shm.set_doors(&doors.join(","));
     let source = source_of(&listen);
+    let device_at = device_at(config, &door.addresses());
     let others_only = network.carrier.shares_memory();
     let place = identity(network, me.place)?;
     let page = Some(me.page.clone());
@@ -246,7 +247,7 @@ pub fn open(config: &Config, mut shm: Shm, me: &Myself<'_>) -> Result<Lines, Err
         return Ok(Lines::Both(Box::new(Mixed::new(shm, tcp)?)));
     }
     let Rdma { mut choice, manner } = network.rdma.clone();
-    choice.address = choice.address.or(source);
+    choice.address = choice.address.or(device_at);
     let setup = verbs::Setup { manner, ..verbs::Setup::default() };
     let verbs = verbs::open(tcp, &choice, setup)?;
     Ok(Lines::Rdma(Box::new(Mixed::new(shm, verbs)?)))
@@ -362,6 +363,18 @@ fn source_of(listen: &[Address]) -> Option<IpAddr> {
     all.iter().find(alone).copied()
 }
 
+/// The address whose RDMA device this member takes, unless it is told otherwise: where it listens; or,
+/// if it does so everywhere, where the others look for it, if that is written in numbers and is here.
+fn device_at(config: &Config, door: &[SocketAddr]) -> Option<IpAddr> {
+    let listens: Vec<Address> = door.iter().map(|&at| at.into()).collect();
+    source_of(&listens).or_else(|| {
+        let founders = &config.network.founders;
+        let mine = founders.get(usize::from(config.rank)).filter(|_| !config.join)?;
+        let ip = parse(mine, Some(PORT_DEFAULT)).ok()?.numeric().ok()??.ip();
+        (!ip.is_unspecified() && is_here(mine) == Some(true)).then_some(ip)
+    })
+}
+
 fn secret(from: &SecretFrom) -> Result<Secret, Error> {
     match from {
         SecretFrom::File(path) => Secret::from_file(path),
@@ -466,5 +479,22 @@ mod tests {
         assert_eq!(listen(&joins), "*:7471");
         config.network.listen = vec!["10.0.0.1:7".into()];
         assert_eq!(listen(&config), "10.0.0.1:7");
+    }
+    #[test]
+    fn a_device_is_where_one_listens_or_is_looked_for() {
+        let mut config = Config::new("g", 1, 3);
+        config.network.founders =
+            ["203.0.113.1", "127.0.0.1:1001", "*:3"].map(String::from).to_vec();
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let [any, one]: [SocketAddr; 2] = [at("[::]:7471"), at("10.0.0.1:7471")];
+        let mine = Some(IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(device_at(&config, &[any]), mine, "where the others look");
+        assert_eq!(device_at(&config, &[one]), Some(one.ip()), "where it listens");
+        let joins = Config { join: true, ..config.clone() };
+        assert_eq!(device_at(&joins, &[any]), None, "no founder");
+        for other in [0, 2] {
+            config.rank = other;
+            assert_eq!(device_at(&config, &[any]), None, "not here, or everywhere");
+        }
     }
 }

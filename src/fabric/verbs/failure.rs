@@ -63,7 +63,11 @@ fn meaning(status: u32) -> (&'static str, &'static str) {
         }
         S::IBV_WC_LOC_PROT_ERR => ("local protection error", bug),
         S::IBV_WC_LOC_LEN_ERR => ("local length error", bug),
-        S::IBV_WC_LOC_QP_OP_ERR => ("local queue pair operation error", bug),
+        // What rdma_rxe says where a packet could not be handed to the network.
+        S::IBV_WC_LOC_QP_OP_ERR => (
+            "local queue pair operation error",
+            "this machine's device could not send: its link may be down (`rdma link`), else a bug of Squall",
+        ),
         S::IBV_WC_LOC_ACCESS_ERR => ("local access error", bug),
         S::IBV_WC_FATAL_ERR => ("fatal error", "this machine's device failed"),
         S::IBV_WC_RESP_TIMEOUT_ERR => ("response time-out", "the peer's device does not answer"),
