@@ -51,6 +51,12 @@ impl Exchange for Verbs {
 
     fn admit(&mut self, whom: Admission) {
         self.tcp.admit(whom);
+        if whom == Admission::Nobody {
+            self.stops = true;
+            let Verbs { partings, tcp, .. } = self;
+            let all = partings.iter_mut().filter_map(|parting| parting.connection.take());
+            all.for_each(|connection| tcp.hang_up(connection)); // nobody may poll again
+        }
     }
 
     fn has_ended(&self, peer: Peer) -> bool {

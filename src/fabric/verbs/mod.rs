@@ -28,7 +28,8 @@
 //!     them the connection is closed (N4): a suspect that hears of its end first takes it for mine, and of
 //!     two that suspect each other the others believe whom they hear first. Where the words cannot be heard
 //!     (the suspect writes where nothing is open any more, K5, which ends the queue) the end comes after
-//!     that moment: by then the others have heard.
+//!     that moment: by then the others have heard. Who has stopped may not be polled again, and closes at
+//!     once.
 //! K7  A queue that fails ends its connection, with the cause in one line of the log: that is what is
 //!     reported, once (F5). Silence breaks no queue: RC's acknowledgements come from the device of a
 //!     stopped process, too. Heartbeats are the engine's.
@@ -180,6 +181,8 @@ pub struct Verbs {
     cut: bool,
     parks: bool,
     left: bool,
+    /// It has stopped: nobody may poll again (K6).
+    stops: bool,
     /// In which process this was made.
     forks: u64,
 }
@@ -264,6 +267,7 @@ impl Verbs {
             cut: false,
             parks,
             left: false,
+            stops: false,
             forks: forks(),
         })
     }
@@ -671,7 +675,7 @@ impl Fabric for Verbs {
         let Place { line, theirs, reader, .. } = place;
         drop((theirs, reader)); // K5
         let mut connection = self.tcp.disown(peer);
-        if (!line.has_keys() || mutant!("verbs-cuts-at-once"))
+        if (!line.has_keys() || self.stops || mutant!("verbs-cuts-at-once"))
             && let Some(connection) = connection.take()
         {
             self.tcp.hang_up(connection); // it was told nothing by the queue

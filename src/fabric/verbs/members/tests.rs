@@ -8,7 +8,7 @@ use super::super::conformance::{CHECKS, Check, End, run};
 use super::super::tcp::tests::{
     BEAT_AT, BLOCK_BYTES, CLOSED_AT, LANE_BYTES, channels, readable, setup, sizes,
 };
-use super::super::{Memory, Shown};
+use super::super::{Admission, Memory, Shown};
 use super::sys::soft::{Call, Event};
 use super::*;
 use crate::base::{Epoch, RingId};
@@ -544,6 +544,18 @@ fn is_told_before_the_end() -> bool {
     assert!(one.events.lost.is_empty(), "that is no news");
     assert!(early || one.verbs.partings.is_empty(), "its queue is not kept");
     !early && two.word_of(0, 5) == 7
+}
+
+/// A member that stops for itself (`Driver::halt`) says nothing by its queues, lets go of all, and may not
+/// be polled again: nobody closed its connections (K6).
+#[test]
+fn who_halts_is_heard_of_without_another_poll() {
+    let net = Net::running(11);
+    let (mut one, mut two) = two(&net, false);
+    let peer = one.peer(1).unwrap();
+    one.verbs.admit(Admission::Nobody);
+    one.verbs.revoke(peer);
+    two.until("the other has stopped", |two| !two.events.lost.is_empty());
 }
 
 /// Both ends at once: who is seen to end first has been heard. (What the other has posted to that one may
