@@ -27,9 +27,10 @@
 //! K6  After `revoke` the queue lives on for a moment, for the last words that were posted, and only behind
 //!     them the connection is closed (N4): a suspect that hears of its end first takes it for mine, and of
 //!     two that suspect each other the others believe whom they hear first. Where the words cannot be heard
-//!     (the suspect writes where nothing is open any more, K5, which ends the queue) the end comes after
-//!     that moment: by then the others have heard. Who has stopped may not be polled again, and closes at
-//!     once.
+//!     the end comes after that moment: by then the others have heard. (A suspect that itself writes where
+//!     nothing is open any more, K5, ends its queue so, and reports that, K7: the words were posted before
+//!     the memory was closed, so they come first but where a packet is lost.) Who has stopped may not be
+//!     polled again, and closes at once.
 //! K7  A queue that fails ends its connection, with the cause in one line of the log: that is what is
 //!     reported, once (F5). Silence breaks no queue: RC's acknowledgements come from the device of a
 //!     stopped process, too. Heartbeats are the engine's.
