@@ -19,7 +19,7 @@
 //! 10k    10 KiB writes, the reader adds up; and      10 KiB messages, one sends, the other adds up,
 //!        64 KiB writes, as who gathers would         with the same code
 //! quiet  `lat` of members with doors, to each of which somebody holds a connection and says nothing,
-//!        against the same of members that nobody calls (sealed)
+//!        against the same of members that nobody calls (sealed); for a minute in all, if 11 pairs
 //! ```
 //!
 //! The second floors are what a program of its own would do that knows how it is measured: with 10 KiB
@@ -251,6 +251,9 @@ fn main() {
         }
         let window = if window == 0 { case.window } else { window };
         let job = Job { case: at, over: 0, members: 2, window, cores, seconds, work };
+        // A door lets a silent caller go after ten seconds: a minute of them is eleven runs.
+        let seconds = if at == QUIET { seconds.max(4.6) } else { seconds };
+        let job = Job { seconds, ..job };
         met &= measure(job, pairs);
         if three && at != QUIET {
             measure(Job { members: 3, ..job }, pairs);

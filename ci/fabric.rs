@@ -2,12 +2,17 @@
 //! The fabric's promises between two processes: the list of `squall::fabric::conformance`. Over shared
 //! memory, where they know nothing of each other but a name, once for members that sleep and once for
 //! members that never do; over TCP, once in a trusted network and once sealed; over both at once; over RDMA,
-//! where there is a device, or two of them: `SQUALL_RDMA_DEVICES=rxe0,rxe1`, by rank.
+//! where there is a device, or two of them: `SQUALL_RDMA_DEVICES=rxe0,rxe1`, by rank. Over TCP and over both
+//! once more between two hosts, which are network namespaces (root only).
 
 #[path = "fabric/mixed.rs"]
 mod mixed;
+#[path = "hosts/net.rs"]
+#[allow(dead_code, reason = "`hosts` uses the rest")]
+mod net;
 mod support;
 
+use net::{Net, skipped};
 use squall::base::{Epoch, Events, Members, Peer, Rank};
 use squall::driver::config::{Config, Idle};
 use squall::driver::group::Group;
@@ -15,8 +20,7 @@ use squall::driver::rendezvous::{Mine, meet};
 use squall::error::Status;
 use squall::fabric::Fabric;
 use squall::fabric::conformance::{CHECKS, Check, End, RING_BYTES, WORDS, run};
-use squall::fabric::shm::door::socket_name;
-use squall::fabric::shm::socket::{Bell, Socket};
+use squall::fabric::shm::socket::Bell;
 use squall::fabric::shm::{Parts, Shm};
 use squall::fabric::tcp::link::{Channel, Keys};
 use squall::fabric::tcp::mirror::Measures;
@@ -29,12 +33,15 @@ use squall::fabric::{Exchange, Memory, Shown, Sizes};
 use squall::mem::region::Want;
 use squall::mem::{Extent, Region};
 use squall::sst::layout::Layout;
-use std::net::{TcpListener, TcpStream};
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use support::{Arguments, Numbers, Process, group_name, listens};
+use support::{
+    Arguments, Numbers, Process, forget_lives, group_name, listens, lives, says_that_it_lives,
+};
 
 fn main() {
     support::main(
@@ -45,6 +52,9 @@ fn main() {
             ("tcp_sealed", || check_all("sealed", true)),
             ("mixed_near", || check_all("near", true)),
             ("mixed_far", || check_all("far", true)),
+            ("tcp_trusted_between_hosts", || check_hosts("trusted")),
+            ("tcp_sealed_between_hosts", || check_hosts("sealed")),
+            ("mixed_between_hosts", || check_hosts("far")),
             ("verbs_parking", || check_rdma(true)),
             ("verbs_spinning", || check_rdma(false)),
             ("tcp_group", group_over_tcp),
@@ -69,21 +79,33 @@ fn choice(rank: u16) -> Choice {
     Choice { device: device.map(String::from), ..Choice::default() }
 }
 
-/// Every check between a fresh pair of processes.
+/// Every check between a fresh pair of processes on this host.
 fn check_all(over: &str, parks: bool) -> String {
+    check_between(None, over, parks)
+}
+
+/// The same, each on a host of its own.
+fn check_hosts(over: &str) -> String {
+    let Some(net) = Net::new(2) else { return skipped() };
+    check_between(Some(&net), over, true)
+}
+
+fn check_between(net: Option<&Net>, over: &str, parks: bool) -> String {
+    let host = net.map_or("127.0.0.1".into(), |net| net.address(0));
     let mut text = String::new();
     for (at, check) in CHECKS.iter().enumerate() {
         let group = group_name(&format!("fabric{at}"));
         let start = |rank: u16, port: &str| {
+            let address = format!("{host}:{port}");
             let arguments: [(&str, &dyn std::fmt::Display); 6] = [
                 ("group", &group),
                 ("rank", &rank),
                 ("at", &at),
                 ("parks", &parks),
                 ("over", &over),
-                ("port", &port),
+                ("address", &address),
             ];
-            Process::start("end", &arguments)
+            Process::start_in(net.map(|net| net.name(rank.into())), "end", &arguments)
         };
         let mut one = start(0, "0");
         let calls = over != "shm" && over != "near";
@@ -97,6 +119,7 @@ fn check_all(over: &str, parks: bool) -> String {
         } else {
             drop(two.end_well())
         }
+        forget_lives(&group);
         let both = [first, second];
         let said: Vec<&str> =
             both.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
@@ -225,8 +248,8 @@ struct FarEnd {
     rings: [Extent; 2],
     scratch: usize,
     closed_at: usize,
-    /// Its name says that this process lives.
-    _name: Socket,
+    /// It says that this process lives.
+    _lives: File,
 }
 
 impl End for FarEnd {
@@ -255,7 +278,7 @@ impl End for FarEnd {
         self.closed_at
     }
     fn peer_has_ended(&self) -> bool {
-        !listens(&self.group, self.peer.0)
+        !lives(&self.group, self.peer.0)
     }
     fn stills_revoked(&self) -> bool {
         true
@@ -286,14 +309,14 @@ struct TcpSide {
     keys: Option<Keys>,
 }
 
-/// Calls the other end; with port 0 it is called, and says where.
-fn dial(rank: u16, sealed: bool, port: u16) -> TcpSide {
-    let stream = if port == 0 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+/// Calls the other end; with port 0 it is called, and says at which.
+fn dial(rank: u16, sealed: bool, address: SocketAddr) -> TcpSide {
+    let stream = if address.port() == 0 {
+        let listener = TcpListener::bind(address).unwrap();
         println!("port {}", listener.local_addr().unwrap().port());
         listener.accept().unwrap().0
     } else {
-        TcpStream::connect(("127.0.0.1", port)).unwrap()
+        TcpStream::connect(address).unwrap()
     };
     let key = |of: u16| [of as u8 + 1; 32];
     let keys = sealed.then(|| Keys { send: key(rank), receive: key(1 - rank) });
@@ -303,13 +326,18 @@ fn dial(rank: u16, sealed: bool, port: u16) -> TcpSide {
 /// How the other process is reached where two fabrics are one.
 enum Way {
     Near,
-    Far(u16),
+    Far(SocketAddr),
 }
 
 /// Connects as a handshake would have, and shows, sees and enters the first view: of which the
 /// memories by rank.
-fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Memory>, Tcp) {
-    let (config, layout, channel) = dialled(group, rank, sealed, port);
+fn meet_tcp(
+    group: &str,
+    rank: u16,
+    sealed: bool,
+    address: SocketAddr,
+) -> (Config, Vec<Memory>, Tcp) {
+    let (config, layout, channel) = dialled(group, rank, sealed, address);
     let mut tcp = Tcp::new(Setup { views: false, ..setup(&layout) }).unwrap();
     tcp.connect_as(Peer(1 - rank), channel).unwrap();
     let memories = enter_first(&mut tcp, rank, &layout, |_| true);
@@ -317,8 +345,13 @@ fn meet_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Vec<Mem
 }
 
 /// The same by RDMA beside the connection.
-fn meet_verbs(group: &str, rank: u16, parks: bool, port: u16) -> (Config, Vec<Memory>, Verbs) {
-    let (config, layout, channel) = dialled(group, rank, true, port);
+fn meet_verbs(
+    group: &str,
+    rank: u16,
+    parks: bool,
+    address: SocketAddr,
+) -> (Config, Vec<Memory>, Verbs) {
+    let (config, layout, channel) = dialled(group, rank, true, address);
     let tcp = Tcp::new(Setup { parks, ..setup(&layout) }).unwrap();
     let mut verbs = verbs::open(tcp, &choice(rank), verbs::Setup::default()).unwrap();
     verbs.tcp_mut().connect_as(Peer(1 - rank), channel).unwrap();
@@ -326,11 +359,11 @@ fn meet_verbs(group: &str, rank: u16, parks: bool, port: u16) -> (Config, Vec<Me
     (config, memories, verbs)
 }
 
-fn dialled(group: &str, rank: u16, sealed: bool, port: u16) -> (Config, Layout, Channel) {
+fn dialled(group: &str, rank: u16, sealed: bool, address: SocketAddr) -> (Config, Layout, Channel) {
     let mut config = Config::new(group, rank, 2);
     config.subgroups[0].message_bytes_max = MESSAGE_BYTES_MAX as u32;
     let layout = config.view().unwrap().layout();
-    let TcpSide { stream, keys } = dial(rank, sealed, port);
+    let TcpSide { stream, keys } = dial(rank, sealed, address);
     let channel = Channel::of(stream, u64::from(2 - rank), keys).unwrap();
     (config, layout, channel)
 }
@@ -378,16 +411,16 @@ fn enter_first<F: Fabric + Exchange>(
     memories
 }
 
-fn open_tcp(group: &str, rank: u16, sealed: bool, port: u16) -> FarEnd {
-    let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
-    let (config, memories, tcp) = meet_tcp(group, rank, sealed, port);
-    far_end(group, rank, (config, memories), Box::new(tcp), 30_000, name)
+fn open_tcp(group: &str, rank: u16, sealed: bool, address: SocketAddr) -> FarEnd {
+    let lives = says_that_it_lives(group, rank);
+    let (config, memories, tcp) = meet_tcp(group, rank, sealed, address);
+    far_end(group, rank, (config, memories), Box::new(tcp), 30_000, lives)
 }
 
-fn open_verbs(group: &str, rank: u16, parks: bool, port: u16) -> FarEnd {
-    let name = Socket::listen(&socket_name(group, rank)).unwrap().unwrap();
-    let (config, memories, verbs) = meet_verbs(group, rank, parks, port);
-    far_end(group, rank, (config, memories), Box::new(verbs), 3_000, name)
+fn open_verbs(group: &str, rank: u16, parks: bool, address: SocketAddr) -> FarEnd {
+    let lives = says_that_it_lives(group, rank);
+    let (config, memories, verbs) = meet_verbs(group, rank, parks, address);
+    far_end(group, rank, (config, memories), Box::new(verbs), 3_000, lives)
 }
 
 fn far_end(
@@ -396,7 +429,7 @@ fn far_end(
     (config, mut memories): (Config, Vec<Memory>),
     fabric: Box<dyn Fabric>,
     rounds: u64,
-    name: Socket,
+    lives: File,
 ) -> FarEnd {
     let layout = config.view().unwrap().layout();
     if rank == 1 {
@@ -416,7 +449,7 @@ fn far_end(
         theirs: memories[1].block.clone(),
         scratch: layout.change.byte(0),
         closed_at: layout.closed.byte(0),
-        _name: name,
+        _lives: lives,
     }
 }
 
@@ -427,8 +460,9 @@ fn group_over_tcp() -> String {
     for sealed in [false, true] {
         let group = group_name("group");
         let start = |rank: u16, port: &str| {
+            let address = format!("127.0.0.1:{port}");
             let arguments: [(&str, &dyn std::fmt::Display); 4] =
-                [("group", &group), ("rank", &rank), ("sealed", &sealed), ("port", &port)];
+                [("group", &group), ("rank", &rank), ("sealed", &sealed), ("address", &address)];
             Process::start("member", &arguments)
         };
         let mut one = start(0, "0");
@@ -449,7 +483,7 @@ fn member(arguments: &Arguments) {
     const MESSAGES: u64 = 5_000;
     let (rank, sealed) = (arguments.get("rank").unwrap(), arguments.get("sealed").unwrap());
     let name = arguments.text("group").unwrap();
-    let (config, memories, tcp) = meet_tcp(name, rank, sealed, arguments.get("port").unwrap());
+    let (config, memories, tcp) = meet_tcp(name, rank, sealed, arguments.get("address").unwrap());
     let order = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
     let seen = order.clone();
     let deliver = move |_: u16, batch: &[squall::mem::Message]| {
@@ -510,12 +544,12 @@ fn end(arguments: &Arguments) {
     let mut end: Box<dyn End> = match over {
         "shm" => Box::new(open(group, rank, arguments.get("parks").unwrap())),
         "near" => Box::new(mixed::open(group, rank, Way::Near)),
-        "far" => Box::new(mixed::open(group, rank, Way::Far(arguments.get("port").unwrap()))),
+        "far" => Box::new(mixed::open(group, rank, Way::Far(arguments.get("address").unwrap()))),
         "verbs" => {
             let parks = arguments.get("parks").unwrap();
-            Box::new(open_verbs(group, rank, parks, arguments.get("port").unwrap()))
+            Box::new(open_verbs(group, rank, parks, arguments.get("address").unwrap()))
         }
-        _ => Box::new(open_tcp(group, rank, over == "sealed", arguments.get("port").unwrap())),
+        _ => Box::new(open_tcp(group, rank, over == "sealed", arguments.get("address").unwrap())),
     };
     match run(check, rank == 0, &mut *end) {
         Ok(counted) => println!("counted {counted}"),

@@ -25,6 +25,7 @@ mod support;
 use check::Check;
 use member::{Cluster, One, member};
 use net::{Net, skipped};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use support::sites::Sites;
 use support::{Numbers, until};
@@ -100,12 +101,13 @@ fn members_on_two_hosts() -> String {
     text
 }
 
-/// Members are killed and join, hosts are cut off and come back, one after the other.
+/// Members are killed, stopped and continued, leave and join, hosts are cut off and come back, one after
+/// the other.
 fn anything_may_happen() -> String {
     const HOSTS: usize = 4;
     let Some(net) = Net::new(HOSTS) else { return skipped() };
     let seed = std::env::var("SQUALL_CLUSTER_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
-    let (changes, mut dice) = (if deep() { 60 } else { 5 }, Numbers(seed));
+    let (changes, mut dice) = (if deep() { 100 } else { 5 }, Numbers(seed));
     let mut cluster = Cluster::to_be("farchanges", 5, "park", PACE_US, Sites::on(net.hosts()));
     cluster.patient = false;
     cluster.start_all();
@@ -116,10 +118,12 @@ fn anything_may_happen() -> String {
         let at = dice.below(HOSTS as u64) as usize;
         let here = |one: &One| (one.id - 1) as usize % HOSTS == at;
         let lost = cluster.members.iter().filter(|one| here(one)).count();
-        let what = match dice.below(6) {
+        let what = match dice.below(9) {
             0 | 1 if members > 3 => "killed",
             2 | 3 if lost > 0 && 2 * lost < members && members - lost > 2 => "cut off",
-            4.. if members < 9 => "joined",
+            4 if members > 3 => "left",
+            5 if members > 3 => "stopped",
+            6.. if members < 9 => "joined",
             _ => continue,
         };
         *tally.entry(what).or_default() += 1;
@@ -127,16 +131,25 @@ fn anything_may_happen() -> String {
         match what {
             "killed" => cluster.kill(dice.below(members as u64) as usize),
             "joined" => (0..1 + dice.below(3)).for_each(|_| cluster.join()),
+            "left" => {
+                let mut one = cluster.take(dice.below(members as u64) as usize);
+                one.process.say("leave");
+                ends(one, "over Left");
+            }
+            "stopped" => {
+                let one = cluster.take(dice.below(members as u64) as usize);
+                one.process.signal(Signal::STOP);
+                cluster.settle();
+                one.process.signal(Signal::CONT);
+                ends(one, "over Expelled");
+            }
             _ => {
                 net.cut(at);
                 let all = std::mem::take(&mut cluster.members).into_iter();
                 let (lost, rest): (Vec<One>, Vec<One>) = all.partition(here);
                 cluster.members = rest;
                 cluster.settle();
-                for one in lost {
-                    let lines = one.process.end_well();
-                    assert!(lines.iter().any(|line| line == "over Partitioned"), "{lines:?}");
-                }
+                lost.into_iter().for_each(|one| ends(one, "over Partitioned"));
                 net.mend(at);
             }
         }
@@ -147,6 +160,12 @@ fn anything_may_happen() -> String {
     let text = format!("{tally:?}; {}", Check::of(&cluster).run());
     cluster.leave_all();
     text
+}
+
+/// A member's process ends in good order, having said that.
+fn ends(one: One, said: &str) {
+    let lines = one.process.end_well();
+    assert!(lines.iter().any(|line| line == said), "{lines:?}");
 }
 
 /// Both ways: the hosts that are the majority go on, the other one stops.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An end of two fabrics at once: the other process is near, and a third member is far; or it is far.
 
-use crate::support::{listens, until};
+use crate::support::{lives, says_that_it_lives, until};
 use crate::{TcpSide, Way, readable};
 use squall::base::{Epoch, Events, Peer, Rank};
 use squall::driver::config::{Config, Idle};
@@ -17,6 +17,7 @@ use squall::fabric::{Admission, Exchange, Fabric, Memory, Shown, Sizes};
 use squall::mem::region::Want;
 use squall::mem::{Extent, Region};
 use squall::sst::layout::Layout;
+use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct MixedEnd {
     rings: [Extent; 2],
     layout: Layout,
     over: Arc<AtomicBool>,
+    /// It says that this process lives.
+    _lives: File,
 }
 
 impl Drop for MixedEnd {
@@ -75,7 +78,7 @@ impl End for MixedEnd {
         self.layout.closed.byte(0)
     }
     fn peer_has_ended(&self) -> bool {
-        !listens(&self.group, self.peer.0)
+        !lives(&self.group, self.peer.0)
     }
     fn stills_revoked(&self) -> bool {
         self.far
@@ -95,6 +98,7 @@ fn sizes(layout: &Layout) -> Sizes {
 
 pub fn open(group: &str, rank: u16, way: Way) -> MixedEnd {
     let far = matches!(way, Way::Far(_));
+    let lives = says_that_it_lives(group, rank);
     let mut config = Config::new(group, rank, if far { 2 } else { 3 });
     config.idle = Idle::Park;
     config.subgroups[0].message_bytes_max = 64;
@@ -104,8 +108,8 @@ pub fn open(group: &str, rank: u16, way: Way) -> MixedEnd {
     let mut tcp = Tcp::new(crate::setup(&layout)).unwrap();
     let over = Arc::new(AtomicBool::new(false));
     match way {
-        Way::Far(port) => {
-            let TcpSide { stream, keys } = crate::dial(rank, true, port);
+        Way::Far(address) => {
+            let TcpSide { stream, keys } = crate::dial(rank, true, address);
             tcp.connect(Channel::of(stream, other, keys).unwrap()).unwrap();
         }
         Way::Near => {
@@ -151,6 +155,7 @@ pub fn open(group: &str, rank: u16, way: Way) -> MixedEnd {
         theirs: theirs.block,
         layout,
         over,
+        _lives: lives,
     }
 }
 

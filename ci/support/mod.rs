@@ -9,6 +9,7 @@
 
 pub mod sites;
 
+use rustix::fs::FlockOperation;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -287,6 +288,28 @@ pub fn listens(group: &str, rank: u16) -> bool {
     let name = format!("@squall/{group}/{rank}");
     let table = std::fs::read_to_string("/proc/net/unix").unwrap();
     table.lines().any(|line| line.ends_with(&name))
+}
+
+/// Says to all processes of this machine, in whatever network namespace, that a rank of a group lives, as
+/// long as what it returns is there.
+pub fn says_that_it_lives(group: &str, rank: u16) -> std::fs::File {
+    let file = std::fs::File::create(life(group, rank)).unwrap();
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}
+
+pub fn lives(group: &str, rank: u16) -> bool {
+    let Ok(file) = std::fs::File::open(life(group, rank)) else { return false };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+}
+
+/// Forgets of both ranks of a group that they lived.
+pub fn forget_lives(group: &str) {
+    (0..2).for_each(|rank| _ = std::fs::remove_file(life(group, rank)));
+}
+
+fn life(group: &str, rank: u16) -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("squall-lives-{group}-{rank}"))
 }
 
 /// Everything on this machine that bears a group's name: sockets, files, mapped or open memory.
