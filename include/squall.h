@@ -1254,8 +1254,8 @@ typedef struct squall_stats_t {
    */
   uint64_t epoch;
   /**
-   * Of the whole member, where members change (else 0): views that it has gone on to from the one
-   * in which it began.
+   * Of the whole member, where members change (else 0): changes that it went through. To join is
+   * one, of which only the steps from installed on are its own; a founder's first view is none.
    */
   uint64_t view_changes;
   /**

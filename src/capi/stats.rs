@@ -44,8 +44,8 @@ pub struct squall_stats_t {
     pub loop_gap_max_ns: u64,
     /// The view in which those are positions.
     pub epoch: u64,
-    /// Of the whole member, where members change (else 0): views that it has gone on to from the one
-    /// in which it began.
+    /// Of the whole member, where members change (else 0): changes that it went through. To join is
+    /// one, of which only the steps from installed on are its own; a founder's first view is none.
     pub view_changes: u64,
     /// When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds,
     /// at most some turns late; 0: it did not (nobody was suspected, say), or not yet, or there was
