@@ -1103,6 +1103,7 @@ static void part_stats(void)
   IS(squall_stats_get(group, 0, &all), SQUALL_OK);
   CHECK(all.size == sizeof all && all.subgroup == 0 && all.sent == 1 && all.messages == 1 && all.epoch == 1);
   CHECK(all.bytes == 5 && all.batches == 1 && all.turns > 0 && all.delivered >= 1);
+  CHECK(all.view_changes == 0 && all.wedged_ns == 0 && all.delivers_ns == 0);
   stats.size = offsetof(squall_stats_t, sent); /* of an older header */
   IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
   CHECK(stats.size == offsetof(squall_stats_t, sent) && stats.delivered == all.delivered);
@@ -1528,6 +1529,34 @@ static void coming_member(uint32_t rank, int in, int out)
   IS(squall_group_close(group), SQUALL_OK);
 }
 
+/* No later step is told as of before this: a group reads the clock every 32 turns, or sooner. */
+static uint64_t before_steps(squall_group_t group)
+{
+  uint64_t at = nanoseconds();
+  for (int i = 0; i < 64; i++) CHECK(squall_poll(group, UINT32_MAX) >= 0);
+  return at;
+}
+
+/* The last change is one of those that the view callback was told of, and lies between two looks at
+ * the clock; its steps follow one another. */
+static void check_steps(squall_group_t group, uint64_t since, int suspects, ear_t *ear)
+{
+  squall_stats_t stats = {0};
+  stats.size = sizeof stats;
+  IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
+  CHECK(stats.view_changes >= 1 && stats.view_changes == seen.views - 1);
+  uint64_t heard = ear->heard;
+  UNTIL(group, ear->heard > heard); /* in the new view, unless the next one has come */
+  UNTIL(group, squall_stats_get(group, 0, &stats) == SQUALL_OK && stats.delivers_ns != 0);
+  uint64_t until = nanoseconds();
+  const uint64_t steps[] = {since, stats.wedged_ns, stats.echoed_ns, stats.ended_ns, stats.passed_ns,
+                            stats.installed_ns, stats.built_ns, stats.delivers_ns, until};
+  for (size_t i = 1; i < sizeof steps / sizeof *steps; i++) CHECK(steps[i - 1] <= steps[i]);
+  CHECK(since <= stats.agreed_ns && stats.agreed_ns <= stats.echoed_ns);
+  if (suspects) CHECK(since <= stats.suspected_ns && stats.suspected_ns <= stats.agreed_ns);
+  CHECK(stats.view_changes == seen.views - 1);
+}
+
 static void part_views(void)
 {
   ear_t ear = {0};
@@ -1538,9 +1567,15 @@ static void part_views(void)
   CHECK(seen.views == 1 && seen.members == 3 && seen.joined == 3 && seen.departed == 0);
   IS(squall_keep_alive(group), SQUALL_OK);
   IS(squall_report(group, 12345), SQUALL_OK); /* nobody's */
+  squall_stats_t stats;
+  stats.size = sizeof stats;
+  IS(squall_stats_get(group, 0, &stats), SQUALL_OK);
+  CHECK(stats.view_changes == 0 && stats.wedged_ns == 0 && stats.delivers_ns == 0);
+  uint64_t asked = before_steps(group);
   tell(one.out);
   UNTIL(group, seen.members == 2);
   CHECK(seen.departed == 1 && seen.gone_status == SQUALL_PEER_LEFT && seen.joined == 0);
+  check_steps(group, asked, 0, &ear);
   CHECK(reap(one) == 0);
   late = start(coming_member, 9);
   UNTIL(group, seen.members == 3);
@@ -1550,10 +1585,12 @@ static void part_views(void)
   UNTIL(group, ear.heard > heard + 10);
   /* Whoever is reported is expelled, however alive it is, and hears of it however late it wakes. */
   CHECK(kill(late.pid, SIGSTOP) == 0);
+  asked = before_steps(group);
   IS(squall_report(group, seen.incarnations[2]), SQUALL_OK);
   uint64_t reported = seen.incarnations[2];
   UNTIL(group, seen.members == 2);
   CHECK(seen.gone == reported && seen.gone_status == SQUALL_PEER_LOST && seen.gone_text[0]);
+  check_steps(group, asked, 1, &ear);
   CHECK(kill(late.pid, SIGCONT) == 0);
   CHECK(reap(late) == 0);
   IS(squall_group_members(group), 2);

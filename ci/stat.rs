@@ -3,6 +3,7 @@
 //! member that does not poll, of a group that is not there, of this machine, of a few seeds.
 
 use serde_json::Value;
+use squall::driver::clock;
 use squall::driver::config::{Changes, Config, Shards, SubgroupConfig};
 use squall::driver::group::Group;
 use squall::mem::Message;
@@ -212,6 +213,45 @@ fn a_shard_that_waits_is_told() {
     assert_eq!(value["members"][0]["evicted"], 0);
     let shard = &value["subgroups"][1];
     assert_eq!([&shard["members"], &shard["lacks"], &shard["of"]], [0, 2, 0], "{value}");
+    drop(polling);
+}
+
+/// A group of one in this process, which `squall cat` joins: a change to both, which begins for the
+/// other with the view that it is in.
+#[test]
+fn steps_of_a_view_change_are_told() {
+    let name = format!("stat-steps-{}", std::process::id());
+    let mut config = Config::new(&name, 0, 1);
+    config.membership = Changes::Views;
+    let group = Group::open(&config, Box::new(|_: u16, _: &[Message]| {})).unwrap();
+    let polling = group.spawn(None).unwrap();
+    let begun = clock().0;
+    let value = json_of(&["stat", &name, "--json"]);
+    assert_eq!(value["members"][0]["view_changes"], 0);
+    assert!(value["members"][0]["last_change"]["built_ns"].is_null(), "{value}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_squall"));
+    command.args(["cat", "--group", &name, "--join"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut joiner = command.stderr(Stdio::null()).spawn().unwrap();
+    joiner.stdin.as_mut().unwrap().write_all(b"a line\n").unwrap();
+    joiner.stdout.as_mut().unwrap().read_exact(&mut [0; 9]).unwrap();
+    let mut looks = (0..1000).map(|_| json_of(&["stat", &name, "--json"]));
+    let delivers = |value: &Value| value["members"][0]["last_change"]["delivers_ns"].is_u64();
+    let value = looks.find(delivers).expect("the first message is delivered");
+    let (old, new) = (&value["members"][0], &value["members"][1]);
+    assert_eq!([&old["view_changes"], &new["view_changes"]], [1, 1], "{value}");
+    let joined = &new["last_change"];
+    assert!(joined["ended_ns"].is_null() && joined["built_ns"].is_u64(), "{value}");
+    let steps = ["wedged", "echoed", "ended", "passed", "installed", "built", "delivers"];
+    let times = steps.map(|step| old["last_change"][format!("{step}_ns")].as_u64().unwrap());
+    assert!(times.is_sorted() && begun <= times[0] && times[6] <= clock().0, "{value}");
+    let text = text_of(&squall(&["stat", &name]).stdout);
+    let (_, table) = text.split_once("\nlast view change\n").expect(&text);
+    let words = |at: usize| table.lines().nth(at).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(words(0)[..4], ["rank", "changes", "ago", "suspected"], "{text}");
+    assert!(words(0).ends_with(&["built", "delivers"]), "{text}");
+    assert!(table.lines().any(|line| line.trim_start().starts_with("0 ")), "{text}");
+    drop(joiner.stdin.take());
+    assert!(joiner.wait().unwrap().success());
     drop(polling);
 }
 

@@ -1253,6 +1253,31 @@ typedef struct squall_stats_t {
    * The view in which those are positions.
    */
   uint64_t epoch;
+  /**
+   * Of the whole member, where members change (else 0): changes that it went through. To join is
+   * one, of which only the steps from installed on are its own; a founder's first view is none.
+   */
+  uint64_t view_changes;
+  /**
+   * When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds,
+   * at most some turns late; 0: it did not (nobody was suspected, say), or not yet, or there was
+   * none. One that is read while a view begins may be of the change before.
+   *
+   * suspected: it suspects somebody; wedged: what it has received in the old view is final; agreed:
+   * who is in the next one is decided. These three come in any order. echoed: it holds the cut that
+   * the old view ends with, in all its subgroups; ended: that much is delivered here; passed: and
+   * everywhere; installed: it makes the memory of the new view; built: it has that of all members,
+   * and its view callback follows; delivers: the first message of the new view is delivered.
+   */
+  uint64_t suspected_ns;
+  uint64_t wedged_ns;
+  uint64_t agreed_ns;
+  uint64_t echoed_ns;
+  uint64_t ended_ns;
+  uint64_t passed_ns;
+  uint64_t installed_ns;
+  uint64_t built_ns;
+  uint64_t delivers_ns;
 } squall_stats_t;
 
 /**

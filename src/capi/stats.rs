@@ -5,7 +5,7 @@ use super::attr;
 use super::group::snapshot;
 use super::handle::squall_group_t;
 use super::{guard, refusal, refuse};
-use crate::driver::stats::SubgroupSnapshot;
+use crate::driver::stats::{Steps, SubgroupSnapshot};
 use crate::error::{Error, Status};
 use std::ffi::c_int;
 use std::mem::size_of;
@@ -44,6 +44,27 @@ pub struct squall_stats_t {
     pub loop_gap_max_ns: u64,
     /// The view in which those are positions.
     pub epoch: u64,
+    /// Of the whole member, where members change (else 0): changes that it went through. To join is
+    /// one, of which only the steps from installed on are its own; a founder's first view is none.
+    pub view_changes: u64,
+    /// When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds,
+    /// at most some turns late; 0: it did not (nobody was suspected, say), or not yet, or there was
+    /// none. One that is read while a view begins may be of the change before.
+    ///
+    /// suspected: it suspects somebody; wedged: what it has received in the old view is final; agreed:
+    /// who is in the next one is decided. These three come in any order. echoed: it holds the cut that
+    /// the old view ends with, in all its subgroups; ended: that much is delivered here; passed: and
+    /// everywhere; installed: it makes the memory of the new view; built: it has that of all members,
+    /// and its view callback follows; delivers: the first message of the new view is delivered.
+    pub suspected_ns: u64,
+    pub wedged_ns: u64,
+    pub agreed_ns: u64,
+    pub echoed_ns: u64,
+    pub ended_ns: u64,
+    pub passed_ns: u64,
+    pub installed_ns: u64,
+    pub built_ns: u64,
+    pub delivers_ns: u64,
 }
 
 /// Reads this member's statistics.
@@ -90,6 +111,7 @@ pub unsafe extern "C" fn squall_stats_get(
         };
         let size = size.min(size_of::<squall_stats_t>());
         let SubgroupSnapshot { prefix, stable, delivered_number, .. } = *of;
+        let Steps { suspected, wedged, agreed, echoed, ended, passed, .. } = snapshot.last;
         let ours = squall_stats_t {
             size: size as u32,
             subgroup,
@@ -109,6 +131,16 @@ pub unsafe extern "C" fn squall_stats_get(
             sleeps: snapshot.counters.sleeps,
             loop_gap_max_ns: snapshot.counters.loop_gap_max_ns,
             epoch: snapshot.epoch,
+            view_changes: snapshot.changes,
+            suspected_ns: suspected.0,
+            wedged_ns: wedged.0,
+            agreed_ns: agreed.0,
+            echoed_ns: echoed.0,
+            ended_ns: ended.0,
+            passed_ns: passed.0,
+            installed_ns: snapshot.last.installed.0,
+            built_ns: snapshot.last.built.0,
+            delivers_ns: snapshot.last.delivered.0,
         };
         // SAFETY: the caller says that `size` bytes can be written.
         unsafe { attr::answer(stats, size, &ours) };

@@ -38,6 +38,10 @@ looks at the clock, that is, the longest that one turn took or that the member d
 Where members are on several hosts, also how each reaches the others: waiting: bytes that its socket
 to the other has no room for; full: how often that was so; behind: messages that the other is not
 known to have.
+Where views change, also when the last change reached each step, counted from the member's first one:
+suspected: it suspects somebody; wedged: what it has received is final; agreed: the next view is
+decided; echoed: it has the old view's last messages named; ended, passed: they are delivered here, and
+everywhere; installed, built: the new view's memory is begun, and there; delivers: its first message.
 A member answers when it polls. One that does not is shown as the others see it.";
 
 /// Look into a running group: positions, lag, back-pressure, batches.

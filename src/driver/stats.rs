@@ -127,6 +127,24 @@ pub struct Steps {
     pub delivered: Nanos,
 }
 
+impl Steps {
+    /// Names and times of all steps, as `squall perf failover` calls them.
+    pub fn named(&self) -> [(&'static str, Nanos); 9] {
+        let Steps { suspected, wedged, agreed, echoed, ended, passed, .. } = *self;
+        [
+            ("suspected", suspected),
+            ("wedged", wedged),
+            ("agreed", agreed),
+            ("echoed", echoed),
+            ("ended", ended),
+            ("passed", passed),
+            ("installed", self.installed),
+            ("built", self.built),
+            ("delivers", self.delivered),
+        ]
+    }
+}
+
 /// One transfer of the application's state, as the member tells of it: under way, or the last one in
 /// its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use crate::failure::Failure;
 use crate::text::{bytes_text, digits, new_table, rate_text, say, time_text};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
-use squall::driver::stats::{Elsewhere, Snapshot, SubgroupSnapshot, Transferred};
+use squall::base::Nanos;
+use squall::driver::stats::{Elsewhere, Snapshot, Steps, SubgroupSnapshot, Transferred};
 use squall::fabric::Way;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -208,7 +209,7 @@ impl<'a> Look<'a> {
             say("\nconnections")?;
             say(&self.connections())?;
         }
-        Ok(())
+        self.changes().map_or(Ok(()), |table| say(&format!("\nlast view change\n{table}")))
     }
 
     fn table(&self, number: u64, watching: bool) -> String {
@@ -291,6 +292,23 @@ impl<'a> Look<'a> {
         to_the_right(table)
     }
 
+    /// What the last view change of each member took, from the first step that it went through.
+    fn changes(&self) -> Option<String> {
+        let mut table = new_table();
+        let names = Steps::default().named().map(|(name, _)| name);
+        table.set_header(["rank", "changes", "ago"].into_iter().chain(names));
+        for (row, snapshot) in self.rows.iter().filter_map(|row| Some((row, row.now?))) {
+            let steps = snapshot.last.named().map(|(_, at)| at.0);
+            let reached = || steps.into_iter().filter(|at| *at != 0);
+            let (Some(first), Some(last)) = (reached().min(), reached().max()) else { continue };
+            let ago = time_text(snapshot.at.0.saturating_sub(last));
+            let cell = |at: u64| at.checked_sub(first).map_or("-".into(), time_text);
+            let cells = [row.rank.to_string(), snapshot.changes.to_string(), ago];
+            table.add_row(cells.into_iter().chain(steps.map(cell)));
+        }
+        (!table.is_empty()).then(|| to_the_right(table))
+    }
+
     pub fn json(&self) -> Value {
         let members = self.rows.iter().map(|row| {
             let subgroups = self.subgroups().into_iter();
@@ -310,6 +328,8 @@ impl<'a> Look<'a> {
                 "evicted": counter(|of| of.counters.evicted),
                 "loop_gap_max_ns": counter(|of| of.counters.loop_gap_max_ns),
                 "subgroups": subgroups.collect::<Vec<_>>(),
+                "view_changes": counter(|of| of.changes),
+                "last_change": now.map(|of| steps_json(&of.last)),
                 "peers": now.map(peers_json),
                 "transfers": now.map(transfers_json),
             })
@@ -395,6 +415,12 @@ fn outside_state(member: &Member, snapshot: Option<&Snapshot>) -> String {
 fn to_the_right(mut table: Table) -> String {
     table.column_iter_mut().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table.to_string()
+}
+
+/// By the member's clock, as `at_ns`; null: it was not reached, or not yet.
+fn steps_json(last: &Steps) -> Value {
+    let step = |(name, at): (&str, Nanos)| (format!("{name}_ns"), (at.0 != 0).then_some(at.0));
+    last.named().into_iter().map(step).collect()
 }
 
 fn transfers_json(snapshot: &Snapshot) -> Value {
