@@ -247,7 +247,7 @@ fn main() {
             continue;
         }
         if std::mem::take(&mut none) {
-            println!("{pairs} pairs of {seconds} s each; {cores} cores");
+            println!("{pairs} pairs of {seconds} s each (quiet: at least 4.6); {cores} cores");
         }
         let window = if window == 0 { case.window } else { window };
         let job = Job { case: at, over: 0, members: 2, window, cores, seconds, work };

@@ -95,6 +95,7 @@ fn check_between(net: Option<&Net>, over: &str, parks: bool) -> String {
     let mut text = String::new();
     for (at, check) in CHECKS.iter().enumerate() {
         let group = group_name(&format!("fabric{at}"));
+        let _forgets = Forgets(&group);
         let start = |rank: u16, port: &str| {
             let address = format!("{host}:{port}");
             let arguments: [(&str, &dyn std::fmt::Display); 6] = [
@@ -119,13 +120,21 @@ fn check_between(net: Option<&Net>, over: &str, parks: bool) -> String {
         } else {
             drop(two.end_well())
         }
-        forget_lives(&group);
         let both = [first, second];
         let said: Vec<&str> =
             both.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
         text.push_str(&format!("{:4} {}: {}\n", check.promise, check.name, said.join("; ")));
     }
     text
+}
+
+/// No file of a group's is left behind, whatever became of it.
+struct Forgets<'a>(&'a str);
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        forget_lives(self.0);
+    }
 }
 
 /// A member that is nothing but its end of the fabric.

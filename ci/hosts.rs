@@ -106,7 +106,8 @@ fn members_on_two_hosts() -> String {
 fn anything_may_happen() -> String {
     const HOSTS: usize = 4;
     let Some(net) = Net::new(HOSTS) else { return skipped() };
-    let seed = std::env::var("SQUALL_CLUSTER_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
+    // Of seed 3 the first five are one of each kind.
+    let seed = std::env::var("SQUALL_CLUSTER_SEED").ok().map_or(3, |seed| seed.parse().unwrap());
     let (changes, mut dice) = (if deep() { 100 } else { 5 }, Numbers(seed));
     let mut cluster = Cluster::to_be("farchanges", 5, "park", PACE_US, Sites::on(net.hosts()));
     cluster.patient = false;

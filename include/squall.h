@@ -1259,9 +1259,10 @@ typedef struct squall_stats_t {
    */
   uint64_t view_changes;
   /**
-   * When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds,
-   * at most some turns late; 0: it did not (nobody was suspected, say), or not yet, or there was
-   * none. One that is read while a view begins may be of the change before.
+   * When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds, by
+   * the last look at the clock (some turns early; built: exactly; delivers: when the turn that delivered
+   * it was over); 0: it did not (nobody was suspected, say), or not yet, or there was none. One that is
+   * read while a view begins may be of the change before.
    *
    * suspected: it suspects somebody; wedged: what it has received in the old view is final; agreed:
    * who is in the next one is decided. These three come in any order. echoed: it holds the cut that

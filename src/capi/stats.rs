@@ -47,9 +47,10 @@ pub struct squall_stats_t {
     /// Of the whole member, where members change (else 0): changes that it went through. To join is
     /// one, of which only the steps from installed on are its own; a founder's first view is none.
     pub view_changes: u64,
-    /// When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds,
-    /// at most some turns late; 0: it did not (nobody was suspected, say), or not yet, or there was
-    /// none. One that is read while a view begins may be of the change before.
+    /// When the last of these changes reached each of its steps here: CLOCK_MONOTONIC in nanoseconds, by
+    /// the last look at the clock (some turns early; built: exactly; delivers: when the turn that delivered
+    /// it was over); 0: it did not (nobody was suspected, say), or not yet, or there was none. One that is
+    /// read while a view begins may be of the change before.
     ///
     /// suspected: it suspects somebody; wedged: what it has received in the old view is final; agreed:
     /// who is in the next one is decided. These three come in any order. echoed: it holds the cut that

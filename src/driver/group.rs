@@ -16,7 +16,7 @@ use super::policy::{Policy, sends};
 use super::reach::Reach;
 use super::rendezvous;
 use super::state::{self, States};
-use super::stats::{self, Page, Snapshot};
+use super::stats::{self, Page, Snapshot, Steps};
 use super::views::Views;
 use super::{Application, Driver, Seen, Turn};
 use crate::base::Epoch;
@@ -398,6 +398,10 @@ impl Group {
     ) -> Group {
         let assembly = views.enter(super::clock(), lines.fabric());
         views.beat(assembly.table.layout.beat.byte(0));
+        if !config.join {
+            // A founder's first view is no change, however the founders met.
+            (views.changes, views.last) = (0, Steps::default());
+        }
         let bell = lines.own_bell();
         let fabric = lines.into_fabric();
         Group::of(assembly, fabric, bell, Some(views), application, stats, config)
@@ -430,6 +434,9 @@ impl Group {
             |views: &Box<Views>| Control::new(views.detectors.wishes.clone(), bell.clone());
         let control = views.as_ref().map(control);
         let page = Page::new(stats.clone(), room);
+        if let Some(views) = &views {
+            page.write_change(views.changes, &views.last);
+        }
         let (rank, members) = (engine.view().me.0, engine.view().members as u16);
         let view = Seen { engine, table, inboxes };
         let states = States::new(config, bell.clone());

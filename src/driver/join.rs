@@ -470,6 +470,10 @@ mod tests {
             std::thread::spawn(move || {
                 let nobody = Box::new(|_: u16, _: &[Message]| {});
                 let mut member = Group::open(&config, nobody).map_err(|why| why.to_string())?;
+                // Told before anything is delivered: a founder's first view is no change, to join is one.
+                let told = member.stats();
+                let steps = (told.changes, told.last.built.0 != 0);
+                assert_eq!(steps, (u64::from(join), join));
                 let mut is_in = false;
                 while *all_in.lock().unwrap() < 3 {
                     member.turn(u32::MAX).map_err(|status| format!("{status:?}"))?;
